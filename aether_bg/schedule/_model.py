@@ -1,0 +1,102 @@
+"""What a schedule is to the rest of the world: the protocol and its previews; and the calendar's limits."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Literal, Protocol, runtime_checkable
+
+import attrs
+
+from aether_bg.errors import InvalidSchedule, shown
+
+EARLIEST = datetime(1, 1, 3, tzinfo=UTC)
+LATEST = datetime(9999, 12, 29, tzinfo=UTC)
+"""The calendar: between these, every instant has a wall time in every zone."""
+
+MOST_UPCOMING = 10_000
+
+
+class Refused(Exception):  # noqa: N818 - it never leaves these rooms
+    """A part breaks a rule, where the whole text is not known: `parse` makes it `InvalidSchedule`."""
+
+    def __init__(self, field: str | None, reason: str, example: str) -> None:
+        super().__init__(reason)
+        self.field = field
+        self.reason = reason
+        self.example = example
+
+
+@attrs.frozen(kw_only=True)
+class Upcoming:
+    """One coming occurrence, as a preview shows it."""
+
+    at: datetime
+    """Aware, in the schedule's zone."""
+    note: Literal["moved", "doubled"] | None = None
+    """`moved`: its time does not exist that day; `doubled`: the second run of a time that comes twice."""
+    reason: str | None = None
+    """The note in words."""
+
+
+@runtime_checkable
+class Schedule(Protocol):
+    """When a job is due. Immutable; every method may be called from any thread.
+
+    `after` and `anchor` are aware; what `next` and `first` return is aware, in UTC. A naive one raises
+    `InvalidSchedule`.
+    """
+
+    @property
+    def text(self) -> str:
+        """The expression as stored: as given, stripped, without `CRON_TZ=`."""
+
+    @property
+    def timezone(self) -> str | None:
+        """The IANA name given, None if none was: UTC."""
+
+    @property
+    def recurring(self) -> bool:
+        """False if it has a single occurrence."""
+
+    def next(self, after: datetime, anchor: datetime | None = None) -> datetime | None:
+        """The first occurrence later than `after`, None if there is none.
+
+        `anchor` is the instant the job was created or last updated (default: when the text was parsed).
+        """
+
+    def first(self, anchor: datetime) -> datetime | None:
+        """When a job created at `anchor` is first due; for a single occurrence even if that has passed."""
+
+    def upcoming(
+        self, n: int, after: datetime | None = None, anchor: datetime | None = None
+    ) -> list[Upcoming]:
+        """The next `n` occurrences after `after` (default: now); fewer if the schedule ends."""
+
+    def describe(self) -> str:
+        """The schedule in words: `at 02:30 every Monday, Europe/Berlin`."""
+
+
+def instant(value: object, name: str, text: str) -> datetime:
+    """`value` in UTC, within the calendar; refused if it is no aware datetime."""
+    if not isinstance(value, datetime) or value.utcoffset() is None:
+        raise InvalidSchedule(
+            text,
+            field=name,
+            reason=f"{name}={shown(value)} is not an aware datetime",
+            example="datetime.now(UTC)",
+        )
+    if value.tzinfo is not UTC:
+        try:
+            value = value.astimezone(UTC)
+        except OverflowError:
+            return EARLIEST if value.year == 1 else LATEST
+    return min(max(value, EARLIEST), LATEST)
+
+
+def count(n: object, text: str) -> int:
+    """`n` as a number of previews."""
+    if isinstance(n, bool) or not isinstance(n, int) or not 0 <= n <= MOST_UPCOMING:
+        raise InvalidSchedule(
+            text, field="n", reason=f"n={shown(n)} is not 0 to {MOST_UPCOMING}", example="upcoming(5)"
+        )
+    return n

@@ -1,0 +1,164 @@
+"""The two doors: `parse` for what a user writes, `load` for what was stored."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+
+from aether_bg.errors import InvalidSchedule, shown
+
+from . import _fields, _lengths, _zone
+from ._cron import Cron
+from ._model import EARLIEST, LATEST, Refused, Schedule
+from ._simple import After, At, Every, Once, Single
+
+MOST_CHARACTERS = 256
+SHORTEST = timedelta(milliseconds=100)
+EXAMPLE = "30 2 * * MON"
+
+ALIASES = {
+    "@yearly": "0 0 1 1 *",
+    "@annually": "0 0 1 1 *",
+    "@monthly": "0 0 1 * *",
+    "@weekly": "0 0 * * 0",
+    "@daily": "0 0 * * *",
+    "@midnight": "0 0 * * *",
+    "@hourly": "0 * * * *",
+}
+ZONED = re.compile(r"CRON_TZ=([^ \t]*)[ \t]*(.*)")
+EVERY = re.compile(r"@every(?:[ \t]+(.*))?", re.IGNORECASE)
+
+
+def parse(text: str | datetime | timedelta, timezone: str | None = None) -> Schedule:
+    """The schedule `text` stands for, in the zone of that IANA name; `InvalidSchedule` if it stands for none.
+
+    Parsing the same text again costs about a microsecond. An aware datetime is a single occurrence then; a
+    timedelta, one after it.
+    """
+    if type(text) is not str or (timezone is not None and type(timezone) is not str):
+        return parse_other(text, timezone)
+    schedule = read(text, timezone)
+    return schedule.again() if isinstance(schedule, Single) else schedule
+
+
+def load(text: str, timezone: str | None) -> Schedule:
+    """The schedule that was stored as `text` and `timezone`: also `@at …` and `@after …`.
+
+    What once was accepted is not asked again whether it still comes: zones change.
+    """
+    try:
+        if text.startswith("@at "):
+            _zone.load(timezone)
+            return At(text=text, timezone=timezone, instant=datetime.fromisoformat(text[4:]))
+        if text.startswith("@after "):
+            _zone.load(timezone)
+            return After(text=text, timezone=timezone, length=_lengths.read(text[7:]))
+        return build(text, timezone)
+    except Refused as refused:
+        raise invalid(text, refused) from None
+    except ValueError:
+        raise invalid(text, Refused(None, "it is no stored instant", "@at 2030-01-31T02:30:00Z")) from None
+
+
+def parse_other(text: object, timezone: object) -> Schedule:
+    """Datetimes, timedeltas, subclasses of str; and the refusal of everything else."""
+    try:
+        if isinstance(timezone, str):
+            timezone = str.__str__(timezone)
+        elif timezone is not None:
+            raise Refused("timezone", f"{shown(timezone)} is not the name of a time zone", "Europe/Berlin")
+        if isinstance(text, str):
+            return parse(str.__str__(text), timezone)
+        _zone.load(timezone)
+        if isinstance(text, datetime):
+            at = instant_of(text)
+            return At(text=f"@at {at.replace(tzinfo=None).isoformat()}Z", timezone=timezone, instant=at)
+        if isinstance(text, timedelta):
+            if text < timedelta(0):
+                raise Refused(None, "a length of time is not negative", "timedelta(minutes=5)")
+            if text > LATEST - datetime.now(UTC):
+                raise Refused(None, "it reaches past the year 9999", "timedelta(minutes=5)")
+            return After(text=f"@after {_lengths.write(text)}", timezone=timezone, length=text)
+        raise Refused(
+            None, f"a schedule is a str, an aware datetime or a timedelta, not {type(text).__name__}", EXAMPLE
+        )
+    except Refused as refused:
+        raise invalid(text, refused) from None
+
+
+def instant_of(value: datetime) -> datetime:
+    example = "datetime.now(UTC) + timedelta(hours=1)"
+    if value.utcoffset() is None:
+        raise Refused(None, "a datetime without a zone names no instant", example)
+    try:
+        at = value.astimezone(UTC)
+    except OverflowError:
+        at = datetime.max.replace(tzinfo=UTC)
+    if not EARLIEST <= at <= LATEST:
+        raise Refused(None, "it lies at the edge of the calendar, where zones have no wall time", example)
+    return at
+
+
+@lru_cache(maxsize=1024)
+def read(text: str, timezone: str | None) -> Schedule:
+    """A user's text; kept, for the same few are parsed again and again."""
+    try:
+        schedule = build(text, timezone)
+        # Only a frequency whose every time lies in a gap fails here; dates that never come did already.
+        if isinstance(schedule, Cron) and schedule.frequency and schedule.next(datetime.now(UTC)) is None:
+            raise Refused(None, f"it never comes: in {timezone} the clock always skips these times", EXAMPLE)
+    except Refused as refused:
+        raise invalid(text, refused) from None
+    return schedule
+
+
+def build(text: str, timezone: str | None) -> Schedule:
+    """Words and fields, with or without a zone in front."""
+    text, timezone = plain(text, timezone)
+    zone = _zone.load(timezone)
+    word = text.lower()
+    if word == "@once":
+        return Once(text=text, timezone=timezone)
+    if (match := EVERY.fullmatch(text)) is not None:
+        return Every(text=text, timezone=timezone, length=every(match[1] or ""))
+    if word.startswith("@") and word not in ALIASES:
+        words = ", ".join(["@once", "@every", *ALIASES])
+        raise Refused(None, f"'{text.split()[0]}' is not one of {words}", "@daily")
+    fields = _fields.split(ALIASES.get(word, text))
+    schedule = Cron(text=text, timezone=timezone, fields=fields, clock=_zone.Clock(zone))
+    if not schedule.expressions:
+        raise Refused("day-of-month", "it never comes: no month has a day that matches", "0 0 L 2 *")
+    return schedule
+
+
+def plain(text: str, timezone: str | None) -> tuple[str, str | None]:
+    """The text without blanks around it or a zone in front, and that zone."""
+    if len(text) > MOST_CHARACTERS:
+        raise Refused(None, f"it has {len(text)} characters, of at most {MOST_CHARACTERS}", EXAMPLE)
+    for character in text:
+        if not (" " <= character <= "~" or character == "\t"):
+            raise Refused(None, f"{character!a} is neither printable ASCII nor a blank", EXAMPLE)
+    text = text.strip(" \t")
+    if (match := ZONED.fullmatch(text)) is not None:
+        named, text = match.groups()
+        if timezone is not None and timezone != named:
+            reason = f"CRON_TZ={named} and timezone={timezone!r} differ"
+            raise Refused("timezone", reason, "CRON_TZ=Europe/Berlin 30 2 * * *")
+        timezone = named
+    if not text:
+        raise Refused(None, "it is empty", EXAMPLE)
+    return text, timezone
+
+
+def every(text: str) -> timedelta:
+    length = _lengths.read(text)
+    if length < SHORTEST:
+        raise Refused(None, f"'{text}' is shorter than {_lengths.words(SHORTEST)}", _lengths.EXAMPLE)
+    if length > LATEST - datetime.now(UTC):
+        raise Refused(None, f"'{text}' reaches past the year 9999", _lengths.EXAMPLE)
+    return length
+
+
+def invalid(text: object, refused: Refused) -> InvalidSchedule:
+    return InvalidSchedule(text, field=refused.field, reason=refused.reason, example=refused.example)

@@ -1,0 +1,113 @@
+"""Schedules that no calendar decides: once, at an instant, after a length, every so often."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import ClassVar, Self
+
+import attrs
+
+from . import _lengths, _zone
+from ._model import LATEST, Upcoming, count, instant
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+@attrs.frozen(kw_only=True)
+class Single:
+    """A single occurrence."""
+
+    recurring: ClassVar[bool] = False
+
+    text: str
+    timezone: str | None = None
+    parsed: datetime = attrs.field(factory=now, repr=False, eq=False)
+    """The anchor where none is given."""
+
+    def again(self) -> Self:
+        """The same, parsed now."""
+        return attrs.evolve(self, parsed=now())
+
+    def due(self, anchor: datetime) -> datetime | None:
+        """The occurrence of a job created at `anchor`: then."""
+        return anchor
+
+    def first(self, anchor: datetime) -> datetime | None:
+        return self.due(instant(anchor, "anchor", self.text))
+
+    def next(self, after: datetime, anchor: datetime | None = None) -> datetime | None:
+        due = self.first(self.parsed if anchor is None else anchor)
+        return due if due is not None and due > instant(after, "after", self.text) else None
+
+    def upcoming(
+        self, n: int, after: datetime | None = None, anchor: datetime | None = None
+    ) -> list[Upcoming]:
+        zone = _zone.load(self.timezone)
+        last: datetime | None = now() if after is None else after
+        coming: list[Upcoming] = []
+        while len(coming) < count(n, self.text) and last is not None:
+            if (last := self.next(last, anchor)) is not None:
+                coming.append(Upcoming(at=last.astimezone(zone)))
+        return coming
+
+    def describe(self) -> str:
+        return "once, now"
+
+
+@attrs.frozen(kw_only=True)
+class Once(Single):
+    """`@once`."""
+
+    def again(self) -> Self:
+        return type(self)(text=self.text, timezone=self.timezone, parsed=datetime.now(UTC))
+
+
+@attrs.frozen(kw_only=True)
+class At(Single):
+    """A datetime, stored as `@at 2026-07-01T10:00:00Z`."""
+
+    instant: datetime
+
+    def due(self, anchor: datetime) -> datetime | None:
+        return self.instant
+
+    def describe(self) -> str:
+        at = self.instant.astimezone(_zone.load(self.timezone)).replace(tzinfo=None)
+        return f"once, at {at}, {self.timezone or 'UTC'}"
+
+
+@attrs.frozen(kw_only=True)
+class After(Single):
+    """A timedelta, stored as `@after PT1H30M`."""
+
+    length: timedelta
+
+    def due(self, anchor: datetime) -> datetime | None:
+        return anchor + self.length if self.length <= LATEST - anchor else None
+
+    def describe(self) -> str:
+        return f"once, after {_lengths.words(self.length)}"
+
+
+@attrs.frozen(kw_only=True)
+class Every(Single):
+    """`@every 1h30m`: multiples of a length, counted from the anchor."""
+
+    recurring: ClassVar[bool] = True
+
+    length: timedelta
+
+    def first(self, anchor: datetime) -> datetime | None:
+        return self.next(anchor, anchor)
+
+    def next(self, after: datetime, anchor: datetime | None = None) -> datetime | None:
+        after = instant(after, "after", self.text)
+        anchor = instant(self.parsed if anchor is None else anchor, "anchor", self.text)
+        lengths = max((after - anchor) // self.length + 1, 1)
+        # Compared before they are multiplied: the product may be more than a timedelta holds.
+        return anchor + lengths * self.length if lengths <= (LATEST - anchor) // self.length else None
+
+    def describe(self) -> str:
+        return f"every {_lengths.words(self.length)}"
