@@ -9,7 +9,7 @@ import attrs
 
 from . import _dates, _words
 from ._fields import Field
-from ._model import Upcoming, count, instant
+from ._model import LATEST, Upcoming, count, instant
 from ._zone import SECOND, Clock
 
 HORIZON = 50
@@ -58,7 +58,9 @@ class Cron:
     ) -> list[Upcoming]:
         last = datetime.now(UTC) if after is None else instant(after, "after", self.text)
         coming: list[Upcoming] = []
-        while len(coming) < count(n, self.text) and (occurrence := self.search(last)) is not None:
+        for _ in count(n, self.text):
+            if (occurrence := self.search(last)) is None:
+                break
             last = occurrence.instant
             coming.append(self.preview(occurrence))
         return coming
@@ -68,6 +70,8 @@ class Cron:
 
     def search(self, after: datetime) -> Occurrence | None:
         """The first occurrence later than `after`."""
+        if after >= LATEST:
+            return None
         after = after.replace(microsecond=0)
         if self.clock.zone is UTC:
             named = _dates.following(self.expressions, after.replace(tzinfo=None))

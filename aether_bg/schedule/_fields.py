@@ -124,7 +124,7 @@ def read_nth(kind: Kind, part: str) -> tuple[int, int]:
     number = int(match[2])
     if not 1 <= number <= 5:
         raise refusal(kind, f"'{part}': a month has a weekday 1 to 5 times, not {match[2]}", "0 3 * * FRI#2")
-    return value(kind, match[1]) % 7, number
+    return value(kind, match[1], part) % 7, number
 
 
 def read_part(kind: Kind, part: str) -> set[int]:
@@ -138,14 +138,14 @@ def read_part(kind: Kind, part: str) -> set[int]:
         raise refusal(kind, f"'{part}': a step is 1 to {kind.size}, not {stride}")
     if begin == "*":
         return set(range(kind.low, kind.high + 1, step))
-    low = value(kind, begin)
+    low = value(kind, begin, part)
     if end is None:
         if stride is None:
             return {low % 7 if kind is WEEKDAY else low}
         if kind is WEEKDAY and low == 7:
             raise refusal(kind, f"'{part}': a step from 7 has two readings: write 0-6/{stride} or SUN")
         return set(range(low, kind.high + 1, step))
-    high = value(kind, end)
+    high = value(kind, end, part)
     if begin.isalpha() != end.isalpha():
         raise refusal(kind, f"'{part}' mixes a name and a number")
     if low > high and begin.isalpha():
@@ -155,8 +155,8 @@ def read_part(kind: Kind, part: str) -> set[int]:
     return {(number - kind.low) % kind.size + kind.low for number in range(low, high + 1, step)}
 
 
-def value(kind: Kind, word: str) -> int:
-    """A number in the field's limits, 7 as well for Sunday, or one of its names."""
+def value(kind: Kind, word: str, part: str) -> int:
+    """A number in the field's limits, 7 as well for Sunday, or one of its names. It stands in `part`."""
     if word.isdigit():
         number = int(word)
         if kind.low <= number <= kind.high or (kind is WEEKDAY and number == 7):
@@ -164,7 +164,7 @@ def value(kind: Kind, word: str) -> int:
         high = 7 if kind is WEEKDAY else kind.high
         raise refusal(kind, f"{word} is out of range: {kind.name} is {kind.low} to {high}")
     if word not in kind.names:
-        raise unreadable(kind, word)
+        raise unreadable(kind, part)
     return kind.names[word]
 
 

@@ -14,6 +14,7 @@ LATEST = datetime(9999, 12, 29, tzinfo=UTC)
 """The calendar: between these, every instant has a wall time in every zone."""
 
 MOST_UPCOMING = 10_000
+NOW = "datetime.now(UTC)"
 
 
 class Refused(Exception):  # noqa: N818 - it never leaves these rooms
@@ -76,27 +77,36 @@ class Schedule(Protocol):
         """The schedule in words: `at 02:30 every Monday, Europe/Berlin`."""
 
 
-def instant(value: object, name: str, text: str) -> datetime:
-    """`value` in UTC, within the calendar; refused if it is no aware datetime."""
-    if not isinstance(value, datetime) or value.utcoffset() is None:
-        raise InvalidSchedule(
-            text,
-            field=name,
-            reason=f"{name}={shown(value)} is not an aware datetime",
-            example="datetime.now(UTC)",
-        )
+def utc(value: datetime) -> datetime:
+    """`value` in UTC, at most at the calendar's limits; refused if it names no instant."""
+    try:
+        offset = value.utcoffset()
+    except Exception as error:  # a tzinfo of the user's
+        raise Refused(None, f"its tzinfo cannot tell its offset: {error!r}", NOW) from None
+    if offset is None:
+        raise Refused(None, "a datetime without a zone names no instant", NOW)
     if value.tzinfo is not UTC:
         try:
-            value = value.astimezone(UTC)
+            value = value.replace(tzinfo=UTC) - offset
         except OverflowError:
             return EARLIEST if value.year == 1 else LATEST
     return min(max(value, EARLIEST), LATEST)
 
 
-def count(n: object, text: str) -> int:
-    """`n` as a number of previews."""
+def instant(value: object, name: str, text: str) -> datetime:
+    """The argument `name` of a schedule's method in UTC."""
+    try:
+        if isinstance(value, datetime):
+            return utc(value)
+        raise Refused(None, f"it is an aware datetime, not {type(value).__name__}", NOW)
+    except Refused as refused:
+        reason = f"{shown(value)}: {refused.reason}"
+        raise InvalidSchedule(text, field=name, reason=reason, example=refused.example) from None
+
+
+def count(n: object, text: str) -> range:
+    """As many rounds as `upcoming` was asked for."""
     if isinstance(n, bool) or not isinstance(n, int) or not 0 <= n <= MOST_UPCOMING:
-        raise InvalidSchedule(
-            text, field="n", reason=f"n={shown(n)} is not 0 to {MOST_UPCOMING}", example="upcoming(5)"
-        )
-    return n
+        reason = f"{shown(n)} is not a number from 0 to {MOST_UPCOMING}"
+        raise InvalidSchedule(text, field="n", reason=reason, example="upcoming(5)")
+    return range(n)

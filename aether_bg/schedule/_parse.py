@@ -10,8 +10,8 @@ from aether_bg.errors import InvalidSchedule, shown
 
 from . import _fields, _lengths, _zone
 from ._cron import Cron
-from ._model import EARLIEST, LATEST, Refused, Schedule
-from ._simple import After, At, Every, Once, Single
+from ._model import EARLIEST, LATEST, NOW, Refused, Schedule, utc
+from ._simple import After, At, Every, Once, Simple
 
 MOST_CHARACTERS = 256
 SHORTEST = timedelta(milliseconds=100)
@@ -39,7 +39,7 @@ def parse(text: str | datetime | timedelta, timezone: str | None = None) -> Sche
     if type(text) is not str or (timezone is not None and type(timezone) is not str):
         return parse_other(text, timezone)
     schedule = read(text, timezone)
-    return schedule.again() if isinstance(schedule, Single) else schedule
+    return schedule.again() if isinstance(schedule, Simple) else schedule
 
 
 def load(text: str, timezone: str | None) -> Schedule:
@@ -48,17 +48,18 @@ def load(text: str, timezone: str | None) -> Schedule:
     What once was accepted is not asked again whether it still comes: zones change.
     """
     try:
-        if text.startswith("@at "):
-            _zone.load(timezone)
-            return At(text=text, timezone=timezone, instant=datetime.fromisoformat(text[4:]))
-        if text.startswith("@after "):
-            _zone.load(timezone)
-            return After(text=text, timezone=timezone, length=_lengths.read(text[7:]))
-        return build(text, timezone)
+        word, _, value = text.partition(" ")
+        if word not in ("@at", "@after"):
+            return build(text, timezone)
+        _zone.load(timezone)
+        if word == "@after":
+            return after(_lengths.read(value), timezone)
+        try:
+            return at(datetime.fromisoformat(value), timezone)
+        except ValueError:
+            raise Refused(None, "it is no stored instant", "@at 2030-01-31T02:30:00Z") from None
     except Refused as refused:
         raise invalid(text, refused) from None
-    except ValueError:
-        raise invalid(text, Refused(None, "it is no stored instant", "@at 2030-01-31T02:30:00Z")) from None
 
 
 def parse_other(text: object, timezone: object) -> Schedule:
@@ -72,32 +73,29 @@ def parse_other(text: object, timezone: object) -> Schedule:
             return parse(str.__str__(text), timezone)
         _zone.load(timezone)
         if isinstance(text, datetime):
-            at = instant_of(text)
-            return At(text=f"@at {at.replace(tzinfo=None).isoformat()}Z", timezone=timezone, instant=at)
+            return at(text, timezone)
         if isinstance(text, timedelta):
-            if text < timedelta(0):
-                raise Refused(None, "a length of time is not negative", "timedelta(minutes=5)")
-            if text > LATEST - datetime.now(UTC):
-                raise Refused(None, "it reaches past the year 9999", "timedelta(minutes=5)")
-            return After(text=f"@after {_lengths.write(text)}", timezone=timezone, length=text)
-        raise Refused(
-            None, f"a schedule is a str, an aware datetime or a timedelta, not {type(text).__name__}", EXAMPLE
-        )
+            return after(text, timezone)
+        kind = type(text).__name__
+        raise Refused(None, f"a schedule is a str, an aware datetime or a timedelta, not {kind}", EXAMPLE)
     except Refused as refused:
         raise invalid(text, refused) from None
 
 
-def instant_of(value: datetime) -> datetime:
-    example = "datetime.now(UTC) + timedelta(hours=1)"
-    if value.utcoffset() is None:
-        raise Refused(None, "a datetime without a zone names no instant", example)
-    try:
-        at = value.astimezone(UTC)
-    except OverflowError:
-        at = datetime.max.replace(tzinfo=UTC)
-    if not EARLIEST <= at <= LATEST:
-        raise Refused(None, "it lies at the edge of the calendar, where zones have no wall time", example)
-    return at
+def at(value: datetime, timezone: str | None) -> At:
+    instant = utc(value)
+    if not EARLIEST < instant < LATEST:
+        raise Refused(None, "it lies at the edge of the calendar, where zones have no wall time", NOW)
+    return At(text=f"@at {instant.replace(tzinfo=None).isoformat()}Z", timezone=timezone, instant=instant)
+
+
+def after(length: timedelta, timezone: str | None) -> After:
+    example = "timedelta(minutes=5)"
+    if length < timedelta(0):
+        raise Refused(None, "a length of time is not negative", example)
+    if length > LATEST - datetime.now(UTC):
+        raise Refused(None, "it reaches past the year 9999", example)
+    return After(text=f"@after {_lengths.write(length)}", timezone=timezone, length=length)
 
 
 @lru_cache(maxsize=1024)
