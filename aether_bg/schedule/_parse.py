@@ -103,9 +103,11 @@ def read(text: str, timezone: str | None) -> Schedule:
     """A user's text; kept, for the same few are parsed again and again."""
     try:
         schedule = build(text, timezone)
-        # Only a frequency whose every time lies in a gap fails here; dates that never come did already.
-        if isinstance(schedule, Cron) and schedule.frequency and schedule.next(datetime.now(UTC)) is None:
-            raise Refused(None, f"it never comes: in {timezone} the clock always skips these times", EXAMPLE)
+        # Dates that never come are refused by now; what is left is a frequency that lies in gaps alone.
+        gaps = isinstance(schedule, Cron) and schedule.frequency and schedule.timezone is not None
+        if gaps and schedule.next(datetime.now(UTC)) is None:
+            zone = schedule.timezone
+            raise Refused(None, f"it never comes: the clock of {zone} always skips these times", EXAMPLE)
     except Refused as refused:
         raise invalid(text, refused) from None
     return schedule

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta, tzinfo
 from functools import lru_cache
-from importlib import resources
 from zoneinfo import ZoneInfo
 
 import attrs
@@ -25,6 +24,8 @@ FOREIGN = re.compile(r"(?:posix|right)/.*|posixrules|localtime|Factory")
 @lru_cache
 def known() -> dict[str, str]:
     """Every name of the tzdata package, by its lower-case form; empty where it is missing."""
+    from importlib import resources  # costs more than all of this package
+
     try:
         names = resources.files("tzdata").joinpath("zones").read_text("ascii").split()
     except (ModuleNotFoundError, OSError):

@@ -91,7 +91,7 @@ def test_meaning(text: Any, expected: list[str]) -> None:
     assert due(text) == expected
 
 
-REFUSED: list[tuple[Any, str | None, str | None, str]] = [
+REFUSED: list[tuple[Any, Any, str | None, str]] = [
     ("", None, None, "empty"),
     (" \t ", None, None, "empty"),
     ("*", None, None, "not 1"),
