@@ -1,0 +1,297 @@
+"""Every error a user can cause, as one tree: value, rule and remedy stand in each message.
+
+AetherError
+├── InputError (ValueError)        a value breaks a rule; nothing was changed
+│   ├── InvalidName, InvalidPayload, InvalidMetadata, InvalidSchedule, InvalidOption
+│   └── UnknownHandler
+├── JobError                       the job's state does not allow what was asked
+│   ├── JobNotFound (LookupError), JobConflict, InvalidTransition
+│   └── WaitTimeout (TimeoutError), NeverEnds
+├── UsageError (RuntimeError)      the call is right, the moment is not
+│   ├── NotStarted, AlreadyStarted, NotAnOwner, ForkedProcess
+│   └── InsideUnitOfWork, UnitOfWorkClosed
+├── HandlerError (TypeError)       a handler that cannot be called as declared
+│   └── InvalidHandler, DuplicateHandler, UnresolvedDependency
+├── PluginError (TypeError)        a plugin that does not fit the hook specifications
+│   └── UnknownHook, HookShape, LayerConflict, IncompleteLayer, DuplicatePlugin, NotAPlugin
+├── StoreError                     the store cannot do it, now or ever
+│   ├── StoreBusy, StoreFull, StoreReadOnly, StoreGone, StoreBroken
+│   ├── StoreFolderMissing, StoreIsDirectory, NotADatabase, SchemaTooNew
+│   ├── DeniedSQL, Unsupported
+│   └── Stale, NameHeld            what a store answers when a guard does not hold
+└── SchedulerError
+    └── SchedulerUnavailable, SchedulerMisconfigured
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from aether_bg.model import JobInfo
+
+_SHOWN = 120
+
+
+def shown(value: object) -> str:
+    """`repr` of a user's value, safe for a message: bounded, on one line, and never raising."""
+    try:
+        text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
+    except Exception as error:  # a broken __repr__ must not hide the error that is being reported
+        text = f"<{type(value).__name__}, whose repr raises {type(error).__name__}>"
+    text = " ".join(text.split())
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+
+
+class AetherError(Exception):
+    """Base of the tree. `value`: what was wrong; `rule`: what should hold; `remedy`: what to do."""
+
+    def __init__(self, value: str, rule: str, remedy: str = "") -> None:
+        self.value, self.rule, self.remedy = value, rule, remedy
+        message = f"{value}: {rule}".rstrip(".") + "."
+        super().__init__(f"{message} {remedy}".rstrip())
+
+
+# -- input ---------------------------------------------------------------------------------------
+
+
+class InputError(AetherError, ValueError):
+    """A value handed in breaks a rule. Raised at the call; nothing was changed."""
+
+
+class InvalidName(InputError):
+    """A job or handler name is empty, too long, or holds a character that some layer cannot carry."""
+
+
+class _AtPath(InputError):
+    def __init__(self, value: str, rule: str, remedy: str = "", *, path: str = "$") -> None:
+        self.path = path
+        super().__init__(f"{value} at {path}", rule, remedy)
+
+
+class InvalidPayload(_AtPath):
+    """A payload does not fit its handler's type, or is not JSON within the limits. `path`: where (`$.field[0]`)."""
+
+
+class InvalidMetadata(_AtPath):
+    """Metadata must be JSON with string keys, at most 64 keys and 8 KiB. `path`: where."""
+
+
+class InvalidSchedule(InputError):
+    """A schedule outside the language of `aether_bg.schedule`.
+
+    `text`: as given; `field`: the part at fault, None for the whole; `reason`: the rule; `example`: one that works.
+    """
+
+    def __init__(self, text: object, *, field: str | None, reason: str, example: str) -> None:
+        self.text, self.field, self.reason, self.example = text, field, reason, example
+        where = f"schedule {shown(text)}" + (f", {field}" if field else "")
+        super().__init__(where, reason, f"For example: {example}")
+
+
+class InvalidOption(InputError):
+    """A setting or argument has a wrong type or lies outside its range, or its name is unknown."""
+
+
+class UnknownHandler(InputError):
+    """No handler of that name (or function) is registered in this process."""
+
+
+# -- jobs ----------------------------------------------------------------------------------------
+
+
+class JobError(AetherError):
+    """What was asked does not go with the state of the job."""
+
+
+class JobNotFound(JobError, LookupError):
+    """No job has that id or name."""
+
+
+class JobConflict(JobError):
+    """The name is held by another job. `existing`: that job; `differences`: the arguments that differ."""
+
+    def __init__(
+        self,
+        value: str,
+        rule: str,
+        remedy: str = "",
+        *,
+        existing: JobInfo | None = None,
+        differences: Sequence[str] = (),
+    ) -> None:
+        self.existing, self.differences = existing, tuple(differences)
+        super().__init__(value, rule, remedy)
+
+
+class InvalidTransition(JobError):
+    """The job's status does not allow this verb (PROTOCOL U)."""
+
+
+class WaitTimeout(JobError, TimeoutError):
+    """The job did not end in time. It goes on."""
+
+
+class NeverEnds(JobError):
+    """`wait` on a recurring job without `repeats` or `until`."""
+
+
+# -- usage ---------------------------------------------------------------------------------------
+
+
+class UsageError(AetherError, RuntimeError):
+    """The call is right, its moment or place is not."""
+
+
+class NotStarted(UsageError):
+    """The app is not running: the call belongs inside `async with app`, `app.blocking()` or `app.client()`."""
+
+
+class AlreadyStarted(UsageError):
+    """The app is running: handlers, dependencies and declarations come before the start."""
+
+
+class NotAnOwner(UsageError):
+    """A client enqueues and queries; it never runs jobs."""
+
+
+class ForkedProcess(UsageError):
+    """This process was forked after the start; an open database must not cross a fork (PROTOCOL P2)."""
+
+
+class InsideUnitOfWork(UsageError):
+    """Only `enqueue` can join a unit of work; this verb belongs before or after it (PROTOCOL W6)."""
+
+
+class UnitOfWorkClosed(UsageError):
+    """The unit of work has ended; nothing more can be added to it."""
+
+
+# -- handlers ------------------------------------------------------------------------------------
+
+
+class HandlerError(AetherError, TypeError):
+    """A handler that cannot be called as it is declared."""
+
+
+class InvalidHandler(HandlerError):
+    """Its signature or payload type cannot be compiled."""
+
+
+class DuplicateHandler(HandlerError):
+    """Two handlers want one name."""
+
+
+class UnresolvedDependency(HandlerError):
+    """A parameter's type is neither provided nor known to the framework."""
+
+
+# -- plugins -------------------------------------------------------------------------------------
+
+
+class PluginError(AetherError, TypeError):
+    """A plugin does not fit the hook specifications. The message names plugin, hook and remedy."""
+
+
+class UnknownHook(PluginError):
+    """A method is marked `@hookimpl` but no hook has its name."""
+
+
+class HookShape(PluginError):
+    """An implementation has the wrong kind (async or not) or the wrong parameters."""
+
+
+class LayerConflict(PluginError):
+    """Two plugins own the same layer."""
+
+
+class IncompleteLayer(PluginError):
+    """A plugin owns some hooks of a layer but not all of them."""
+
+
+class DuplicatePlugin(PluginError):
+    """The same (or an equal) plugin was given twice."""
+
+
+class NotAPlugin(PluginError):
+    """The object has no hook implementation, or is a class where an instance is wanted."""
+
+
+# -- stores and schedulers -----------------------------------------------------------------------
+
+
+class StoreError(AetherError):
+    """The store cannot carry out the operation; what it was part of has been rolled back."""
+
+
+class StoreBusy(StoreError):
+    """Another process held the database past the deadline."""
+
+
+class StoreFull(StoreError):
+    """No space is left for the database."""
+
+
+class StoreReadOnly(StoreError):
+    """The database or its folder cannot be written."""
+
+
+class StoreGone(StoreError):
+    """The database file was removed or replaced while it was open."""
+
+
+class StoreBroken(StoreError):
+    """An input/output error, or a damaged database."""
+
+
+class StoreFolderMissing(StoreError):
+    """The folder of the database does not exist."""
+
+
+class StoreIsDirectory(StoreError):
+    """The path of the database is a folder, a link or a special file."""
+
+
+class NotADatabase(StoreError):
+    """The file exists and is not a SQLite database."""
+
+
+class SchemaTooNew(StoreError):
+    """The database was written by a newer version of aether_bg."""
+
+
+class DeniedSQL(StoreError):
+    """A unit of work may not end or escape its transaction (PROTOCOL W7)."""
+
+
+class Unsupported(StoreError):
+    """This store has no SQL, so it cannot run `Execute` or `Call`."""
+
+
+class Stale(StoreError):
+    """A `Save` presented a seq or schedule_rev that is no longer current. `current`: the row now, None if gone."""
+
+    def __init__(self, job_id: object, current: JobInfo | None) -> None:
+        self.current = current
+        super().__init__(f"job {job_id}", "its row has moved on", "Read it again and decide anew.")
+
+
+class NameHeld(StoreError):
+    """An `Add` (or a `Save` that takes a name back) found the name held. `current`: the holder."""
+
+    def __init__(self, name: str, current: JobInfo) -> None:
+        self.current = current
+        super().__init__(f"job name {shown(name)}", "is held by another job", "Read the holder and decide anew.")
+
+
+class SchedulerError(AetherError):
+    """The scheduling layer cannot work as configured."""
+
+
+class SchedulerUnavailable(SchedulerError):
+    """The engine (for instance a Dapr sidecar) does not answer."""
+
+
+class SchedulerMisconfigured(SchedulerError):
+    """The engine answers, but not in the way the plugin needs."""

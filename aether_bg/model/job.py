@@ -1,0 +1,215 @@
+"""What a job is: its states, its row, its history, and the small values its author writes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from enum import IntEnum, StrEnum
+from typing import Any, Generic, Literal, TypeAlias, TypeVar
+from uuid import UUID
+
+import attrs
+from attrs import field
+
+from aether_bg.errors import InvalidOption, shown
+
+T = TypeVar("T")
+Misfire: TypeAlias = Literal["once", "skip", "all"]
+
+
+class JobStatus(IntEnum):
+    """The five states. COMPLETED, FAILED and CANCELLED are terminal; `retry` is the one way back."""
+
+    SCHEDULED = 0
+    RUNNING = 1
+    COMPLETED = 2
+    FAILED = 3
+    CANCELLED = 4
+
+    @property
+    def terminal(self) -> bool:
+        return self > JobStatus.RUNNING
+
+
+class RunOutcome(StrEnum):
+    """How an attempt ended, or why an occurrence had none."""
+
+    COMPLETED = "completed"
+    FAILED = "failed"
+    TIMED_OUT = "timed_out"
+    CRASHED = "crashed"
+    CANCELLED = "cancelled"
+    RELEASED = "released"
+    SNOOZED = "snoozed"
+    SUPERSEDED = "superseded"
+    SKIPPED = "skipped"
+    COALESCED = "coalesced"
+    DUPLICATE = "duplicate"
+    OVERLAPPED = "overlapped"
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class JobInfo:
+    """One row of the store, as it was read. All datetimes are aware and in UTC.
+
+    The first ten fields and the audit fields are the model's; the rest say when the job is due, how often it
+    has been tried, and what schedulers need. Two readings are equal when id, seq and schedule_rev are.
+    """
+
+    id: UUID
+    handler_name: str
+    job_name: str
+    expression_value: str
+    """The schedule as given, stripped; `@at …` for a datetime, `@after …` for a timedelta."""
+    payload: Any = None
+    """A JSON value."""
+    status: JobStatus = JobStatus.SCHEDULED
+    handled_time: datetime | None = None
+    """When the last outcome was recorded."""
+    retry_count: int = 0
+    """Failures of the current occurrence."""
+    last_error: str | None = None
+    extra_properties: Mapping[str, Any] = field(factory=dict)
+
+    created_at: datetime
+    created_by: str | None = None
+    modified_at: datetime
+    modified_by: str | None = None
+
+    due_at: datetime | None = None
+    """When it is to be called next: the occurrence itself, or later after a failure. None when terminal."""
+    occurrence: datetime | None = None
+    """The due instant that is waiting or running now."""
+    timezone: str | None = None
+    start: datetime | None = None
+    repeats: int | None = None
+    until: datetime | None = None
+    misfire: Misfire = "once"
+    misfire_grace: float = 10.0
+    paused: bool = False
+
+    seq: int = 0
+    """The fencing number (PROTOCOL C1): while RUNNING, the token of the attempt."""
+    schedule_rev: int = 0
+    """Raised by whatever changes the row without moving seq."""
+    armed_seq: int = -1
+    """The seq that the scheduler durably holds (PROTOCOL D4)."""
+    manual: bool = False
+    """The waiting or running occurrence was asked for by `trigger` (PROTOCOL U3)."""
+    run_again: bool = False
+    """Triggered while RUNNING: one more run afterwards."""
+    crash_count: int = 0
+    anchor: datetime
+    """Creation or last change of the schedule: `@every` counts from here."""
+    last_occurrence: datetime | None = None
+    occurrences: int = 0
+    """How many occurrences have ended; `repeats` is compared with it."""
+    attempt: int = 0
+    """Attempts begun at the current occurrence."""
+    holds_name: bool = True
+    """False once cancelled or replaced: the name is free again (PROTOCOL N1)."""
+    owner: UUID | None = None
+    """The process that runs it now."""
+
+    @property
+    def schedule(self) -> str:
+        """Alias of `expression_value`."""
+        return self.expression_value
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """Alias of `extra_properties`."""
+        return self.extra_properties
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, JobInfo):
+            return NotImplemented
+        return (self.id, self.seq, self.schedule_rev) == (other.id, other.seq, other.schedule_rev)
+
+    def __hash__(self) -> int:
+        return hash((self.id, self.seq, self.schedule_rev))
+
+    def __repr__(self) -> str:
+        due = f" due={self.due_at:%Y-%m-%dT%H:%M:%SZ}" if self.due_at else ""
+        return f"<JobInfo {self.job_name!r} {self.handler_name} {self.status.name}{due} seq={self.seq} id={self.id}>"
+
+
+@attrs.frozen(kw_only=True)
+class JobRun:
+    """One row of history: an attempt, or a stretch of occurrences that had none.
+
+    `token` is the seq of the attempt's claim; `part` is 0 for the attempt and counts the gaps closed with it.
+    For a gap, `occurrence` is the first one missed, `last_occurrence` the newest, `count` how many.
+    """
+
+    job_id: UUID
+    token: int
+    part: int = 0
+    attempt: int = 0
+    occurrence: datetime | None = None
+    outcome: RunOutcome | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    error: str | None = None
+    owner: UUID | None = None
+    last_occurrence: datetime | None = None
+    count: int = 1
+
+
+@attrs.frozen
+class JobType(Generic[T]):
+    """A kind of work shared by producer and worker: the handler's name and its payload's type.
+
+    A producer that enqueues by `JobType` needs neither the handler nor its imports.
+    """
+
+    name: str
+    payload_type: type[T]
+
+
+def _within(
+    *, above: float = -math.inf, least: float = -math.inf, most: float = math.inf
+) -> Callable[[object, attrs.Attribute[float], float], None]:
+    """A finite number inside these bounds; bool is none. Raises `InvalidOption`."""
+    rule = f"above {above}" if above > -math.inf else f"at least {least}"
+    rule += f" and at most {most}" if most < math.inf else ""
+
+    def check(_: object, attribute: attrs.Attribute[float], value: float) -> None:
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not number or value <= above or value < least or value > most:
+            raise InvalidOption(f"Backoff({attribute.name}={shown(value)})", f"must be a finite number, {rule}")
+
+    return check
+
+
+@attrs.frozen
+class Backoff:
+    """Waiting time before the n-th retry: `first × factor**(n-1)` seconds, at most `max`, spread by ± `jitter`."""
+
+    first: float = field(default=1.0, validator=_within(above=0))
+    factor: float = field(default=2.0, validator=_within(least=1))
+    max: float = field(default=300.0, validator=_within(above=0))
+    jitter: float = field(default=0.25, validator=_within(least=0, most=1))
+
+    def delay(self, failures: int, spread: float) -> float:
+        """Seconds to wait after so many failures (≥ 1); `spread` in [-1, 1] places it within the jitter."""
+        exponent = min(failures - 1, 64)
+        plain = min(self.first * self.factor**exponent, self.max)
+        return min(plain * (1 + self.jitter * spread), self.max)
+
+
+class Snooze(Exception):
+    """Raised by a handler: not now, but at `until` (an aware datetime, or a timedelta from now). Costs no retry."""
+
+    def __init__(self, until: Any) -> None:
+        self.until = until
+        super().__init__(until)
+
+
+class GiveUp(Exception):
+    """Raised by a handler: no retry will help. The occurrence has failed, for `reason`."""
+
+    def __init__(self, reason: str = "gave up") -> None:
+        self.reason = reason
+        super().__init__(reason)

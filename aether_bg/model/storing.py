@@ -1,0 +1,230 @@
+"""What crosses the persistence hooks: writes, claims, heartbeats, queries and their answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Literal, Protocol, TypeAlias
+from uuid import UUID
+
+import attrs
+from attrs import field
+
+from aether_bg.model.job import JobInfo, JobRun, JobStatus, Misfire
+
+
+@attrs.frozen(kw_only=True)
+class Definition:
+    """The part of a row that its author chose; `update` and `if_exists="replace"` write it anew."""
+
+    handler_name: str
+    payload: Any
+    expression_value: str
+    timezone: str | None
+    start: datetime | None
+    repeats: int | None
+    until: datetime | None
+    misfire: Misfire
+    misfire_grace: float
+    anchor: datetime
+    extra_properties: Mapping[str, Any]
+
+
+@attrs.frozen(kw_only=True)
+class Change:
+    """The whole new state of one row, guarded by the seq and schedule_rev it was decided on (PROTOCOL C1).
+
+    `job_id, seq, schedule_rev` are expected; `next_seq, next_rev` and everything below are written. `definition`
+    None leaves the author's part as it is. `runs` are written whole, by (job_id, token, part).
+    """
+
+    job_id: UUID
+    seq: int
+    schedule_rev: int
+    next_seq: int
+    next_rev: int
+    status: JobStatus
+    due_at: datetime | None
+    occurrence: datetime | None
+    last_occurrence: datetime | None
+    occurrences: int
+    attempt: int
+    retry_count: int
+    crash_count: int
+    last_error: str | None
+    handled_time: datetime | None
+    paused: bool
+    manual: bool
+    run_again: bool
+    holds_name: bool
+    armed_seq: int
+    owner: UUID | None
+    modified_at: datetime
+    modified_by: str | None
+    definition: Definition | None = None
+    runs: tuple[JobRun, ...] = ()
+
+
+class Transaction(Protocol):
+    """What a `Call` may use, inside the one write transaction."""
+
+    def execute(self, sql: str, params: Sequence[Any] | Mapping[str, Any] = ()) -> list[tuple[Any, ...]]:
+        """Run one statement; its rows. May not begin, commit, attach or set pragmas (`DeniedSQL`)."""
+        ...
+
+    def add(self, job: JobInfo) -> None:
+        """Insert a job. Raises `NameHeld`."""
+        ...
+
+
+@attrs.frozen
+class Add:
+    """Insert `job`. Raises `NameHeld` (with the holder) when `holds_name` and the name is taken."""
+
+    job: JobInfo
+
+
+@attrs.frozen
+class Save:
+    """Write `change`. Raises `Stale` (with the row as it is) when seq or schedule_rev differ."""
+
+    change: Change
+
+
+@attrs.frozen
+class Execute:
+    """Run one statement of the user's, with parameters. Result: its rows, a list of tuples."""
+
+    sql: str
+    params: Sequence[Any] | Mapping[str, Any] = ()
+
+
+@attrs.frozen
+class Call:
+    """Run a plain function of the user's inside the transaction. Result: what it returns."""
+
+    fn: Callable[[Transaction], Any]
+
+
+Write: TypeAlias = Add | Save | Execute | Call
+
+
+@attrs.frozen(kw_only=True)
+class Claim:
+    """Take due rows for `owner`: up to `limit` of these handlers, or exactly (`job_id`, `seq`).
+
+    A row can be taken when it is SCHEDULED, due at `now`, and not paused or `manual`; the owner's row must exist
+    (PROTOCOL P4). Taking means: RUNNING, seq + 1, attempt + 1, owner, and a history row, all in one transaction.
+    Rows with two crashes or more are left out unless `suspect`, and then at most one is taken (PROTOCOL R3).
+    """
+
+    owner: UUID
+    now: datetime
+    limit: int
+    handlers: tuple[str, ...]
+    suspect: bool = True
+    job_id: UUID | None = None
+    seq: int | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Claimed:
+    """The rows taken, as they are now (`seq` is the token), and when the next one of these handlers is due."""
+
+    jobs: tuple[JobInfo, ...] = ()
+    next_due: datetime | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Heartbeat:
+    """I am alive (PROTOCOL P). `join`: register a new owner; `leave`: withdraw it; `bury`: owners whose rows have
+    been recovered and which can be forgotten.
+
+    Until `keep_for` seconds from now the store renews the beat by itself every `interval` seconds, off the
+    event loop. `now` serves to tell which handlers have due rows.
+    """
+
+    owner: UUID
+    handlers: tuple[str, ...]
+    now: datetime
+    interval: float
+    keep_for: float
+    join: bool = False
+    leave: bool = False
+    bury: tuple[UUID, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class Alive:
+    """The answer. `known`: this owner's row exists; `beats`: each owner's counter, to be compared with the
+    observer's own clock; `dead`: proven dead; `running`: (job id, seq) of what this owner holds;
+    `advertised`: handlers that some owner has; `due`: handlers that have due rows."""
+
+    store_id: UUID
+    known: bool = True
+    beats: Mapping[UUID, int] = field(factory=dict)
+    dead: tuple[UUID, ...] = ()
+    running: tuple[tuple[UUID, int], ...] = ()
+    advertised: frozenset[str] = frozenset()
+    due: frozenset[str] = frozenset()
+
+
+@attrs.frozen(kw_only=True)
+class Query:
+    """Which rows; every field given must hold. `metadata`: equal at these top-level keys.
+
+    `after`: only rows that come after the one with this id in the order asked for (keyset paging).
+    `unarmed`: waiting rows whose current seq the scheduler does not hold. `job_name` finds the holder of the name
+    first, then the newest that had it.
+    """
+
+    ids: tuple[UUID, ...] | None = None
+    job_name: str | None = None
+    handler_name: str | None = None
+    status: tuple[JobStatus, ...] | None = None
+    metadata: Mapping[str, Any] | None = None
+    owner: UUID | None = None
+    due_before: datetime | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+    unarmed: bool = False
+    order: Literal["created", "due"] = "created"
+    after: UUID | None = None
+    limit: int = 1000
+
+
+@attrs.frozen(kw_only=True)
+class Stats:
+    """Counts at one moment. `by_handler`: per handler, per status; `size`: bytes of the store, 0 where unknown."""
+
+    store_id: UUID
+    scheduled: int = 0
+    running: int = 0
+    completed: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    paused: int = 0
+    due: int = 0
+    oldest_due: datetime | None = None
+    owners: int = 0
+    runs: int = 0
+    size: int = 0
+    by_handler: Mapping[str, Mapping[str, int]] = field(factory=dict)
+
+    @property
+    def total(self) -> int:
+        return self.scheduled + self.running + self.completed + self.failed + self.cancelled
+
+
+@attrs.frozen(kw_only=True)
+class Purge:
+    """Delete up to `limit` jobs of one terminal status, with their history: those handled before `before`, and
+    those beyond the newest `keep`. With both None: all. With `job_id`: instead, of that job the history rows beyond
+    the newest `history` (PROTOCOL N5)."""
+
+    status: JobStatus | None = None
+    before: datetime | None = None
+    keep: int | None = None
+    limit: int = 500
+    job_id: UUID | None = None
+    history: int = 1000

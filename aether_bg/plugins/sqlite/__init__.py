@@ -1,0 +1,125 @@
+"""The persistence layer on one SQLite file: crash-safe, shared between processes, readable in Datasette.
+
+`schema` tables · `rows` values · `changes`, `claims`, `queries` SQL · `writer` group commit · `guard` user SQL ·
+`opened` the file while it is open · `locks`, `files` the operating system
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import UUID
+
+import anyio
+import anyio.to_thread
+
+from aether_bg.errors import ForkedProcess, InvalidOption, NotStarted, shown
+from aether_bg.hookspecs import hookimpl
+from aether_bg.model import Alive, Claim, Claimed, Heartbeat, JobInfo, JobRun, Purge, Query, Save, Stats, Write
+from aether_bg.plugins.sqlite import changes, claims, queries
+from aether_bg.plugins.sqlite.bridge import Bridge
+from aether_bg.plugins.sqlite.opened import OpenFile
+from aether_bg.plugins.sqlite.rows import read_jobs, to_time
+from aether_bg.plugins.sqlite.schema import MAKE_UNARMED_INDEX
+from aether_bg.plugins.sqlite.writer import Rank
+from aether_bg.protocols import Kernel
+
+__all__ = ["SQLiteStore"]
+
+
+class SQLiteStore:
+    """Jobs in a SQLite file, for any number of processes on one machine.
+
+    `path`: the file, made (mode 0600) if its folder exists; `":memory:"`: a private temporary file, gone with the
+    process. `busy`: seconds a write waits for other programs before it raises `StoreBusy`.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, busy: float = 5.0) -> None:
+        if not isinstance(path, str | os.PathLike) or not os.fspath(path) or "\0" in os.fspath(path):
+            raise InvalidOption(f"database {shown(path)}", "must be the path of a file", 'For example: "jobs.db".')
+        if isinstance(busy, bool) or not isinstance(busy, int | float) or not 0 < busy < float("inf"):
+            raise InvalidOption(f"busy={shown(busy)}", "must be a number of seconds above 0", "For example: 5.")
+        self.path = Path(path)
+        self.busy = float(busy)
+        if str(path) == ":memory:":  # a real in-memory database has no WAL and no second connection
+            self._folder = tempfile.TemporaryDirectory(prefix="aether_bg-", ignore_cleanup_errors=True)
+            self.path = Path(self._folder.name) / "jobs.db"
+        self._file: OpenFile | None = None
+        self._users = 0
+
+    def __repr__(self) -> str:
+        return f"<SQLiteStore {str(self.path)!r}{'' if self._file is None else ' open'}>"
+
+    @property
+    def _open(self) -> OpenFile:
+        if self._file is None:
+            raise NotStarted(repr(self), "it is not open", "Use it inside `async with app` or `app.client()`.")
+        if self._file.pid != os.getpid():
+            raise ForkedProcess(
+                repr(self),
+                "this process was forked after the file was opened",
+                "Start after forking.",
+            )
+        return self._file
+
+    @hookimpl
+    async def lifecycle_start(self, kernel: Kernel, stack: AsyncExitStack) -> None:
+        if self._file is None:
+            self._file = await anyio.to_thread.run_sync(OpenFile, self.path, self.busy, Bridge(), kernel.wake)
+        self._users += 1
+        stack.push_async_callback(self._close)
+
+    async def _close(self) -> None:
+        self._users -= 1
+        if self._users == 0 and self._file is not None:
+            file, self._file = self._file, None
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(file.close)
+
+    @hookimpl
+    async def store_transact(self, writes: Sequence[Write]) -> Sequence[object]:
+        file = self._open
+        rank = Rank.OUTCOME if writes and isinstance(writes[0], Save) else Rank.OTHER
+        return await file.write(lambda conn: changes.transact(conn, writes, file.writer.guard), rank)
+
+    @hookimpl
+    async def store_claim(self, claim: Claim) -> Claimed:
+        rows, next_due = await self._open.write(lambda conn: claims.claim(conn, claim), Rank.OTHER)
+        jobs = sorted(read_jobs(rows), key=lambda job: job.due_at or claim.now)
+        return Claimed(jobs=tuple(jobs), next_due=next_due)
+
+    @hookimpl
+    async def store_heartbeat(self, beat: Heartbeat) -> Alive:
+        file = self._open
+        if beat.join:
+            await file.join(beat)
+        if beat.leave or beat.bury:
+            await file.forget(beat)
+        if file.writer.beat is not None:
+            file.writer.beat.keep(beat.keep_for)
+        return await file.read(lambda conn: file.alive(conn, beat))
+
+    @hookimpl
+    async def store_find(self, query: Query) -> Sequence[JobInfo]:
+        file = self._open
+        if query.unarmed and not file.has_unarmed_index:
+            await file.write(lambda conn: conn.execute(MAKE_UNARMED_INDEX), Rank.OTHER)
+            file.has_unarmed_index = True
+        return await file.read(lambda conn: queries.find(conn, query))
+
+    @hookimpl
+    async def store_history(self, job_id: UUID, limit: int) -> Sequence[JobRun]:
+        return await self._open.read(lambda conn: queries.history(conn, job_id, limit))
+
+    @hookimpl
+    async def store_stats(self) -> Stats:
+        file = self._open
+        return await file.read(lambda conn: queries.stats(conn, file.size(), to_time(datetime.now(UTC))))
+
+    @hookimpl
+    async def store_purge(self, purge: Purge) -> int:
+        return await self._open.write(lambda conn: changes.purge(conn, purge), Rank.OTHER)

@@ -1,0 +1,190 @@
+"""Add, Save, Execute and Call inside the open transaction: the write half of the store.
+
+Rows of one kind are written by one statement, many at a time: each statement is one hand-over of the interpreter
+lock, and with a busy event loop a hand-over costs more than the row.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from itertools import groupby
+from typing import Any
+
+from aether_bg.errors import NameHeld, Stale, StoreBroken, StoreError
+from aether_bg.model import Add, Call, Change, Execute, JobInfo, Purge, Save, Write
+from aether_bg.plugins.sqlite.guard import Guard
+from aether_bg.plugins.sqlite.rows import (
+    DEFINITION_COLUMNS,
+    JOB_COLUMNS,
+    JOBS_AS_JSON,
+    RUN_COLUMNS,
+    STATE_COLUMNS,
+    read_jobs,
+    to_time,
+    write_change,
+    write_definition,
+    write_job,
+    write_run,
+)
+
+CHUNKS = (128, 32, 8, 1)
+"""Rows per statement: few sizes, so that few statements are ever compiled."""
+
+INSERT_JOBS = f"INSERT INTO jobs ({', '.join(JOB_COLUMNS)}) VALUES "
+_GUARDED = ("job_id", "seq", "schedule_rev", "next_seq", "next_rev", *STATE_COLUMNS)
+UPDATE_JOBS = (
+    f"WITH v({', '.join(_GUARDED)}) AS (VALUES ",
+    f") UPDATE jobs SET seq = v.next_seq, schedule_rev = v.next_rev, "
+    f"{', '.join(f'{name} = v.{name}' for name in STATE_COLUMNS)} "
+    "FROM v WHERE jobs.id = v.job_id AND jobs.seq = v.seq AND jobs.schedule_rev = v.schedule_rev",
+)
+UPDATE_DEFINITION = f"UPDATE jobs SET {', '.join(f'{name} = ?' for name in DEFINITION_COLUMNS)} WHERE id = ?"
+_RUN_KEY = ("job_id", "token", "part")
+UPSERT_RUNS = (
+    f"INSERT INTO runs ({', '.join(RUN_COLUMNS)}) VALUES ",
+    f" ON CONFLICT ({', '.join(_RUN_KEY)}) DO UPDATE SET "
+    + ", ".join(f"{name} = excluded.{name}" for name in RUN_COLUMNS if name not in _RUN_KEY),
+)
+HOLDER = f"SELECT {JOBS_AS_JSON} FROM jobs WHERE job_name = ? AND holds_name = 1"
+ROW = f"SELECT {JOBS_AS_JSON} FROM jobs WHERE id = ?"
+
+
+class Tx:
+    """What a `Call` gets: the open transaction, under guard, until the call ends."""
+
+    def __init__(self, conn: sqlite3.Connection, guard: Guard) -> None:
+        self._conn, self._guard = conn, guard
+
+    def execute(self, sql: str, params: Sequence[Any] | Mapping[str, Any] = ()) -> list[tuple[Any, ...]]:
+        if not self._conn.in_transaction:  # an earlier statement took the whole transaction along (PROTOCOL W1)
+            raise StoreError("a unit of work", "its transaction has been rolled back", "Let the first error pass.")
+        with self._guard:
+            return self._conn.execute(sql, params).fetchall()
+
+    def add(self, job: JobInfo) -> None:
+        _add(self._conn, [Add(job)])
+
+
+def transact(conn: sqlite3.Connection, writes: Sequence[Write], guard: Guard) -> list[object]:
+    """Carry out `writes` in order; the caller's transaction or savepoint makes them all or nothing."""
+    results: list[object] = []
+    for kind, group in groupby(writes, type):
+        some: list[Any] = list(group)
+        if kind is Save:
+            _save(conn, [write.change for write in some])
+            results += [None] * len(some)
+        elif kind is Add:
+            _add(conn, some)
+            results += [None] * len(some)
+        elif kind is Execute:
+            tx = Tx(conn, guard)
+            results += [tx.execute(write.sql, write.params) for write in some]
+        elif kind is Call:
+            tx = Tx(conn, guard)
+            results += [write.fn(tx) for write in some]
+        else:
+            raise TypeError(f"not a Write: {some[0]!r}")
+    return results
+
+
+def _save(conn: sqlite3.Connection, changes: list[Change]) -> None:
+    rows = [write_change(change) for change in changes]
+    try:
+        written = sum(_many(conn, UPDATE_JOBS, rows))
+        if written != len(changes):
+            raise _stale(conn, changes)
+        for change in changes:
+            if change.definition is not None:
+                conn.execute(UPDATE_DEFINITION, [*write_definition(change.definition), str(change.job_id)])
+    except sqlite3.IntegrityError as error:
+        raise _name_taken_back(conn, changes) or _refused(error) from error
+    runs = [write_run(run) for change in changes for run in change.runs]
+    if runs:
+        try:
+            sum(_many(conn, UPSERT_RUNS, runs))
+        except sqlite3.IntegrityError as error:  # runs_completed: an occurrence completes once (PROTOCOL C6)
+            raise _refused(error) from error
+
+
+def _add(conn: sqlite3.Connection, adds: list[Add]) -> None:
+    try:
+        sum(_many(conn, (INSERT_JOBS, ""), [write_job(add.job) for add in adds]))
+    except sqlite3.IntegrityError as error:
+        for add in adds:
+            if add.job.holds_name and (holder := one_job(conn, HOLDER, add.job.job_name)):
+                raise NameHeld(add.job.job_name, holder) from error
+        raise _refused(error) from error
+
+
+def _many(conn: sqlite3.Connection, sql: tuple[str, str], rows: list[list[Any]]) -> Iterator[int]:
+    """Run `sql` with a VALUES list between its parts, over all rows; yields row counts."""
+    start = 0
+    for size in CHUNKS:
+        while len(rows) - start >= size:
+            statement = _with_values(sql, size, len(rows[0]))
+            flat = [value for row in rows[start : start + size] for value in row]
+            yield conn.execute(statement, flat).rowcount
+            start += size
+
+
+@cache
+def _with_values(sql: tuple[str, str], rows: int, columns: int) -> str:
+    row = f"({', '.join('?' * columns)})"
+    return f"{sql[0]}{', '.join([row] * rows)}{sql[1]}"
+
+
+def one_job(conn: sqlite3.Connection, sql: str, *params: object) -> JobInfo | None:
+    found = read_jobs(conn.execute(sql, params).fetchone()[0])
+    return found[0] if found else None
+
+
+def _stale(conn: sqlite3.Connection, changes: list[Change]) -> Exception:
+    """Which guard did not hold? Rows already written in this statement show their new numbers."""
+    for change in changes:
+        current = one_job(conn, ROW, str(change.job_id))
+        if current is None or (current.seq, current.schedule_rev) != (change.next_seq, change.next_rev):
+            return Stale(change.job_id, current)
+    return Stale(changes[0].job_id, None)
+
+
+def _name_taken_back(conn: sqlite3.Connection, changes: list[Change]) -> Exception | None:
+    for change in changes:
+        row = one_job(conn, ROW, str(change.job_id))
+        if row and change.holds_name and not row.holds_name:
+            holder = one_job(conn, HOLDER, row.job_name)
+            if holder is not None:
+                return NameHeld(row.job_name, holder)
+    return None
+
+
+def purge(conn: sqlite3.Connection, purge: Purge) -> int:
+    """One bite of retention; history goes with its job. Only terminal rows are ever touched (PROTOCOL N5)."""
+    if purge.job_id is not None:
+        return conn.execute(TRIM_HISTORY, [str(purge.job_id), purge.history]).rowcount
+    terms, params = ["status > 1"], list[Any]()
+    if purge.status is not None:
+        terms.append("status = ?")
+        params.append(int(purge.status))
+    if purge.before is not None:
+        terms.append("handled_time < ?")
+        params.append(to_time(purge.before))
+    if purge.keep is not None:  # everything not newer than the first row beyond the newest `keep`
+        terms.append(
+            f"handled_time <= (SELECT handled_time FROM jobs WHERE {terms[0]} AND status = ? "
+            "ORDER BY handled_time DESC LIMIT 1 OFFSET ?)"
+        )
+        params += [int(purge.status or 0), purge.keep]
+    oldest = f"SELECT id FROM jobs WHERE {' AND '.join(terms)} ORDER BY handled_time LIMIT ?"
+    return conn.execute(f"DELETE FROM jobs WHERE id IN ({oldest})", [*params, purge.limit]).rowcount
+
+
+TRIM_HISTORY = """
+DELETE FROM runs WHERE job_id = ?1
+AND token <= (SELECT token FROM runs WHERE job_id = ?1 ORDER BY token DESC, part DESC LIMIT 1 OFFSET ?2)
+"""
+
+
+def _refused(error: Exception) -> StoreBroken:
+    return StoreBroken("a write", f"a constraint of the schema refused it ({error})", "Run `aether-bg check`.")

@@ -1,0 +1,104 @@
+"""Claims and the life of owners, inside the open transaction (PROTOCOL C1, C7, P1 to P4, R3)."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sqlite3
+from datetime import datetime
+from functools import cache
+from typing import Any, Final
+
+from aether_bg.model import Claim, Heartbeat
+from aether_bg.plugins.sqlite.rows import JOBS_AS_JSON, from_time, to_time
+from aether_bg.plugins.sqlite.schema import READY, SUSPECT
+
+_MOST_HANDLERS: Final = 50
+"""Handlers served by one claim, those with the earliest due rows first: bounds the length of the statement."""
+
+NEXT_DUE: Final = f"""
+SELECT h.value AS handler, (
+    SELECT due_at FROM jobs WHERE {READY} AND handler_name = h.value AND (NOT {SUSPECT} OR ?2)
+    ORDER BY due_at LIMIT 1
+) AS due FROM json_each(?1) AS h WHERE due IS NOT NULL ORDER BY due
+"""
+ONE_SUSPECT: Final = f"""
+SELECT id FROM jobs WHERE {READY} AND {SUSPECT} AND due_at <= ?2
+AND handler_name IN (SELECT value FROM json_each(?1)) ORDER BY due_at LIMIT 1
+"""
+EXACTLY: Final = f"SELECT json_group_array(id) FROM jobs WHERE id = ? AND seq = ? AND due_at <= ? AND {READY}"
+TAKE: Final = """
+UPDATE jobs SET status = 1, seq = seq + 1, attempt = attempt + 1, owner = ?2, modified_at = ?3
+WHERE id IN (SELECT value FROM json_each(?1))
+"""
+BEGIN_RUNS: Final = """
+INSERT INTO runs (job_id, token, part, attempt, occurrence, started_at, owner, count)
+SELECT id, seq, 0, attempt, occurrence, ?2, owner, 1 FROM jobs WHERE id IN (SELECT value FROM json_each(?1))
+"""
+TAKEN: Final = f"SELECT {JOBS_AS_JSON} FROM jobs WHERE id IN (SELECT value FROM json_each(?1))"
+
+
+def claim(conn: sqlite3.Connection, wanted: Claim) -> tuple[str, datetime | None]:
+    """The rows taken, as JSON (parsed by the caller, off the writer), and the next due instant."""
+    owner, now = str(wanted.owner), to_time(wanted.now)
+    if conn.execute("SELECT 1 FROM owners WHERE id = ?", [owner]).fetchone() is None:
+        return "[]", None  # PROTOCOL P4: the next beat says so
+    if wanted.job_id is not None:
+        ids = conn.execute(EXACTLY, [str(wanted.job_id), wanted.seq, now]).fetchone()[0]
+        return _take(conn, ids, owner, now), None
+    handlers = json.dumps(wanted.handlers)
+    waiting = conn.execute(NEXT_DUE, [handlers, wanted.suspect]).fetchall()
+    due = [handler for handler, at in waiting if at <= now][:_MOST_HANDLERS]
+    if not due or wanted.limit < 1:
+        return "[]", from_time(waiting[0][1]) if waiting else None
+    pick: list[Any] = []
+    for handler in due:
+        pick += [handler, now, wanted.limit]
+    ids = conn.execute(_earliest(len(due)), [*pick, wanted.limit]).fetchone()[0]
+    suspect = conn.execute(ONE_SUSPECT, [json.dumps(due), now]).fetchone() if wanted.suspect else None
+    if suspect:
+        ids = json.dumps([suspect[0], *json.loads(ids)][: wanted.limit])
+    taken = _take(conn, ids, owner, now)
+    rest = conn.execute(NEXT_DUE, [handlers, wanted.suspect and not suspect]).fetchone()
+    return taken, from_time(rest[1]) if rest else None
+
+
+def _take(conn: sqlite3.Connection, ids: str, owner: str, now: str | None) -> str:
+    if ids == "[]":
+        return ids
+    conn.execute(TAKE, [ids, owner, now])
+    conn.execute(BEGIN_RUNS, [ids, now])
+    taken: str = conn.execute(TAKEN, [ids]).fetchone()[0]
+    return taken
+
+
+@cache
+def _earliest(handlers: int) -> str:
+    """The earliest due rows over so many handlers, each read in the order of its index."""
+    one = (
+        f"SELECT * FROM (SELECT id, due_at FROM jobs WHERE {READY} AND handler_name = ? AND due_at <= ? "
+        f"AND NOT {SUSPECT} ORDER BY due_at LIMIT ?)"
+    )
+    return (
+        "SELECT json_group_array(id) FROM "
+        f"(SELECT id FROM ({' UNION ALL '.join([one] * handlers)}) ORDER BY due_at LIMIT ?)"
+    )
+
+
+def join(conn: sqlite3.Connection, beat: Heartbeat) -> None:
+    now = to_time(beat.now)
+    conn.execute(
+        "INSERT INTO owners (id, host, pid, started_at, beat, beat_at, handlers) VALUES (?, ?, ?, ?, 0, ?, ?)",
+        [str(beat.owner), socket.gethostname(), os.getpid(), now, now, json.dumps(beat.handlers)],
+    )
+
+
+def renew(conn: sqlite3.Connection, owner: str, now: str | None) -> bool:
+    """False when the owner's row is gone: somebody took this process for dead (PROTOCOL P4)."""
+    return conn.execute("UPDATE owners SET beat = beat + 1, beat_at = ? WHERE id = ?", [now, owner]).rowcount == 1
+
+
+def forget(conn: sqlite3.Connection, owners: list[str]) -> None:
+    """Delete owner rows. Rows of jobs they still hold keep their owner's id and are found by it."""
+    conn.execute("DELETE FROM owners WHERE id IN (SELECT value FROM json_each(?))", [json.dumps(owners)])

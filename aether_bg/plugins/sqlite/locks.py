@@ -1,0 +1,155 @@
+"""OS locks: one for fair writing across processes, one per owner that says "I live" (PROTOCOL P1, P2, P5).
+
+Where the platform has no `flock` the write lock is left to SQLite's own, and owners are judged by lease alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+from uuid import UUID
+
+from filelock import FileLock, Timeout
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+_MODE: Final = 0o600
+_OPEN: Final = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+_NETWORK: Final = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "afs", "ceph", "glusterfs", "lustre"}
+
+
+class WriteLock:
+    """`with lock:` around each write transaction. Never deleted, so that all wait on one file.
+
+    Tries first and then waits in `flock`, which the kernel hands over in turn; a polling lock starves (measured).
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._fd = os.open(path, _OPEN | os.O_CREAT, _MODE) if fcntl else -1
+
+    def __enter__(self) -> None:
+        if self._fd < 0:
+            return
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES):
+                raise
+            fcntl.flock(self._fd, fcntl.LOCK_EX)
+
+    def __exit__(self, *_: object) -> None:
+        if self._fd >= 0:
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        """Close without unlocking: after a fork the lock belongs to the parent as well."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class OwnerLocks:
+    """Lock files of the owners of one database, and the graves this process holds while it recovers the dead."""
+
+    def __init__(self, database: Path) -> None:
+        self._database = database
+        self._mine: FileLock | None = None
+        self._graves: dict[UUID, int] = {}
+        self.trusted = fcntl is not None and not on_network(database)
+        """False: leases alone decide who is dead."""
+
+    def path(self, owner: UUID) -> Path:
+        return self._database.with_name(f"{self._database.name}-owner-{owner}")
+
+    def take(self, owner: UUID) -> None:
+        """Create and lock this owner's file, before its row is inserted (PROTOCOL P1)."""
+        lock = FileLock(self.path(owner), timeout=0, mode=_MODE, thread_local=False)
+        with contextlib.suppress(Timeout):  # nobody else knows this UUID; without a lock the lease decides
+            lock.acquire()
+        self._mine = lock
+
+    def release(self, owner: UUID) -> None:
+        """Unlink first, then unlock: nobody may find an unlocked file of a clean stop."""
+        if self._mine is not None:
+            with contextlib.suppress(OSError):
+                self.path(owner).unlink(missing_ok=True)
+            self._mine.release(force=True)
+            self._mine = None
+
+    def dead(self, owner: UUID) -> bool:
+        """Proven dead: its lock could be taken on the very file it made. The lock is then held until `bury`."""
+        if not self.trusted:
+            return False
+        if owner in self._graves:
+            return True
+        with _opened(self.path(owner)) as fd:
+            if fd is None or not _lockable(fd) or not _same_file(fd, self.path(owner)):
+                return False  # missing, held, or replaced meanwhile: unknown, so the lease decides
+            self._graves[owner] = os.dup(fd)  # the lock goes with the open file, which the copy keeps open
+            return True
+
+    def bury(self, owner: UUID) -> None:
+        """The dead owner's jobs have been taken back: remove its file, then let go of its lock."""
+        with contextlib.suppress(OSError):
+            self.path(owner).unlink(missing_ok=True)
+        if (fd := self._graves.pop(owner, None)) is not None:
+            os.close(fd)
+
+    def close(self) -> None:
+        for fd in self._graves.values():
+            os.close(fd)
+        self._graves.clear()
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[int | None]:
+    """Open without O_CREAT: probing must never make the file (PROTOCOL P2)."""
+    try:
+        fd = os.open(path, _OPEN)
+    except OSError:
+        yield None
+        return
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _lockable(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _same_file(fd: int, path: Path) -> bool:
+    try:
+        there = os.stat(path)
+    except OSError:
+        return False
+    here = os.fstat(fd)
+    return (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)
+
+
+def on_network(path: Path) -> bool:
+    """Whether `path` lies on a file system whose locks cannot be trusted (Linux only; elsewhere False)."""
+    try:
+        mounts = Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return False
+    real = path.resolve().parent
+    best, kind = -1, ""
+    for line in mounts:
+        _, point, fs, *_ = line.split(" ")
+        where = Path(point.replace("\\040", " "))
+        if (real == where or where in real.parents) and len(where.parts) > best:
+            best, kind = len(where.parts), fs
+    return kind in _NETWORK

@@ -1,0 +1,110 @@
+"""Reading: `Query`, history and statistics as SQL, on connections that never write."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from typing import Any
+from uuid import UUID
+
+from aether_bg.model import JobInfo, JobRun, JobStatus, Query, Stats
+from aether_bg.plugins.sqlite.rows import JOBS_AS_JSON, RUN_COLUMNS, from_time, read_jobs, read_run, to_json, to_time
+from aether_bg.plugins.sqlite.schema import READY
+
+_SAME_METADATA = """(
+    SELECT count(*) FROM json_each(extra_properties) AS has JOIN json_each(?) AS wants
+    ON has.key = wants.key AND has.type = wants.type AND has.value IS wants.value
+) = ?"""
+_PLACE = {"created": "id", "due": "coalesce(due_at, ''), id"}
+
+
+def find(conn: sqlite3.Connection, query: Query) -> list[JobInfo]:
+    terms, params = _where(query)
+    place = _PLACE[query.order]
+    if query.after is not None:
+        terms.append(f"({place}) > (SELECT {place} FROM jobs WHERE id = ?)")
+        params.append(str(query.after))
+    order = "holds_name DESC, id DESC" if query.job_name is not None else place
+    where = f"WHERE {' AND '.join(terms)}" if terms else ""
+    table = "jobs"
+    if query.job_name is not None:  # two partial indexes cover the names: held, and given up
+        table = " UNION ALL ".join(f"SELECT * FROM jobs WHERE job_name = ? AND holds_name = {held}" for held in (1, 0))
+        table, params = f"({table})", [query.job_name, query.job_name, *params]
+    sql = f"SELECT {JOBS_AS_JSON} FROM (SELECT * FROM {table} {where} ORDER BY {order} LIMIT ?)"
+    return read_jobs(conn.execute(sql, [*params, query.limit]).fetchone()[0])
+
+
+def _where(query: Query) -> tuple[list[str], list[Any]]:
+    """Only our own text in the SQL; every value is a parameter."""
+    terms: list[str] = []
+    params: list[Any] = []
+
+    def add(term: str, *values: Any) -> None:
+        terms.append(term)
+        params.extend(values)
+
+    if query.ids is not None:
+        add("id IN (SELECT value FROM json_each(?))", json.dumps([str(i) for i in query.ids]))
+    if query.handler_name is not None:
+        add("handler_name = ?", query.handler_name)
+    if query.status is not None:
+        add("status IN (SELECT value FROM json_each(?))", json.dumps([int(s) for s in query.status]))
+    if query.owner is not None:
+        add("status = 1 AND owner = ?", str(query.owner))
+    if query.due_before is not None:
+        add(f"{READY} AND due_at <= ?", to_time(query.due_before))
+    if query.created_after is not None:
+        add("created_at > ?", to_time(query.created_after))
+    if query.created_before is not None:
+        add("created_at < ?", to_time(query.created_before))
+    if query.unarmed:
+        add(f"{READY} AND armed_seq <> seq")
+    if query.metadata is not None:
+        add(_SAME_METADATA, to_json(dict(query.metadata)), len(query.metadata))
+    return terms, params
+
+
+def history(conn: sqlite3.Connection, job_id: UUID, limit: int) -> list[JobRun]:
+    sql = f"SELECT {', '.join(RUN_COLUMNS)} FROM runs WHERE job_id = ? ORDER BY token DESC, part DESC LIMIT ?"
+    return [read_run(row) for row in conn.execute(sql, [str(job_id), limit])]
+
+
+def stats(conn: sqlite3.Connection, size: int, now: str | None) -> Stats:
+    def one(sql: str, *params: Any) -> Any:
+        return conn.execute(sql, params).fetchone()[0]
+
+    by_status = dict.fromkeys(JobStatus, 0)
+    by_handler: dict[str, dict[str, int]] = {}
+    for handler, status, count in conn.execute(
+        "SELECT handler_name, status, count(*) FROM jobs GROUP BY handler_name, status"
+    ):
+        by_status[JobStatus(status)] += count
+        by_handler.setdefault(handler, {})[JobStatus(status).name.lower()] = count
+    return Stats(
+        store_id=store_id(conn),
+        **{status.name.lower(): count for status, count in by_status.items()},
+        paused=one("SELECT count(*) FROM jobs WHERE paused = 1 AND status < 2"),
+        due=one(f"SELECT count(*) FROM jobs WHERE {READY} AND due_at <= ?", now),
+        oldest_due=from_time(one(f"SELECT min(due_at) FROM jobs WHERE {READY}")),
+        owners=one("SELECT count(*) FROM owners"),
+        runs=one("SELECT count(*) FROM runs"),
+        size=size,
+        by_handler=by_handler,
+    )
+
+
+def store_id(conn: sqlite3.Connection) -> UUID:
+    return UUID(conn.execute("SELECT value FROM meta WHERE key = 'store_id'").fetchone()[0])
+
+
+ALIVE_OWNERS = "SELECT id, beat, handlers FROM owners"
+HELD = "SELECT id, seq FROM jobs WHERE status = 1 AND owner = ?"
+ORPHANED = "SELECT DISTINCT owner FROM jobs WHERE status = 1 AND owner NOT IN (SELECT id FROM owners)"
+DUE_HANDLERS = f"""
+WITH RECURSIVE h(name) AS (
+    SELECT min(handler_name) FROM jobs WHERE {READY}
+    UNION ALL
+    SELECT (SELECT min(handler_name) FROM jobs WHERE {READY} AND handler_name > h.name) FROM h WHERE name IS NOT NULL
+)
+SELECT name FROM h WHERE (SELECT min(due_at) FROM jobs WHERE {READY} AND handler_name = h.name) <= ?
+"""

@@ -1,0 +1,325 @@
+"""One thread owns the write connection; all operations of a moment share a commit (PROTOCOL W1 to W3)."""
+
+from __future__ import annotations
+
+import enum
+import logging
+import os
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from aether_bg.errors import StoreError
+from aether_bg.plugins.sqlite import files
+from aether_bg.plugins.sqlite.guard import Guard
+from aether_bg.plugins.sqlite.locks import WriteLock
+
+log = logging.getLogger("aether_bg.sqlite")
+
+MOST_OPERATIONS: Final = 500
+LONGEST_BATCH: Final = 0.020
+TICK: Final = 0.05
+"""Seconds between looks at other processes' writes, the heartbeat and the size of the WAL."""
+WAL_PLENTY: Final = 4 * 1024 * 1024
+"""Bytes of WAL after which an idle moment is used for a checkpoint; four times that does not wait for one."""
+
+
+class Rank(enum.IntEnum):
+    """Order within the queue (W3)."""
+
+    BEAT = 0
+    OUTCOME = 1
+    OTHER = 2
+
+
+class _State(enum.Enum):
+    PENDING = enum.auto()
+    TAKEN = enum.auto()
+    EXPIRED = enum.auto()
+
+
+class Operation:
+    """Something to do inside a write transaction, and what became of it.
+
+    PENDING moves once, to TAKEN by the writer or to EXPIRED by whoever waits: an expired operation never runs (W2).
+    """
+
+    __slots__ = ("_lock", "_state", "deadline", "done", "error", "finished", "rank", "result", "run")
+
+    def __init__(
+        self, run: Callable[[sqlite3.Connection], Any], rank: Rank, deadline: float, finished: Callable[[], object]
+    ) -> None:
+        self.run, self.rank, self.deadline, self.finished = run, rank, deadline, finished
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self.done = False
+        self._state = _State.PENDING
+        self._lock = threading.Lock()
+
+    def take(self) -> bool:
+        return self._move(_State.TAKEN)
+
+    def expire(self) -> bool:
+        return self._move(_State.EXPIRED)
+
+    def _move(self, to: _State) -> bool:
+        with self._lock:
+            if self._state is not _State.PENDING:
+                return False
+            self._state = to
+            return True
+
+
+class Writer:
+    """The thread and its queue. `deliver` is called with finished operations, on the writer's thread."""
+
+    def __init__(
+        self,
+        path: Path,
+        lock: WriteLock,
+        *,
+        deliver: Callable[[list[Operation]], object],
+        changed: Callable[[], object],
+    ) -> None:
+        self._path, self._lock = path, lock
+        self._deliver, self._changed = deliver, changed
+        self._queue: queue.SimpleQueue[Operation | None] = queue.SimpleQueue()
+        self._left: list[Operation] = []
+        self._identity = files.identity(path)
+        self._conn, self.guard = self._connect()
+        self._version = self._data_version()
+        self._next_look = 0.0
+        self.beat: Beat | None = None
+        self.thread = threading.Thread(target=self._main, name=f"aether_bg writer {path.name}", daemon=True)
+        self.thread.start()
+
+    # -- from other threads ----------------------------------------------------------------------
+
+    def submit(self, operation: Operation) -> None:
+        self._queue.put(operation)
+
+    def stop(self) -> None:
+        """No more operations come; the thread ends after those it has. Join it before closing the lock."""
+        self._queue.put(None)
+
+    # -- the thread ------------------------------------------------------------------------------
+
+    def _main(self) -> None:
+        going = True
+        while going or self._left:
+            batch, going = self._gather(going)
+            try:
+                if beat := self._beat_due():
+                    batch.insert(0, beat)
+                if batch:
+                    self._finish(self._commit(batch))
+                self._look(idle=not batch)
+            except BaseException as error:  # the thread outlives every surprise; its operations hear of it
+                log.exception("writer of %s", self._path)
+                self._finish([self._fail(op, error) for op in batch if not op.done])
+        self._close()
+
+    def _gather(self, going: bool) -> tuple[list[Operation], bool]:
+        """What is waiting now; waits a tick for the first."""
+        found: list[Operation | None] = list(self._left)
+        self._left = []
+        try:
+            if not found and going:
+                found.append(self._queue.get(timeout=TICK))
+            while len(found) < MOST_OPERATIONS:
+                found.append(self._queue.get_nowait())
+        except queue.Empty:
+            pass
+        batch = [op for op in found if op is not None]
+        batch.sort(key=lambda op: op.rank)
+        return batch, going and None not in found
+
+    def _commit(self, batch: list[Operation]) -> list[Operation]:
+        """Run one transaction; the operations that are finished. The rest of a long batch is left for the next."""
+        if files.identity(self._path) != self._identity:
+            return [self._fail(op, files.gone(self._path)) for op in batch if op.take()]
+        ran: list[Operation] = []
+        with self._lock:
+            if failed := self._begin(batch):
+                return failed
+            shared = len(batch) > 1
+            started = time.monotonic()
+            for index, op in enumerate(batch):
+                if ran and time.monotonic() - started > LONGEST_BATCH:
+                    self._left = batch[index:]
+                    break
+                if not op.take():
+                    continue
+                ran.append(op)
+                self._run(op, savepoint=shared)
+                if not self._conn.in_transaction:
+                    self._left = batch[index + 1 :]
+                    return self._broken(ran)
+            return self._end(ran)
+
+    def _begin(self, batch: list[Operation]) -> list[Operation]:
+        """BEGIN IMMEDIATE, waiting for outsiders until the last deadline; operations that failed instead."""
+        while True:
+            try:
+                self._conn.execute(f"BEGIN IMMEDIATE {self.guard.mark}")
+                return []
+            except sqlite3.Error as error:
+                if not files.is_busy(error):
+                    self._reopen()
+                    return [self._fail(op, error) for op in batch if op.take()]
+            now = time.monotonic()
+            if all(op.deadline <= now for op in batch):
+                return [self._fail(op, files.busy(self._path)) for op in batch if op.take()]
+
+    def _run(self, op: Operation, *, savepoint: bool) -> None:
+        if savepoint:
+            self._conn.execute(f"SAVEPOINT one {self.guard.mark}")
+        try:
+            op.result = op.run(self._conn)
+        except BaseException as error:  # the user's code runs here; whatever it raises is the operation's
+            op.error = error
+        if not self._conn.in_transaction:
+            return
+        if op.error is not None:
+            self._conn.execute(f"ROLLBACK {'TO one ' if savepoint else ''}{self.guard.mark}")
+            if not savepoint:
+                self._conn.execute(f"BEGIN IMMEDIATE {self.guard.mark}")
+        if savepoint:
+            self._conn.execute(f"RELEASE one {self.guard.mark}")
+
+    def _end(self, ran: list[Operation]) -> list[Operation]:
+        try:
+            self._conn.execute(f"COMMIT {self.guard.mark}")
+        except sqlite3.Error as error:
+            return self._undone(ran, error)
+        return [self._settle(op) for op in ran]
+
+    def _broken(self, ran: list[Operation]) -> list[Operation]:
+        """The whole transaction went with one operation (W1): what ran before it has not happened."""
+        *before, culprit = ran
+        if culprit.error is None:
+            culprit.error = StoreError(
+                "a unit of work", "its SQL rolled the whole transaction back", "Avoid OR ROLLBACK and RAISE(ROLLBACK)."
+            )
+        if files.lost_transaction(culprit.error):
+            return self._undone(ran, culprit.error)
+        done = [self._settle(culprit)]
+        for op in before:
+            op.result = op.error = None
+            try:
+                self._conn.execute(f"BEGIN IMMEDIATE {self.guard.mark}")
+            except sqlite3.Error as error:
+                done.append(self._fail(op, error))
+                continue
+            self._run(op, savepoint=False)
+            done += self._end([op]) if self._conn.in_transaction else [self._settle(op)]
+        return done
+
+    def _undone(self, ran: list[Operation], error: BaseException) -> list[Operation]:
+        if self._conn.in_transaction:
+            self._conn.execute(f"ROLLBACK {self.guard.mark}")
+        self._reopen()
+        return [self._fail(op, error) for op in ran]
+
+    # -- outcomes of operations ------------------------------------------------------------------
+
+    def _settle(self, op: Operation) -> Operation:
+        return op if op.error is None else self._fail(op, op.error)
+
+    def _fail(self, op: Operation, error: BaseException) -> Operation:
+        """Trouble of the store becomes a `StoreError`; an error in the user's SQL stays what it is (W8)."""
+        trouble = files.lost_transaction(error) or files.is_busy(error) or files.is_read_only(error)
+        op.result, op.error = None, files.translate(error, self._path) if trouble else error
+        return op
+
+    def _finish(self, ops: list[Operation]) -> None:
+        for op in ops:
+            op.done = True
+        if ops:
+            self._deliver(ops)
+
+    # -- between batches -------------------------------------------------------------------------
+
+    def _beat_due(self) -> Operation | None:
+        return self.beat.due() if self.beat else None
+
+    def _look(self, *, idle: bool) -> None:
+        now = time.monotonic()
+        if now < self._next_look:
+            return
+        self._next_look = now + TICK
+        version = self._data_version()
+        if version != self._version:
+            self._version = version
+            self._changed()
+        size = self.wal_size()
+        if size > WAL_PLENTY * (1 if idle else 4):
+            self._checkpoint("PASSIVE")
+
+    def wal_size(self) -> int:
+        try:
+            return os.stat(f"{self._path}-wal").st_size
+        except OSError:
+            return 0
+
+    def _data_version(self) -> int:
+        version: int = self._conn.execute("PRAGMA data_version").fetchone()[0]
+        return version
+
+    def _checkpoint(self, mode: str) -> None:
+        """Under the write lock: SQLite before 3.51.3 can damage a WAL when a writer and a checkpoint race (P5)."""
+        try:
+            with self._lock:
+                self._conn.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+        except sqlite3.Error as error:
+            log.warning("checkpoint of %s: %s", self._path, error)
+
+    # -- the connection --------------------------------------------------------------------------
+
+    def _connect(self) -> tuple[sqlite3.Connection, Guard]:
+        conn = files.connect(self._path)
+        conn.execute(f"PRAGMA journal_size_limit = {4 * WAL_PLENTY}")
+        return conn, Guard(conn)
+
+    def _reopen(self) -> None:
+        """After an I/O error nothing the connection holds is to be trusted (W2)."""
+        try:
+            fresh, guard = self._connect()
+        except sqlite3.Error as error:
+            log.warning("reopening %s: %s", self._path, error)
+            return
+        self._conn.close()
+        self._conn, self.guard = fresh, guard
+        self._version = -1
+
+    def _close(self) -> None:
+        self._checkpoint("TRUNCATE")
+        with self._lock:
+            self._conn.close()
+
+
+class Beat:
+    """The heartbeat that the writer keeps while the loop is busy (PROTOCOL P3)."""
+
+    def __init__(self, renew: Callable[[sqlite3.Connection], bool], interval: float, keep_for: float) -> None:
+        self._renew, self._interval = renew, interval
+        self._next = time.monotonic() + interval
+        self.keep(keep_for)
+        self.lost = False
+
+    def keep(self, seconds: float) -> None:
+        self._keep_until = time.monotonic() + seconds
+
+    def due(self) -> Operation | None:
+        now = time.monotonic()
+        if self.lost or now < self._next or now > self._keep_until:
+            return None
+        self._next = now + self._interval
+        return Operation(self._run, Rank.BEAT, now + self._interval, lambda: None)
+
+    def _run(self, conn: sqlite3.Connection) -> None:
+        self.lost = not self._renew(conn)
