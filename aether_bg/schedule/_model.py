@@ -17,7 +17,7 @@ MOST_UPCOMING = 10_000
 NOW = "datetime.now(UTC)"
 
 
-class Refused(Exception):  # noqa: N818 - it never leaves these rooms
+class Refused(Exception):
     """A part breaks a rule, where the whole text is not known: `parse` makes it `InvalidSchedule`."""
 
     def __init__(self, field: str | None, reason: str, example: str) -> None:

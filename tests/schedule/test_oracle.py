@@ -15,7 +15,7 @@ from aether_bg.schedule import Schedule, parse
 from .expressions import expression, refusal
 from .oracle import Oracle, Window, changes
 
-CASES = int(os.environ.get("AETHER_SCHEDULE_CASES", "40"))
+CASES = int(os.environ.get("AETHER_SCHEDULE_CASES", "20"))
 """Expressions for each zone; 3000 for the full run."""
 
 ZONES = [
@@ -39,7 +39,7 @@ ZONES = [
     "Pacific/Kwajalein",  # 1993-08-21 skipped
 ]
 
-BEFORE, AFTER = timedelta(days=4), timedelta(days=2)
+BEFORE, AFTER = timedelta(days=3), timedelta(days=2)
 MOST = 12
 """Occurrences compared from each start."""
 
