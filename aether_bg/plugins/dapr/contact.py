@@ -1,0 +1,137 @@
+"""Staying in contact: waits for the sidecar, notices when it goes and comes, compares after each return.
+
+While it is away nothing is lost (rows wait in the store) and nothing is tried in vain: one probe a second asks, all
+else is refused at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Final
+
+import anyio
+
+from aether_bg.errors import SchedulerError, SchedulerMisconfigured
+from aether_bg.model import JobInfo
+from aether_bg.plugins.dapr.fitness import misfit
+from aether_bg.plugins.dapr.names import body_of, name_of, time_of, waits
+from aether_bg.plugins.dapr.reconcile import reconcile
+from aether_bg.plugins.dapr.settings import DaprSettings
+from aether_bg.protocols import Kernel
+
+if TYPE_CHECKING:
+    from aether_bg.plugins.dapr.sidecar import Sidecar
+
+_log: Final = logging.getLogger("aether_bg.dapr")
+_POLL: Final = 5.0
+_AWAY_POLL: Final = 1.0
+_SHARE: Final = 20
+"""Comparing may take one part in so many of the time: a large store is compared less often."""
+
+
+class Contact:
+    """The plugin's relation to one sidecar. `trouble`: what is wrong now; `away`: calls are of no use."""
+
+    def __init__(
+        self, kernel: Kernel, settings: DaprSettings, sidecar: Sidecar, known: SchedulerError | None = None
+    ) -> None:
+        self.trouble = known
+        self.away = known is not None
+        self._kernel, self._settings, self._sidecar = kernel, settings, sidecar
+        self._store_id = kernel.store_id
+        self._nudge = anyio.Event()
+
+    async def arm(self, job: JobInfo) -> None:
+        """Make Dapr hold the row's present seq, if it waits, and no earlier one."""
+        if waits(job):
+            await self._hold(job)
+        if job.armed_seq >= 0 and (job.armed_seq != job.seq or not waits(job)):
+            await self._sidecar.delete(name_of(self._store_id, job.id, job.armed_seq))
+
+    async def _hold(self, job: JobInfo) -> None:
+        assert job.due_at is not None  # it waits
+        name = name_of(self._store_id, job.id, job.seq)
+        await self._sidecar.schedule(name, time_of(job.due_at), body_of(self._store_id, job))
+
+    def lost(self, error: SchedulerError) -> None:
+        """A call has failed: say so once, and have the probe look."""
+        self._suffer(error)
+        self.away = True
+        self._nudge.set()
+
+    async def app_port(self) -> int:
+        """The port that the sidecar calls, however long it takes to come."""
+        while True:
+            try:
+                metadata = await self._sidecar.metadata()
+                if error := misfit(metadata, self._settings):
+                    raise error
+                return metadata.app_connection_properties.port
+            except SchedulerError as error:
+                self._suffer(error)
+            await anyio.sleep(_AWAY_POLL)
+
+    async def keep(self) -> None:
+        """Probe and compare, for ever."""
+        returned, compared, took = True, 0.0, 0.0
+        while True:
+            if await self._answers():
+                returned = await self._return() or returned
+                now = time.monotonic()
+                due = returned or now - compared >= self._settings.reconcile
+                if due and now - compared >= took * _SHARE and await self._compare():
+                    compared, returned = time.monotonic(), False
+                    took = compared - now
+            else:
+                returned = True
+            self._nudge = anyio.Event()
+            with anyio.move_on_after(_AWAY_POLL if self.away else min(_POLL, self._settings.reconcile)):
+                await self._nudge.wait()
+
+    async def _answers(self) -> bool:
+        try:
+            await self._sidecar.ping()
+        except SchedulerError as error:
+            self._suffer(error)
+            self.away = True
+            return False
+        return True
+
+    async def _return(self) -> bool:
+        """Whether it had been away: then it may be another sidecar, and an emptied scheduler."""
+        if not self.away and self.trouble is None:
+            return False
+        was_away, self.away = self.away, False
+        try:
+            wrong = misfit(await self._sidecar.metadata(), self._settings)
+        except SchedulerError as error:
+            self.lost(error)
+            return True
+        if wrong is not None:
+            self._suffer(wrong)
+        elif self.trouble is not None:
+            _log.info("The Dapr sidecar and its scheduler are back.")
+            self.trouble = None
+        if was_away:
+            self._kernel.wake()  # the outbox has been waiting
+        return was_away
+
+    async def _compare(self) -> bool:
+        try:
+            done = await reconcile(self._kernel.store, self._store_id, self._sidecar, self._hold)
+        except SchedulerError as error:
+            self.lost(error)
+            return False
+        if done.deleted or done.armed:
+            _log.info(
+                "Dapr held %d jobs: %d stale ones deleted, %d missing ones armed.", done.held, done.deleted, done.armed
+            )
+        return True
+
+    def _suffer(self, error: SchedulerError) -> None:
+        """Report what is new: the same trouble once, however often it is met."""
+        known = self.trouble
+        self.trouble = error
+        if known is None or (isinstance(error, SchedulerMisconfigured) and str(error) != str(known)):
+            self._kernel.report("dapr", error)

@@ -1,0 +1,105 @@
+"""What can be set, what the environment of a Dapr app sets already, and what is refused."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from math import isfinite
+from typing import Final
+
+import attrs
+from attrs import field
+
+from aether_bg.errors import InvalidOption, shown
+
+LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
+
+
+def _wrong(name: str, value: object, rule: str, example: str) -> InvalidOption:
+    return InvalidOption(f"DaprScheduler({name}={shown(value)})", rule, f"For example: {example}.")
+
+
+def _seconds(least: float, most: float) -> Callable[[object, attrs.Attribute[float], float], None]:
+    def check(_: object, attribute: attrs.Attribute[float], value: float) -> None:
+        number = isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+        if not number or not least <= value <= most:
+            rule = f"must be a number of seconds from {least:g} to {most:g}"
+            raise _wrong(attribute.name, value, rule, f"{attribute.default:g}")
+
+    return check
+
+
+def _flag(_: object, attribute: attrs.Attribute[bool], value: bool) -> None:
+    if not isinstance(value, bool):
+        raise _wrong(attribute.name, value, "must be True or False", "True")
+
+
+def _port(_: object, attribute: attrs.Attribute[int | None], value: int | None) -> None:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if value is not None and not (whole and 1 <= value <= 65535):
+        raise _wrong(attribute.name, value, "must be a TCP port, 1 to 65535", "6000")
+
+
+def _text(_: object, attribute: attrs.Attribute[str], value: str) -> None:
+    if not isinstance(value, str) or not value or not value.isprintable() or " " in value:
+        raise _wrong(attribute.name, value, "must be text without spaces", '"127.0.0.1"')
+
+
+def _secret(_: object, attribute: attrs.Attribute[str | None], value: str | None) -> None:
+    if value is not None and not (isinstance(value, str) and value and value.isascii() and value.isprintable()):
+        rule = "must be printable ASCII text, or None"
+        raise InvalidOption(f"DaprScheduler({attribute.name}=…)", rule)  # a token is never shown
+
+
+def _port_from(variable: str) -> int | None:
+    text = os.environ.get(variable, "").strip()
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 6 and 1 <= int(text) <= 65535):
+        raise InvalidOption(f"environment {variable}={shown(text)}", "must be a TCP port, 1 to 65535")
+    return int(text)
+
+
+def _endpoint() -> str:
+    given = os.environ.get("DAPR_GRPC_ENDPOINT", "").strip()
+    return given or f"127.0.0.1:{_port_from('DAPR_GRPC_PORT') or 50001}"
+
+
+def _app_port() -> int | None:
+    return _port_from("APP_PORT")
+
+
+def _app_token() -> str | None:
+    return os.environ.get("APP_API_TOKEN") or None  # to Dapr too, an empty token is none
+
+
+def _api_token() -> str | None:
+    return os.environ.get("DAPR_API_TOKEN") or None
+
+
+@attrs.frozen(kw_only=True)
+class DaprSettings:
+    """Settings of `DaprScheduler`, checked. What is left out comes from the environment that Dapr gives its app."""
+
+    endpoint: str = field(factory=_endpoint, validator=_text)
+    """The sidecar's gRPC API: DAPR_GRPC_ENDPOINT, else 127.0.0.1 and DAPR_GRPC_PORT."""
+    serve: bool = field(default=True, validator=_flag)
+    """True: listen for triggers on gRPC (`--app-protocol grpc`). False: mount `asgi` (`--app-protocol http`)."""
+    host: str = field(default="127.0.0.1", validator=_text)
+    """Where to listen. Beyond loopback only where the sidecar lives in a container of its own."""
+    app_port: int | None = field(factory=_app_port, validator=_port)
+    """Where to listen: APP_PORT, else the port that the sidecar says is its app's."""
+    app_token: str | None = field(factory=_app_token, repr=False, validator=_secret)
+    """APP_API_TOKEN: each trigger must carry it."""
+    api_token: str | None = field(factory=_api_token, repr=False, validator=_secret)
+    """DAPR_API_TOKEN: sent with each call to the sidecar."""
+    required: bool = field(default=False, validator=_flag)
+    """True: no sidecar at the start is an error. False: start without it, and recover when it comes."""
+    wait: float = field(default=5.0, validator=_seconds(0, 300))
+    """Seconds that the start waits for the sidecar."""
+    deadline: float = field(default=5.0, validator=_seconds(0.1, 60))
+    """Seconds that a call to the sidecar may take."""
+    redeliver: float = field(default=1.0, validator=_seconds(1, 60))
+    """Seconds after which Dapr delivers a trigger again that could not be taken."""
+    reconcile: float = field(default=60.0, validator=_seconds(0.1, 86400))
+    """Seconds between two comparisons of what Dapr holds with the store."""
