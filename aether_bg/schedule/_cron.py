@@ -53,9 +53,7 @@ class Cron:
     def first(self, anchor: datetime) -> datetime | None:
         return self.next(anchor, anchor)
 
-    def upcoming(
-        self, n: int, after: datetime | None = None, anchor: datetime | None = None
-    ) -> list[Upcoming]:
+    def upcoming(self, n: int, after: datetime | None = None, anchor: datetime | None = None) -> list[Upcoming]:
         last = datetime.now(UTC) if after is None else instant(after, "after", self.text)
         coming: list[Upcoming] = []
         for _ in count(n, self.text):

@@ -64,7 +64,7 @@ def comes(day: Field | None, month: Field, weekday: Field | None) -> bool:
 @lru_cache(maxsize=1024)
 def compiled(expression: str) -> Any:
     # Imported at the first search: a process that only enqueues never needs it.
-    from croniter import croniter  # type: ignore[import-untyped, unused-ignore]
+    from croniter import croniter
 
     return croniter(expression, datetime(2000, 1, 1), day_or=False, second_at_beginning=True)
 
@@ -83,7 +83,7 @@ def following(expressions: tuple[str, ...], wall: datetime) -> datetime | None:
 
 
 def search(expression: str, start: datetime) -> datetime | None:
-    from croniter import CroniterBadDateError  # type: ignore[import-untyped, unused-ignore]
+    from croniter import CroniterBadDateError
 
     # get_next moves the croniter: a copy of one that nobody moves is as good as a lock, and cheaper.
     try:

@@ -81,8 +81,7 @@ def split(text: str) -> tuple[Field, ...]:
     if len(words) not in (5, 6):
         raise Refused(
             None,
-            "fields are 5 (minute hour day-of-month month day-of-week) or 6 (second first),"
-            f" not {len(words)}",
+            f"fields are 5 (minute hour day-of-month month day-of-week) or 6 (second first), not {len(words)}",
             "30 2 * * MON",
         )
     if len(words) == 5:
@@ -109,9 +108,7 @@ def read(kind: Kind, word: str) -> Field:
             values |= read_part(kind, part)
     if nth and values:
         raise refusal(kind, f"'{word}' mixes weekdays of every week with numbered ones (#)", "0 3 * * FRI#2")
-    return Field(
-        kind, tuple(sorted(values)), star="*" in word, stepped="/" in word, last=last, nth=tuple(sorted(nth))
-    )
+    return Field(kind, tuple(sorted(values)), star="*" in word, stepped="/" in word, last=last, nth=tuple(sorted(nth)))
 
 
 def read_nth(kind: Kind, part: str) -> tuple[int, int]:

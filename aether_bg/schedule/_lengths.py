@@ -31,9 +31,7 @@ def read_go(text: str) -> int:
     if GO.fullmatch(text) is None:
         if text.startswith(("-", "+")):
             raise Refused(None, f"'{text}': a length has no sign", EXAMPLE)
-        raise Refused(
-            None, f"'{text}' is not a length: numbers with h, m, s or ms, or ISO 8601 as PT90S", EXAMPLE
-        )
+        raise Refused(None, f"'{text}' is not a length: numbers with h, m, s or ms, or ISO 8601 as PT90S", EXAMPLE)
     return sum(exact(whole, part, UNITS[unit], text) for whole, part, unit in GO_TERM.findall(text))
 
 
@@ -47,9 +45,7 @@ def read_iso(text: str) -> int:
         )
     terms = [(term, unit) for term, unit in zip(match.groups(), ISO_UNITS, strict=True) if term]
     if any("." in term for term, _ in terms[:-1]):
-        raise Refused(
-            None, f"'{text}': only the last number of a duration may have a fraction", "@every PT1.5H"
-        )
+        raise Refused(None, f"'{text}': only the last number of a duration may have a fraction", "@every PT1.5H")
     return sum(exact(*fraction(term), unit, text) for term, unit in terms)
 
 

@@ -68,9 +68,7 @@ class Schedule(Protocol):
     def first(self, anchor: datetime) -> datetime | None:
         """When a job created at `anchor` is first due; for a single occurrence even if that has passed."""
 
-    def upcoming(
-        self, n: int, after: datetime | None = None, anchor: datetime | None = None
-    ) -> list[Upcoming]:
+    def upcoming(self, n: int, after: datetime | None = None, anchor: datetime | None = None) -> list[Upcoming]:
         """The next `n` occurrences after `after` (default: now); fewer if the schedule ends."""
 
     def describe(self) -> str:

@@ -32,9 +32,7 @@ class Simple:
     @abstractmethod
     def next(self, after: datetime, anchor: datetime | None = None) -> datetime | None: ...
 
-    def upcoming(
-        self, n: int, after: datetime | None = None, anchor: datetime | None = None
-    ) -> list[Upcoming]:
+    def upcoming(self, n: int, after: datetime | None = None, anchor: datetime | None = None) -> list[Upcoming]:
         zone = _zone.load(self.timezone)
         last = now() if after is None else after
         coming: list[Upcoming] = []

@@ -40,9 +40,7 @@ def named(random: Random, words: str) -> str:
     case = random.choice((str.upper, str.lower, str.title))
     size = len(words.split())
     return case(
-        random.choice(
-            (first, f"{first}-{last}", f"{first}-{last}/{random.randint(1, size)}", f"{first},{last}")
-        )
+        random.choice((first, f"{first}-{last}", f"{first}-{last}/{random.randint(1, size)}", f"{first},{last}"))
     )
 
 

@@ -71,8 +71,7 @@ class Oracle:
             return False
         last = calendar.monthrange(day.year, day.month)[1]
         by_day = any(
-            day.day == last if part == "L" else names(part, day.day, 1, 31)
-            for part in of_month.upper().split(",")
+            day.day == last if part == "L" else names(part, day.day, 1, 31) for part in of_month.upper().split(",")
         )
         by_week = False
         for part in of_week.upper().split(","):

@@ -74,9 +74,7 @@ def hostile(random: Random) -> str:
     text = list(expression(random))
     for _ in range(random.randint(0, 3)):
         here = random.randrange(len(text) + 1)
-        text[here : here + random.randrange(3)] = random.choice(
-            (random.choice(ALPHABET), random.choice(TOKENS))
-        )
+        text[here : here + random.randrange(3)] = random.choice((random.choice(ALPHABET), random.choice(TOKENS)))
     if kind == 3:
         return "".join(text)
     return "".join(text) * random.choice((1, 1, 20))

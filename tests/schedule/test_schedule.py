@@ -31,9 +31,7 @@ def test_each_is_a_schedule_and_immutable(text: Any) -> None:
         schedule.text = "x"  # type: ignore[misc]
 
 
-@pytest.mark.parametrize(
-    ("text", "due"), [("@once", START), (HOUR, START + HOUR), (START - HOUR, START - HOUR)]
-)
+@pytest.mark.parametrize(("text", "due"), [("@once", START), (HOUR, START + HOUR), (START - HOUR, START - HOUR)])
 def test_a_single_occurrence(text: Any, due: datetime) -> None:
     schedule = parse(text)
     micro = timedelta(microseconds=1)
@@ -107,8 +105,7 @@ def preview(text: str, zone: str, after: str, n: int = 4) -> list[tuple[str, str
 
 def test_a_fixed_time_in_a_gap_is_moved() -> None:
     reason = (
-        "2026-03-29 02:30:00 does not exist:"
-        " the clock is set forward from 2026-03-29 02:00:00 to 2026-03-29 03:00:00"
+        "2026-03-29 02:30:00 does not exist: the clock is set forward from 2026-03-29 02:00:00 to 2026-03-29 03:00:00"
     )
     assert preview("30 2 * * *", "Europe/Berlin", "2026-03-28T00:00Z", 3) == [
         ("28 02:30:00+0100", None, None),
@@ -126,8 +123,7 @@ def test_a_fixed_time_that_comes_twice_runs_once() -> None:
 
 def test_a_frequency_in_a_repeated_hour_is_doubled() -> None:
     reason = (
-        "2026-11-01 01:{}:00 comes a second time:"
-        " the clock is set back from 2026-11-01 02:00:00 to 2026-11-01 01:00:00"
+        "2026-11-01 01:{}:00 comes a second time: the clock is set back from 2026-11-01 02:00:00 to 2026-11-01 01:00:00"
     )
     assert preview("*/30 * * * *", "America/New_York", "2026-11-01T05:15Z") == [
         ("01 01:30:00-0400", None, None),
