@@ -31,6 +31,60 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from aether_bg.model import JobInfo
 
+__all__ = [
+    "AetherError",
+    "AlreadyStarted",
+    "DeniedSQL",
+    "DuplicateHandler",
+    "DuplicatePlugin",
+    "ForkedProcess",
+    "HandlerError",
+    "HookShape",
+    "IncompleteLayer",
+    "InputError",
+    "InsideUnitOfWork",
+    "InvalidHandler",
+    "InvalidMetadata",
+    "InvalidName",
+    "InvalidOption",
+    "InvalidPayload",
+    "InvalidSchedule",
+    "InvalidTransition",
+    "JobConflict",
+    "JobError",
+    "JobNotFound",
+    "LayerConflict",
+    "NameHeld",
+    "NeverEnds",
+    "NotADatabase",
+    "NotAPlugin",
+    "NotAnOwner",
+    "NotStarted",
+    "PluginError",
+    "SchedulerError",
+    "SchedulerMisconfigured",
+    "SchedulerUnavailable",
+    "SchemaTooNew",
+    "Stale",
+    "StoreBroken",
+    "StoreBusy",
+    "StoreError",
+    "StoreFolderMissing",
+    "StoreFull",
+    "StoreGone",
+    "StoreIsDirectory",
+    "StoreReadOnly",
+    "StoreRefused",
+    "StoreTrouble",
+    "UnitOfWorkClosed",
+    "UnknownHandler",
+    "UnknownHook",
+    "UnresolvedDependency",
+    "Unsupported",
+    "UsageError",
+    "WaitTimeout",
+]
+
 _SHOWN = 120
 
 
@@ -225,23 +279,27 @@ class StoreError(AetherError):
     """The store cannot carry out the operation; what it was part of has been rolled back."""
 
 
-class StoreBusy(StoreError):
+class StoreTrouble(StoreError):
+    """The store itself is in trouble; nothing is wrong with what was asked, and it may be tried again."""
+
+
+class StoreBusy(StoreTrouble):
     """Another process held the database past the deadline."""
 
 
-class StoreFull(StoreError):
+class StoreFull(StoreTrouble):
     """No space is left for the database."""
 
 
-class StoreReadOnly(StoreError):
+class StoreReadOnly(StoreTrouble):
     """The database or its folder cannot be written."""
 
 
-class StoreGone(StoreError):
+class StoreGone(StoreTrouble):
     """The database file was removed or replaced while it was open."""
 
 
-class StoreBroken(StoreError):
+class StoreBroken(StoreTrouble):
     """An input/output error, or a damaged database."""
 
 
@@ -259,6 +317,10 @@ class NotADatabase(StoreError):
 
 class SchemaTooNew(StoreError):
     """The database was written by a newer version of aether_bg."""
+
+
+class StoreRefused(StoreError):
+    """A constraint of the schema refused a write of the kernel's."""
 
 
 class DeniedSQL(StoreError):

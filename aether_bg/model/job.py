@@ -68,7 +68,7 @@ class JobInfo:
     handled_time: datetime | None = None
     """When the last outcome was recorded."""
     retry_count: int = 0
-    """Failures of the current occurrence."""
+    """Retries of the current occurrence so far; of the last one when terminal."""
     last_error: str | None = None
     extra_properties: Mapping[str, Any] = field(factory=dict)
 
@@ -96,7 +96,10 @@ class JobInfo:
     armed_seq: int = -1
     """The seq that the scheduler durably holds (PROTOCOL D4)."""
     manual: bool = False
-    """The waiting or running occurrence was asked for by `trigger` (PROTOCOL U3)."""
+    """Asked for by `trigger`: can be claimed though paused; the claim clears it (PROTOCOL U3)."""
+    extra: bool = False
+    """The waiting or running occurrence is one more than the schedule has: it moves neither `last_occurrence` nor
+    `occurrences` (PROTOCOL U3)."""
     run_again: bool = False
     """Triggered while RUNNING: one more run afterwards."""
     crash_count: int = 0
@@ -111,6 +114,8 @@ class JobInfo:
     """False once cancelled or replaced: the name is free again (PROTOCOL N1)."""
     owner: UUID | None = None
     """The process that runs it now."""
+    started_at: datetime | None = None
+    """When the last attempt was claimed."""
 
     @property
     def schedule(self) -> str:

@@ -55,6 +55,7 @@ class Change:
     handled_time: datetime | None
     paused: bool
     manual: bool
+    extra: bool
     run_again: bool
     holds_name: bool
     armed_seq: int
@@ -158,7 +159,8 @@ class Heartbeat:
 class Alive:
     """The answer. `known`: this owner's row exists; `beats`: each owner's counter, to be compared with the
     observer's own clock; `dead`: proven dead; `running`: (job id, seq) of what this owner holds;
-    `advertised`: handlers that some owner has; `due`: handlers that have due rows."""
+    `advertised`: handlers that some owner has; `due`: handlers that have due rows; `size`: bytes of the store, 0 where
+    unknown."""
 
     store_id: UUID
     known: bool = True
@@ -167,6 +169,7 @@ class Alive:
     running: tuple[tuple[UUID, int], ...] = ()
     advertised: frozenset[str] = frozenset()
     due: frozenset[str] = frozenset()
+    size: int = 0
 
 
 @attrs.frozen(kw_only=True)

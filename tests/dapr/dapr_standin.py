@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 
 import anyio
 import attrs
-import grpc.aio
+import grpc.aio  # type: ignore[import-untyped]
 from dapr.proto.runtime.v1 import appcallback_pb2_grpc, dapr_pb2_grpc
 
 from aether_bg.model import Fired, JobInfo, JobRun, JobStatus, Query, Stats
@@ -118,8 +118,9 @@ async def running(scheduler: DaprScheduler, kernel: StandIn) -> AsyncIterator[No
     """The plugin at work, as the kernel runs it."""
     async with AsyncExitStack() as stack, anyio.create_task_group() as group:
         await scheduler.lifecycle_start(kernel, stack)
+        woken = kernel.woken
         group.start_soon(scheduler.schedule_run, kernel)
-        await until(lambda: kernel.woken > 0)
+        await until(lambda: kernel.woken > woken)
         yield
         group.cancel_scope.cancel()
 
@@ -134,7 +135,7 @@ async def until(done: Callable[[], bool], timeout: float = 10.0) -> None:
 async def dapr_api(port: str | int) -> AsyncIterator[Any]:
     """The generated client of a sidecar: what another program would use."""
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        yield dapr_pb2_grpc.DaprStub(channel)
+        yield dapr_pb2_grpc.DaprStub(channel)  # type: ignore[no-untyped-call]
 
 
 @asynccontextmanager

@@ -7,28 +7,23 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from importlib.util import find_spec
-from typing import Any, Final
+from typing import Any
 
 import anyio
 
-from aether_bg.errors import SchedulerError, SchedulerMisconfigured, SchedulerUnavailable
+from aether_bg.errors import SchedulerError, SchedulerMisconfigured
 from aether_bg.hookspecs import hookimpl
 from aether_bg.model import JobInfo
 from aether_bg.plugins.dapr.asgi import ASGIApp, TriggerRoute
 from aether_bg.plugins.dapr.contact import Contact
 from aether_bg.plugins.dapr.door import Door
-from aether_bg.plugins.dapr.fitness import misfit
 from aether_bg.plugins.dapr.settings import LOOPBACK, DaprSettings
 from aether_bg.protocols import Kernel
 
 __all__ = ["DaprScheduler", "DaprSettings"]
-
-_log: Final = logging.getLogger("aether_bg.dapr")
 
 
 class DaprScheduler:
@@ -73,8 +68,10 @@ class DaprScheduler:
         )
         self._door = Door(self.settings.app_token)
         self._route = TriggerRoute(self._door)
+        self._contacts: dict[int, Contact] = {}
+        """One per start, of the app or of a client of it."""
         self._contact: Contact | None = None
-        self._failed: SchedulerError | None = None
+        """The app's."""
 
     def __repr__(self) -> str:
         return f"<DaprScheduler {self.settings.endpoint}>"
@@ -87,48 +84,37 @@ class DaprScheduler:
     @property
     def health(self) -> str | None:
         """What is wrong with the sidecar, or with how it fits; None when nothing is."""
-        error = self._failed or (self._contact.trouble if self._contact else None)
-        return None if error is None else str(error)
+        trouble = self._contact.trouble if self._contact else None
+        return None if trouble is None else str(trouble)
 
     @hookimpl
     async def lifecycle_start(self, kernel: Kernel, stack: AsyncExitStack) -> None:
-        """Wait for the sidecar, within bounds, and check that it fits. Never needs it to be ready in full: it waits
-        for the app."""
-        _need_asyncio()
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            raise SchedulerMisconfigured(
+                "DaprScheduler under trio",
+                "Dapr's libraries (grpc.aio) run on asyncio only",
+                'Run the app on asyncio, or use scheduler="timer".',
+            ) from None
         from aether_bg.plugins.dapr.sidecar import Sidecar
 
         sidecar = Sidecar(self.settings)
-        try:
-            metadata = await _within(self.settings.wait, sidecar.metadata)
-        except SchedulerUnavailable as error:
-            if self.settings.required:
-                raise
-            self._failed = error
-            kernel.report("dapr", error)
-            return
-        finally:
-            await _shielded(sidecar.close)
-        if wrong := misfit(metadata, self.settings):
-            raise wrong
-        self._failed = None
-        app = metadata.app_connection_properties
-        _log.info(
-            "Dapr %s, app %s: triggers on %s port %d.", metadata.runtime_version, metadata.id, app.protocol, app.port
-        )
+        stack.push_async_callback(_shielded, sidecar.close)
+        contact = Contact(kernel, self.settings, sidecar, self._door)
+        await contact.begin()
+        self._contacts[id(kernel)] = contact
+        stack.callback(self._forget, id(kernel))
 
     @hookimpl
     async def schedule_run(self, kernel: Kernel) -> None:
-        _need_asyncio()
         from aether_bg.plugins.dapr.server import serve
-        from aether_bg.plugins.dapr.sidecar import Sidecar
 
-        settings = self.settings
+        settings, contact = self.settings, self._contacts[id(kernel)]
+        self._contact = contact  # it arms until the store closes, that is longer than triggers are taken
         async with AsyncExitStack() as stack:
-            sidecar = Sidecar(settings)
-            stack.push_async_callback(_shielded, sidecar.close)
-            contact = Contact(kernel, settings, sidecar, known=self._failed)
-            stack.callback(self._close)
-            self._contact, self._door.kernel, self._failed = contact, kernel, None
+            self._door.kernel = kernel
+            stack.callback(self._door.close)
             if settings.serve:
                 if settings.host not in LOOPBACK and settings.app_token is None:
                     kernel.report("dapr", f"triggers are taken on {settings.host} without a token; set APP_API_TOKEN")
@@ -136,13 +122,10 @@ class DaprScheduler:
                 try:
                     await serve(self._door, settings.host, port, stack)
                 except SchedulerMisconfigured as error:
-                    self._failed = error
+                    contact.trouble = error
                     raise
             kernel.wake()  # what could not be armed until now
             await contact.keep()
-
-    def _close(self) -> None:
-        self._contact = self._door.kernel = None
 
     @hookimpl
     async def schedule_arm(self, job: JobInfo) -> bool:
@@ -156,28 +139,9 @@ class DaprScheduler:
             return False
         return True
 
-
-def _need_asyncio() -> None:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        raise SchedulerMisconfigured(
-            "DaprScheduler under trio",
-            "Dapr's libraries (grpc.aio) run on asyncio only",
-            'Run the app on asyncio, or use scheduler="timer".',
-        ) from None
-
-
-async def _within(seconds: float, ask: Callable[[], Awaitable[Any]]) -> Any:
-    """The first answer; the last `SchedulerUnavailable` when there was none within `seconds`."""
-    end = time.monotonic() + seconds
-    while True:
-        try:
-            return await ask()
-        except SchedulerUnavailable:
-            if time.monotonic() >= end:
-                raise
-        await anyio.sleep(0.1)
+    def _forget(self, start: int) -> None:
+        if self._contacts.pop(start) is self._contact:
+            self._contact = None
 
 
 async def _shielded(close: Callable[[], Awaitable[Any]]) -> None:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 
-from aether_bg.errors import SchedulerError, SchedulerMisconfigured
+from aether_bg.errors import SchedulerError, SchedulerMisconfigured, SchedulerUnavailable
 from aether_bg.model import JobInfo
+from aether_bg.plugins.dapr.door import Door
 from aether_bg.plugins.dapr.fitness import misfit
 from aether_bg.plugins.dapr.names import body_of, name_of, time_of, waits
 from aether_bg.plugins.dapr.reconcile import reconcile
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _log: Final = logging.getLogger("aether_bg.dapr")
 _POLL: Final = 5.0
 _AWAY_POLL: Final = 1.0
+_START_POLL: Final = 0.1
 _SHARE: Final = 20
 """Comparing may take one part in so many of the time: a large store is compared less often."""
 
@@ -33,30 +35,53 @@ _SHARE: Final = 20
 class Contact:
     """The plugin's relation to one sidecar. `trouble`: what is wrong now; `away`: calls are of no use."""
 
-    def __init__(
-        self, kernel: Kernel, settings: DaprSettings, sidecar: Sidecar, known: SchedulerError | None = None
-    ) -> None:
-        self.trouble = known
-        self.away = known is not None
-        self._kernel, self._settings, self._sidecar = kernel, settings, sidecar
-        self._store_id = kernel.store_id
+    def __init__(self, kernel: Kernel, settings: DaprSettings, sidecar: Sidecar, door: Door) -> None:
+        self.trouble: SchedulerError | None = None
+        self.away = False
+        self._kernel, self._settings, self._sidecar, self._door = kernel, settings, sidecar, door
         self._nudge = anyio.Event()
+
+    async def begin(self) -> None:
+        """Wait for the sidecar, within bounds, and look whether it fits; go on without it unless it is required.
+
+        Only its API need be there: the rest of it waits for the app in turn.
+        """
+        end = time.monotonic() + self._settings.wait
+        while True:
+            try:
+                metadata = await self._sidecar.metadata()
+                break
+            except SchedulerUnavailable as error:
+                if time.monotonic() >= end:
+                    if self._settings.required:
+                        raise
+                    return self.lost(error)
+            await anyio.sleep(_START_POLL)
+        if wrong := misfit(metadata, self._settings):
+            raise wrong
+        app = metadata.app_connection_properties
+        what = (metadata.runtime_version, metadata.id, app.protocol, app.port)
+        return _log.info("Dapr %s, app %s: triggers over %s to port %d.", *what)
 
     async def arm(self, job: JobInfo) -> None:
         """Make Dapr hold the row's present seq, if it waits, and no earlier one."""
         if waits(job):
             await self._hold(job)
         if job.armed_seq >= 0 and (job.armed_seq != job.seq or not waits(job)):
-            await self._sidecar.delete(name_of(self._store_id, job.id, job.armed_seq))
+            name = name_of(self._kernel.store_id, job.id, job.armed_seq)
+            if name not in self._door.spent:
+                await self._sidecar.delete(name)
 
     async def _hold(self, job: JobInfo) -> None:
         assert job.due_at is not None  # it waits
-        name = name_of(self._store_id, job.id, job.seq)
-        await self._sidecar.schedule(name, time_of(job.due_at), body_of(self._store_id, job))
+        store_id = self._kernel.store_id
+        name = name_of(store_id, job.id, job.seq)
+        self._door.spent.discard(name)
+        await self._sidecar.schedule(name, time_of(job.due_at), body_of(store_id, job))
 
     def lost(self, error: SchedulerError) -> None:
         """A call has failed: say so once, and have the probe look."""
-        self._suffer(error)
+        self.suffer(error)
         self.away = True
         self._nudge.set()
 
@@ -69,7 +94,7 @@ class Contact:
                     raise error
                 return metadata.app_connection_properties.port
             except SchedulerError as error:
-                self._suffer(error)
+                self.suffer(error)
             await anyio.sleep(_AWAY_POLL)
 
     async def keep(self) -> None:
@@ -93,7 +118,7 @@ class Contact:
         try:
             await self._sidecar.ping()
         except SchedulerError as error:
-            self._suffer(error)
+            self.suffer(error)
             self.away = True
             return False
         return True
@@ -109,7 +134,7 @@ class Contact:
             self.lost(error)
             return True
         if wrong is not None:
-            self._suffer(wrong)
+            self.suffer(wrong)
         elif self.trouble is not None:
             _log.info("The Dapr sidecar and its scheduler are back.")
             self.trouble = None
@@ -119,7 +144,7 @@ class Contact:
 
     async def _compare(self) -> bool:
         try:
-            done = await reconcile(self._kernel.store, self._store_id, self._sidecar, self._hold)
+            done = await reconcile(self._kernel.store, self._kernel.store_id, self._sidecar, self._hold)
         except SchedulerError as error:
             self.lost(error)
             return False
@@ -129,7 +154,7 @@ class Contact:
             )
         return True
 
-    def _suffer(self, error: SchedulerError) -> None:
+    def suffer(self, error: SchedulerError) -> None:
         """Report what is new: the same trouble once, however often it is met."""
         known = self.trouble
         self.trouble = error

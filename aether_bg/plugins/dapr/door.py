@@ -20,6 +20,26 @@ MAX_BODY: Final = 16 * 1024
 """Bytes. Ours are about 200; anything larger is refused before it is read."""
 
 _QUIET: Final = 60.0
+_REMEMBERED: Final = 10_000
+
+
+class Recent:
+    """The last so many texts."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._texts: dict[str, None] = {}
+
+    def __contains__(self, text: str) -> bool:
+        return text in self._texts
+
+    def add(self, text: str) -> None:
+        self._texts[text] = None
+        if len(self._texts) > self._most:
+            del self._texts[next(iter(self._texts))]
+
+    def discard(self, text: str) -> None:
+        self._texts.pop(text, None)
 
 
 class Door:
@@ -29,6 +49,11 @@ class Door:
         self.kernel: Kernel | None = None
         self._token = None if token is None else token.encode()
         self._told: dict[str, float] = {}
+        self.spent = Recent(_REMEMBERED)
+        """Names that Dapr has delivered and been told to forget: nothing is left to delete of them."""
+
+    def close(self) -> None:
+        self.kernel = None
 
     def admits(self, tokens: list[bytes]) -> bool:
         """Whether the caller showed the one right token, where there is one to show."""
@@ -60,7 +85,10 @@ class Door:
         except Exception as error:  # the store's trouble, mostly: it comes again
             self._tell(type(error).__name__, error)
             return False
-        return fired is not Fired.RETRY
+        if fired is Fired.RETRY:
+            return False
+        self.spent.add(name)
+        return True
 
     def _tell(self, kind: str, problem: BaseException | str) -> None:
         """Report, but the same kind once a minute at most: triggers come by the thousand."""

@@ -65,7 +65,8 @@ async def serve(door: Door, host: str, port: int, stack: AsyncExitStack) -> None
             "cannot be listened on: another program has it, or the address is not this machine's",
             "Choose a free one with `dapr run --app-port` (or `DaprScheduler(app_port=…)`, the same for both).",
         ) from None
-    await server.start()
+    with anyio.CancelScope(shield=True):  # quick, and grpc.aio does not survive being cancelled here
+        await server.start()
 
 
 def _on_job(door: Door) -> Callable[[Any, Any], Awaitable[Any]]:

@@ -17,11 +17,11 @@ from uuid import UUID
 import anyio
 import anyio.to_thread
 
+from aether_bg.bridge import Bridge
 from aether_bg.errors import ForkedProcess, InvalidOption, NotStarted, shown
 from aether_bg.hookspecs import hookimpl
 from aether_bg.model import Alive, Claim, Claimed, Heartbeat, JobInfo, JobRun, Purge, Query, Save, Stats, Write
 from aether_bg.plugins.sqlite import changes, claims, queries
-from aether_bg.plugins.sqlite.bridge import Bridge
 from aether_bg.plugins.sqlite.opened import OpenFile
 from aether_bg.plugins.sqlite.rows import read_jobs, to_time
 from aether_bg.plugins.sqlite.schema import MAKE_UNARMED_INDEX

@@ -12,7 +12,7 @@ from functools import cache
 from itertools import groupby
 from typing import Any
 
-from aether_bg.errors import NameHeld, Stale, StoreBroken, StoreError
+from aether_bg.errors import NameHeld, Stale, StoreError, StoreRefused
 from aether_bg.model import Add, Call, Change, Execute, JobInfo, Purge, Save, Write
 from aether_bg.plugins.sqlite.guard import Guard
 from aether_bg.plugins.sqlite.rows import (
@@ -33,12 +33,13 @@ CHUNKS = (128, 32, 8, 1)
 """Rows per statement: few sizes, so that few statements are ever compiled."""
 
 INSERT_JOBS = f"INSERT INTO jobs ({', '.join(JOB_COLUMNS)}) VALUES "
-_GUARDED = ("job_id", "seq", "schedule_rev", "next_seq", "next_rev", *STATE_COLUMNS)
+_GUARD = ("job_id", "seq", "schedule_rev", "next_seq", "next_rev")
+_COLUMN = {name: f"v.column{index}" for index, name in enumerate((*_GUARD, *STATE_COLUMNS), 1)}
 UPDATE_JOBS = (
-    f"WITH v({', '.join(_GUARDED)}) AS (VALUES ",
-    f") UPDATE jobs SET seq = v.next_seq, schedule_rev = v.next_rev, "
-    f"{', '.join(f'{name} = v.{name}' for name in STATE_COLUMNS)} "
-    "FROM v WHERE jobs.id = v.job_id AND jobs.seq = v.seq AND jobs.schedule_rev = v.schedule_rev",
+    f"UPDATE jobs SET seq = {_COLUMN['next_seq']}, schedule_rev = {_COLUMN['next_rev']}, "
+    f"{', '.join(f'{name} = {_COLUMN[name]}' for name in STATE_COLUMNS)} FROM (VALUES ",
+    f") AS v WHERE jobs.id = {_COLUMN['job_id']} AND jobs.seq = {_COLUMN['seq']} "
+    f"AND jobs.schedule_rev = {_COLUMN['schedule_rev']}",
 )
 UPDATE_DEFINITION = f"UPDATE jobs SET {', '.join(f'{name} = ?' for name in DEFINITION_COLUMNS)} WHERE id = ?"
 _RUN_KEY = ("job_id", "token", "part")
@@ -186,5 +187,5 @@ AND token <= (SELECT token FROM runs WHERE job_id = ?1 ORDER BY token DESC, part
 """
 
 
-def _refused(error: Exception) -> StoreBroken:
-    return StoreBroken("a write", f"a constraint of the schema refused it ({error})", "Run `aether-bg check`.")
+def _refused(error: Exception) -> StoreRefused:
+    return StoreRefused("a write", f"a constraint of the schema refused it ({error})", "Run `aether-bg check`.")

@@ -29,7 +29,8 @@ AND handler_name IN (SELECT value FROM json_each(?1)) ORDER BY due_at LIMIT 1
 """
 EXACTLY: Final = f"SELECT json_group_array(id) FROM jobs WHERE id = ? AND seq = ? AND due_at <= ? AND {READY}"
 TAKE: Final = """
-UPDATE jobs SET status = 1, seq = seq + 1, attempt = attempt + 1, owner = ?2, modified_at = ?3
+UPDATE jobs SET status = 1, seq = seq + 1, attempt = attempt + 1, manual = 0, owner = ?2, started_at = ?3,
+    modified_at = ?3
 WHERE id IN (SELECT value FROM json_each(?1))
 """
 BEGIN_RUNS: Final = """

@@ -18,10 +18,10 @@ from uuid import UUID
 import anyio
 import anyio.to_thread
 
+from aether_bg.bridge import Bridge
 from aether_bg.errors import StoreBroken
 from aether_bg.model import Alive, Heartbeat
 from aether_bg.plugins.sqlite import claims, files, queries
-from aether_bg.plugins.sqlite.bridge import Bridge
 from aether_bg.plugins.sqlite.locks import OwnerLocks, WriteLock
 from aether_bg.plugins.sqlite.rows import to_time
 from aether_bg.plugins.sqlite.schema import migrate
@@ -155,6 +155,7 @@ class OpenFile:
             running=tuple((UUID(id_), seq) for id_, seq in conn.execute(queries.HELD, [str(beat.owner)])),
             advertised=frozenset(name for _, handlers in rows.values() for name in json.loads(handlers)),
             due=frozenset(row[0] for row in conn.execute(queries.DUE_HANDLERS, [to_time(beat.now)])),
+            size=self.size(),
         )
 
     # -- the end ---------------------------------------------------------------------------------

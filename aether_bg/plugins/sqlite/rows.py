@@ -60,7 +60,7 @@ _CODECS: Final[dict[str, Codec]] = {
     "outcome": (_text, lambda text: None if text is None else RunOutcome(text)),
     "payload": (to_json, from_json),
     "extra_properties": (to_json, _metadata),
-    **dict.fromkeys(("paused", "manual", "run_again", "holds_name"), (int, bool)),
+    **dict.fromkeys(("paused", "manual", "extra", "run_again", "holds_name"), (int, bool)),
     **dict.fromkeys(
         ("created_at", "modified_at", "handled_time", "due_at", "start", "until", "anchor", "occurrence",
          "last_occurrence", "started_at", "finished_at"),

@@ -1,4 +1,4 @@
-"""From the writer thread back to the event loop, without ever waiting for it (PROTOCOL W3)."""
+"""From any thread back to the event loop, without ever waiting for it (PROTOCOL W3)."""
 
 from __future__ import annotations
 

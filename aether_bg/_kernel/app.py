@@ -1,0 +1,445 @@
+"""`Aether`: the service users hold. It checks, registers and delegates; the work is done in the other rooms."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, Self, TypeVar, overload
+from uuid import UUID
+
+from aether_bg._kernel import options as checks
+from aether_bg._kernel import work
+from aether_bg._kernel.calls import Calls
+from aether_bg._kernel.dependencies import Dependencies
+from aether_bg._kernel.handlers import Handlers, info_of
+from aether_bg._kernel.jobs import Jobs
+from aether_bg._kernel.lifecycle import Run
+from aether_bg._kernel.options import Options
+from aether_bg._kernel.plugins import Plugins, default, entry_points, name_of
+from aether_bg._kernel.view import StoreView
+from aether_bg._kernel.work import UnitOfWork
+from aether_bg.errors import AlreadyStarted, InvalidOption, NotAnOwner, NotStarted
+from aether_bg.model import Backoff, JobInfo, JobType, Misfire
+from aether_bg.protocols import Clock
+
+if TYPE_CHECKING:
+    from aether_bg._kernel.blocking import Blocking
+
+log = logging.getLogger("aether_bg")
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+IfExists = Literal["raise", "keep", "replace"]
+When = str | datetime | timedelta
+KNOWN_OPTIONS = (
+    "scheduler", "plugins", "concurrency", "grace", "lease", "clock", "actor", "retention", "entry_points",
+    "max_payload",
+)  # fmt: skip
+
+
+class Verbs:
+    """What an app and a client of it have in common."""
+
+    _run: Run | None
+
+    @property
+    def _jobs(self) -> Jobs:
+        return self._running.jobs
+
+    @property
+    def _running(self) -> Run:
+        if self._run is None:
+            raise NotStarted(repr(self), "it is not running", "Use it inside `async with app:` or `app.blocking()`.")
+        return self._run
+
+    @property
+    def store(self) -> StoreView:
+        """Queries: jobs, their history, statistics."""
+        return self._running.engine.view
+
+    @overload
+    async def enqueue(
+        self, handler: JobType[T], job_name: str | None = None, payload: T | Mapping[str, Any] | None = None,
+        schedule: When = "@once", metadata: Mapping[str, Any] | None = None, *, timezone: str | None = None,
+        start: datetime | None = None, if_exists: IfExists = "raise", repeats: int | None = None,
+        until: datetime | None = None, misfire: Misfire = "once", misfire_grace: float = 10,
+    ) -> UUID: ...  # fmt: skip
+    @overload
+    async def enqueue(
+        self, handler: str, job_name: str | None = None, payload: Any = None, schedule: When = "@once",
+        metadata: Mapping[str, Any] | None = None, *, timezone: str | None = None, start: datetime | None = None,
+        if_exists: IfExists = "raise", repeats: int | None = None, until: datetime | None = None,
+        misfire: Misfire = "once", misfire_grace: float = 10,
+    ) -> UUID: ...  # fmt: skip
+    @overload
+    async def enqueue(
+        self, handler: Callable[Concatenate[T, ...], Any], job_name: str | None = None,
+        payload: T | Mapping[str, Any] | None = None, schedule: When = "@once",
+        metadata: Mapping[str, Any] | None = None, *, timezone: str | None = None, start: datetime | None = None,
+        if_exists: IfExists = "raise", repeats: int | None = None, until: datetime | None = None,
+        misfire: Misfire = "once", misfire_grace: float = 10,
+    ) -> UUID: ...  # fmt: skip
+    @overload
+    async def enqueue(
+        self, handler: Callable[[], Any], job_name: str | None = None, payload: None = None,
+        schedule: When = "@once", metadata: Mapping[str, Any] | None = None, *, timezone: str | None = None,
+        start: datetime | None = None, if_exists: IfExists = "raise", repeats: int | None = None,
+        until: datetime | None = None, misfire: Misfire = "once", misfire_grace: float = 10,
+    ) -> UUID: ...  # fmt: skip
+    async def enqueue(
+        self, handler: Any, job_name: str | None = None, payload: Any = None, schedule: When = "@once",
+        metadata: Mapping[str, Any] | None = None, **options: Any,
+    ) -> UUID:  # fmt: skip
+        """Store a job; once this returns it survives `kill -9` and power loss. Returns its id.
+
+        `handler`: a registered name, the handler function or class, or a `JobType`. `job_name`: unique; an idempotency
+        key until it is purged (PROTOCOL N); without one a name is made. `payload`: an instance of the handler's type
+        or a mapping in its JSON form. `schedule`: see `aether_bg.schedule`; an aware datetime, or a timedelta from
+        now. `start`: no occurrence before it; `until`: none after; `repeats`: at most so many. `misfire` and
+        `misfire_grace` (seconds): what becomes of occurrences missed by more than the grace. `if_exists`: what to do
+        when a different job holds the name.
+
+        Raises an `InputError` for arguments that break a rule, `JobConflict` for a held name, a `StoreError` when
+        the store is in trouble; nothing has been stored then. Inside a unit of work: durable when that commits.
+        """
+        checks.unknown_options({k: v for k, v in options.items() if k not in ENQUEUE}, ENQUEUE)
+        return await self._jobs.enqueue(handler, job_name, payload, schedule, metadata, **options)
+
+    async def wait(self, job: UUID | str, timeout: float | None = None) -> JobInfo:
+        """Wait until a job has ended; its row, whatever its status. `timeout` in seconds.
+
+        Raises `WaitTimeout`, `JobNotFound`, and `NeverEnds` for a recurring job without an end.
+        """
+        return await self._jobs.wait(job, timeout)
+
+    @asynccontextmanager
+    async def unit_of_work(self) -> AsyncIterator[UnitOfWork]:
+        """What is written and enqueued inside the block exists all together or not at all (PROTOCOL W4 to W9).
+
+        For tables in the jobs' database. An exception inside drops everything. Nested blocks join the outer one.
+        """
+        outer = work.current.get()
+        if outer is not None:
+            yield outer
+            return
+        unit = self._running.engine.new_work()
+        token = work.current.set(unit)
+        try:
+            yield unit
+        except BaseException:
+            unit.close()
+            raise
+        finally:
+            work.current.reset(token)
+        await self._jobs.commit(unit)
+
+    async def explain(self, job: UUID | str) -> str:
+        """Did it run, and if not, why not? In sentences, from the rows. Raises `JobNotFound`."""
+        return await self._jobs.explain(job)
+
+
+ENQUEUE = ("timezone", "start", "if_exists", "repeats", "until", "misfire", "misfire_grace")
+
+
+class Client(Verbs):
+    """Enqueues and queries, on the store of an app elsewhere: no owner, never runs jobs, applies no declarations."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    def __repr__(self) -> str:
+        return f"<Client of {self._running.engine.store_id}>"
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("update", "delete", "retry", "trigger", "pause", "resume", "drain", "run", "health"):
+            raise NotAnOwner(
+                f"client.{name}", "a client only enqueues and queries", "Call it on the app that runs jobs."
+            )
+        raise AttributeError(name)
+
+
+class Aether(Verbs):
+    """Scheduled and background jobs in this process.
+
+    `store`: the path of a SQLite file, `":memory:"` for trials, or a store plugin. `scheduler`: "auto" (Dapr when the
+    environment announces a sidecar, the embedded timer otherwise), "timer", "dapr", or a scheduler plugin. `plugins`:
+    further plugins; layers they own are not filled with defaults. `concurrency`: attempts at a time. `grace`: seconds
+    that running jobs have at the stop. `lease`: seconds without a heartbeat after which an owner counts as dead.
+    `clock`: where time is read. `actor`: a name for the audit fields, or a function that returns one. `retention`: an
+    age (timedelta) or count of terminal jobs to keep, or a mapping of status to either; None keeps all.
+    `entry_points`: also load plugins that installed packages announce. `max_payload`: bytes of JSON.
+
+    Raises `InvalidOption` or a `PluginError`, each with its remedy.
+    """
+
+    def __init__(
+        self,
+        store: Any = None,
+        *,
+        scheduler: Any = "auto",
+        plugins: Iterable[Any] = (),
+        concurrency: int = 100,
+        grace: float = 10,
+        lease: float = 15,
+        clock: Clock | None = None,
+        actor: str | Callable[[], str | None] | None = None,
+        retention: Any = None,
+        entry_points: bool = False,
+        max_payload: int = 262_144,
+        **unknown: Any,
+    ) -> None:
+        checks.unknown_options(unknown, KNOWN_OPTIONS)
+        self.options = Options.checked(
+            concurrency=concurrency, grace=grace, lease=lease, clock=clock, actor=actor, retention=retention,
+            max_payload=max_payload,
+        )  # fmt: skip
+        self._run = None
+        self.handlers = Handlers()
+        self.dependencies = Dependencies()
+        self.declared: list[dict[str, Any]] = []
+        self.plugins = Plugins()
+        self._scheduler_reason = self._register(store, scheduler, plugins, entry_points)
+        self.calls = Calls(self.plugins)
+
+    def __repr__(self) -> str:
+        store, *_ = [*self.plugins.owners("persistence"), None]
+        state = "running" if self._run is not None else "not running"
+        return f"<Aether {store!r} {len(list(self.handlers))} handlers, {state}>"
+
+    # -- before the start ------------------------------------------------------------------------
+
+    def _register(self, store: Any, scheduler: Any, plugins: Iterable[Any], from_entry_points: Any) -> str:
+        """Register in layer order; defaults fill only what nobody owns."""
+        if not isinstance(from_entry_points, bool):
+            checks.refuse("entry_points", from_entry_points, "is True or False")
+        if isinstance(plugins, str) or not isinstance(plugins, Iterable):
+            checks.refuse("plugins", plugins, "is a list of plugins", "For example: plugins=[Tracing()].")
+        given = list(plugins) + (list(entry_points()) if from_entry_points else [])
+        if store is not None:
+            given.insert(0, default("store")(store) if isinstance(store, str | os.PathLike) else store)
+        reason = "given"
+        if isinstance(scheduler, str):
+            choice = checks.one_of("scheduler", scheduler, ("auto", "timer", "dapr"))
+        else:
+            given.insert(1, scheduler)
+            choice = "given"
+        for plugin in given:
+            self.plugins.register(plugin)
+        if not self.plugins.owners("persistence"):
+            raise InvalidOption(
+                "Aether()", "it needs a store", 'For example: Aether("jobs.db"), or Aether(":memory:").'
+            )
+        if choice != "given" and not self.plugins.owners("scheduling"):
+            choice, reason = _chosen(choice)
+            self.plugins.register(default(choice)())
+        self.plugins.register(default("dispatch")())
+        self.plugins.check_layers()
+        return reason
+
+    def handler(
+        self,
+        name: str,
+        *,
+        retries: int = 0,
+        backoff: Backoff | None = None,
+        timeout: float | None = None,
+        schedule: When | None = None,
+        **unknown: Any,
+    ) -> Callable[[F], F]:
+        """Register a function, or a class with `handle`, as the code for this kind of work; returns it unchanged.
+
+        `retries`: further attempts after a failure; `backoff`: the waiting between them; `timeout`: seconds per
+        attempt. `schedule`: also declares the job of that name, applied at every start.
+        """
+        checks.unknown_options(unknown, ("retries", "backoff", "timeout", "schedule"))
+        self._before_start("handler")
+        checks.name(name, "handler")
+        checks.whole("retries", retries, least=0)
+        if backoff is not None and not isinstance(backoff, Backoff):
+            checks.refuse("backoff", backoff, "is a Backoff", "For example: Backoff(first=1, factor=2).")
+        if timeout is not None:
+            timeout = checks.seconds("timeout", timeout)
+        if schedule is not None:
+            self.calls.parse(schedule, None)
+
+        def register(target: F) -> F:
+            info = info_of(name, target, retries=retries, backoff=backoff or Backoff(), timeout=timeout)
+            self.handlers.add(info)
+            if schedule is not None:
+                self.declare(name, name, schedule=schedule)
+            return target
+
+        return register
+
+    def declare(
+        self, handler: Any, job_name: str | None = None, payload: Any = None, schedule: When = "@once",
+        metadata: Mapping[str, Any] | None = None, **options: Any,
+    ) -> None:  # fmt: skip
+        """Declare a job, to be enqueued at every start: `enqueue`'s arguments, with if_exists="replace".
+
+        It needs a name. Declaring it unchanged changes nothing; to keep a declared job off, pause it.
+        """
+        self._before_start("declare")
+        checks.unknown_options({k: v for k, v in options.items() if k not in ENQUEUE}, ENQUEUE)
+        checks.name(job_name, "job")
+        arguments: dict[str, Any] = {
+            "handler": handler, "job_name": job_name, "payload": payload, "schedule": schedule, "metadata": metadata,
+            "if_exists": "replace",
+        }  # fmt: skip
+        self.declared.append(arguments | options)
+
+    def provide(
+        self, type: Any, factory: Callable[..., Any] | None = None, *, ping: Callable[..., Any] | None = None
+    ) -> None:
+        """How to make a dependency: once per attempt, closed after it.
+
+        `factory`: a function or class, async or not; a generator or context manager is closed after the attempt. Its
+        own parameters are injected as well. Without one the type itself is called. `ping`: for `health`.
+        """
+        self._before_start("provide")
+        self.dependencies.provide(type, factory, ping)
+
+    def _before_start(self, verb: str) -> None:
+        if self._run is not None:
+            raise AlreadyStarted(f"{verb} on a running app", "it belongs before the start", "Move it up.")
+
+    # -- running ---------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        if self._run is not None:
+            raise AlreadyStarted(repr(self), "it is running already", "Use one `async with app:` at a time.")
+        self.handlers.resolve(self.dependencies)
+        for name in self.handlers:
+            handler = self.handlers.compiled(name)
+            runner = self.calls.runner(handler.info)
+            assert runner is not None  # the default dispatch takes every handler
+            handler.run = runner
+        scheduler = name_of(self.plugins.owners("scheduling")[0])
+        log.info("scheduler: %s (%s)", scheduler, self._scheduler_reason)
+        self._run = run = Run(self, client=False)
+        try:
+            await run.start()
+        except BaseException:
+            self._run = None
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        run = self._running
+        try:
+            await run.stop()
+        finally:
+            self._run = None
+
+    def client(self) -> AbstractAsyncContextManager[Client]:
+        """`async with app.client() as jobs`: enqueue and query only."""
+        return self._client()
+
+    @asynccontextmanager
+    async def _client(self) -> AsyncIterator[Client]:
+        run = Run(self, client=True)
+        await run.start()
+        try:
+            yield Client(run)
+        finally:
+            await run.stop()
+
+    def run(self, *, backend: Literal["asyncio", "trio"] = "asyncio") -> None:
+        """Run jobs until SIGINT or SIGTERM; a second signal skips the grace. Blocks.
+
+        The only place that touches signals. Raises what keeps the app from starting.
+        """
+        from aether_bg._kernel.blocking import run_until_signal
+
+        run_until_signal(self, backend)
+
+    def blocking(self, *, backend: Literal["asyncio", "trio"] = "asyncio") -> AbstractContextManager[Blocking]:
+        """`with app.blocking() as jobs`: every verb as a plain function, the app running in a thread of its own."""
+        from aether_bg._kernel.blocking import blocking
+
+        return blocking(self, backend)
+
+    def hurry(self) -> None:
+        """During the stop: no more grace."""
+        if self._run is not None:
+            self._run.hurry.set()
+
+    # -- verbs of an owner -----------------------------------------------------------------------
+
+    async def update(self, job: UUID | str, new_schedule: When, *, timezone: str | None = None) -> None:
+        """Give a job another schedule, from now (PROTOCOL U1). A running attempt goes on. The zone stays unless given.
+
+        Raises `InvalidSchedule`, `JobNotFound`, and `InvalidTransition` for a terminal job.
+        """
+        await self._jobs.update(job, new_schedule, timezone)
+
+    async def delete(self, job: UUID | str) -> bool:
+        """Cancel a job; a running attempt is cancelled too and nothing of it counts. True iff it moved the job."""
+        return await self._jobs.delete(job)
+
+    async def retry(self, job: UUID | str) -> None:
+        """Back from FAILED or CANCELLED: a one-shot due now, a recurring job at its next occurrence."""
+        await self._jobs.retry(job)
+
+    async def trigger(self, job: UUID | str) -> None:
+        """Run it now: a waiting one-shot or retry at once, a recurring job one extra time (PROTOCOL U3)."""
+        await self._jobs.trigger(job)
+
+    async def pause(self, job: UUID | str) -> None:
+        """Hold it back, retries included; a running attempt ends normally."""
+        await self._jobs.pause(job)
+
+    async def resume(self, job: UUID | str) -> None:
+        """Let it go on: overdue one-shots and retries at once, a recurring job from now (PROTOCOL U4)."""
+        await self._jobs.resume(job)
+
+    async def drain(self) -> None:
+        """Run whatever is due, and what that makes due, until nothing is; whatever the scheduler."""
+        engine = self._running.engine
+        work.outside("drain")
+        while True:
+            due = await engine.fire_due()
+            busy = bool(engine.attempts.running or engine.attempts.recording)
+            if not busy and (due is None or due > engine.clock.now()):
+                return
+            if busy:
+                await engine.attempts.room(1.0)
+
+    async def health(self) -> dict[str, Any]:
+        """How it is: `ok`, `owner`, `running`, `stats`, what is wrong by part, and the pings of dependencies."""
+        engine = self._running.engine
+        try:
+            stats: Any = await engine.calls.stats()
+            problems = dict(engine.problems)
+        except Exception as error:
+            stats, problems = None, {**engine.problems, "store": f"{type(error).__name__}: {error}"}
+        pings = await self.dependencies.pings()
+        scheduler = self.plugins.owners("scheduling")[0]
+        said = getattr(scheduler, "health", None)
+        trouble = said() if callable(said) else said
+        if trouble:
+            problems["scheduler"] = str(trouble)
+        return {
+            "ok": stats is not None and not trouble and not any(pings.values()),
+            "owner": engine.owner,
+            "scheduler": name_of(scheduler),
+            "running": [str(attempt) for attempt in engine.attempts.running.values()],
+            "stats": stats,
+            "problems": problems,
+            "dependencies": pings,
+        }
+
+
+def _chosen(choice: str) -> tuple[str, str]:
+    if choice != "auto":
+        return choice, f"scheduler={choice!r}"
+    for variable in ("DAPR_GRPC_PORT", "DAPR_GRPC_ENDPOINT"):
+        if os.environ.get(variable):
+            return "dapr", f"the environment has {variable}"
+    return "timer", "no Dapr sidecar is announced"

@@ -1,0 +1,152 @@
+"""The app without async: a portal thread for scripts, and `run()` with its signals and watchdog."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
+
+import anyio
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+
+from aether_bg._kernel.app import Aether
+from aether_bg._kernel.view import StoreView
+from aether_bg._kernel.work import UnitOfWork, current
+from aether_bg.bridge import Bridge
+from aether_bg.errors import UsageError
+from aether_bg.model import JobInfo
+
+P = ParamSpec("P")
+R = TypeVar("R")
+S = TypeVar("S")
+
+
+class plain(Generic[S, P, R]):  # noqa: N801 - reads as a decorator
+    """A verb as a plain function: calls the async one of the same object in the portal's loop. Keeps its types."""
+
+    def __init__(self, verb: Callable[Concatenate[S, P], Awaitable[R]]) -> None:
+        self._name = getattr(verb, "__name__", "")
+        self.__doc__ = verb.__doc__
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> plain[S, P, R]: ...
+    @overload
+    def __get__(self, instance: _Plain[S], owner: type) -> Callable[P, R]: ...
+    def __get__(self, instance: _Plain[S] | None, owner: type) -> Any:
+        if instance is None:
+            return self
+        verb = getattr(instance._target, self._name)
+        portal = instance._portal
+
+        def call(*args: P.args, **kwargs: P.kwargs) -> Any:
+            return portal.call(lambda: verb(*args, **kwargs))
+
+        call.__name__, call.__doc__ = self._name, self.__doc__
+        return call
+
+
+class _Plain(Generic[S]):
+    def __init__(self, target: S, portal: BlockingPortal) -> None:
+        self._target, self._portal = target, portal
+
+    def __repr__(self) -> str:
+        return f"<blocking {self._target!r}>"
+
+
+class PlainStore(_Plain[StoreView]):
+    """`app.store` for scripts."""
+
+    get = plain(StoreView.get)
+    get_by_job_name = plain(StoreView.get_by_job_name)
+    get_by_handler_name = plain(StoreView.get_by_handler_name)
+    get_active = plain(StoreView.get_active)
+    find = plain[StoreView, ..., list[JobInfo]](StoreView.find)
+    history = plain(StoreView.history)
+    stats = plain(StoreView.stats)
+    update_status = plain(StoreView.update_status)
+    purge = plain(StoreView.purge)
+
+
+class Blocking(_Plain["Aether"]):
+    """Every verb of an app, and its `store`, as plain functions; from any thread."""
+
+    enqueue = plain(Aether.enqueue)
+    wait = plain(Aether.wait)
+    explain = plain(Aether.explain)
+    update = plain(Aether.update)
+    delete = plain(Aether.delete)
+    retry = plain(Aether.retry)
+    trigger = plain(Aether.trigger)
+    pause = plain(Aether.pause)
+    resume = plain(Aether.resume)
+    drain = plain(Aether.drain)
+    health = plain(Aether.health)
+
+    @property
+    def store(self) -> PlainStore:
+        return PlainStore(self._target.store, self._portal)
+
+    @contextmanager
+    def unit_of_work(self) -> Iterator[UnitOfWork]:
+        """As `Aether.unit_of_work`: all of it, or nothing."""
+        with self._portal.wrap_async_context_manager(self._target.unit_of_work()) as unit:
+            if current.get() is not None:
+                yield unit
+                return
+            token = current.set(unit)  # the portal's calls copy this thread's context, so that enqueue joins
+            try:
+                yield unit
+            finally:
+                current.reset(token)
+
+
+@contextmanager
+def blocking(app: Aether, backend: str) -> Iterator[Blocking]:
+    with start_blocking_portal(backend) as portal, portal.wrap_async_context_manager(app):
+        yield Blocking(app, portal)
+
+
+def run_until_signal(app: Aether, backend: str) -> None:
+    if threading.current_thread() is not threading.main_thread():
+        raise UsageError("app.run()", "only the main thread receives signals", "Use `async with app:` elsewhere.")
+    anyio.run(_until_signal, app, backend=backend)
+
+
+async def _until_signal(app: Aether) -> None:
+    """The first signal stops gracefully, a second one skips the grace (PROTOCOL S3)."""
+    bridge = Bridge()
+    stop = anyio.Event()
+    watchdog = threading.Timer(app.options.grace + 1.0, _end_hanging)
+    watchdog.daemon = True
+
+    def received() -> None:
+        if not stop.is_set():
+            stop.set()
+            watchdog.start()
+        else:
+            app.hurry()
+
+    before = {number: signal.signal(number, lambda *_: bridge.post(received)) for number in _SIGNALS}
+    try:
+        async with app:
+            await stop.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        watchdog.cancel()
+
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def _end_hanging() -> None:
+    """A watchdog thread's last word: where it hangs, then the end."""
+    print("aether_bg: the stop hangs; ending the process. Where it is:", file=sys.stderr)  # noqa: T201
+    faulthandler.dump_traceback(all_threads=True)
+    sys.stderr.flush()
+    os._exit(1)

@@ -1,0 +1,188 @@
+"""The typed façade over `pm.hook`: the one place that calls hooks, with every argument checked by mypy."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from typing import Any
+from uuid import UUID
+
+import attrs
+
+from aether_bg import schedule as language
+from aether_bg._kernel.plugins import Plugins
+from aether_bg.errors import InvalidSchedule
+from aether_bg.model import (
+    Add,
+    Alive,
+    Claim,
+    Claimed,
+    Decision,
+    Event,
+    Failure,
+    HandlerInfo,
+    Heartbeat,
+    JobContext,
+    JobInfo,
+    JobRun,
+    Purge,
+    Query,
+    Save,
+    Stats,
+    Write,
+)
+from aether_bg.protocols import Kernel, PayloadCodec, Runner
+from aether_bg.schedule import Schedule
+
+
+class Calls:
+    """Hooks as methods. Payload codecs are applied here, so that nobody above or below knows of them."""
+
+    def __init__(self, plugins: Plugins) -> None:
+        self._plugins = plugins
+        self._hook: Any = plugins.pm.hook
+        self._codecs: list[PayloadCodec] = self._collect(self._hook.dispatch_codec())
+        self.observed = bool(self._hook.lifecycle_event.get_hookimpls())
+        self.wrapped = bool(self._hook.dispatch_wrap.get_hookimpls())
+        self.arms = bool(self._hook.schedule_arm.get_hookimpls())
+        self._stamped = bool(self._hook.dispatch_stamp.get_hookimpls())
+        self._parsed = bool(self._hook.schedule_parse.get_hookimpls())
+        self._decided = bool(self._hook.dispatch_decide.get_hookimpls())
+
+    # -- persistence -----------------------------------------------------------------------------
+
+    async def transact(self, writes: Sequence[Write]) -> Sequence[object]:
+        if self._codecs:
+            writes = [self._encoded(write) for write in writes]
+        results: Sequence[object] = await self._hook.store_transact(writes=writes)
+        return results
+
+    async def claim(self, claim: Claim) -> Claimed:
+        claimed: Claimed = await self._hook.store_claim(claim=claim)
+        return claimed
+
+    async def heartbeat(self, beat: Heartbeat) -> Alive:
+        alive: Alive = await self._hook.store_heartbeat(beat=beat)
+        return alive
+
+    async def find(self, query: Query) -> list[JobInfo]:
+        found: Sequence[JobInfo] = await self._hook.store_find(query=query)
+        return [self.decoded(job) for job in found] if self._codecs else list(found)
+
+    async def history(self, job_id: UUID, limit: int) -> list[JobRun]:
+        return list(await self._hook.store_history(job_id=job_id, limit=limit))
+
+    async def stats(self) -> Stats:
+        stats: Stats = await self._hook.store_stats()
+        return stats
+
+    async def purge(self, purge: Purge) -> int:
+        gone: int = await self._hook.store_purge(purge=purge)
+        return gone
+
+    # -- scheduling ------------------------------------------------------------------------------
+
+    async def run_scheduler(self, kernel: Kernel) -> None:
+        await self._hook.schedule_run(kernel=kernel)
+
+    async def arm(self, job: JobInfo) -> bool:
+        return bool(await self._hook.schedule_arm(job=job))
+
+    def parse(self, text: Any, timezone: str | None) -> Schedule:
+        """A user's schedule. Raises `InvalidSchedule`."""
+        return self._theirs(text, timezone) or language.parse(text, timezone)
+
+    def load(self, text: str, timezone: str | None) -> Schedule:
+        """A stored schedule. Raises `InvalidSchedule` when the plugin that knew it is gone."""
+        return self._theirs(text, timezone) or language.load(text, timezone)
+
+    def _theirs(self, text: Any, timezone: str | None) -> Schedule | None:
+        if not self._parsed or not isinstance(text, str):
+            return None
+        try:
+            schedule: Schedule | None = self._hook.schedule_parse(text=text, timezone=timezone)
+        except InvalidSchedule:
+            raise
+        except Exception as error:
+            raise InvalidSchedule(
+                text, field=None, reason=f"a schedule plugin failed ({type(error).__name__}: {error})", example="@daily"
+            ) from error
+        return schedule
+
+    # -- dispatch --------------------------------------------------------------------------------
+
+    def stamp(self, job: JobInfo) -> Mapping[str, Any]:
+        merged: dict[str, Any] = {}
+        if self._stamped:
+            for stamp in self._collect(self._hook.dispatch_stamp(job=job)):
+                merged.update(stamp)
+        return merged
+
+    def runner(self, handler: HandlerInfo) -> Runner | None:
+        runner: Runner | None = self._hook.dispatch_runner(handler=handler)
+        return runner
+
+    def wraps(self, ctx: JobContext) -> list[AbstractAsyncContextManager[object]]:
+        """Outermost first."""
+        return self._collect(self._hook.dispatch_wrap(ctx=ctx)) if self.wrapped else []
+
+    def decide(self, ctx: JobContext, failure: Failure) -> Decision | None:
+        if not self._decided:
+            return None
+        decision: Decision | None = self._hook.dispatch_decide(ctx=ctx, failure=failure)
+        return decision
+
+    # -- lifecycle -------------------------------------------------------------------------------
+
+    async def start(self, kernel: Kernel, stack: AsyncExitStack) -> None:
+        for plugin in self._plugins.in_layer_order():
+            if (start := _hook_of(plugin, "lifecycle_start")) is not None:
+                wanted = inspect.signature(start).parameters
+                await start(**{name: value for name, value in (("kernel", kernel), ("stack", stack)) if name in wanted})
+
+    def observers(self) -> list[Callable[[Event], Any]]:
+        """In order of registration, so that one that fails does not keep the event from the others."""
+        found = (_hook_of(plugin, "lifecycle_event") for plugin in self._plugins.all)
+        return [observer for observer in found if observer is not None]
+
+    # -- payload codecs --------------------------------------------------------------------------
+
+    def decoded(self, job: JobInfo) -> JobInfo:
+        return attrs.evolve(job, payload=self.decode(job.payload)) if self._codecs else job
+
+    def decode(self, stored: Any) -> Any:
+        for codec in reversed(self._codecs):
+            stored = codec.decode(stored)
+        return stored
+
+    def _encode(self, payload: Any) -> Any:
+        for codec in self._codecs:
+            payload = codec.encode(payload)
+        return payload
+
+    def _encoded(self, write: Write) -> Write:
+        if isinstance(write, Add):
+            return Add(attrs.evolve(write.job, payload=self._encode(write.job.payload)))
+        if isinstance(write, Save) and write.change.definition is not None:
+            definition = write.change.definition
+            definition = attrs.evolve(definition, payload=self._encode(definition.payload))
+            return Save(attrs.evolve(write.change, definition=definition))
+        return write
+
+    def encoded_job(self, job: JobInfo) -> JobInfo:
+        return attrs.evolve(job, payload=self._encode(job.payload)) if self._codecs else job
+
+    @staticmethod
+    def _collect(results: Sequence[Any]) -> list[Any]:
+        """pluggy gives the last registered first; here the first registered comes first."""
+        return [result for result in reversed(results) if result is not None]
+
+
+def _hook_of(plugin: Any, hook: str) -> Callable[..., Any] | None:
+    from aether_bg._kernel.plugins import implementations
+
+    for attribute, function, options in implementations(plugin):
+        if (options.get("specname") or attribute) == hook:
+            return function
+    return None

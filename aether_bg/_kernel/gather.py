@@ -1,0 +1,81 @@
+"""Writes of one moment share a transaction: callers wait for their own, the store sees a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+import anyio
+
+from aether_bg.errors import StoreError, StoreTrouble
+from aether_bg.model import Add, Save, Write
+
+_MOST: Final = 200
+
+Finished = Callable[[BaseException | None], object]
+
+
+class Gather:
+    """`put` a write with what to call when it is committed or refused; `run` carries them out, two batches at a time.
+
+    A batch that is refused is carried out again one by one, so that nobody pays for another's mistake; when the store
+    itself is in trouble all of them hear of it.
+    """
+
+    def __init__(self, transact: Callable[[Sequence[Write]], Awaitable[Sequence[object]]]) -> None:
+        self._transact = transact
+        self._waiting: list[tuple[Write, Finished]] = []
+        self._something = anyio.Event()
+        self.busy = 0
+
+    def put(self, write: Add | Save, finished: Finished) -> None:
+        self._waiting.append((write, finished))
+        self._something.set()
+
+    async def write(self, write: Add | Save) -> None:
+        """Commit one write. Raises what the store raises for it."""
+        done = anyio.Event()
+        outcome: list[BaseException | None] = []
+
+        def finished(error: BaseException | None) -> None:
+            outcome.append(error)
+            done.set()
+
+        self.put(write, finished)
+        await done.wait()
+        if outcome[0] is not None:
+            raise outcome[0]
+
+    async def run(self) -> None:
+        while True:
+            await self._something.wait()
+            batch, self._waiting = self._waiting[:_MOST], self._waiting[_MOST:]
+            if not self._waiting:
+                self._something = anyio.Event()
+            if batch:
+                self.busy += len(batch)
+                try:
+                    await self._commit(batch)
+                finally:
+                    self.busy -= len(batch)
+
+    @property
+    def idle(self) -> bool:
+        return not self._waiting and not self.busy
+
+    async def _commit(self, batch: list[tuple[Write, Finished]]) -> None:
+        error: BaseException | None = None
+        try:
+            await self._transact([write for write, _ in batch])
+        except Exception as problem:
+            error = problem
+        except BaseException as problem:  # cancelled: those who wait must hear of it
+            for _, finished in batch:
+                finished(StoreError("a write", f"the app was stopped before it was committed ({problem!r})"))
+            raise
+        if error is not None and not isinstance(error, StoreTrouble) and len(batch) > 1:
+            for one in batch:
+                await self._commit([one])
+            return
+        for _, finished in batch:
+            finished(error)

@@ -1,0 +1,205 @@
+"""Start and stop, in order (PROTOCOL P1, S1 to S4). One `Run` is one start of the app, or of a client of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+
+from aether_bg._kernel import states
+from aether_bg._kernel.engine import Engine
+from aether_bg._kernel.jobs import Jobs
+from aether_bg._kernel.outbox import Outbox
+from aether_bg._kernel.owners import Owners
+from aether_bg._kernel.tasks import detach
+from aether_bg.errors import StoreError
+from aether_bg.model import AppStarted, AppStopped, Change, Purge, Save
+
+if TYPE_CHECKING:
+    from aether_bg._kernel.app import Aether
+
+AFTER_CANCEL: Final = 0.5
+"""Seconds between cancelling what runs and taking its rows back."""
+LAST: Final = 1.0
+"""Seconds after the grace for recording, arming and closing."""
+RETENTION: Final = 60.0
+LARGE: Final = 1024**3
+_outliving: list[AsyncExitStack] = []
+"""Stores kept open because a thread still runs a job of theirs (PROTOCOL S4)."""
+
+
+class Run:
+    """Made in `async with`; lives in a detached task of its own."""
+
+    def __init__(self, app: Aether, *, client: bool) -> None:
+        self._app, self._client = app, client
+        self._started = anyio.Event()
+        self._stop = anyio.Event()
+        self._ended = anyio.Event()
+        self.hurry = anyio.Event()
+        """Set by a second signal: skips the grace (PROTOCOL S3)."""
+        self._failed: BaseException | None = None
+        self.engine: Engine
+        self.jobs: Jobs
+
+    async def start(self) -> None:
+        """Raises what kept the app from starting; everything opened has been closed again then."""
+        detach(self._root)
+        try:
+            await self._started.wait()
+        except BaseException:
+            await self.stop()
+            raise
+        if self._failed is not None:
+            await self._ended.wait()
+            raise self._failed
+
+    async def stop(self) -> None:
+        """Graceful, and bounded whatever hangs."""
+        self._stop.set()
+        bound = self._app.options.grace + AFTER_CANCEL + LAST + 5.0
+        with anyio.CancelScope(shield=True), anyio.move_on_after(bound):
+            await self._ended.wait()
+        if not self._ended.is_set():
+            self.engine.report("stop", "it did not end in time; left behind: " + self._names())
+
+    async def _root(self) -> None:
+        try:
+            async with anyio.create_task_group() as tasks:
+                try:
+                    await self._live(tasks)
+                finally:
+                    tasks.cancel_scope.cancel()
+        except BaseException as error:  # nobody awaits this task: whoever starts the app hears of it
+            if not self._started.is_set():
+                self._failed = _unwrapped(error)
+            elif isinstance(error, Exception | BaseExceptionGroup):
+                self.engine.report("kernel", error)
+        finally:
+            self._started.set()
+            self._ended.set()
+
+    async def _live(self, tasks: Any) -> None:
+        app = self._app
+        engine = self.engine = Engine(app.options, app.calls, app.handlers, app.dependencies, tasks)
+        self.jobs = engine.view.jobs = Jobs(engine, client=self._client)
+        stack = AsyncExitStack()
+        try:
+            await app.calls.start(engine, stack)
+            for _ in range(2):
+                engine.start_task(engine.writes.run)
+            engine.start_task(engine.events.run)
+            if self._client:
+                self._started.set()
+                await self._stop.wait()
+            else:
+                await self._own(stack)
+        finally:
+            engine.stopping = True
+            if stack not in _outliving:
+                with anyio.CancelScope(shield=True):
+                    await stack.aclose()
+
+    async def _own(self, stack: AsyncExitStack) -> None:
+        """Be an owner: recover, declare, schedule, until the stop."""
+        app, engine = self._app, self.engine
+        owners = Owners(engine)
+        outbox = Outbox(engine) if app.calls.arms else None
+        alive = await owners.join()
+        try:
+            for arguments in app.declared:
+                await self.jobs.enqueue(**arguments)
+            engine.supervise(owners.run, "heartbeat")
+            if outbox is not None:
+                engine.supervise(outbox.run, "outbox")
+            engine.supervise(lambda: app.calls.run_scheduler(engine), "scheduler")
+            if app.options.retention:
+                engine.supervise(self._retain, "retention")
+            self._warn_of_size(alive.size)
+            engine.events.emit(AppStarted(engine.owner, engine.store_id))
+            self._started.set()
+            await self._stop.wait()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._wind_down(owners, outbox, stack)
+
+    # -- the stop --------------------------------------------------------------------------------
+
+    async def _wind_down(self, owners: Owners, outbox: Outbox | None, stack: AsyncExitStack) -> None:
+        """Door closed, grace, cancel, release, arm, withdraw (PROTOCOL S1)."""
+        engine = self.engine
+        running = engine.attempts.running
+        engine.stopping = True
+        engine.wake()
+        await self._until(lambda: not running, engine.options.grace, hurried=True)
+        for attempt in list(running.values()):
+            attempt.releasing = True
+            attempt.scope.cancel()
+        await self._until(lambda: not running, AFTER_CANCEL)
+        threads = [attempt for attempt in running.values() if attempt.in_thread]
+        if running:
+            engine.report("stop", "these did not end when cancelled: " + self._names())
+        for attempt in [attempt for attempt in running.values() if not attempt.in_thread]:
+            attempt.revoke()
+            now = engine.clock.now()
+            change = states.finish(
+                attempt.job, states.Released(begun=True), engine.plan(attempt.job), now, engine.options.by()
+            )
+            engine.writes.put(Save(change), partial(_settled, engine, change))
+        await self._until(lambda: not engine.attempts.recording and engine.writes.idle, LAST)
+        engine.end_loops()
+        if outbox is not None:
+            await outbox.flush(LAST)
+        engine.events.emit(AppStopped(engine.owner))
+        await self._until(lambda: engine.events.idle, LAST)
+        try:
+            if threads:
+                await owners.keep_for_ever()
+                _outliving.append(stack)
+            else:
+                await owners.leave()
+        except StoreError as error:
+            engine.report("stop", error)
+
+    async def _until(self, done: Callable[[], bool], within: float, *, hurried: bool = False) -> None:
+        deadline = anyio.current_time() + within
+        while not done() and anyio.current_time() < deadline and not (hurried and self.hurry.is_set()):
+            await anyio.sleep(0.002)
+
+    def _names(self) -> str:
+        return ", ".join(str(attempt) for attempt in self.engine.attempts.running.values()) or "no attempt"
+
+    # -- retention -------------------------------------------------------------------------------
+
+    async def _retain(self) -> None:
+        engine = self.engine
+        while True:
+            for status, keep in engine.options.retention.items():
+                before = engine.clock.now() - keep if isinstance(keep, timedelta) else None
+                purge = Purge(status=status, before=before, keep=None if isinstance(keep, timedelta) else keep)
+                while await engine.calls.purge(purge):
+                    await anyio.sleep(0.01)  # in bites, so that live work comes in between
+            await anyio.sleep(RETENTION)
+
+    def _warn_of_size(self, size: int) -> None:
+        if size > LARGE and not self.engine.options.retention:
+            self.engine.report(
+                "retention", f"the store holds {size / LARGE:.1f} GiB and no retention is set: "
+                "pass retention=timedelta(days=…), or purge",
+            )  # fmt: skip
+
+
+def _settled(engine: Engine, change: Change, error: BaseException | None) -> None:
+    if error is None:
+        engine.settled(change)
+
+
+def _unwrapped(error: BaseException) -> BaseException:
+    """The one error inside a task group's wrapping."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,185 @@
+"""Settings and arguments, checked where they are given; every refusal names value, rule and remedy."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import time
+import unicodedata
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, NoReturn
+
+import attrs
+
+from aether_bg.errors import InvalidName, InvalidOption, shown
+from aether_bg.model import JobStatus
+from aether_bg.protocols import Clock
+
+LONGEST_NAME: Final = 200
+_FORBIDDEN: Final = frozenset("/\\#?")
+_BIDI: Final = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+class SystemClock:
+    """The machine's time."""
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def __repr__(self) -> str:
+        return "<SystemClock>"
+
+
+Keep = timedelta | int
+"""How long a terminal job is kept, or how many of them."""
+
+
+@attrs.frozen(kw_only=True)
+class Options:
+    """The settings of one app; see `Aether`. Seconds and bytes."""
+
+    concurrency: int
+    grace: float
+    lease: float
+    clock: Clock
+    actor: str | Callable[[], str | None] | None
+    retention: Mapping[JobStatus, Keep]
+    max_payload: int
+
+    @classmethod
+    def checked(
+        cls,
+        *,
+        concurrency: Any,
+        grace: Any,
+        lease: Any,
+        clock: Any,
+        actor: Any,
+        retention: Any,
+        max_payload: Any,
+    ) -> Options:
+        clock = SystemClock() if clock is None else clock
+        if not callable(getattr(clock, "now", None)) or not callable(getattr(clock, "monotonic", None)):
+            refuse("clock", clock, "must have now() and monotonic()", "Leave it out for the machine's clock.")
+        if actor is not None and not isinstance(actor, str) and not callable(actor):
+            refuse("actor", actor, "must be a name, or a function that returns one", 'For example: actor="billing".')
+        return cls(
+            concurrency=whole("concurrency", concurrency, least=1),
+            grace=seconds("grace", grace, zero=True),
+            lease=seconds("lease", lease),
+            clock=clock,
+            actor=actor,
+            retention=_retention(retention),
+            max_payload=whole("max_payload", max_payload, least=1),
+        )
+
+    def by(self) -> str | None:
+        """Who acts now, for the audit fields."""
+        return self.actor() if callable(self.actor) else self.actor
+
+
+def refuse(option: str, value: object, rule: str, remedy: str = "") -> NoReturn:
+    raise InvalidOption(f"{option}={shown(value)}", rule, remedy)
+
+
+def unknown_options(given: Mapping[str, object], known: tuple[str, ...]) -> None:
+    for name in given:
+        near = difflib.get_close_matches(name, known, n=1)
+        raise InvalidOption(
+            f"option {name!r}", "there is no such option",
+            f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(known)}.",
+        )  # fmt: skip
+
+
+def whole(option: str, value: Any, *, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        refuse(option, value, f"must be a whole number of at least {least}")
+    return value
+
+
+def seconds(option: str, value: Any, *, zero: bool = False) -> float:
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not good or value < 0 or (value == 0 and not zero):
+        refuse(option, value, f"must be a finite number of seconds, {'0 or more' if zero else 'above 0'}")
+    return float(value)
+
+
+def one_of(option: str, value: Any, choices: tuple[str, ...]) -> Any:
+    if value not in choices or not isinstance(value, str):
+        refuse(option, value, f"must be one of {', '.join(map(repr, choices))}")
+    return value
+
+
+def instant(option: str, value: Any) -> datetime | None:
+    """None, or an aware datetime, in UTC."""
+    if value is None:
+        return None
+    if not isinstance(value, datetime):
+        refuse(option, value, "must be a datetime", "For example: datetime.now(UTC) + timedelta(hours=1).")
+    if value.utcoffset() is None:
+        refuse(option, value, "must have a time zone", "For example: datetime.now(UTC).")
+    try:
+        return value.astimezone(UTC)
+    except (OverflowError, ValueError):
+        refuse(option, value, "lies outside the calendar")
+
+
+def name(value: Any, what: str) -> str:
+    """A job or handler name that every layer can carry. Raises `InvalidName`."""
+
+    def wrong(rule: str, remedy: str) -> NoReturn:
+        raise InvalidName(f"{what} name {shown(value)}", rule, remedy)
+
+    if not isinstance(value, str):
+        wrong("must be a string", 'For example: "send-email-order-123".')
+    if not value.strip():
+        wrong("must not be empty", 'For example: "send-email-order-123".')
+    if len(value) > LONGEST_NAME:
+        wrong(f"has {len(value)} characters, of at most {LONGEST_NAME}", "Shorten it; put details into metadata.")
+    if value in (".", ".."):
+        wrong("must not be a path", 'For example: "send-email-order-123".')
+    if value.isascii() and value.isprintable() and _FORBIDDEN.isdisjoint(value):
+        return str(value)
+    for character in value:
+        if character in _FORBIDDEN:
+            wrong(f"must not contain {character!r}", "Use '-', '_', '.' or ':' instead.")
+        if character in _BIDI or unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp"):
+            wrong(f"must not contain U+{ord(character):04X}, a control character", "Remove it.")
+    return str(value)
+
+
+def _retention(value: Any) -> dict[JobStatus, Keep]:
+    """None, one rule for every terminal status, or a mapping of status to rule."""
+    if value is None:
+        return {}
+    terminal = [status for status in JobStatus if status.terminal]
+    if not isinstance(value, Mapping):
+        value = dict.fromkeys(terminal, value)
+    kept: dict[JobStatus, Keep] = {}
+    for key, rule in value.items():
+        status = next(
+            (s for s in terminal if key == s or (isinstance(key, str) and key.lower() == s.name.lower())), None
+        )
+        if status is None:
+            refuse(
+                "retention",
+                key,
+                "wants completed, failed or cancelled",
+                'For example: {"completed": timedelta(days=7)}.',
+            )
+        if isinstance(rule, bool) or not isinstance(rule, timedelta | int) or _negative(rule):
+            refuse(
+                "retention", rule, "is an age (timedelta) or a count, not negative", "For example: timedelta(days=7)."
+            )
+        kept[status] = rule
+    return kept
+
+
+def _negative(rule: Keep) -> bool:
+    return rule < timedelta(0) if isinstance(rule, timedelta) else rule < 0

@@ -1,0 +1,102 @@
+"""The outbox: what is stored gets armed, after the commit and by whoever sees it first (PROTOCOL C3, D4)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+from uuid import UUID
+
+import anyio
+
+from aether_bg._kernel import states
+from aether_bg.errors import Stale, StoreError
+from aether_bg.model import JobInfo, JobStatus, Query, Save
+
+if TYPE_CHECKING:
+    from aether_bg._kernel.engine import Engine
+
+_MOST: Final = 500
+_AT_ONCE: Final = 32
+_LOOK: Final = 1.0
+_BACKOFF: Final = (0.5, 30.0)
+
+
+class Outbox:
+    """Pumps rows into `schedule_arm`: those named by `changed`, and whatever the store says is not armed."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._named: set[UUID] = set()
+        self._wait = 0.0
+        engine.arm = self.changed
+
+    def changed(self, job_id: UUID) -> None:
+        self._named.add(job_id)
+        self._engine.nudge()
+
+    async def run(self) -> None:
+        while True:
+            await self._pump()
+            if self._wait:
+                await anyio.sleep(self._wait)
+            elif not self._named:
+                await self._engine.changed(_LOOK)
+
+    async def flush(self, within: float) -> None:
+        """At the stop: what is not armed by then is the next start's (PROTOCOL S1)."""
+        with anyio.move_on_after(within):
+            await self._pump()
+
+    async def _pump(self) -> None:
+        named, self._named = self._named, set()
+        try:
+            rows = {job.id: job for job in await self._unarmed()}
+            for start in range(0, len(named), _MOST):
+                some = tuple(named)[start : start + _MOST]
+                rows |= {job.id: job for job in await self._engine.calls.find(Query(ids=some))}
+        except StoreError as error:
+            self._engine.report("outbox", error)
+            self._named |= named
+            self._back_off()
+            return
+        refused = 0
+        limiter = anyio.CapacityLimiter(_AT_ONCE)
+
+        async def one(job: JobInfo) -> None:
+            nonlocal refused
+            async with limiter:
+                if not await self._arm(job):
+                    refused += 1
+
+        async with anyio.create_task_group() as group:
+            for job in sorted(rows.values(), key=lambda job: job.due_at or job.modified_at):
+                if _waits(job) or job.armed_seq >= 0:
+                    group.start_soon(one, job)
+        if refused:
+            self._back_off()
+        else:
+            self._wait = 0.0
+
+    async def _unarmed(self) -> list[JobInfo]:
+        return await self._engine.calls.find(Query(unarmed=True, order="due", limit=_MOST))
+
+    async def _arm(self, job: JobInfo) -> bool:
+        try:
+            held = await self._engine.calls.arm(job)
+        except Exception as error:
+            self._engine.report("schedule_arm", error)
+            held = False
+        if held and _waits(job) and job.armed_seq != job.seq:
+            try:
+                await self._engine.writes.write(Save(states.armed(job)))
+            except Stale:
+                self.changed(job.id)  # it moved on meanwhile: look again
+            except StoreError as error:
+                self._engine.report("outbox", error)
+        return held
+
+    def _back_off(self) -> None:
+        self._wait = min(max(self._wait * 2, _BACKOFF[0]), _BACKOFF[1])
+
+
+def _waits(job: JobInfo) -> bool:
+    return job.status is JobStatus.SCHEDULED and (not job.paused or job.manual)

@@ -1,0 +1,204 @@
+"""Who is alive: this owner's heartbeat, recovery of the dead, strays, and handlers that nobody has (PROTOCOL P, C5, C7)."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
+from uuid import UUID
+
+import anyio
+
+from aether_bg._kernel import states
+from aether_bg._kernel.ids import uuid7
+from aether_bg.errors import InvalidSchedule, Stale, StoreError
+from aether_bg.model import Alive, Claim, Heartbeat, JobInfo, JobStatus, Query, Recovered, Save
+
+if TYPE_CHECKING:
+    from aether_bg._kernel.engine import Engine
+
+LOOK: Final = 0.3
+"""Seconds between looks at the other owners' locks (PROTOCOL P3)."""
+UNKNOWN: Final = 60.0
+"""Seconds that a due job waits for some process to have its handler (PROTOCOL C7)."""
+OVERDUE: Final = timedelta(minutes=1)
+_SWEEP: Final = 10.0
+
+
+class Owners:
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._beats: dict[UUID, tuple[int, float]] = {}
+        self._missing: dict[str, float] = {}
+        self._strays: set[tuple[UUID, int]] = set()
+        self._next_sweep = 0.0
+        self._warned: set[tuple[UUID, int]] = set()
+
+    async def join(self) -> Alive:
+        """Register, then take back what dead owners held, before the first claim (PROTOCOL P1)."""
+        alive = await self._beat(join=True)
+        self._engine.store_id = alive.store_id
+        await self._look(alive)
+        return alive
+
+    async def leave(self) -> None:
+        await self._beat(leave=True)
+
+    async def keep_for_ever(self) -> None:
+        """A thread outlives the stop: its claim stays alive until the process ends (PROTOCOL S4)."""
+        await self._beat(keep_for=10 * 365 * 86400.0)
+
+    async def run(self) -> None:
+        while True:
+            await anyio.sleep(LOOK)
+            known = dict(self._engine.attempts.running)
+            try:
+                alive = await self._beat()
+            except StoreError as error:
+                self._engine.report("heartbeat", error)
+                continue
+            if not alive.known:
+                await self._start_over()
+                continue
+            await self._look(alive)
+            await self._compare(alive, {(job_id, attempt.job.seq) for job_id, attempt in known.items()})
+            self._hung()
+            await self._orphans(alive)
+            if self._engine.clock.monotonic() >= self._next_sweep:
+                self._next_sweep = self._engine.clock.monotonic() + _SWEEP
+                await self._overdue()
+
+    async def _beat(
+        self, *, join: bool = False, leave: bool = False, bury: tuple[UUID, ...] = (), keep_for: float | None = None
+    ) -> Alive:
+        engine, lease = self._engine, self._engine.options.lease
+        beat = Heartbeat(
+            owner=engine.owner, handlers=tuple(engine.handlers), now=engine.clock.now(), interval=lease / 3,
+            keep_for=10 * lease if keep_for is None else keep_for, join=join, leave=leave, bury=bury,
+        )  # fmt: skip
+        return await engine.calls.heartbeat(beat)
+
+    async def _start_over(self) -> None:
+        """Somebody took this process for dead (it was stopped, say): nothing it runs may count (PROTOCOL P4)."""
+        engine = self._engine
+        engine.report("heartbeat", "this process was taken for dead; its attempts are cancelled and it joins anew")
+        for attempt in list(engine.attempts.running.values()):
+            attempt.revoke()
+        engine.owner = uuid7()
+        await self._beat(join=True)
+
+    # -- the dead --------------------------------------------------------------------------------
+
+    async def _look(self, alive: Alive) -> None:
+        dead = {*alive.dead, *self._expired(alive)} - {self._engine.owner}
+        if not dead:
+            return
+        for owner in dead:
+            await self._recover(owner)
+            self._beats.pop(owner, None)
+        await self._beat(bury=tuple(dead))
+
+    def _expired(self, alive: Alive) -> list[UUID]:
+        """Owners whose beat this process has seen unchanged for a lease, by its own clock; no wall clock decides."""
+        now, lease = self._engine.clock.monotonic(), self._engine.options.lease
+        expired = []
+        for owner, beat in alive.beats.items():
+            seen, since = self._beats.get(owner, (None, now))
+            if seen != beat:
+                self._beats[owner] = (beat, now)
+            elif now - since > lease:
+                expired.append(owner)
+        for gone in self._beats.keys() - alive.beats.keys():
+            del self._beats[gone]
+        return expired
+
+    async def _recover(self, owner: UUID) -> None:
+        engine = self._engine
+        while rows := await engine.calls.find(Query(owner=owner, limit=500)):
+            for row in rows:
+                await self._take_back(row, owner)
+
+    async def _take_back(self, row: JobInfo, owner: UUID) -> None:
+        """Crashes are counted apart from retries (PROTOCOL R3)."""
+        engine, now, by = self._engine, self._engine.clock.now(), self._engine.options.by()
+        retries = engine.handlers.compiled(row.handler_name).info.retries if row.handler_name in engine.handlers else 0
+        lost = states.Lost(
+            error=f"Crashed: the process that ran it (owner {owner}) died", retry_at=now,
+            cap=max(retries, states.LEAST_CRASHES),
+        )  # fmt: skip
+        try:
+            change = states.finish(row, lost, engine.plan(row), now, by)
+        except InvalidSchedule as error:
+            change = states.abandon(row, str(error), now, by)
+        try:
+            await engine.writes.write(Save(change))
+        except Stale:
+            return
+        engine.settled(change)
+        engine.events.emit(Recovered(row, change.runs[0]))
+
+    # -- this owner's own rows -------------------------------------------------------------------
+
+    async def _compare(self, alive: Alive, known: set[tuple[UUID, int]]) -> None:
+        engine = self._engine
+        held = set(alive.running)
+        for job_id, seq in known - held:  # running here, but no longer ours in the store: the token is lost
+            attempt = engine.attempts.running.get(job_id)
+            if attempt is not None and attempt.job.seq == seq and job_id not in engine.attempts.recording:
+                attempt.revoke()
+        running = {(job_id, attempt.job.seq) for job_id, attempt in engine.attempts.running.items()}
+        strays = {stray for stray in held - running - known if stray[0] not in engine.attempts.recording}
+        for job_id, seq in strays & self._strays:  # seen twice: no claim of this moment, but one that got lost (C5)
+            found = await engine.calls.find(Query(ids=(job_id,)))
+            if found and found[0].seq == seq and found[0].status is JobStatus.RUNNING:
+                engine.report("heartbeat", f"released {found[0].job_name!r}: claimed here, but not running")
+                released = states.Released(begun=False)
+                now = engine.clock.now()
+                change = states.finish(found[0], released, engine.plan(found[0]), now, engine.options.by())
+                try:
+                    await engine.writes.write(Save(change))
+                except Stale:
+                    continue
+                engine.settled(change)
+        self._strays = strays
+
+    def _hung(self) -> None:
+        """Attempts that did not stop when they were told to are named, once."""
+        now = self._engine.clock.monotonic()
+        for attempt in self._engine.attempts.running.values():
+            if not attempt.scope.cancel_called or attempt.overdue_since == 0.0:
+                continue
+            if attempt.overdue_since is None:
+                attempt.overdue_since = now
+            elif now - attempt.overdue_since > 1.0:
+                attempt.overdue_since = 0.0
+                kind = "its thread cannot be stopped" if attempt.in_thread else "it does not end when cancelled"
+                self._engine.report("attempts", f"{attempt} is past its time, and {kind}; it keeps its slot")
+
+    # -- rows nobody takes -----------------------------------------------------------------------
+
+    async def _orphans(self, alive: Alive) -> None:
+        """Due jobs of a handler that no live owner has had for a minute, by this process's clock (PROTOCOL C7)."""
+        engine, now = self._engine, self._engine.clock.monotonic()
+        missing = alive.due - alive.advertised
+        self._missing = {name: self._missing.get(name, now) for name in missing}
+        for name in sorted(name for name, since in self._missing.items() if now - since > UNKNOWN):
+            claim = Claim(owner=engine.owner, now=engine.clock.now(), limit=100, handlers=(name,))
+            with anyio.CancelScope(shield=True):
+                for job in (await engine.calls.claim(claim)).jobs:
+                    engine.attempts.start(engine.calls.decoded(job))
+
+    async def _overdue(self) -> None:
+        """Whatever the scheduler: overdue by more than a minute is armed again, and told once."""
+        engine = self._engine
+        late = await engine.calls.find(Query(due_before=engine.clock.now() - OVERDUE, order="due", limit=100))
+        mine = [job for job in late if job.handler_name in engine.handlers]
+        for job in mine:
+            engine.arm(job.id)
+        fresh = [job for job in mine if (job.id, job.seq) not in self._warned]
+        self._warned = {(job.id, job.seq) for job in mine}
+        if fresh and engine.free > 0:
+            engine.report(
+                "scheduler",
+                f"{len(fresh)} jobs are overdue by more than a minute, first {fresh[0].job_name!r}: check that the "
+                "scheduler runs (app.health()), and that no other process holds the database",
+            )

@@ -1,0 +1,110 @@
+"""`app.store`: reading jobs and their history, typed; and the few writes that are about rows rather than work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from aether_bg._kernel import options as checks
+from aether_bg.errors import InvalidOption, shown
+from aether_bg.model import JobInfo, JobRun, JobStatus, Purge, Query, Stats
+
+if TYPE_CHECKING:
+    from aether_bg._kernel.engine import Engine
+    from aether_bg._kernel.jobs import Jobs
+
+
+class StoreView:
+    """Queries over the store, whichever plugin it is. Every read sees at least what was committed before the call."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.jobs: Jobs
+
+    def __repr__(self) -> str:
+        return f"<StoreView of {self._engine.store_id}>"
+
+    async def get(self, id: UUID) -> JobInfo | None:
+        """The job with this id, or None."""
+        if not isinstance(id, UUID):
+            raise InvalidOption(f"id={shown(id)}", "is a uuid.UUID", "For a name: get_by_job_name.")
+        return next(iter(await self.find(Query(ids=(id,)))), None)
+
+    async def get_by_job_name(self, name: str) -> JobInfo | None:
+        """The job that holds this name, else the newest that had it, else None."""
+        return next(iter(await self.find(Query(job_name=name, limit=1))), None)
+
+    async def get_by_handler_name(self, name: str, *, limit: int = 1000) -> list[JobInfo]:
+        """Jobs of this kind of work, oldest first."""
+        return await self.find(Query(handler_name=name, limit=limit))
+
+    async def get_active(self, *, limit: int = 1000) -> list[JobInfo]:
+        """SCHEDULED or RUNNING jobs, oldest first."""
+        return await self.find(Query(status=(JobStatus.SCHEDULED, JobStatus.RUNNING), limit=limit))
+
+    async def find(self, query: Query | None = None, /, **fields: Any) -> list[JobInfo]:
+        """Jobs that match a `Query`, or its fields as keywords: find(handler_name="Backup", status=[JobStatus.FAILED]).
+
+        `metadata={"OrderId": 123}` matches top-level keys. For the next page pass `after=` the last id.
+        """
+        if query is None or fields:
+            query = _query(query, fields)
+        return await self._engine.calls.find(query)
+
+    async def history(self, job_id: UUID, limit: int = 100) -> list[JobRun]:
+        """Attempts and missed occurrences of a job, newest first."""
+        return await self._engine.calls.history(job_id, checks.whole("limit", limit, least=1))
+
+    async def stats(self) -> Stats:
+        """Counts by status and handler."""
+        return await self._engine.calls.stats()
+
+    async def update_status(
+        self, id: UUID, status: JobStatus, handled_time: datetime | None = None, error: str | None = None
+    ) -> None:
+        """Move a job by hand: to SCHEDULED (that is `retry`) or to a terminal state, which revokes a running attempt.
+
+        Raises `InvalidTransition` for RUNNING, and from one terminal state to another (PROTOCOL U6).
+        """
+        await self.jobs.update_status(id, status, handled_time, error)
+
+    async def purge(
+        self,
+        status: JobStatus | None = None,
+        *,
+        older_than: timedelta | None = None,
+        keep: int | None = None,
+    ) -> int:
+        """Delete terminal jobs with their history: of one status or all; ended longer ago than `older_than`; beyond
+        the newest `keep`. How many went. Their names are free afterwards."""
+        if status is not None and not JobStatus(status).terminal:
+            checks.refuse(
+                "status", status, "is a terminal one", "Only COMPLETED, FAILED and CANCELLED jobs are purged."
+            )
+        if older_than is not None:
+            checks.seconds("older_than", older_than, zero=True)
+        if keep is not None:
+            checks.whole("keep", keep, least=0)
+        before = None if older_than is None else self._engine.clock.now() - older_than
+        gone = 0
+        for one in [status] if status is not None else [s for s in JobStatus if s.terminal]:
+            purge = Purge(status=one, before=before, keep=keep)
+            while (bite := await self._engine.calls.purge(purge)) > 0:
+                gone += bite
+        return gone
+
+
+def _query(query: Query | None, fields: Mapping[str, Any]) -> Query:
+    import attrs
+
+    known = tuple(field.name for field in attrs.fields(Query))
+    checks.unknown_options({name: value for name, value in fields.items() if name not in known}, known)
+    given = dict(fields)
+    if isinstance(given.get("status"), JobStatus):
+        given["status"] = (given["status"],)
+    for name in ("status", "ids"):
+        if given.get(name) is not None:
+            given[name] = tuple(given[name])
+    return attrs.evolve(query or Query(), **given)

@@ -1,0 +1,114 @@
+"""The unit of work: a write set that is carried out in one transaction, all or nothing (PROTOCOL W4 to W6)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
+from typing import Any, Generic, Protocol, TypeVar
+from uuid import UUID
+
+from aether_bg.errors import InsideUnitOfWork, NotStarted, UnitOfWorkClosed
+from aether_bg.model import Call, Execute, Transaction, Write
+
+R = TypeVar("R")
+_UNSET: Any = object()
+
+current: ContextVar[UnitOfWork | None] = ContextVar("aether_bg_unit_of_work", default=None)
+"""The unit that `enqueue` joins."""
+
+
+class WorkTransaction(Protocol):
+    """What a function queued with `run` gets: the open transaction."""
+
+    def execute(self, sql: str, params: Sequence[Any] | Mapping[str, Any] = ()) -> list[tuple[Any, ...]]:
+        """Run one statement; its rows. May not begin, commit, attach or set pragmas (`DeniedSQL`)."""
+        ...
+
+    def enqueue(self, handler: Any, job_name: str | None = None, payload: Any = None, **options: Any) -> UUID:
+        """Enqueue inside the transaction; arguments as `Aether.enqueue`. Raises `JobConflict` for a held name."""
+        ...
+
+
+class Queued(Generic[R]):
+    """The place of a queued step's result, filled by the commit."""
+
+    _value: R = _UNSET
+
+    @property
+    def result(self) -> R:
+        """What the step returned. Raises `NotStarted` before the commit."""
+        if self._value is _UNSET:
+            raise NotStarted("the result of a unit of work", "it is there after the commit", "Read it after the block.")
+        return self._value
+
+    def __repr__(self) -> str:
+        return "<Queued, not committed>" if self._value is _UNSET else f"<Queued {self._value!r}>"
+
+
+class UnitOfWork:
+    """Collects writes while your code awaits, holding nothing; then all of them happen at once, or none.
+
+    `async with app.unit_of_work() as uow:`, or a handler's parameter of this type. Its tables live in the jobs'
+    database. `execute`, `run` and `app.enqueue` inside the block join it, from async code and threads alike.
+    """
+
+    def __init__(self, enqueue: Callable[[Transaction], Callable[..., UUID]]) -> None:
+        self._enqueue = enqueue
+        self._steps: list[tuple[Write, Queued[Any] | None]] = []
+        self._closed = False
+
+    def execute(self, sql: str, params: Sequence[Any] | Mapping[str, Any] = ()) -> Queued[list[tuple[Any, ...]]]:
+        """Queue one statement. Its rows are in `.result` after the commit."""
+        queued = Queued[list[tuple[Any, ...]]]()
+        self.queue(Execute(sql, params), queued)
+        return queued
+
+    def run(self, fn: Callable[[WorkTransaction], R]) -> Queued[R]:
+        """Queue `fn(tx)`: it runs inside the transaction and may read, check and write. What it raises undoes all.
+
+        A plain function, on the store's thread: keep it short, and do no I/O of its own.
+        """
+        queued = Queued[R]()
+        self.queue(Call(lambda tx: fn(_Tx(tx, self._enqueue(tx)))), queued)
+        return queued
+
+    def __repr__(self) -> str:
+        return f"<UnitOfWork {len(self._steps)} steps{', closed' if self._closed else ''}>"
+
+    # -- for the kernel --------------------------------------------------------------------------
+
+    def queue(self, write: Write, queued: Queued[Any] | None = None) -> None:
+        if self._closed:
+            raise UnitOfWorkClosed("this unit of work", "it has ended", "Open another one.")
+        self._steps.append((write, queued))
+
+    def close(self) -> list[Write]:
+        """No more steps; those there are."""
+        self._closed = True
+        return [write for write, _ in self._steps]
+
+    def fill(self, results: Sequence[object]) -> None:
+        """The commit has happened."""
+        for (_, queued), result in zip(self._steps, results, strict=True):
+            if queued is not None:
+                queued._value = result
+
+
+class _Tx:
+    def __init__(self, tx: Transaction, enqueue: Callable[..., UUID]) -> None:
+        self._tx = tx
+        self.enqueue = enqueue
+
+    def execute(self, sql: str, params: Sequence[Any] | Mapping[str, Any] = ()) -> list[tuple[Any, ...]]:
+        return self._tx.execute(sql, params)
+
+
+def outside(verb: str) -> None:
+    """Raise `InsideUnitOfWork`: only `enqueue` can join one (PROTOCOL W6)."""
+    if current.get() is not None:
+        raise InsideUnitOfWork(
+            f"{verb} inside a unit of work", "only enqueue can join it", f"Call {verb} before or after the block."
+        )
+
+
+__all__ = ["Queued", "UnitOfWork", "WorkTransaction", "current", "outside"]
