@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
@@ -17,6 +18,7 @@ import attrs
 from aether_bg._kernel import states, work
 from aether_bg._kernel.handlers import Handler
 from aether_bg._kernel.occurrences import Plan
+from aether_bg._kernel.tasks import Signal
 from aether_bg.errors import InvalidPayload, InvalidSchedule, Stale, StoreError, StoreTrouble, shown
 from aether_bg.model import (
     Change,
@@ -79,6 +81,17 @@ class Attempt:
         return f"{self.job.handler_name} ({self.job.job_name})"
 
 
+@attrs.define(eq=False)
+class _Outcome:
+    """What is to be recorded of an attempt, until it is."""
+
+    attempt: Attempt
+    job: JobInfo
+    ending: states.Ending | Change
+    plan: Plan | None
+    wait: float = 0.05
+
+
 class Attempts:
     """Those that run now, and those whose outcome waits for its commit."""
 
@@ -86,16 +99,11 @@ class Attempts:
         self._engine = engine
         self.running: dict[UUID, Attempt] = {}
         self.recording: set[UUID] = set()
-        self._room = anyio.Event()
+        self._room = Signal()
 
     async def room(self, within: float) -> None:
         """Wait until a slot may be free, at most so many seconds."""
-        with anyio.move_on_after(within):
-            await self._room.wait()
-
-    def _freed(self) -> None:
-        self._room.set()
-        self._room = anyio.Event()
+        await self._room.wait(within)
 
     def start(self, job: JobInfo) -> None:
         """Synchronous: between a claim's commit and this nothing can come in between (PROTOCOL C5)."""
@@ -121,17 +129,10 @@ class Attempts:
             del self.running[job.id]
         if job.crash_count >= SUSPICIOUS:
             engine.suspect_running = False
-        if attempt.revoked:
-            self._freed()
-            return
-        self.recording.add(job.id)
-        self._freed()
-        try:
-            with anyio.CancelScope(shield=True):
-                await self._record(attempt, ending, plan)
-        finally:
-            self.recording.discard(job.id)
-            self._freed()
+        if not attempt.revoked:
+            self.recording.add(job.id)
+            self._record(_Outcome(attempt, job, ending, plan))
+        self._room.set()
 
     def _judge(self, attempt: Attempt, plan: Plan) -> states.Ending | Change | None:
         """None: run it."""
@@ -240,51 +241,66 @@ class Attempts:
 
     # -- record ----------------------------------------------------------------------------------
 
-    async def _record(self, attempt: Attempt, ending: states.Ending | Change, plan: Plan | None) -> None:
-        """Commit the outcome, with the unit of work. Tried again with the same token until it is lost (PROTOCOL W2)."""
-        engine, job = self._engine, attempt.job
-        wait = 0.05
-        while True:
-            change = ending if isinstance(ending, Change) else self._change(job, ending, plan)
-            unit = attempt.work if isinstance(ending, states.Completed) else None
-            try:
-                if unit is None:
-                    await engine.writes.write(Save(change))
-                else:
-                    steps = unit.close()
-                    _, *results = await engine.calls.transact([Save(change), *steps])
-                    unit.fill(results)
-            except Stale as stale:
-                current = stale.current
-                if current is None or current.seq != job.seq or current.status is not JobStatus.RUNNING:
-                    return  # the token is lost: nothing of this attempt may count
-                job, plan = engine.calls.decoded(current), None  # changed while it ran: decide anew (PROTOCOL U1)
-                if isinstance(ending, Change):
-                    ending = self._judge(Attempt(job, JobContext(job)), engine.plan(job)) or states.Released(
-                        begun=False
-                    )
-            except StoreTrouble as trouble:
-                engine.report("recording outcomes", trouble)
-                if engine.stopping:
-                    return  # the next start recovers it
-                await anyio.sleep(wait)
-                wait = min(wait * 2, 5.0)
-            except Exception as error:
-                if unit is None:
-                    engine.report(f"outcome of {attempt}", error)
-                    return
-                assert attempt.handler is not None
-                attempt.work = None  # an error in the unit's own SQL is a failure of the handler (PROTOCOL W8)
-                ending = self._decide(attempt, attempt.handler, Raised(error))
-            else:
-                self._announce(attempt, job, change)
-                return
+    def _record(self, outcome: _Outcome) -> None:
+        """Hand the outcome in; nobody waits. With a unit of work it is a transaction of its own (PROTOCOL C6, W4)."""
+        engine, ending = self._engine, outcome.ending
+        unit = outcome.attempt.work if isinstance(ending, states.Completed) else None
+        try:
+            if not isinstance(ending, Change):
+                plan = outcome.plan or engine.plan(outcome.job)
+                ending = states.finish(outcome.job, ending, plan, engine.clock.now(), engine.options.by())
+        except InvalidSchedule as error:
+            ending = self._abandon(outcome.job, _text(error))
+        if unit is None:
+            engine.writes.put(Save(ending), partial(self._recorded, outcome, ending))
+        else:
+            engine.start_task(self._commit, outcome, ending, unit)
 
-    def _change(self, job: JobInfo, ending: states.Ending, plan: Plan | None) -> Change:
-        engine = self._engine
-        if plan is None:
-            plan = engine.plan(job)
-        return states.finish(job, ending, plan, engine.clock.now(), engine.options.by())
+    async def _commit(self, outcome: _Outcome, change: Change, unit: work.UnitOfWork) -> None:
+        steps = unit.close()
+        try:
+            _, *results = await self._engine.calls.transact([Save(change), *steps])
+        except Exception as error:
+            self._recorded(outcome, change, error)
+        else:
+            unit.fill(results)
+            self._recorded(outcome, change, None)
+
+    def _recorded(self, outcome: _Outcome, change: Change, error: BaseException | None) -> None:
+        if error is None:
+            self._done(outcome)
+            self._announce(outcome.attempt, outcome.job, change)
+        else:
+            self._engine.start_task(self._record_again, outcome, error)
+
+    def _done(self, outcome: _Outcome) -> None:
+        self.recording.discard(outcome.job.id)
+        self._room.set()
+
+    async def _record_again(self, outcome: _Outcome, error: BaseException) -> None:
+        """It was not committed: with the same token until that is lost or the stop comes (PROTOCOL W2, U1)."""
+        engine, job, attempt = self._engine, outcome.job, outcome.attempt
+        if isinstance(error, Stale):
+            current = error.current
+            if current is None or current.seq != job.seq or current.status is not JobStatus.RUNNING:
+                return self._done(outcome)  # the token is lost: nothing of this attempt may count
+            outcome.job, outcome.plan = engine.calls.decoded(current), None  # changed while it ran: decide anew
+            if isinstance(outcome.ending, Change):
+                fresh = Attempt(outcome.job, JobContext(outcome.job))
+                outcome.ending = self._judge(fresh, engine.plan(outcome.job)) or states.Released(begun=False)
+        elif isinstance(error, StoreTrouble):
+            engine.report("recording outcomes", error)
+            if engine.stopping:
+                return self._done(outcome)  # the next start recovers it
+            await anyio.sleep(outcome.wait)
+            outcome.wait = min(outcome.wait * 2, 5.0)
+        elif attempt.work is not None and attempt.handler is not None:
+            attempt.work = None  # an error in the unit's own SQL is a failure of the handler (PROTOCOL W8)
+            outcome.ending = self._decide(attempt, attempt.handler, Raised(error))
+        else:
+            engine.report(f"outcome of {attempt}", error)
+            return self._done(outcome)
+        return self._record(outcome)
 
     def _announce(self, attempt: Attempt, job: JobInfo, change: Change) -> None:
         engine = self._engine

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
-from contextvars import Context
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from functools import lru_cache
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 import anyio
-import anyio.abc
 
 from aether_bg._kernel.attempts import Attempts
 from aether_bg._kernel.calls import Calls
@@ -23,6 +21,7 @@ from aether_bg._kernel.handlers import Handlers
 from aether_bg._kernel.ids import uuid7
 from aether_bg._kernel.occurrences import Plan
 from aether_bg._kernel.options import Options
+from aether_bg._kernel.tasks import Signal, Spawn
 from aether_bg._kernel.view import StoreView
 from aether_bg._kernel.work import UnitOfWork
 from aether_bg.bridge import Bridge
@@ -48,11 +47,12 @@ class Engine:
     """One start of one app: made at the start, dropped at the stop. Implements `Kernel`."""
 
     def __init__(
-        self, options: Options, calls: Calls, handlers: Handlers, dependencies: Dependencies, tasks: anyio.abc.TaskGroup
+        self, options: Options, calls: Calls, handlers: Handlers, dependencies: Dependencies, spawn: Spawn
     ) -> None:
         self.options, self.calls, self.handlers = options, calls, handlers
         self.dependencies = dependencies
-        self.tasks = tasks
+        self.start_task = spawn
+        """A task of the kernel's own, with a clean context (PROTOCOL W6)."""
         self.owner: UUID = uuid7()
         self.store_id: UUID = UUID(int=0)
         self.stopping = False
@@ -69,10 +69,11 @@ class Engine:
         self._bridge = Bridge()
         self._thread = threading.get_ident()
         self._woken = anyio.Event()
-        self._changed = anyio.Event()
+        self._changed = Signal()
         self._claiming = anyio.Lock()
         self._trouble = 0.0
         self._loops: set[anyio.CancelScope] = set()
+        self._lasting: list[anyio.CancelScope] = []
         self._endings: dict[UUID, anyio.Event] = {}
         self.enqueue_in: Callable[[Transaction], Callable[..., UUID]]
 
@@ -99,12 +100,10 @@ class Engine:
     def nudge(self) -> None:
         """Let go of those who wait in `changed`."""
         self._changed.set()
-        self._changed = anyio.Event()
 
     async def changed(self, within: float) -> None:
         """Wait for a sign that some row may have changed, at most so many seconds."""
-        with anyio.move_on_after(within):
-            await self._changed.wait()
+        await self._changed.wait(within)
 
     async def sleep_until(self, when: datetime | None) -> None:
         wait = NAP if when is None else (when - self.clock.now()).total_seconds()
@@ -130,13 +129,21 @@ class Engine:
         else:
             self._bridge.post(fn)
 
-    def start_task(self, fn: Callable[..., Coroutine[Any, Any, object]], *args: object) -> None:
-        """A task of the kernel's own, with a clean context (PROTOCOL W6)."""
-        Context().run(lambda: self.tasks.start_soon(fn, *args))
-
     def supervise(self, fn: Callable[[], Awaitable[object]], name: str) -> None:
         """A loop that is not meant to return."""
         self.start_task(self._supervise, fn, name, True)
+
+    async def until_end(self, loop: Callable[[], Awaitable[object]]) -> None:
+        """A loop of the kernel's that must outlast all others, since their last work goes through it."""
+        scope = anyio.CancelScope()
+        self._lasting.append(scope)
+        with scope:
+            await loop()
+
+    def end(self) -> None:
+        self.end_loops()
+        for scope in self._lasting:
+            scope.cancel()
 
     def end_loops(self) -> None:
         """Cancel what was spawned or supervised; the kernel's own tasks go on until their work is done."""

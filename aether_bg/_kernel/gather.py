@@ -16,7 +16,7 @@ Finished = Callable[[BaseException | None], object]
 
 
 class Gather:
-    """`put` a write with what to call when it is committed or refused; `run` carries them out, two batches at a time.
+    """`put` a write with what to call when it is committed or refused; `run` carries them out, a batch at a time.
 
     A batch that is refused is carried out again one by one, so that nobody pays for another's mistake; when the store
     itself is in trouble all of them hear of it.
@@ -26,11 +26,12 @@ class Gather:
         self._transact = transact
         self._waiting: list[tuple[Write, Finished]] = []
         self._something = anyio.Event()
-        self.busy = 0
+        self._busy = 0
 
     def put(self, write: Add | Save, finished: Finished) -> None:
         self._waiting.append((write, finished))
-        self._something.set()
+        if len(self._waiting) == 1:
+            self._something.set()
 
     async def write(self, write: Add | Save) -> None:
         """Commit one write. Raises what the store raises for it."""
@@ -47,21 +48,22 @@ class Gather:
             raise outcome[0]
 
     async def run(self) -> None:
+        """Several may run beside each other: then one batch gathers while another is committed."""
         while True:
             await self._something.wait()
             batch, self._waiting = self._waiting[:_MOST], self._waiting[_MOST:]
             if not self._waiting:
                 self._something = anyio.Event()
             if batch:
-                self.busy += len(batch)
+                self._busy += len(batch)
                 try:
                     await self._commit(batch)
                 finally:
-                    self.busy -= len(batch)
+                    self._busy -= len(batch)
 
     @property
     def idle(self) -> bool:
-        return not self._waiting and not self.busy
+        return not self._waiting and not self._busy
 
     async def _commit(self, batch: list[tuple[Write, Finished]]) -> None:
         error: BaseException | None = None

@@ -115,20 +115,19 @@ class Jobs:
                 checks.refuse(
                     "repeats", repeats, "bounds a recurring job", "Leave it out, or give a recurring schedule."
                 )
-        now = engine.clock.now()
-        by = engine.options.by()
+        now, by = engine.clock.now(), engine.options.by()
+        anchor = anchor_for(parsed, now, start)
+        due = self._first(parsed, Plan(parsed, anchor, start, until, repeats))
         job = JobInfo(
             id=job_id, handler_name=handler_name, job_name=name, expression_value=parsed.text, payload=value,
             extra_properties=check_metadata(metadata), created_at=now, created_by=by, modified_at=now, modified_by=by,
-            timezone=parsed.timezone, start=start, repeats=repeats, until=until,
+            due_at=due, occurrence=due, timezone=parsed.timezone, start=start, repeats=repeats, until=until,
             misfire=checks.one_of("misfire", misfire, ("once", "skip", "all")),
-            misfire_grace=checks.seconds("misfire_grace", misfire_grace, zero=True),
-            anchor=anchor_for(parsed, now, start),
+            misfire_grace=checks.seconds("misfire_grace", misfire_grace, zero=True), anchor=anchor,
         )  # fmt: skip
-        due = self._first(parsed, job)
-        stamped = engine.calls.stamp(job)
-        properties = check_metadata({**stamped, **job.extra_properties}) if stamped else job.extra_properties
-        return attrs.evolve(job, due_at=due, occurrence=due, extra_properties=properties)
+        if stamped := engine.calls.stamp(job):
+            return attrs.evolve(job, extra_properties=check_metadata({**stamped, **job.extra_properties}))
+        return job
 
     def _payload(self, handler: Any, name: str, payload: Any) -> Any:
         handlers, limit = self._engine.handlers, self._engine.options.max_payload
@@ -142,19 +141,19 @@ class Jobs:
         return check_json(payload, limit)
 
     @staticmethod
-    def _first(schedule: Schedule, job: JobInfo | Definition) -> datetime:
-        due = Plan.of(schedule, job).first()
+    def _first(schedule: Schedule, plan: Plan) -> datetime:
+        due = plan.first()
         if due is None:
-            bounds = f"before until={job.until:%Y-%m-%dT%H:%M:%SZ}" if job.until else "from now on"
-            raise InvalidSchedule(
-                job.expression_value, field=None, reason=f"it has no occurrence {bounds}", example="@daily"
-            )
+            bounds = f"before until={plan.until:%Y-%m-%dT%H:%M:%SZ}" if plan.until else "from now on"
+            raise InvalidSchedule(schedule.text, field=None, reason=f"it has no occurrence {bounds}", example="@daily")
         return due
 
     def _added(self, job: JobInfo) -> None:
-        self._engine.events.emit(Enqueued(job))
-        self._engine.arm(job.id)
-        self._engine.wake()
+        engine = self._engine
+        if engine.events.observed:
+            engine.events.emit(Enqueued(job))
+        engine.arm(job.id)
+        engine.wake()
 
     async def _resolve(self, held: JobInfo, job: JobInfo, if_exists: str) -> UUID | None:
         """The name is held (PROTOCOL N2, N3). None: it no longer is; try again."""
@@ -240,8 +239,9 @@ class Jobs:
                 anchor=now, repeats=row.repeats if parsed.recurring else None,
             )  # fmt: skip
             plan = Plan.of(parsed, definition)
+            if not row.status.terminal:
+                self._first(parsed, plan)
             change = states.update(row, definition, plan, now, engine.options.by())
-            self._first(parsed, definition)
             if await self._try(row, change, "update"):
                 return
 

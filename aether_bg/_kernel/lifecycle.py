@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import anyio
 
@@ -15,7 +15,7 @@ from aether_bg._kernel.engine import Engine
 from aether_bg._kernel.jobs import Jobs
 from aether_bg._kernel.outbox import Outbox
 from aether_bg._kernel.owners import Owners
-from aether_bg._kernel.tasks import detach
+from aether_bg._kernel.tasks import spawner
 from aether_bg.errors import StoreError
 from aether_bg.model import AppStarted, AppStopped, Change, Purge, Save
 
@@ -48,7 +48,8 @@ class Run:
 
     async def start(self) -> None:
         """Raises what kept the app from starting; everything opened has been closed again then."""
-        detach(self._root)
+        self._spawn = spawner()
+        self._spawn(self._root)
         try:
             await self._started.wait()
         except BaseException:
@@ -69,30 +70,25 @@ class Run:
 
     async def _root(self) -> None:
         try:
-            async with anyio.create_task_group() as tasks:
-                try:
-                    await self._live(tasks)
-                finally:
-                    tasks.cancel_scope.cancel()
+            await self._live()
         except BaseException as error:  # nobody awaits this task: whoever starts the app hears of it
             if not self._started.is_set():
-                self._failed = _unwrapped(error)
-            elif isinstance(error, Exception | BaseExceptionGroup):
+                self._failed = error
+            elif isinstance(error, Exception):
                 self.engine.report("kernel", error)
         finally:
             self._started.set()
             self._ended.set()
 
-    async def _live(self, tasks: Any) -> None:
+    async def _live(self) -> None:
         app = self._app
-        engine = self.engine = Engine(app.options, app.calls, app.handlers, app.dependencies, tasks)
+        engine = self.engine = Engine(app.options, app.calls, app.handlers, app.dependencies, self._spawn)
         self.jobs = engine.view.jobs = Jobs(engine, client=self._client)
         stack = AsyncExitStack()
         try:
             await app.calls.start(engine, stack)
-            for _ in range(2):
-                engine.start_task(engine.writes.run)
-            engine.start_task(engine.events.run)
+            for loop in (engine.writes.run, engine.writes.run, engine.events.run):
+                engine.start_task(engine.until_end, loop)
             if self._client:
                 self._started.set()
                 await self._stop.wait()
@@ -100,6 +96,7 @@ class Run:
                 await self._own(stack)
         finally:
             engine.stopping = True
+            engine.end()
             if stack not in _outliving:
                 with anyio.CancelScope(shield=True):
                     await stack.aclose()
@@ -196,10 +193,3 @@ class Run:
 def _settled(engine: Engine, change: Change, error: BaseException | None) -> None:
     if error is None:
         engine.settled(change)
-
-
-def _unwrapped(error: BaseException) -> BaseException:
-    """The one error inside a task group's wrapping."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error

@@ -31,7 +31,7 @@ class Gap:
     kept: deque[datetime]
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen
 class Plan:
     """A schedule with the bounds of one job. All instants are aware and in UTC."""
 
@@ -43,7 +43,7 @@ class Plan:
 
     @classmethod
     def of(cls, schedule: Schedule, job: JobInfo | Definition) -> Plan:
-        return cls(schedule=schedule, anchor=job.anchor, start=job.start, until=job.until, repeats=job.repeats)
+        return cls(schedule, job.anchor, job.start, job.until, job.repeats)
 
     @property
     def endless(self) -> bool:

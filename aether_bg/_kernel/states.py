@@ -5,6 +5,7 @@ No I/O, no clock, no hooks: who calls decides when and commits the result. DESIG
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeAlias, assert_never
 
@@ -22,6 +23,9 @@ _STATE: Final = tuple(
     if name in attrs.fields_dict(JobInfo) and name not in ("seq", "schedule_rev", "modified_at", "modified_by")
 )
 
+_state_of: Callable[[JobInfo], dict[str, Any]] = eval(
+    f"lambda job: {{{', '.join(f'{name!r}: job.{name}' for name in _STATE)}}}"
+)
 
 # -- how an attempt ended -------------------------------------------------------------------------
 
@@ -239,7 +243,7 @@ def armed(job: JobInfo) -> Change:
 
 def _change(job: JobInfo, now: datetime, by: str | None, *, bump: bool = True, rev: bool = True, **new: Any) -> Change:
     """The row as it is, but for `new`. Moves seq, or else schedule_rev (PROTOCOL C1, U1)."""
-    state = {name: getattr(job, name) for name in _STATE}
+    state = _state_of(job)
     state.update(new)
     return Change(
         job_id=job.id,

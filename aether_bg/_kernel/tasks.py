@@ -1,4 +1,7 @@
-"""A task that belongs to no caller: the kernel's root. Its trouble never cancels the host, nor the host's it (S6)."""
+"""Tasks that belong to no caller: their trouble never cancels the host, nor the host's theirs (PROTOCOL S6).
+
+A task group would cancel its host, and costs seven times as much per task; whoever starts a task here sees to its end.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +11,49 @@ from collections.abc import Callable, Coroutine
 from contextvars import Context
 from typing import Any
 
-_kept: set[asyncio.Task[Any]] = set()
+import anyio
+
+Spawn = Callable[..., None]
+"""`spawn(fn, *args)`: run the async function beside everything else, with an empty context. It must not raise."""
 
 
-def detach(fn: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run `fn` beside everything else on this loop, with an empty context. It must not raise."""
+def spawner() -> Spawn:
+    """For the loop this is called on."""
     if "trio" in sys.modules:
         import trio
 
         if trio.lowlevel.in_trio_run():
-            trio.lowlevel.spawn_system_task(fn, context=Context())
-            return
-    task = asyncio.get_running_loop().create_task(fn(), name="aether_bg", context=Context())
-    _kept.add(task)  # the loop itself keeps weak references only
-    task.add_done_callback(_kept.discard)
+            return lambda fn, *args: _ignore(trio.lowlevel.spawn_system_task(fn, *args, context=Context()))
+    loop = asyncio.get_running_loop()
+    kept: set[asyncio.Task[Any]] = set()  # the loop itself keeps weak references only
+
+    def spawn(fn: Callable[..., Coroutine[Any, Any, object]], *args: object) -> None:
+        task = loop.create_task(fn(*args), context=Context())
+        kept.add(task)
+        task.add_done_callback(kept.discard)
+
+    return spawn
+
+
+def _ignore(_: object) -> None: ...
+
+
+class Signal:
+    """Lets go, at each `set`, of those who wait at that moment; costs nothing while nobody does."""
+
+    __slots__ = ("_event",)
+
+    def __init__(self) -> None:
+        self._event: anyio.Event | None = None
+
+    def set(self) -> None:
+        if self._event is not None:
+            self._event.set()
+            self._event = None
+
+    async def wait(self, within: float) -> None:
+        """Until the next `set`, at most so many seconds."""
+        if self._event is None:
+            self._event = anyio.Event()
+        with anyio.move_on_after(within):
+            await self._event.wait()

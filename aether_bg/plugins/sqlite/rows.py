@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, Final
 from uuid import UUID
 
@@ -28,71 +29,73 @@ def from_json(text: str) -> Any:
         return text  # edited by hand: the row stays readable, and the payload check will say what is wrong
 
 
-def _metadata(text: str) -> Any:
-    return {} if text == "{}" else from_json(text)
+@lru_cache(maxsize=256)
+def _iso(when: datetime) -> str:
+    return when.isoformat(timespec="microseconds")[:26] + "Z"
 
 
 def to_time(when: datetime | None) -> str | None:
     """Fixed width, so that text order is time order. `when` is aware and in UTC."""
-    return None if when is None else when.isoformat(timespec="microseconds")[:26] + "Z"
+    return None if when is None else _iso(when)
 
 
 def from_time(text: str | None) -> datetime | None:
     return None if text is None else datetime.fromisoformat(text)
 
 
-def _uuid(text: str | None) -> UUID | None:
-    return None if text is None else UUID(text)
+_STATUS: Final = tuple(JobStatus)
+_text = lru_cache(maxsize=64)(str)
+_uuid = lru_cache(maxsize=64)(UUID)
 
+Codec = tuple[str, str]
+"""How a value is written to the database, and how it is read: expressions of `x`, which is no None."""
 
-def _text(value: object) -> str | None:
-    return None if value is None else str(value)
-
-
-Codec = tuple[Callable[[Any], Any] | None, Callable[[Any], Any] | None]
-"""(to the database, from it); None where the value goes as it is."""
-
+_TIME: Final = ("_iso(x)", "fromisoformat(x)")
 _CODECS: Final[dict[str, Codec]] = {
-    "id": (str, UUID),
-    "job_id": (str, UUID),
-    "owner": (_text, _uuid),
-    "status": (int, JobStatus),
-    "outcome": (_text, lambda text: None if text is None else RunOutcome(text)),
-    "payload": (to_json, from_json),
-    "extra_properties": (to_json, _metadata),
-    **dict.fromkeys(("paused", "manual", "extra", "run_again", "holds_name"), (int, bool)),
+    "id": ("str(x)", "UUID(x)"),
+    "job_id": ("str(x)", "UUID(x)"),
+    "owner": ("_text(x)", "_uuid(x)"),
+    "status": ("int(x)", "_STATUS[x]"),
+    "outcome": ("str(x)", "RunOutcome(x)"),
+    "payload": ("to_json(x)", "from_json(x)"),
+    "extra_properties": ("'{}' if not x else to_json(x)", "{} if x == '{}' else from_json(x)"),
+    **dict.fromkeys(("paused", "manual", "extra", "run_again", "holds_name"), ("int(x)", "x == 1")),
     **dict.fromkeys(
         ("created_at", "modified_at", "handled_time", "due_at", "start", "until", "anchor", "occurrence",
          "last_occurrence", "started_at", "finished_at"),
-        (to_time, from_time),
+        _TIME,
     ),
 }  # fmt: skip
-_PLAIN: Final[Codec] = (None, None)
+_NOT_NULL: Final = ("id", "job_id", "status", "extra_properties", "created_at", "modified_at", "anchor")
+_SCOPE: Final[dict[str, Any]] = {
+    "_iso": _iso, "fromisoformat": datetime.fromisoformat, "UUID": UUID, "_text": _text, "_uuid": _uuid,
+    "_STATUS": _STATUS, "RunOutcome": RunOutcome, "to_json": to_json, "from_json": from_json,
+}  # fmt: skip
 
 
-def _codecs(names: Iterable[str]) -> list[tuple[str, Codec]]:
-    return [(name, _CODECS.get(name, _PLAIN)) for name in names]
+def _converted(name: str, value: str, way: int) -> str:
+    """`value`, an expression, converted one way: 0 to the database, 1 from it."""
+    if name not in _CODECS:
+        return value
+    code = _CODECS[name][way]
+    if name == "payload":  # None is a payload too
+        return code.replace("(x)", f"({value})")
+    whole = code.replace("(x)", f"({value})").replace("x ==", f"{value} ==").replace("not x", f"not {value}")
+    whole = whole.replace("[x]", f"[{value}]")
+    return whole if name in _NOT_NULL else f"None if {value} is None else {whole}"
 
 
-def _reader(cls: type[Any], names: tuple[str, ...]) -> Callable[[list[Any]], Any]:
-    """Compile `row -> cls(...)`: a generated expression, since it runs for every job claimed."""
-    scope: dict[str, Any] = {"cls": cls}
-    parts = []
-    for index, (name, (_, decode)) in enumerate(_codecs(names)):
-        scope[f"d{index}"] = decode
-        parts.append(f"{name}=r[{index}]" if decode is None else f"{name}=d{index}(r[{index}])")
-    made: Callable[[list[Any]], Any] = eval(f"lambda r: cls({', '.join(parts)})", scope)
+def _reader(cls: type[Any], names: tuple[str, ...]) -> Callable[[Sequence[Any]], Any]:
+    """Compile `row -> cls(...)`: one expression, since it runs for every job claimed."""
+    parts = [f"{name}={_converted(name, f'r[{index}]', 1)}" for index, name in enumerate(names)]
+    made: Callable[[Sequence[Any]], Any] = eval(f"lambda r: cls({', '.join(parts)})", {**_SCOPE, "cls": cls})  # noqa: S307
     return made
 
 
 def _writer(names: tuple[str, ...]) -> Callable[[Any], list[Any]]:
     """Compile `value -> [columns]`."""
-    scope: dict[str, Any] = {}
-    parts = []
-    for index, (name, (encode, _)) in enumerate(_codecs(names)):
-        scope[f"e{index}"] = encode
-        parts.append(f"v.{name}" if encode is None else f"e{index}(v.{name})")
-    made: Callable[[Any], list[Any]] = eval(f"lambda v: [{', '.join(parts)}]", scope)
+    parts = [_converted(name, f"v.{name}", 0) for name in names]
+    made: Callable[[Any], list[Any]] = eval(f"lambda v: [{', '.join(parts)}]", dict(_SCOPE))  # noqa: S307
     return made
 
 
@@ -106,8 +109,8 @@ STATE_COLUMNS: Final = tuple(
 )
 """What every Change writes, besides seq and schedule_rev."""
 
-read_job: Final[Callable[[list[Any]], JobInfo]] = _reader(JobInfo, JOB_COLUMNS)
-read_run: Final[Callable[[list[Any]], JobRun]] = _reader(JobRun, RUN_COLUMNS)
+read_job: Final[Callable[[Sequence[Any]], JobInfo]] = _reader(JobInfo, JOB_COLUMNS)
+read_run: Final[Callable[[Sequence[Any]], JobRun]] = _reader(JobRun, RUN_COLUMNS)
 write_job: Final = _writer(JOB_COLUMNS)
 write_run: Final = _writer(RUN_COLUMNS)
 write_definition: Final = _writer(DEFINITION_COLUMNS)
