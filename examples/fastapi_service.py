@@ -1,0 +1,80 @@
+"""A web service that answers at once and works afterwards; the jobs live and stop with its lifespan.
+
+    pip install fastapi uvicorn
+    uvicorn --app-dir examples fastapi_service:service
+    curl -d '{"to": "ada@example.org", "item": "umbrella"}' -H 'Content-Type: application/json' localhost:8000/orders
+
+The orders and their mails lie in ./fastapi-service.db. With several worker processes each runs jobs of the one file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import UUID, uuid4
+
+import attrs
+from fastapi import FastAPI, HTTPException
+from pydantic import BaseModel
+
+from aether_bg import Aether, Backoff, JobContext, UnitOfWork
+
+jobs = Aether("fastapi-service.db")
+
+SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS orders (id TEXT PRIMARY KEY, item TEXT NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS outgoing_mail (job TEXT PRIMARY KEY, recipient TEXT NOT NULL, text TEXT NOT NULL)",
+)
+
+
+@attrs.frozen
+class Confirm:
+    to: str
+    item: str
+
+
+@jobs.handler("Confirm", retries=5, backoff=Backoff(first=2), timeout=30)
+async def confirm(mail: Confirm, ctx: JobContext, work: UnitOfWork) -> None:
+    text = f"Thank you for ordering one {mail.item}."
+    work.execute("INSERT INTO outgoing_mail VALUES (?, ?, ?)", [str(ctx.job.id), mail.to, text])
+
+
+@asynccontextmanager
+async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async with jobs:
+        async with jobs.unit_of_work() as work:
+            for statement in SCHEMA:
+                work.execute(statement)
+        yield
+
+
+service = FastAPI(lifespan=lifespan)
+
+
+class Order(BaseModel):
+    to: str
+    item: str
+
+
+@service.post("/orders", status_code=202)
+async def order(order: Order) -> dict[str, str]:
+    number = str(uuid4())
+    async with jobs.unit_of_work() as work:  # the order and its mail, or neither
+        work.execute("INSERT INTO orders VALUES (?, ?)", [number, order.item])
+        job = await jobs.enqueue(confirm, f"confirm:{number}", Confirm(order.to, order.item))
+    return {"order": number, "job": str(job)}
+
+
+@service.get("/jobs/{job}")
+async def job(job: UUID) -> dict[str, Any]:
+    found = await jobs.store.get(job)
+    if found is None:
+        raise HTTPException(404, "there is no such job")
+    return {"name": found.job_name, "status": found.status.name.lower(), "why": await jobs.explain(job)}
+
+
+@service.get("/health")
+async def health() -> dict[str, Any]:
+    state = await jobs.health()
+    return {"ok": state["ok"], "running": state["running"], "problems": state["problems"]}
