@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
@@ -28,9 +29,10 @@ from aether_bg.errors import (
     WaitTimeout,
     shown,
 )
-from aether_bg.explain import explain
+from aether_bg.explain import Around, explain
 from aether_bg.model import (
     Add,
+    Alive,
     Altered,
     Change,
     Definition,
@@ -59,6 +61,9 @@ _COMPARED: Final = {
 
 class Jobs:
     """Verbs on one engine. `client`: handlers need not be known here (JSON limits only)."""
+
+    alive: Alive | None = None
+    """The last answer to this owner's heartbeat, for `explain`; a client has none."""
 
     def __init__(self, engine: Engine, *, client: bool) -> None:
         self._engine = engine
@@ -313,7 +318,17 @@ class Jobs:
         row = await self._find(job)
         engine = self._engine
         runs = await engine.calls.history(row.id, 10)
-        return explain(row, runs, now=engine.clock.now(), known=self._client or row.handler_name in engine.handlers)
+        around, alive, schedule = Around(arms=engine.calls.arms), self.alive, None
+        if alive is not None:
+            around = Around(
+                owners=dict.fromkeys(alive.beats.keys() - set(alive.dead), ""),
+                gone=dict.fromkeys(alive.dead, "has died"), handlers=alive.advertised,
+                free=engine.free if row.handler_name in engine.handlers else None, here=engine.owner,
+                arms=engine.calls.arms, trouble=engine.problems.get("scheduler"),
+            )  # fmt: skip
+        with suppress(InvalidSchedule):
+            schedule = engine.schedule(row.expression_value, row.timezone)
+        return explain(row, runs, now=engine.clock.now(), around=around, schedule=schedule)
 
     async def _apply(
         self,

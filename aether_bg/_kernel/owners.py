@@ -75,7 +75,8 @@ class Owners:
             owner=engine.owner, handlers=tuple(engine.handlers), now=engine.clock.now(), interval=lease / 3,
             keep_for=10 * lease if keep_for is None else keep_for, join=join, leave=leave, bury=bury,
         )  # fmt: skip
-        return await engine.calls.heartbeat(beat)
+        engine.view.jobs.alive = alive = await engine.calls.heartbeat(beat)
+        return alive
 
     async def _start_over(self) -> None:
         """Somebody took this process for dead (it was stopped, say): nothing it runs may count (PROTOCOL P4)."""

@@ -1,0 +1,28 @@
+"""Did it run, and if not, why not? A job's rows in sentences: a pure function, for the app and the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, tzinfo
+
+from aether_bg.explain._facts import OVERDUE, Around, Waiting, waiting
+from aether_bg.explain._story import Story
+from aether_bg.explain._words import plain
+from aether_bg.model import JobInfo, JobRun
+from aether_bg.schedule import Schedule
+
+__all__ = ["OVERDUE", "Around", "Waiting", "explain", "plain", "waiting"]
+
+
+def explain(
+    job: JobInfo,
+    runs: Sequence[JobRun],
+    *,
+    now: datetime,
+    around: Around | None = None,
+    schedule: Schedule | None = None,
+    zone: tzinfo = UTC,
+) -> str:
+    """Sentences, one a line. `runs`: its history, newest first. `schedule`: as read by whoever has the plugins for it;
+    without one the built-in language reads it. `zone`: in which times are told."""
+    return "\n".join(Story(job, runs, now, around or Around(), schedule, zone).lines())

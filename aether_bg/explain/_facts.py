@@ -1,0 +1,75 @@
+"""Who could run a job, and what it waits for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from enum import StrEnum
+from typing import Final
+from uuid import UUID
+
+import attrs
+from attrs import field
+
+from aether_bg.model import JobInfo, JobStatus
+
+OVERDUE: Final = 60.0
+"""Seconds after which being late is no longer a matter of the next claim."""
+
+
+class Waiting(StrEnum):
+    """What a SCHEDULED job waits for."""
+
+    TIME = "time"
+    RETRY = "retry"
+    """The backoff after a failure, or the instant a snoozed handler asked for."""
+    RESUME = "resume"
+    OWNER = "owner"
+    """No live process runs jobs on this store."""
+    HANDLER = "handler"
+    """Some live, but none of them has its handler (PROTOCOL C7)."""
+    SLOT = "slot"
+    SCHEDULER = "scheduler"
+    CLAIM = "claim"
+    """It is due, and nothing known stands in its way."""
+
+
+@attrs.frozen(kw_only=True)
+class Around:
+    """Who could run it, as far as the asker knows; None means: not known.
+
+    `owners`: the live processes, and what to call each; `gone`: those that no longer count, and why ("has died");
+    `handlers`: what the live ones have; `free`: free slots, `here`: the asking process itself, if it is an owner;
+    `arms`: the scheduler must be told of each job; `trouble`: what is wrong with it.
+    """
+
+    owners: Mapping[UUID, str] | None = None
+    gone: Mapping[UUID, str] = field(factory=dict)
+    handlers: frozenset[str] | None = None
+    free: int | None = None
+    here: UUID | None = None
+    arms: bool = False
+    trouble: str | None = None
+
+
+def waiting(job: JobInfo, now: datetime, around: Around) -> Waiting | None:
+    """What it waits for; None when it is not SCHEDULED."""
+    if job.status is not JobStatus.SCHEDULED:
+        return None
+    if job.paused and not job.manual:
+        return Waiting.RESUME
+    if job.due_at is not None and job.due_at > now:
+        return Waiting.RETRY if job.attempt else Waiting.TIME
+    if around.owners is not None and not around.owners:
+        return Waiting.OWNER
+    if around.handlers is not None and job.handler_name not in around.handlers:
+        return Waiting.HANDLER
+    if around.free is not None and around.free < 1:
+        return Waiting.SLOT
+    if around.trouble or (around.arms and job.armed_seq != job.seq) or (around.free and late(job, now) > OVERDUE):
+        return Waiting.SCHEDULER
+    return Waiting.CLAIM
+
+
+def late(job: JobInfo, now: datetime) -> float:
+    return 0.0 if job.due_at is None else (now - job.due_at).total_seconds()
