@@ -241,16 +241,20 @@ def armed(job: JobInfo) -> Change:
 # -- the parts -------------------------------------------------------------------------------------
 
 
-def _change(job: JobInfo, now: datetime, by: str | None, *, bump: bool = True, rev: bool = True, **new: Any) -> Change:
-    """The row as it is, but for `new`. Moves seq, or else schedule_rev (PROTOCOL C1, U1)."""
+def _change(
+    job: JobInfo, now: datetime, by: str | None, *parts: dict[str, Any], bump: bool = True, rev: bool = True, **new: Any
+) -> Change:
+    """The row as it is, but for `parts` and `new`. Moves seq, or else schedule_rev (PROTOCOL C1, U1)."""
     state = _state_of(job)
+    for part in parts:
+        state.update(part)
     state.update(new)
     return Change(
         job_id=job.id,
         seq=job.seq,
         schedule_rev=job.schedule_rev,
         next_seq=job.seq + bump,
-        next_rev=job.schedule_rev + (rev and (not bump or "definition" in new)),
+        next_rev=job.schedule_rev + (rev and (not bump or "definition" in state)),
         modified_at=now,
         modified_by=by,
         **state,
@@ -265,13 +269,14 @@ def _wait(
         "status": JobStatus.SCHEDULED, "due_at": due, "occurrence": due, "attempt": 0, "retry_count": 0,
         "manual": False, "extra": False, "owner": None, "runs": runs,
     }  # fmt: skip
-    return _change(job, now, by, **fresh | new)
+    return _change(job, now, by, fresh, new)
 
 
 def _again(job: JobInfo, now: datetime, by: str | None, run: JobRun, **new: Any) -> Change:
     """SCHEDULED, the same occurrence."""
-    same: dict[str, Any] = {"status": JobStatus.SCHEDULED, "owner": None, "handled_time": now, "runs": (run,)}
-    return _change(job, now, by, **same | new)
+    return _change(
+        job, now, by, {"status": JobStatus.SCHEDULED, "owner": None, "handled_time": now, "runs": (run,)}, new
+    )
 
 
 def _end(
@@ -282,7 +287,7 @@ def _end(
         "status": status, "due_at": None, "owner": None, "manual": False, "extra": False, "run_again": False,
         "handled_time": now, "runs": runs,
     }  # fmt: skip
-    return _change(job, now, by, **last | new)
+    return _change(job, now, by, last, new)
 
 
 def _next_occurrence(job: JobInfo, plan: Plan, now: datetime, by: str | None, run: JobRun, **new: Any) -> Change:

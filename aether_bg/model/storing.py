@@ -30,7 +30,7 @@ class Definition:
     extra_properties: Mapping[str, Any]
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, slots=False)  # made for every outcome; see JobInfo
 class Change:
     """The whole new state of one row, guarded by the seq and schedule_rev it was decided on (PROTOCOL C1).
 
