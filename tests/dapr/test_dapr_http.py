@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import anyio
 import httpx
 import pytest
-import uvicorn
+from dapr_http import served
 from dapr_standin import StandIn, running, until
 from fastapi import FastAPI
 
@@ -17,16 +17,6 @@ from aether_bg.plugins.dapr import DaprScheduler
 from aether_bg.testing.sidecar import DaprRuntime
 
 pytestmark = [pytest.mark.dapr, pytest.mark.anyio, pytest.mark.usefixtures("need_dapr")]
-
-
-@asynccontextmanager
-async def served(app: FastAPI, port: int) -> AsyncIterator[None]:
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning", ws="none"))
-    async with anyio.create_task_group() as group:
-        group.start_soon(server._serve)
-        await until(lambda: server.started)
-        yield
-        server.should_exit = True
 
 
 @pytest.mark.parametrize("mount", ["/", "/job"])

@@ -64,7 +64,10 @@ class Contact:
         return _log.info("Dapr %s, app %s: triggers over %s to port %d.", *what)
 
     async def arm(self, job: JobInfo) -> None:
-        """Make Dapr hold the row's present seq, if it waits, and no earlier one."""
+        """Make Dapr hold the row's present seq, if it waits, and no longer the one that was marked as armed.
+
+        A name armed but never marked (the row moved on in between) is left to `reconcile`, or to its stale trigger.
+        """
         if waits(job):
             await self._hold(job)
         if job.armed_seq >= 0 and (job.armed_seq != job.seq or not waits(job)):
