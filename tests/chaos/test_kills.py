@@ -1,0 +1,112 @@
+"""Processes die anywhere: rows 1, 2, 3, 7 and 10 of the table."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from chaos.harness import World
+from chaos.plugins import MOMENTS
+
+
+@pytest.mark.row(1, small=30, full=200)
+def test_workers_and_a_producer_killed_at_random(world: World, count: int, note: Callable[[str], None]) -> None:
+    chance = random.Random(1)
+    workers = [world.start(seed=n) for n in range(4)]
+    producer = world.start("produce")
+    world.until(lambda: len(world.find("ready")) >= 5)
+    for killed in range(count):
+        time.sleep(chance.uniform(0.05, 0.25))
+        if killed % 10 == 9:
+            producer.kill()
+            producer = world.start("produce", seed=1000 + killed)
+        else:
+            victim = chance.randrange(4)
+            workers[victim].kill()
+            workers[victim] = world.start(seed=100 + killed)
+    producer.kill()
+    for worker in workers:
+        worker.kill()
+    for process in world.processes:
+        process.wait()
+    world.settle(120)
+    found = world.check()
+    left = [path.name for path in world.folder.glob("jobs.db-owner-*")]
+    note(f"{found['acks']} jobs, {found['restarted']} attempts died, {found['failed']} at the cap")
+    assert found["restarted"] > count / 4
+    assert found["completed"] > found["acks"] * 0.9
+    assert len(left) <= 5, f"{len(left)} lock files of owners are left"
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.row(2, small=8, full=50)
+def test_killed_at_a_failpoint(world: World, count: int, moment: str) -> None:
+    options = {"lease": 0.3} if moment == "renewing" else {}
+    for number in range(count):
+        process = world.start(
+            count=5, prefix=f"w{number}", moment=moment, nth=1 + number % 4, seed=number, options=options
+        )
+        assert process.wait(20) == -9, process.tail()
+    world.settle(60)
+    found = world.check(overlaps=False)
+    assert found["killeds"] == count
+    assert found["completed"] > 0
+
+
+@pytest.mark.parametrize("scheduler", ["timer", "push"])
+@pytest.mark.row(3, small=12, full=100)
+def test_killed_between_claim_and_arming_the_next(world: World, count: int, scheduler: str) -> None:
+    """A recurring job whose process dies each time before the next occurrence is armed."""
+    jobs: list[dict[str, Any]] = [
+        {"handler": "tick", "name": f"tick-{n}", "schedule": "@every 200ms", "misfire": "all", "if_exists": "keep"}
+        for n in range(3)
+    ]
+    moments = ("after claim", "before commit", "in commit", "after commit", "before ack")
+    for number in range(count):
+        process = world.start(
+            scheduler=scheduler, enqueue=jobs, moment=moments[number % len(moments)], nth=1 + number % 3, seed=number
+        )
+        assert process.wait(20) == -9, process.tail()
+    last = world.ready(scheduler=scheduler)
+    before = dict(world.sql("SELECT id, occurrences FROM jobs"))
+    world.until(
+        lambda: all(n >= before[job] + 3 for job, n in world.sql("SELECT id, occurrences FROM jobs")),
+        what="three more occurrences of each",
+    )
+    last.end()
+    world.settle()
+    found = world.check(overlaps=False)
+    assert found["killeds"] == count
+    for (job,) in world.sql("SELECT id FROM jobs"):
+        done = world.sql("SELECT occurrence FROM runs WHERE job_id = ? AND outcome = 'completed'", job)
+        assert len({when for (when,) in done}) == len(done) > 0
+
+
+@pytest.mark.row(7, small=2, full=20)
+def test_a_handler_that_always_kills(worlds: Callable[[str], World], count: int) -> None:
+    for number in range(count):
+        world = worlds(f"poison-{number}").create()
+        poison: list[dict[str, Any]] = [{"handler": "poison", "name": "poison", "if_exists": "keep"}]
+        others: list[dict[str, Any]] = [
+            {"handler": "quick", "name": f"other-{n}", "payload": {"ms": 30}, "if_exists": "keep"} for n in range(20)
+        ]
+        deaths = 0
+        process = world.start(enqueue=[*others[:10], *poison, *others[10:]])
+        deadline = time.monotonic() + 30
+        while world.sql("SELECT count(*) FROM jobs WHERE status < 2") != [(0,)] or len(world.find("ack")) < 21:
+            assert time.monotonic() < deadline, world.sql("SELECT job_name, status, crash_count FROM jobs")
+            if not process.alive:
+                assert process.code == -9, process.tail()
+                deaths += 1
+                process = world.start(enqueue=[*others, *poison])
+            time.sleep(0.005)
+        process.end()
+        assert world.sql("SELECT status, crash_count FROM jobs WHERE job_name = 'poison'") == [(3, 5)]
+        assert world.sql("SELECT count(*) FROM jobs WHERE status = 2") == [(20,)]
+        assert deaths == 5
+        assert world.sql("SELECT max(crash_count) FROM jobs WHERE job_name <> 'poison'")[0][0] <= 2
+        world.check()

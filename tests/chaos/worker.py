@@ -1,0 +1,202 @@
+"""What a worker process does: handlers that write the history, and the roles a process can have.
+
+`spec`: db, history, log, entry, seed; options (of Aether), moment and nth (a failpoint), scheduler ("timer" or "push"),
+without (handlers left out), enqueue, count.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import anyio
+
+from aether_bg import Aether, Backoff, JobContext, SQLiteStore, UnitOfWork
+from chaos.history import History
+from chaos.plugins import Failpoint, Observer, Push, Watched, text
+
+Spec = dict[str, Any]
+
+
+class Worker:
+    """One process's app, with the standard handlers."""
+
+    def __init__(self, spec: Spec) -> None:
+        self.spec = spec
+        self.history = History(spec["history"])
+        self.random = random.Random(spec.get("seed"))
+        self.failpoint: Any = lambda moment: None
+        if spec.get("moment"):
+            self.failpoint = Failpoint(spec["moment"], spec.get("nth", 1), self.history)
+        store = SQLiteStore(spec["db"], busy=spec.get("busy", 5.0))
+        self.store = store
+        if spec.get("locks") is False:
+            from aether_bg.plugins.sqlite.locks import OwnerLocks
+
+            OwnerLocks.dead = lambda self, owner: False
+        self.plugin = self.wrapped(store)
+        scheduler: Any = "timer"
+        if spec.get("scheduler") == "push":
+            scheduler = Push(spec["db"] + "-engine", self.failpoint)
+        options = {"grace": 1.0, **spec.get("options", {})}
+        self.app = Aether(self.plugin, scheduler=scheduler, plugins=[Observer(self.history)], **options)
+        self.register(set(spec.get("without", ())))
+
+    def wrapped(self, store: SQLiteStore) -> Any:
+        """The store plugin; a mutant puts another one there."""
+        if self.spec.get("mutant"):
+            from chaos.mutants import MUTANTS
+
+            return MUTANTS[self.spec["mutant"]](store, self.failpoint)
+        return Watched(store, self.failpoint)
+
+    # -- handlers --------------------------------------------------------------------------------
+
+    @contextmanager
+    def logged(self, ctx: JobContext) -> Iterator[None]:
+        about = {
+            "job": str(ctx.job.id), "name": ctx.job.job_name, "handler": ctx.job.handler_name, "token": ctx.token,
+            "attempt": ctx.attempt, "occurrence": text(ctx.occurrence),
+        }  # fmt: skip
+        self.history.write("start", due=text(ctx.job.due_at), **about)
+        try:
+            yield
+        except BaseException as error:
+            self.history.write("end", how=type(error).__name__, **about)
+            raise
+        self.history.write("end", how="returned", **about)
+
+    def register(self, without: set[str]) -> None:
+        handlers: dict[str, tuple[Any, dict[str, Any]]] = {
+            "quick": (self.quick, {}),
+            "effect": (self.effect, {}),
+            "sync": (self.sync, {}),
+            "flaky": (self.flaky, {"retries": 50, "backoff": Backoff(first=0.05, factor=1, max=0.1)}),
+            "poison": (self.poison, {}),
+            "tick": (self.quick_tick, {}),
+        }
+        for name, (target, options) in handlers.items():
+            if name not in without:
+                self.app.handler(name, **options)(target)
+
+    async def quick(self, args: dict, ctx: JobContext) -> None:
+        with self.logged(ctx):
+            self.failpoint("mid-handler")
+            if args.get("ms"):
+                await anyio.sleep(args["ms"] / 1000)
+
+    async def quick_tick(self, args: dict, ctx: JobContext) -> None:
+        await self.quick(args, ctx)
+
+    async def effect(self, args: dict, ctx: JobContext, uow: UnitOfWork) -> None:
+        with self.logged(ctx):
+            uow.execute("INSERT INTO effects VALUES (?, ?, ?)", [str(ctx.job.id), text(ctx.occurrence), ctx.token])
+            self.failpoint("mid-handler")
+            if args.get("ms"):
+                await anyio.sleep(args["ms"] / 1000)
+            if args.get("fails", 0) > self.random.random():
+                raise RuntimeError("by chance")
+
+    def sync(self, args: dict, ctx: JobContext) -> None:
+        with self.logged(ctx):
+            self.failpoint("mid-handler")
+            time.sleep(args.get("ms", 0) / 1000)
+
+    async def flaky(self, args: dict, ctx: JobContext) -> None:
+        with self.logged(ctx):
+            await anyio.sleep(args.get("ms", 0) / 1000)
+            if self.random.random() < args.get("fails", 0.5):
+                raise RuntimeError("by chance")
+
+    async def poison(self, args: dict, ctx: JobContext) -> None:
+        with self.logged(ctx):
+            await anyio.sleep(args.get("ms", 0) / 1000)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    # -- enqueuing -------------------------------------------------------------------------------
+
+    async def put(self, handler: str, name: str | None = None, *, via: Any = None, **how: Any) -> str:
+        """Enqueue, and write down that it was acknowledged."""
+        delay = how.pop("delay", None)
+        payload = how.pop("payload", {})
+        not_before = time.time() + (delay or 0)
+        if delay is not None:
+            how["schedule"] = timedelta(seconds=delay)
+        job = await (via or self.app).enqueue(handler, name, payload, **how)
+        self.history.write("ack", job=str(job), name=name, handler=handler, not_before=not_before)
+        return str(job)
+
+    async def put_some(self, count: int, prefix: str, via: Any = None, *, ms: int = 30) -> None:
+        """One job of every kind in turn, some of them later."""
+        for number in range(count):
+            kind = ("quick", "effect", "sync", "flaky", "effect")[number % 5]
+            payload = {"ms": self.random.randrange(ms + 1)}
+            delay = self.random.choice([None, None, 0.05, 0.3])
+            await self.put(kind, f"{prefix}-{number}", via=via, payload=payload, delay=delay)
+
+
+# -- roles: what `entry` names -------------------------------------------------------------------
+
+
+def work(spec: Spec) -> None:
+    """Enqueue what the spec says, then run jobs until killed."""
+    worker = Worker(spec)
+
+    async def main() -> None:
+        async with worker.app:
+            worker.history.write("ready")
+            for item in spec.get("enqueue", ()):
+                await worker.put(**item)
+            if spec.get("count"):
+                await worker.put_some(spec["count"], spec["prefix"])
+            await anyio.sleep_forever()
+
+    anyio.run(main)
+
+
+def produce(spec: Spec) -> None:
+    """A client that enqueues until killed, or `count` jobs."""
+    worker = Worker(spec)
+
+    async def main() -> None:
+        async with worker.app.client() as jobs:
+            worker.history.write("ready")
+            for number in range(spec.get("count", 10**9)):
+                await worker.put_some(1, f"{spec['prefix']}-{number}", via=jobs)
+                await anyio.sleep(worker.random.random() * spec.get("pause", 0.02))
+
+    anyio.run(main)
+
+
+def settle(spec: Spec) -> None:
+    """Run jobs until those that can end have ended."""
+    worker = Worker(spec)
+    endless = tuple(spec.get("endless", ("tick",)))
+
+    async def main() -> None:
+        async with worker.app as app:
+            worker.history.write("ready")
+            while True:
+                active = await app.store.get_active(limit=100_000)
+                if not [job for job in active if job.handler_name not in endless and not job.paused]:
+                    break
+                await anyio.sleep(0.05)
+
+    anyio.run(main)
+
+
+def until_signal(spec: Spec) -> None:
+    """`app.run()`: the real thing, with its signals."""
+    worker = Worker(spec)
+    worker.app.run()
+    worker.history.write("stopped")
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
