@@ -129,6 +129,7 @@ class Attempts:
             del self.running[job.id]
         if job.crash_count >= SUSPICIOUS:
             engine.suspect_running = False
+            engine.wake()  # the next one waits for this
         if not attempt.revoked:
             self.recording.add(job.id)
             self._record(_Outcome(attempt, job, ending, plan))
