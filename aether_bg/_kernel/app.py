@@ -6,163 +6,33 @@ import logging
 import os
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
-from datetime import datetime, timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, Self, TypeVar, overload
-from uuid import UUID
+from typing import Any, Literal, Self, TypeVar
 
 from aether_bg._kernel import options as checks
-from aether_bg._kernel import work
+from aether_bg._kernel.blocking import Blocking, blocking, run_until_signal
 from aether_bg._kernel.calls import Calls
 from aether_bg._kernel.dependencies import Dependencies
 from aether_bg._kernel.handlers import Handlers, info_of
-from aether_bg._kernel.jobs import Jobs
+from aether_bg._kernel.jobs import ENQUEUE_OPTIONS
 from aether_bg._kernel.lifecycle import Run
 from aether_bg._kernel.options import Options
 from aether_bg._kernel.plugins import Plugins, default, entry_points, name_of
-from aether_bg._kernel.view import StoreView
-from aether_bg._kernel.work import UnitOfWork
-from aether_bg.errors import AlreadyStarted, InvalidOption, NotAnOwner, NotStarted
-from aether_bg.model import Backoff, JobInfo, JobType, Misfire
+from aether_bg._kernel.verbs import Client, OwnerVerbs, When
+from aether_bg.errors import AlreadyStarted, InvalidOption
+from aether_bg.model import Backoff
 from aether_bg.protocols import Clock
-
-if TYPE_CHECKING:
-    from aether_bg._kernel.blocking import Blocking
 
 log = logging.getLogger("aether_bg")
 
-T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
-IfExists = Literal["raise", "keep", "replace"]
-When = str | datetime | timedelta
 KNOWN_OPTIONS = (
     "scheduler", "plugins", "concurrency", "grace", "lease", "clock", "actor", "retention", "entry_points",
     "max_payload",
 )  # fmt: skip
 
 
-class Verbs:
-    """What an app and a client of it have in common."""
-
-    _run: Run | None
-
-    @property
-    def _jobs(self) -> Jobs:
-        return self._running.jobs
-
-    @property
-    def _running(self) -> Run:
-        if self._run is None:
-            raise NotStarted(repr(self), "it is not running", "Use it inside `async with app:` or `app.blocking()`.")
-        return self._run
-
-    @property
-    def store(self) -> StoreView:
-        """Queries: jobs, their history, statistics."""
-        return self._running.engine.view
-
-    @overload
-    async def enqueue(
-        self, handler: JobType[T], job_name: str | None = None, payload: T | Mapping[str, Any] | None = None,
-        schedule: When = "@once", metadata: Mapping[str, Any] | None = None, *, timezone: str | None = None,
-        start: datetime | None = None, if_exists: IfExists = "raise", repeats: int | None = None,
-        until: datetime | None = None, misfire: Misfire = "once", misfire_grace: float = 10,
-    ) -> UUID: ...  # fmt: skip
-    @overload
-    async def enqueue(
-        self, handler: str, job_name: str | None = None, payload: Any = None, schedule: When = "@once",
-        metadata: Mapping[str, Any] | None = None, *, timezone: str | None = None, start: datetime | None = None,
-        if_exists: IfExists = "raise", repeats: int | None = None, until: datetime | None = None,
-        misfire: Misfire = "once", misfire_grace: float = 10,
-    ) -> UUID: ...  # fmt: skip
-    @overload
-    async def enqueue(
-        self, handler: Callable[Concatenate[T, ...], Any], job_name: str | None = None,
-        payload: T | Mapping[str, Any] | None = None, schedule: When = "@once",
-        metadata: Mapping[str, Any] | None = None, *, timezone: str | None = None, start: datetime | None = None,
-        if_exists: IfExists = "raise", repeats: int | None = None, until: datetime | None = None,
-        misfire: Misfire = "once", misfire_grace: float = 10,
-    ) -> UUID: ...  # fmt: skip
-    @overload
-    async def enqueue(
-        self, handler: Callable[[], Any], job_name: str | None = None, payload: None = None,
-        schedule: When = "@once", metadata: Mapping[str, Any] | None = None, *, timezone: str | None = None,
-        start: datetime | None = None, if_exists: IfExists = "raise", repeats: int | None = None,
-        until: datetime | None = None, misfire: Misfire = "once", misfire_grace: float = 10,
-    ) -> UUID: ...  # fmt: skip
-    async def enqueue(
-        self, handler: Any, job_name: str | None = None, payload: Any = None, schedule: When = "@once",
-        metadata: Mapping[str, Any] | None = None, **options: Any,
-    ) -> UUID:  # fmt: skip
-        """Store a job; once this returns it survives `kill -9` and power loss. Returns its id.
-
-        `handler`: a registered name, the handler function or class, or a `JobType`. `job_name`: unique; an idempotency
-        key until it is purged (PROTOCOL N); without one a name is made. `payload`: an instance of the handler's type
-        or a mapping in its JSON form. `schedule`: see `aether_bg.schedule`; an aware datetime, or a timedelta from
-        now. `start`: no occurrence before it; `until`: none after; `repeats`: at most so many. `misfire` and
-        `misfire_grace` (seconds): what becomes of occurrences missed by more than the grace. `if_exists`: what to do
-        when a different job holds the name.
-
-        Raises an `InputError` for arguments that break a rule, `JobConflict` for a held name, a `StoreError` when
-        the store is in trouble; nothing has been stored then. Inside a unit of work: durable when that commits.
-        """
-        checks.unknown_options({k: v for k, v in options.items() if k not in ENQUEUE}, ENQUEUE)
-        return await self._jobs.enqueue(handler, job_name, payload, schedule, metadata, **options)
-
-    async def wait(self, job: UUID | str, timeout: float | None = None) -> JobInfo:
-        """Wait until a job has ended; its row, whatever its status. `timeout` in seconds.
-
-        Raises `WaitTimeout`, `JobNotFound`, and `NeverEnds` for a recurring job without an end.
-        """
-        return await self._jobs.wait(job, timeout)
-
-    @asynccontextmanager
-    async def unit_of_work(self) -> AsyncIterator[UnitOfWork]:
-        """What is written and enqueued inside the block exists all together or not at all (PROTOCOL W4 to W9).
-
-        For tables in the jobs' database. An exception inside drops everything. Nested blocks join the outer one.
-        """
-        outer = work.current.get()
-        if outer is not None:
-            yield outer
-            return
-        unit = self._running.engine.new_work()
-        token = work.current.set(unit)
-        try:
-            yield unit
-        except BaseException:
-            unit.close()
-            raise
-        finally:
-            work.current.reset(token)
-        await self._jobs.commit(unit)
-
-    async def explain(self, job: UUID | str) -> str:
-        """Did it run, and if not, why not? In sentences, from the rows. Raises `JobNotFound`."""
-        return await self._jobs.explain(job)
-
-
-ENQUEUE = ("timezone", "start", "if_exists", "repeats", "until", "misfire", "misfire_grace")
-
-
-class Client(Verbs):
-    """Enqueues and queries, on the store of an app elsewhere: no owner, never runs jobs, applies no declarations."""
-
-    def __init__(self, run: Run) -> None:
-        self._run = run
-
-    def __repr__(self) -> str:
-        return f"<Client of {self._running.engine.store_id}>"
-
-    def __getattr__(self, name: str) -> Any:
-        if name in ("update", "delete", "retry", "trigger", "pause", "resume", "drain", "run", "health"):
-            raise NotAnOwner(
-                f"client.{name}", "a client only enqueues and queries", "Call it on the app that runs jobs."
-            )
-        raise AttributeError(name)
-
-
-class Aether(Verbs):
+class Aether(OwnerVerbs):
     """Scheduled and background jobs in this process.
 
     `store`: the path of a SQLite file, `":memory:"` for trials, or a store plugin. `scheduler`: "auto" (Dapr when the
@@ -284,7 +154,7 @@ class Aether(Verbs):
         It needs a name. Declaring it unchanged changes nothing; to keep a declared job off, pause it.
         """
         self._before_start("declare")
-        checks.unknown_options({k: v for k, v in options.items() if k not in ENQUEUE}, ENQUEUE)
+        checks.unknown_options({k: v for k, v in options.items() if k not in ENQUEUE_OPTIONS}, ENQUEUE_OPTIONS)
         checks.name(job_name, "job")
         arguments: dict[str, Any] = {
             "handler": handler, "job_name": job_name, "payload": payload, "schedule": schedule, "metadata": metadata,
@@ -355,85 +225,16 @@ class Aether(Verbs):
 
         The only place that touches signals. Raises what keeps the app from starting.
         """
-        from aether_bg._kernel.blocking import run_until_signal
-
         run_until_signal(self, backend)
 
     def blocking(self, *, backend: Literal["asyncio", "trio"] = "asyncio") -> AbstractContextManager[Blocking]:
         """`with app.blocking() as jobs`: every verb as a plain function, the app running in a thread of its own."""
-        from aether_bg._kernel.blocking import blocking
-
         return blocking(self, backend)
 
     def hurry(self) -> None:
         """During the stop: no more grace."""
         if self._run is not None:
             self._run.hurry.set()
-
-    # -- verbs of an owner -----------------------------------------------------------------------
-
-    async def update(self, job: UUID | str, new_schedule: When, *, timezone: str | None = None) -> None:
-        """Give a job another schedule, from now (PROTOCOL U1). A running attempt goes on. The zone stays unless given.
-
-        Raises `InvalidSchedule`, `JobNotFound`, and `InvalidTransition` for a terminal job.
-        """
-        await self._jobs.update(job, new_schedule, timezone)
-
-    async def delete(self, job: UUID | str) -> bool:
-        """Cancel a job; a running attempt is cancelled too and nothing of it counts. True iff it moved the job."""
-        return await self._jobs.delete(job)
-
-    async def retry(self, job: UUID | str) -> None:
-        """Back from FAILED or CANCELLED: a one-shot due now, a recurring job at its next occurrence."""
-        await self._jobs.retry(job)
-
-    async def trigger(self, job: UUID | str) -> None:
-        """Run it now: a waiting one-shot or retry at once, a recurring job one extra time (PROTOCOL U3)."""
-        await self._jobs.trigger(job)
-
-    async def pause(self, job: UUID | str) -> None:
-        """Hold it back, retries included; a running attempt ends normally."""
-        await self._jobs.pause(job)
-
-    async def resume(self, job: UUID | str) -> None:
-        """Let it go on: overdue one-shots and retries at once, a recurring job from now (PROTOCOL U4)."""
-        await self._jobs.resume(job)
-
-    async def drain(self) -> None:
-        """Run whatever is due, and what that makes due, until nothing is; whatever the scheduler."""
-        engine = self._running.engine
-        work.outside("drain")
-        while True:
-            due = await engine.fire_due()
-            busy = bool(engine.attempts.running or engine.attempts.recording)
-            if not busy and (due is None or due > engine.clock.now()):
-                return
-            if busy:
-                await engine.attempts.room(1.0)
-
-    async def health(self) -> dict[str, Any]:
-        """How it is: `ok`, `owner`, `running`, `stats`, what is wrong by part, and the pings of dependencies."""
-        engine = self._running.engine
-        try:
-            stats: Any = await engine.calls.stats()
-            problems = dict(engine.problems)
-        except Exception as error:
-            stats, problems = None, {**engine.problems, "store": f"{type(error).__name__}: {error}"}
-        pings = await self.dependencies.pings()
-        scheduler = self.plugins.owners("scheduling")[0]
-        said = getattr(scheduler, "health", None)
-        trouble = said() if callable(said) else said
-        if trouble:
-            problems["scheduler"] = str(trouble)
-        return {
-            "ok": stats is not None and not trouble and not any(pings.values()),
-            "owner": engine.owner,
-            "scheduler": name_of(scheduler),
-            "running": [str(attempt) for attempt in engine.attempts.running.values()],
-            "stats": stats,
-            "problems": problems,
-            "dependencies": pings,
-        }
 
 
 def _chosen(choice: str) -> tuple[str, str]:

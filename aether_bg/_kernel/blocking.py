@@ -9,17 +9,20 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
 import anyio
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from aether_bg._kernel.app import Aether
+from aether_bg._kernel.verbs import OwnerVerbs
 from aether_bg._kernel.view import StoreView
 from aether_bg._kernel.work import UnitOfWork, current
 from aether_bg.bridge import Bridge
 from aether_bg.errors import UsageError
 from aether_bg.model import JobInfo
+
+if TYPE_CHECKING:
+    from aether_bg._kernel.app import Aether
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -72,20 +75,20 @@ class PlainStore(_Plain[StoreView]):
     purge = plain(StoreView.purge)
 
 
-class Blocking(_Plain["Aether"]):
+class Blocking(_Plain[OwnerVerbs]):
     """Every verb of an app, and its `store`, as plain functions; from any thread."""
 
-    enqueue = plain(Aether.enqueue)
-    wait = plain(Aether.wait)
-    explain = plain(Aether.explain)
-    update = plain(Aether.update)
-    delete = plain(Aether.delete)
-    retry = plain(Aether.retry)
-    trigger = plain(Aether.trigger)
-    pause = plain(Aether.pause)
-    resume = plain(Aether.resume)
-    drain = plain(Aether.drain)
-    health = plain(Aether.health)
+    enqueue = plain(OwnerVerbs.enqueue)
+    wait = plain(OwnerVerbs.wait)
+    explain = plain(OwnerVerbs.explain)
+    update = plain(OwnerVerbs.update)
+    delete = plain(OwnerVerbs.delete)
+    retry = plain(OwnerVerbs.retry)
+    trigger = plain(OwnerVerbs.trigger)
+    pause = plain(OwnerVerbs.pause)
+    resume = plain(OwnerVerbs.resume)
+    drain = plain(OwnerVerbs.drain)
+    health = plain(OwnerVerbs.health)
 
     @property
     def store(self) -> PlainStore:

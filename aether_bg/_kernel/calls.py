@@ -83,6 +83,11 @@ class Calls:
 
     # -- scheduling ------------------------------------------------------------------------------
 
+    @property
+    def scheduler(self) -> Any:
+        """The plugin that owns the scheduling layer."""
+        return self._plugins.owners("scheduling")[0]
+
     async def run_scheduler(self, kernel: Kernel) -> None:
         await self._hook.schedule_run(kernel=kernel)
 

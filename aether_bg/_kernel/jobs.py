@@ -235,7 +235,8 @@ class Jobs:
     async def update(self, job: UUID | str, schedule: Any, timezone: str | None) -> None:
         work.outside("update")
         engine = self._engine
-        async for row in self._rows(job):
+        while True:  # again after each lost race
+            row = await self._find(job)
             zoned = isinstance(schedule, str) and schedule.lstrip().startswith("CRON_TZ=")
             parsed = engine.calls.parse(schedule, timezone or (None if zoned else row.timezone))
             now = engine.clock.now()
@@ -252,7 +253,7 @@ class Jobs:
 
     async def delete(self, job: UUID | str) -> bool:
         work.outside("delete")
-        async for row in self._rows(job, missing=False):
+        while (row := await self._look(job)) is not None:
             change = states.cancel(row, self._engine.clock.now(), self._engine.options.by())
             if change is None:
                 return False
@@ -338,7 +339,8 @@ class Jobs:
         revokes: bool = False,
     ) -> None:
         work.outside(verb)
-        async for row in self._rows(job):
+        while True:  # again after each lost race
+            row = await self._find(job)
             change = decide(row, self._engine.clock.now(), self._engine.options.by())
             if change is None:
                 return
@@ -353,16 +355,6 @@ class Jobs:
                 if revokes:
                     self._engine.revoke(row.id)
                 return
-
-    async def _rows(self, job: UUID | str, missing: bool = True) -> Any:
-        """The row, and again after each lost race."""
-        while True:
-            row = await self._look(job)
-            if row is None:
-                if missing:
-                    raise _not_found(job)
-                return
-            yield row
 
     async def _try(self, job: JobInfo, change: Change, verb: str) -> bool:
         try:

@@ -1,4 +1,4 @@
-"""Who is alive: this owner's heartbeat, recovery of the dead, strays, and handlers that nobody has (PROTOCOL P, C5, C7)."""
+"""Who is alive: the heartbeat, recovery of the dead, strays, handlers that nobody has (PROTOCOL P, C5, C7)."""
 
 from __future__ import annotations
 

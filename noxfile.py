@@ -1,0 +1,119 @@
+"""Everything that is checked: `nox` for the usual, `nox -s NAME` for the rest, `nox -l` lists them.
+
+The usual runs the tests on every supported Python that is found here, then style and types.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+
+import nox
+
+HERE = Path(__file__).parent
+PROJECT = tomllib.loads((HERE / "pyproject.toml").read_text(encoding="utf-8"))
+PYTHONS = nox.project.python_versions(PROJECT)
+EXAMPLES = ["fastapi", "httpx"]  # what examples/ use beyond the package
+
+nox.options.sessions = ["tests", "lint", "types"]
+nox.options.error_on_missing_interpreters = False
+nox.options.reuse_existing_virtualenvs = True
+nox.needs_version = ">=2024.4.15"
+
+
+def found() -> list[str]:
+    """The supported Pythons that run here; a version manager's shim may be on PATH without its Python."""
+
+    def runs(version: str) -> bool:
+        python = shutil.which(f"python{version}")
+        return python is not None and _succeeds([python, "-c", ""])
+
+    return [version for version in PYTHONS if runs(version)] or PYTHONS[:1]
+
+
+def _succeeds(command: list[str]) -> bool:
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def lowest() -> list[str]:
+    """The declared dependencies, each at its lower bound."""
+    return [re.sub(r">=", "==", line) for line in PROJECT["project"]["dependencies"]]
+
+
+@nox.session(python=found())
+def tests(session: nox.Session) -> None:
+    """The whole suite but for chaos; tests of the real sidecar skip where there is none."""
+    session.install("-q", ".[test]", *EXAMPLES)
+    session.run("pytest", "-q", "-n", "2", "--dist", "loadfile", *session.posargs)
+
+
+@nox.session(name="lowest", python=found()[:1])
+def lowest_dependencies(session: nox.Session) -> None:
+    """The suite again, on the oldest dependencies allowed."""
+    session.install("-q", ".[test]", *EXAMPLES)
+    session.install("-q", *lowest())
+    core = ["tests/app", "tests/states", "tests/plugins"]
+    session.run("pytest", "-q", "-n", "2", "--dist", "loadfile", *core, *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style, and the walls between the rooms."""
+    session.install("-q", "ruff", "import-linter", ".")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("lint-imports", "--no-cache")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """mypy --strict on everything shipped."""
+    session.install("-q", "mypy", ".[dapr,test]", *EXAMPLES)
+    session.run("mypy")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """README, hookspecs.md and the examples: they run, and agree with the code."""
+    session.install("-q", ".[test]", *EXAMPLES)
+    session.run("pytest", "-q", "tests/docs", *session.posargs)
+
+
+@nox.session
+def wheel(session: nox.Session) -> None:
+    """The built wheel, alone in a fresh environment, runs the main job."""
+    session.install("-q", "build")
+    out = session.create_tmp()
+    session.run("python", "-m", "build", "-q", "--wheel", "--outdir", out)
+    built = max(Path(out).glob("*.whl"), key=lambda path: path.stat().st_mtime)
+    session.install("-q", "--force-reinstall", str(built))
+    quickstart = HERE / "examples" / "quickstart.py"
+    with session.chdir(out):
+        session.run("python", str(quickstart))
+        session.run("aether-bg", "next", "30 2 * * *", "--timezone", "Europe/Berlin")
+
+
+@nox.session
+def dapr(session: nox.Session) -> None:
+    """The suite on a real sidecar and scheduler; see DaprScheduler in README.md for how to get them."""
+    session.install("-q", ".[dapr,test]", *EXAMPLES, "uvicorn")
+    session.run("pytest", "-q", "tests/dapr", *session.posargs)
+
+
+@nox.session
+def chaos(session: nox.Session) -> None:
+    """Kills real processes, row by row of the crash programme; `-- --small` for the counts of CI."""
+    session.install("-q", ".[test]")
+    small = "--small" in session.posargs
+    rest = [argument for argument in session.posargs if argument != "--small"]
+    session.run("pytest", "-q", "tests/chaos", f"--chaos={'small' if small else 'full'}", *rest)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Beside raw sqlite3 and the libraries a user would pick instead; a table, and JSON."""
+    session.install("-q", ".")
+    session.run("python", "benchmarks/run.py", *session.posargs)
