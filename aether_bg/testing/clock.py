@@ -1,0 +1,65 @@
+"""A clock that stands still until it is told to move."""
+
+from __future__ import annotations
+
+import threading
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from aether_bg.errors import InvalidOption, shown
+
+START: Final = datetime(2030, 1, 1, tzinfo=UTC)
+
+
+class FakeClock:
+    """Pass it as `Aether(…, clock=FakeClock())`; then time passes by `advance` only, in every thread alike.
+
+    A running scheduler reads the clock at least once a second and is not woken by `advance`: `await app.drain()`
+    runs at once whatever has become due. Timeouts, `wait` and the stop are real time, whatever this clock says.
+    """
+
+    def __init__(self, start: datetime = START) -> None:
+        """`start`: an aware datetime; the monotonic clock begins at zero."""
+        self._lock = threading.Lock()
+        self._now = _utc(start)
+        self._monotonic = 0.0
+
+    def now(self) -> datetime:
+        """The wall clock, in UTC."""
+        return self._now
+
+    def monotonic(self) -> float:
+        """Seconds advanced so far: never goes back."""
+        return self._monotonic
+
+    def advance(self, **length: float) -> datetime:
+        """Let time pass, for both clocks: `advance(hours=1, seconds=5)`, the arguments of a timedelta.
+
+        Returns the new wall clock time. Raises `InvalidOption` for a negative length: use `set` to move back.
+        """
+        step = timedelta(**length)
+        if step < timedelta(0):
+            raise InvalidOption(
+                f"advance({', '.join(f'{k}={v}' for k, v in length.items())})", "time does not pass backwards",
+                "Use set(…) for a wall clock that is put back.",
+            )  # fmt: skip
+        with self._lock:
+            self._now += step
+            self._monotonic += step.total_seconds()
+            return self._now
+
+    def set(self, now: datetime) -> None:
+        """Put the wall clock to an aware datetime, forwards or back; the monotonic clock does not move."""
+        with self._lock:
+            self._now = _utc(now)
+
+    def __repr__(self) -> str:
+        return f"<FakeClock {self._now:%Y-%m-%dT%H:%M:%S.%fZ} monotonic={self._monotonic:g}>"
+
+
+def _utc(value: Any) -> datetime:
+    if not isinstance(value, datetime) or value.utcoffset() is None:
+        raise InvalidOption(
+            f"time {shown(value)}", "must be a datetime with a time zone", "For example: datetime.now(UTC)."
+        )
+    return value.astimezone(UTC)

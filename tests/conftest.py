@@ -1,0 +1,50 @@
+"""Fixtures of the core's tests: both event loops, a file, apps on it, and a clock that tests move."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aether_bg import Aether
+from aether_bg.testing import FakeClock
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where a jobs database may be made."""
+    return tmp_path / "jobs.db"
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def make_app(path: Path) -> Callable[..., Aether]:
+    """`make_app(...)`: an app on `path` with the embedded timer and a short grace; arguments as for `Aether`."""
+
+    def make(store: Any = None, **options: Any) -> Aether:
+        options = {"scheduler": "timer", "grace": 2} | options
+        return Aether(path if store is None else store, **options)
+
+    return make
+
+
+@pytest.fixture
+def app(make_app: Callable[..., Aether]) -> Aether:
+    return make_app()
+
+
+@pytest.fixture
+def fake_app(make_app: Callable[..., Aether], clock: FakeClock) -> Aether:
+    """An app that lives by `clock`: move it, then `await app.drain()`."""
+    return make_app(clock=clock)
