@@ -144,6 +144,7 @@ class Engine:
         self.end_loops()
         for scope in self._lasting:
             scope.cancel()
+        self.writes.close()
 
     def end_loops(self) -> None:
         """Cancel what was spawned or supervised; the kernel's own tasks go on until their work is done."""

@@ -7,7 +7,7 @@ from typing import Final
 
 import anyio
 
-from aether_bg.errors import StoreError, StoreTrouble
+from aether_bg.errors import NotStarted, StoreTrouble
 from aether_bg.model import Add, Save, Write
 
 _MOST: Final = 200
@@ -27,8 +27,12 @@ class Gather:
         self._waiting: list[tuple[Write, Finished]] = []
         self._something = anyio.Event()
         self._busy = 0
+        self._closed = False
 
     def put(self, write: Add | Save, finished: Finished) -> None:
+        if self._closed:
+            finished(self._stopped())
+            return
         self._waiting.append((write, finished))
         if len(self._waiting) == 1:
             self._something.set()
@@ -61,6 +65,17 @@ class Gather:
                 finally:
                     self._busy -= len(batch)
 
+    def close(self) -> None:
+        """Nothing is carried out any more; those who wait hear of it."""
+        self._closed = True
+        for _, finished in self._waiting:
+            finished(self._stopped())
+        self._waiting = []
+
+    @staticmethod
+    def _stopped() -> NotStarted:
+        return NotStarted("a write", "the app has stopped", "Write before the end of `async with app:`.")
+
     @property
     def idle(self) -> bool:
         return not self._waiting and not self._busy
@@ -71,9 +86,9 @@ class Gather:
             await self._transact([write for write, _ in batch])
         except Exception as problem:
             error = problem
-        except BaseException as problem:  # cancelled: those who wait must hear of it
+        except BaseException:  # cancelled by the stop: those who wait must hear of it
             for _, finished in batch:
-                finished(StoreError("a write", f"the app was stopped before it was committed ({problem!r})"))
+                finished(self._stopped())
             raise
         if error is not None and not isinstance(error, StoreTrouble) and len(batch) > 1:
             for one in batch:

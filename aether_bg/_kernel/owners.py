@@ -11,7 +11,7 @@ import anyio
 from aether_bg._kernel import states
 from aether_bg._kernel.ids import uuid7
 from aether_bg.errors import InvalidSchedule, Stale, StoreError
-from aether_bg.model import Alive, Claim, Heartbeat, JobInfo, JobStatus, Query, Recovered, Save
+from aether_bg.model import Alive, Change, Claim, Heartbeat, JobInfo, JobStatus, Query, Recovered, Save
 
 if TYPE_CHECKING:
     from aether_bg._kernel.engine import Engine
@@ -63,6 +63,7 @@ class Owners:
             await self._compare(alive, {(job_id, attempt.job.seq) for job_id, attempt in known.items()})
             self._hung()
             await self._orphans(alive)
+            await self._clock()
             if self._engine.clock.monotonic() >= self._next_sweep:
                 self._next_sweep = self._engine.clock.monotonic() + _SWEEP
                 await self._overdue()
@@ -130,12 +131,8 @@ class Owners:
             change = states.finish(row, lost, engine.plan(row), now, by)
         except InvalidSchedule as error:
             change = states.abandon(row, str(error), now, by)
-        try:
-            await engine.writes.write(Save(change))
-        except Stale:
-            return
-        engine.settled(change)
-        engine.events.emit(Recovered(row, change.runs[0]))
+        if await self._save(change):
+            engine.events.emit(Recovered(row, change.runs[0]))
 
     # -- this owner's own rows -------------------------------------------------------------------
 
@@ -155,11 +152,7 @@ class Owners:
                 released = states.Released(begun=False)
                 now = engine.clock.now()
                 change = states.finish(found[0], released, engine.plan(found[0]), now, engine.options.by())
-                try:
-                    await engine.writes.write(Save(change))
-                except Stale:
-                    continue
-                engine.settled(change)
+                await self._save(change)
         self._strays = strays
 
     def _hung(self) -> None:
@@ -174,6 +167,23 @@ class Owners:
                 attempt.overdue_since = 0.0
                 kind = "its thread cannot be stopped" if attempt.in_thread else "it does not end when cancelled"
                 self._engine.report("attempts", f"{attempt} is past its time, and {kind}; it keeps its slot")
+
+    # -- clocks ----------------------------------------------------------------------------------
+
+    async def _clock(self) -> None:
+        """Waiting retries and snoozes are judged anew when the wall clock has gone back (PROTOCOL R4)."""
+        engine, now = self._engine, self._engine.clock.now()
+        for row in await engine.calls.find(Query(begun_after=now)):
+            if row.handler_name in engine.handlers and (change := states.hasten(row, now)) is not None:
+                await self._save(change)
+
+    async def _save(self, change: Change) -> bool:
+        try:
+            await self._engine.writes.write(Save(change))
+        except Stale:
+            return False
+        self._engine.settled(change)
+        return True
 
     # -- rows nobody takes -----------------------------------------------------------------------
 

@@ -228,6 +228,14 @@ def settle(job: JobInfo, status: JobStatus, when: datetime, error: str | None, n
     )
 
 
+def hasten(job: JobInfo, now: datetime) -> Change | None:
+    """The wall clock went back while it waits: it waits from now no longer than was meant (PROTOCOL R4)."""
+    if job.handled_time is None or job.due_at is None or job.handled_time <= now:
+        return None
+    due = now + max(job.due_at - job.handled_time, timedelta(0))
+    return _change(job, now, job.modified_by, due_at=due, handled_time=now)
+
+
 def release_name(job: JobInfo, now: datetime, by: str | None) -> Change:
     """A terminal row gives its name up to its replacement (PROTOCOL N3)."""
     return _change(job, now, by, holds_name=False)

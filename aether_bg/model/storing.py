@@ -177,8 +177,9 @@ class Query:
     """Which rows; every field given must hold. `metadata`: equal at these top-level keys.
 
     `after`: only rows that come after the one with this id in the order asked for (keyset paging).
-    `unarmed`: waiting rows whose current seq the scheduler does not hold. `job_name` finds the holder of the name
-    first, then the newest that had it.
+    `unarmed`: waiting rows whose current seq the scheduler does not hold. `begun_after`: waiting rows that have been
+    attempted, the last outcome recorded after this instant (if that is now, the clock has gone back). `job_name`
+    finds the holder of the name first, then the newest that had it.
     """
 
     ids: tuple[UUID, ...] | None = None
@@ -191,6 +192,7 @@ class Query:
     created_after: datetime | None = None
     created_before: datetime | None = None
     unarmed: bool = False
+    begun_after: datetime | None = None
     order: Literal["created", "due"] = "created"
     after: UUID | None = None
     limit: int = 1000

@@ -59,6 +59,8 @@ def _where(query: Query) -> tuple[list[str], list[Any]]:
         add("created_at < ?", to_time(query.created_before))
     if query.unarmed:
         add(f"{READY} AND armed_seq <> seq")
+    if query.begun_after is not None:
+        add("status = 0 AND attempt > 0 AND handled_time > ?", to_time(query.begun_after))
     if query.metadata is not None:
         add(_SAME_METADATA, to_json(dict(query.metadata)), len(query.metadata))
     return terms, params

@@ -80,6 +80,7 @@ CREATE UNIQUE INDEX jobs_name ON jobs (job_name) WHERE holds_name = 1;
 CREATE INDEX jobs_former_name ON jobs (job_name) WHERE holds_name = 0;
 CREATE INDEX jobs_ready ON jobs (handler_name, due_at) WHERE {READY};
 CREATE INDEX jobs_suspect ON jobs (handler_name, due_at) WHERE {READY} AND {SUSPECT};
+CREATE INDEX jobs_begun ON jobs (handled_time) WHERE status = 0 AND attempt > 0;
 CREATE INDEX jobs_running ON jobs (owner) WHERE status = 1;
 CREATE INDEX jobs_ended ON jobs (status, handled_time) WHERE status > 1;
 CREATE TABLE runs (
