@@ -69,6 +69,8 @@ class Engine:
         self._bridge = Bridge()
         self._thread = threading.get_ident()
         self._woken = anyio.Event()
+        self._alarm: datetime | None = None
+        """When the scheduler will look again, while it sleeps."""
         self._changed = Signal()
         self._claiming = anyio.Lock()
         self._trouble = 0.0
@@ -97,6 +99,11 @@ class Engine:
         self._woken.set()
         self.nudge()
 
+    def expect(self, due: datetime | None) -> None:
+        """A row waits for `due`: wake the scheduler if it sleeps past that."""
+        if due is not None and (self._alarm is None or due < self._alarm):
+            self._woken.set()
+
     def nudge(self) -> None:
         """Let go of those who wait in `changed`."""
         self._changed.set()
@@ -106,12 +113,16 @@ class Engine:
         await self._changed.wait(within)
 
     async def sleep_until(self, when: datetime | None) -> None:
-        wait = NAP if when is None else (when - self.clock.now()).total_seconds()
+        now = self.clock.now()
+        latest = now + timedelta(seconds=NAP)
+        self._alarm = latest if when is None else min(when, latest)
+        wait = (self._alarm - now).total_seconds()
         if wait > 0:
-            with anyio.move_on_after(min(wait, NAP)):
+            with anyio.move_on_after(wait):
                 await self._woken.wait()
         else:
             await anyio.sleep(0)
+        self._alarm = None
         self._woken = anyio.Event()
 
     def report(self, part: str, problem: BaseException | str) -> None:
@@ -296,8 +307,8 @@ class Engine:
         if change.status.terminal:
             if (ended := self._endings.pop(change.job_id, None)) is not None:
                 ended.set()
-        elif change.due_at is not None and (change.due_at - self.clock.now()).total_seconds() < NAP:
-            self._woken.set()
+        else:
+            self.expect(change.due_at)
 
 
 def _one_line(problem: BaseException | str) -> str:

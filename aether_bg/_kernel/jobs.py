@@ -158,7 +158,7 @@ class Jobs:
         if engine.events.observed:
             engine.events.emit(Enqueued(job))
         engine.arm(job.id)
-        engine.wake()
+        engine.expect(job.due_at)
 
     async def _resolve(self, held: JobInfo, job: JobInfo, if_exists: str) -> UUID | None:
         """The name is held (PROTOCOL N2, N3). None: it no longer is; try again."""
@@ -228,7 +228,7 @@ class Jobs:
         for step in steps:
             if isinstance(step, Add):
                 self._added(step.job)
-        self._engine.wake()
+        self._engine.wake()  # functions of the unit may have enqueued as well
 
     # -- the other verbs -------------------------------------------------------------------------
 
@@ -367,7 +367,6 @@ class Jobs:
         engine = self._engine
         await engine.writes.write(Save(change))
         engine.settled(change)
-        engine.wake()
         if engine.events.observed:
             engine.events.emit(Altered((await self._find(job.id)), verb))
 
