@@ -39,6 +39,13 @@ class Gather:
 
     async def write(self, write: Add | Save) -> None:
         """Commit one write. Raises what the store raises for it."""
+        if self.idle and not self._closed:  # nothing to share a transaction with: spare the hop
+            self._busy += 1
+            try:
+                await self._transact([write])
+            finally:
+                self._busy -= 1
+            return
         done = anyio.Event()
         outcome: list[BaseException | None] = []
 
