@@ -59,13 +59,19 @@ class Tx:
         self._conn, self._guard = conn, guard
 
     def execute(self, sql: str, params: Sequence[Any] | Mapping[str, Any] = ()) -> list[tuple[Any, ...]]:
-        if not self._conn.in_transaction:  # an earlier statement took the whole transaction along (PROTOCOL W1)
-            raise StoreError("a unit of work", "its transaction has been rolled back", "Let the first error pass.")
+        _unbroken(self._conn)
         with self._guard:
             return self._conn.execute(sql, params).fetchall()
 
     def add(self, job: JobInfo) -> None:
+        _unbroken(self._conn)
         _add(self._conn, [Add(job)])
+
+
+def _unbroken(conn: sqlite3.Connection) -> None:
+    """An earlier statement may have taken the whole transaction along; what follows would autocommit (PROTOCOL W1)."""
+    if not conn.in_transaction:
+        raise StoreError("a unit of work", "its transaction has been rolled back", "Let the first error pass.")
 
 
 def transact(conn: sqlite3.Connection, writes: Sequence[Write], guard: Guard) -> list[object]:
@@ -73,6 +79,7 @@ def transact(conn: sqlite3.Connection, writes: Sequence[Write], guard: Guard) ->
     results: list[object] = []
     for kind, group in groupby(writes, type):
         some: list[Any] = list(group)
+        _unbroken(conn)
         if kind is Save:
             _save(conn, [write.change for write in some])
             results += [None] * len(some)
