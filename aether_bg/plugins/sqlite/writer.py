@@ -170,7 +170,7 @@ class Writer:
             except sqlite3.Error as error:
                 if not files.is_busy(error):
                     self._reopen()
-                    return [self._fail(op, error) for op in batch if op.take()]
+                    return [self._fail(op, files.translate(error, self._path)) for op in batch if op.take()]
             now = time.monotonic()
             if all(op.deadline <= now for op in batch):
                 return [self._fail(op, files.busy(self._path)) for op in batch if op.take()]
@@ -202,9 +202,7 @@ class Writer:
         """The whole transaction went with one operation (W1): what ran before it has not happened."""
         *before, culprit = ran
         if culprit.error is None:
-            culprit.error = StoreError(
-                "a unit of work", "its SQL rolled the whole transaction back", "Avoid OR ROLLBACK and RAISE(ROLLBACK)."
-            )
+            culprit.error = _rolled_back()
         if files.lost_transaction(culprit.error):
             return self._undone(ran, culprit.error)
         done = [self._settle(culprit)]
@@ -213,10 +211,13 @@ class Writer:
             try:
                 self._conn.execute(f"BEGIN IMMEDIATE {self.guard.mark}")
             except sqlite3.Error as error:
-                done.append(self._fail(op, error))
+                done.append(self._fail(op, files.translate(error, self._path)))
                 continue
             self._run(op, savepoint=False)
-            done += self._end([op]) if self._conn.in_transaction else [self._settle(op)]
+            if self._conn.in_transaction:
+                done += self._end([op])
+            else:
+                done.append(self._fail(op, op.error or _rolled_back()))
         return done
 
     def _undone(self, ran: list[Operation], error: BaseException) -> list[Operation]:
@@ -300,6 +301,12 @@ class Writer:
         self._checkpoint("TRUNCATE")
         with self._lock:
             self._conn.close()
+
+
+def _rolled_back() -> StoreError:
+    return StoreError(
+        "a unit of work", "its SQL rolled the whole transaction back", "Avoid OR ROLLBACK and RAISE(ROLLBACK)."
+    )
 
 
 class Beat:
