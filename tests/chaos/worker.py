@@ -9,15 +9,17 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import anyio
 
-from aether_bg import Aether, Backoff, JobContext, SQLiteStore, UnitOfWork
+from aether_bg import Aether, Backoff, InvalidTransition, JobContext, JobStatus, SQLiteStore, UnitOfWork
 from chaos.history import History
 from chaos.plugins import Failpoint, Observer, Push, Watched, text
 
@@ -80,6 +82,7 @@ class Worker:
             "flaky": (self.flaky, {"retries": 50, "backoff": Backoff(first=0.05, factor=1, max=0.1)}),
             "poison": (self.poison, {}),
             "tick": (self.quick_tick, {}),
+            "hold": (self.hold, {}),
         }
         for name, (target, options) in handlers.items():
             if name not in without:
@@ -102,6 +105,11 @@ class Worker:
                 await anyio.sleep(args["ms"] / 1000)
             if args.get("fails", 0) > self.random.random():
                 raise RuntimeError("by chance")
+
+    async def hold(self, args: dict, ctx: JobContext) -> None:
+        """Goes on until its process dies; then it is quick."""
+        with self.logged(ctx):
+            await anyio.sleep(3600 if ctx.attempt == 1 else 0)
 
     def sync(self, args: dict, ctx: JobContext) -> None:
         with self.logged(ctx):
@@ -170,6 +178,102 @@ def produce(spec: Spec) -> None:
             for number in range(spec.get("count", 10**9)):
                 await worker.put_some(1, f"{spec['prefix']}-{number}", via=jobs)
                 await anyio.sleep(worker.random.random() * spec.get("pause", 0.02))
+
+    anyio.run(main)
+
+
+class Oops(Exception):
+    """Raised on purpose."""
+
+
+def units(spec: Spec) -> None:
+    """Business rows and jobs in one unit of work, with exceptions anywhere."""
+    worker = Worker(spec)
+    chance = worker.random
+
+    async def unit(app: Any, name: str) -> None:
+        payload = {"ms": chance.randrange(5), "fails": chance.choice([0, 0, 0.5])}
+        async with app.unit_of_work() as uow:
+            steps = [lambda: uow.execute("INSERT INTO orders VALUES (?, 'job')", [name])]
+            if chance.random() < 0.5:
+                uow.run(lambda tx: tx.enqueue("effect", name, payload))
+            else:
+                await app.enqueue("effect", name, payload)
+            if chance.random() < 0.1:
+                steps.append(lambda: uow.execute("INSERT INTO no_such_table VALUES (1)"))
+            if chance.random() < 0.1:
+                steps.append(lambda: uow.run(lambda tx: 1 / 0))
+            chance.shuffle(steps)
+            for step in steps:
+                step()
+            await anyio.sleep(chance.random() * 0.003)
+            if chance.random() < 0.2:
+                raise Oops
+
+    async def main() -> None:
+        async with worker.app as app, anyio.create_task_group() as group:
+            worker.history.write("ready")
+
+            async def several(lane: int) -> None:
+                for number in range(10**9):
+                    name = f"{spec['prefix']}-{lane}-{number}"
+                    try:
+                        await unit(app, name)
+                    except (Oops, ZeroDivisionError, sqlite3.OperationalError) as error:
+                        worker.history.write("refused", name=name, error=type(error).__name__)
+                    else:
+                        worker.history.write("unit", name=name)
+
+            for lane in range(4):
+                group.start_soon(several, lane)
+
+    anyio.run(main)
+
+
+def race(spec: Spec) -> None:
+    """Jobs that are cancelled, settled, updated and triggered while they are claimed and run."""
+    worker = Worker(spec)
+    chance = worker.random
+
+    async def verb(what: str, job: UUID, call: Any) -> None:
+        await anyio.sleep(chance.random() * 0.015)
+        try:
+            result = await call(job)
+        except InvalidTransition:
+            result = "refused"
+        worker.history.write("raced", verb=what, job=str(job), result=result)
+
+    async def one(app: Any, name: str) -> None:
+        job = UUID(
+            await worker.put(
+                chance.choice(["quick", "effect"]), name, payload={"ms": chance.randrange(40)},
+                delay=chance.choice([None, 0.01, 0.02]),
+            )
+        )  # fmt: skip
+        verbs = {
+            "delete": app.delete,
+            "fail": lambda job: app.store.update_status(job, JobStatus.FAILED, error="by hand"),
+            "cancel": lambda job: app.store.update_status(job, JobStatus.CANCELLED),
+            "update": lambda job: app.update(job, timedelta(milliseconds=chance.randrange(20))),
+            "trigger": app.trigger,
+            "pause": app.pause,
+            "resume": app.resume,
+        }
+        async with anyio.create_task_group() as group:
+            for what in chance.sample(sorted(verbs), 3):
+                group.start_soon(verb, what, job, verbs[what])
+        await anyio.sleep(0.03)
+        await verb("resume", job, app.resume)
+
+    async def main() -> None:
+        async with worker.app as app:
+            worker.history.write("ready")
+            for start in range(0, spec["count"], 50):
+                async with anyio.create_task_group() as group:
+                    for number in range(start, min(start + 50, spec["count"])):
+                        group.start_soon(one, app, f"{spec['prefix']}-{number}")
+            while await app.store.get_active(limit=1):
+                await anyio.sleep(0.02)
 
     anyio.run(main)
 

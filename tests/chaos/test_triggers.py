@@ -1,0 +1,97 @@
+"""Rows 27 and 29: triggers that come again, handlers longer than their period."""
+
+from __future__ import annotations
+
+import random
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import anyio
+import pytest
+
+from aether_bg import Aether, Backoff, JobContext
+from aether_bg.model import Fired
+from chaos.harness import World
+from chaos.history import History
+from chaos.plugins import Grip, Hook, Observer, text
+
+
+async def asleep(self: Any, kernel: Any) -> None:
+    await anyio.sleep_forever()
+
+
+@pytest.mark.row(29, small=40, full=200)
+def test_old_triggers_delivered_again(world: World, count: int) -> None:
+    """During a retry's backoff, and after an update there and back: no early and no extra run (C1)."""
+    history = History(world.history)
+    grip = Grip()
+    app = Aether(str(world.db), scheduler=Hook(schedule_run=asleep), plugins=[grip, Observer(history)], concurrency=200)
+    starts: dict[UUID, list[int]] = {}
+    chance = random.Random(29)
+
+    @app.handler("fails-once", retries=1, backoff=Backoff(first=0.15, jitter=0))
+    async def fails_once(args: dict, ctx: JobContext) -> None:
+        about = {"job": str(ctx.job.id), "token": ctx.token, "occurrence": text(ctx.occurrence)}
+        history.write("start", due=text(ctx.job.due_at), **about)
+        starts.setdefault(ctx.job.id, []).append(ctx.token)
+        if ctx.attempt == 1:
+            history.write("end", how="RuntimeError", **about)
+            raise RuntimeError("once")
+        history.write("end", how="returned", **about)
+
+    async def again(job: UUID, seqs: range, seconds: float) -> None:
+        """Redeliver old triggers, with old and new occurrences, for so long."""
+        until = anyio.current_time() + seconds
+        while anyio.current_time() < until:
+            for seq in seqs:
+                occurrence = datetime.now(UTC) - timedelta(seconds=chance.random())
+                assert await grip.kernel.fire(grip.kernel.store_id, job, seq, occurrence) is Fired.CONSUMED
+            await anyio.sleep(0.01)
+
+    async def fire(job: UUID) -> Fired:
+        row = await app.store.get(job)
+        assert row is not None
+        assert row.due_at is not None
+        return await grip.kernel.fire(grip.kernel.store_id, job, row.seq, row.due_at)
+
+    async def retried(number: int) -> None:
+        job = await app.enqueue("fails-once", f"retried-{number}", {})
+        history.write("ack", job=str(job), name=f"retried-{number}", handler="fails-once", not_before=0)
+        assert await fire(job) is Fired.CLAIMED
+        while (row := await app.store.get(job)) is None or row.seq < 2:
+            await anyio.sleep(0.002)
+        async with anyio.create_task_group() as group:
+            group.start_soon(again, job, range(row.seq), 0.2)
+            assert await fire(job) is Fired.CLAIMED  # the current one, a little early: it waits
+        await app.wait(job, 5)
+        await again(job, range(row.seq + 3), 0.02)
+        assert starts[job] == [1, 3]
+
+    async def there_and_back(number: int) -> None:
+        job = await app.enqueue("fails-once", f"moved-{number}", {}, timedelta(seconds=0.05))
+        history.write("ack", job=str(job), name=f"moved-{number}", handler="fails-once", not_before=0)
+        await app.update(job, timedelta(hours=1))
+        await app.update(job, timedelta(seconds=0.3))
+        await again(job, range(2), 0.1)
+        assert job not in starts
+        assert await fire(job) is Fired.CLAIMED
+        while len(starts[job]) < 1:
+            await anyio.sleep(0.002)
+        while (row := await app.store.get(job)) is None or row.seq < 4:
+            await anyio.sleep(0.002)
+        await again(job, range(4), 0.05)
+        assert await fire(job) is Fired.CLAIMED
+        await app.wait(job, 5)
+        assert starts[job] == [3, 5]
+
+    async def main() -> None:
+        async with app:
+            for start in range(0, count, 20):
+                async with anyio.create_task_group() as group:
+                    for number in range(start, min(start + 20, count)):
+                        group.start_soon(retried if number % 2 else there_and_back, number)
+
+    anyio.run(main)
+    found = world.check(overlaps=False)
+    assert found["completed"] == count
