@@ -199,7 +199,7 @@ def trigger(job: JobInfo, plan: Plan, now: datetime, by: str | None) -> Change |
         return None
     if job.attempt or job.extra or not plan.schedule.recurring:
         return _change(job, now, by, manual=True, due_at=now)
-    return _change(job, now, by, manual=True, extra=True, due_at=now, occurrence=now)
+    return _change(job, now, by, manual=True, extra=True, due_at=now, occurrence=_instant(job, now, job.handled_time))
 
 
 def retry(job: JobInfo, plan: Plan, now: datetime, by: str | None) -> Change:
@@ -313,7 +313,8 @@ def _next_occurrence(job: JobInfo, plan: Plan, now: datetime, by: str | None, ru
         status = JobStatus.COMPLETED if ended_well or job.extra else JobStatus.FAILED
         return _end(job, status, now, by, (run,), **new)
     if job.run_again:
-        return _wait(job, now, now, by, (run,), **new | {"manual": True, "extra": True, "run_again": False})
+        again = {"due_at": now, "manual": True, "extra": True, "run_again": False}
+        return _wait(job, _instant(job, now, job.occurrence), now, by, (run,), **new | again)
     runs: tuple[JobRun, ...] = (run,)
     if following is not None and following <= now and job.misfire != "all" and plan.schedule.recurring:
         gap = plan.passed(following, now)  # what passed during the run, but for the newest (PROTOCOL C4)
@@ -323,6 +324,11 @@ def _next_occurrence(job: JobInfo, plan: Plan, now: datetime, by: str | None, ru
             runs = (run, _gap(closed, RunOutcome.OVERLAPPED, now, job.id, job.seq, 1))
             new["last_occurrence"] = closed.last
     return _wait(job, following, now, by, runs, **new)
+
+
+def _instant(job: JobInfo, now: datetime, last: datetime | None) -> datetime:
+    """The occurrence of an extra run is its trigger instant; where the clock stands still, made unique by seq (C6)."""
+    return now if last is None or last < now else now + timedelta(microseconds=job.seq)
 
 
 def _spent(plan: Plan, occurrences: int) -> bool:
