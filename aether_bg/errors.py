@@ -15,9 +15,10 @@ AetherError
 ├── PluginError (TypeError)        a plugin that does not fit the hook specifications
 │   └── UnknownHook, HookShape, LayerConflict, IncompleteLayer, DuplicatePlugin, NotAPlugin
 ├── StoreError                     the store cannot do it, now or ever
-│   ├── StoreBusy, StoreFull, StoreReadOnly, StoreGone, StoreBroken
+│   ├── StoreTrouble               nothing wrong with what was asked; it may be tried again
+│   │   └── StoreBusy, StoreFull, StoreReadOnly, StoreGone, StoreBroken
 │   ├── StoreFolderMissing, StoreIsDirectory, NotADatabase, SchemaTooNew
-│   ├── DeniedSQL, Unsupported
+│   ├── StoreRefused, DeniedSQL, Unsupported
 │   └── Stale, NameHeld            what a store answers when a guard does not hold
 └── SchedulerError
     └── SchedulerUnavailable, SchedulerMisconfigured

@@ -7,7 +7,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
+import weakref
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
@@ -46,8 +48,8 @@ class SQLiteStore:
         self.path = Path(path)
         self.busy = float(busy)
         if str(path) == ":memory:":  # a real in-memory database has no WAL and no second connection
-            self._folder = tempfile.TemporaryDirectory(prefix="aether_bg-", ignore_cleanup_errors=True)
-            self.path = Path(self._folder.name) / "jobs.db"
+            self.path = Path(tempfile.mkdtemp(prefix="aether_bg-")) / "jobs.db"
+            weakref.finalize(self, shutil.rmtree, self.path.parent, ignore_errors=True)
         self._file: OpenFile | None = None
         self._users = 0
 

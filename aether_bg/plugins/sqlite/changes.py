@@ -121,7 +121,8 @@ def _add(conn: sqlite3.Connection, adds: list[Add]) -> None:
         sum(_many(conn, (INSERT_JOBS, ""), [write_job(add.job) for add in adds]))
     except sqlite3.IntegrityError as error:
         for add in adds:
-            if add.job.holds_name and (holder := one_job(conn, HOLDER, add.job.job_name)):
+            holder = one_job(conn, HOLDER, add.job.job_name) if add.job.holds_name else None
+            if holder is not None and holder.id != add.job.id:  # not one that this statement put there itself
                 raise NameHeld(add.job.job_name, holder) from error
         raise _refused(error) from error
 
