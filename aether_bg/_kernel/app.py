@@ -7,7 +7,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Never, Self, TypeVar
 
 from aether_bg._kernel import options as checks
 from aether_bg._kernel.blocking import Blocking, blocking, run_until_signal
@@ -60,7 +60,7 @@ class Aether(OwnerVerbs):
         retention: Any = None,
         entry_points: bool = False,
         max_payload: int = 262_144,
-        **unknown: Any,
+        **unknown: Never,
     ) -> None:
         checks.unknown_options(unknown, KNOWN_OPTIONS)
         self.options = Options.checked(
@@ -118,7 +118,7 @@ class Aether(OwnerVerbs):
         backoff: Backoff | None = None,
         timeout: float | None = None,
         schedule: When | None = None,
-        **unknown: Any,
+        **unknown: Never,
     ) -> Callable[[F], F]:
         """Register a function, or a class with `handle`, as the code for this kind of work; returns it unchanged.
 

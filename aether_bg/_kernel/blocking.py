@@ -29,18 +29,18 @@ R = TypeVar("R")
 S = TypeVar("S")
 
 
-class plain(Generic[S, P, R]):  # noqa: N801 - reads as a decorator
+class plain(Generic[P, R]):  # noqa: N801 - reads as a decorator
     """A verb as a plain function: calls the async one of the same object in the portal's loop. Keeps its types."""
 
-    def __init__(self, verb: Callable[Concatenate[S, P], Awaitable[R]]) -> None:
+    def __init__(self, verb: Callable[Concatenate[Any, P], Awaitable[R]]) -> None:
         self._name = getattr(verb, "__name__", "")
         self.__doc__ = verb.__doc__
 
     @overload
-    def __get__(self, instance: None, owner: type) -> plain[S, P, R]: ...
+    def __get__(self, instance: None, owner: type) -> plain[P, R]: ...
     @overload
-    def __get__(self, instance: _Plain[S], owner: type) -> Callable[P, R]: ...
-    def __get__(self, instance: _Plain[S] | None, owner: type) -> Any:
+    def __get__(self, instance: _Plain[Any], owner: type) -> Callable[P, R]: ...
+    def __get__(self, instance: _Plain[Any] | None, owner: type) -> Any:
         if instance is None:
             return self
         verb = getattr(instance._target, self._name)
@@ -68,7 +68,7 @@ class PlainStore(_Plain[StoreView]):
     get_by_job_name = plain(StoreView.get_by_job_name)
     get_by_handler_name = plain(StoreView.get_by_handler_name)
     get_active = plain(StoreView.get_active)
-    find = plain[StoreView, ..., list[JobInfo]](StoreView.find)
+    find = plain[..., list[JobInfo]](StoreView.find)
     history = plain(StoreView.history)
     stats = plain(StoreView.stats)
     update_status = plain(StoreView.update_status)

@@ -17,6 +17,7 @@ from aether_bg.model import Change, Definition, JobInfo, JobRun, JobStatus, RunO
 
 LEAST_CRASHES: Final = 5
 """Crashes that end an occurrence, even with fewer retries (PROTOCOL R3)."""
+_JUST: Final = timedelta(microseconds=1)
 _STATE: Final = tuple(
     name
     for name in (field.name for field in attrs.fields(Change))
@@ -199,7 +200,7 @@ def trigger(job: JobInfo, plan: Plan, now: datetime, by: str | None) -> Change |
         return None
     if job.attempt or job.extra or not plan.schedule.recurring:
         return _change(job, now, by, manual=True, due_at=now)
-    return _change(job, now, by, manual=True, extra=True, due_at=now, occurrence=_instant(job, now, job.handled_time))
+    return _change(job, now, by, manual=True, extra=True, due_at=now, occurrence=_instant(job, plan, now, job.handled_time))
 
 
 def retry(job: JobInfo, plan: Plan, now: datetime, by: str | None) -> Change:
@@ -314,7 +315,7 @@ def _next_occurrence(job: JobInfo, plan: Plan, now: datetime, by: str | None, ru
         return _end(job, status, now, by, (run,), **new)
     if job.run_again:
         again = {"due_at": now, "manual": True, "extra": True, "run_again": False}
-        return _wait(job, _instant(job, now, job.occurrence), now, by, (run,), **new | again)
+        return _wait(job, _instant(job, plan, now, job.occurrence), now, by, (run,), **new | again)
     runs: tuple[JobRun, ...] = (run,)
     if following is not None and following <= now and job.misfire != "all" and plan.schedule.recurring:
         gap = plan.passed(following, now)  # what passed during the run, but for the newest (PROTOCOL C4)
@@ -326,9 +327,11 @@ def _next_occurrence(job: JobInfo, plan: Plan, now: datetime, by: str | None, ru
     return _wait(job, following, now, by, runs, **new)
 
 
-def _instant(job: JobInfo, now: datetime, last: datetime | None) -> datetime:
-    """The occurrence of an extra run is its trigger instant; where the clock stands still, made unique by seq (C6)."""
-    return now if last is None or last < now else now + timedelta(microseconds=job.seq)
+def _instant(job: JobInfo, plan: Plan, now: datetime, last: datetime | None) -> datetime:
+    """The occurrence of an extra run is its trigger instant. Where that is one of the schedule's, or the clock stands
+    still, seq makes it unique (PROTOCOL C6)."""
+    free = (last is None or last < now) and plan.after(now - _JUST) != now
+    return now if free else now + timedelta(microseconds=job.seq + 1)
 
 
 def _spent(plan: Plan, occurrences: int) -> bool:

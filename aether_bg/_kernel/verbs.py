@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
-from typing import Any, Concatenate, Literal, TypeVar, overload
+from typing import Any, Concatenate, Literal, Never, TypeVar
 from uuid import UUID
 
 from aether_bg._kernel import options as checks
@@ -43,39 +43,24 @@ class Verbs:
         """Queries: jobs, their history, statistics."""
         return self._running.engine.view
 
-    @overload
     async def enqueue(
-        self, handler: JobType[T], job_name: str | None = None, payload: T | Mapping[str, Any] | None = None,
-        schedule: When = "@once", metadata: Mapping[str, Any] | None = None, *, timezone: str | None = None,
-        start: datetime | None = None, if_exists: IfExists = "raise", repeats: int | None = None,
-        until: datetime | None = None, misfire: Misfire = "once", misfire_grace: float = 10,
-    ) -> UUID: ...  # fmt: skip
-    @overload
-    async def enqueue(
-        self, handler: str, job_name: str | None = None, payload: Any = None, schedule: When = "@once",
-        metadata: Mapping[str, Any] | None = None, *, timezone: str | None = None, start: datetime | None = None,
-        if_exists: IfExists = "raise", repeats: int | None = None, until: datetime | None = None,
-        misfire: Misfire = "once", misfire_grace: float = 10,
-    ) -> UUID: ...  # fmt: skip
-    @overload
-    async def enqueue(
-        self, handler: Callable[Concatenate[T, ...], Any], job_name: str | None = None,
-        payload: T | Mapping[str, Any] | None = None, schedule: When = "@once",
-        metadata: Mapping[str, Any] | None = None, *, timezone: str | None = None, start: datetime | None = None,
-        if_exists: IfExists = "raise", repeats: int | None = None, until: datetime | None = None,
-        misfire: Misfire = "once", misfire_grace: float = 10,
-    ) -> UUID: ...  # fmt: skip
-    @overload
-    async def enqueue(
-        self, handler: Callable[[], Any], job_name: str | None = None, payload: None = None,
-        schedule: When = "@once", metadata: Mapping[str, Any] | None = None, *, timezone: str | None = None,
-        start: datetime | None = None, if_exists: IfExists = "raise", repeats: int | None = None,
-        until: datetime | None = None, misfire: Misfire = "once", misfire_grace: float = 10,
-    ) -> UUID: ...  # fmt: skip
-    async def enqueue(
-        self, handler: Any, job_name: str | None = None, payload: Any = None, schedule: When = "@once",
-        metadata: Mapping[str, Any] | None = None, **options: Any,
-    ) -> UUID:  # fmt: skip
+        self,
+        /,
+        handler: str | JobType[T] | Callable[Concatenate[T, ...], Any] | Callable[[], Any],
+        job_name: str | None = None,
+        payload: T | Mapping[str, Any] | None = None,
+        schedule: When = "@once",
+        metadata: Mapping[str, Any] | None = None,
+        *,
+        timezone: str | None = None,
+        start: datetime | None = None,
+        if_exists: IfExists = "raise",
+        repeats: int | None = None,
+        until: datetime | None = None,
+        misfire: Misfire = "once",
+        misfire_grace: float = 10,
+        **unknown: Never,
+    ) -> UUID:
         """Store a job; once this returns it survives `kill -9` and power loss. Returns its id.
 
         `handler`: a registered name, the handler function or class, or a `JobType`. `job_name`: unique; an idempotency
@@ -88,8 +73,11 @@ class Verbs:
         Raises an `InputError` for arguments that break a rule, `JobConflict` for a held name, a `StoreError` when
         the store is in trouble; nothing has been stored then. Inside a unit of work: durable when that commits.
         """
-        checks.unknown_options({k: v for k, v in options.items() if k not in ENQUEUE_OPTIONS}, ENQUEUE_OPTIONS)
-        return await self._jobs.enqueue(handler, job_name, payload, schedule, metadata, **options)
+        checks.unknown_options(unknown, ENQUEUE_OPTIONS)
+        return await self._jobs.enqueue(
+            handler, job_name, payload, schedule, metadata, timezone=timezone, start=start, if_exists=if_exists,
+            repeats=repeats, until=until, misfire=misfire, misfire_grace=misfire_grace,
+        )  # fmt: skip
 
     async def wait(self, job: UUID | str, timeout: float | None = None) -> JobInfo:
         """Wait until a job has ended; its row, whatever its status. `timeout` in seconds.
