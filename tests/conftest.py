@@ -6,9 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
-from aether_bg import Aether
+from aether_bg import Aether, hookimpl
+from aether_bg.protocols import Kernel
 from aether_bg.testing import FakeClock
 
 
@@ -44,7 +46,23 @@ def app(make_app: Callable[..., Aether]) -> Aether:
     return make_app()
 
 
+class Step:
+    """A scheduler that does nothing by itself: `drain` runs what is due, or the test knocks with `fire_due`."""
+
+    kernel: Kernel
+
+    @hookimpl
+    async def schedule_run(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        await anyio.sleep_forever()
+
+
 @pytest.fixture
-def fake_app(make_app: Callable[..., Aether], clock: FakeClock) -> Aether:
-    """An app that lives by `clock`: move it, then `await app.drain()`."""
-    return make_app(clock=clock)
+def step() -> Step:
+    return Step()
+
+
+@pytest.fixture
+def fake_app(make_app: Callable[..., Aether], clock: FakeClock, step: Step) -> Aether:
+    """An app that lives by `clock`: move it, then `await app.drain()`. Nothing runs in between."""
+    return make_app(clock=clock, scheduler=step)

@@ -169,8 +169,8 @@ async def test_datetime_and_timedelta_schedules(fake_app: Aether, clock: FakeClo
         assert rows["at"].expression_value == "@at 2030-01-01T12:00:00Z"
         assert rows["after"].expression_value == "@after PT1H"
         assert rows["after"].due_at == clock.now() + timedelta(hours=1)
-        assert (await app.wait(past, 10)).status is JobStatus.COMPLETED
         await app.drain()
+        assert (await app.wait(past, 10)).status is JobStatus.COMPLETED
         assert seen == [datetime(2020, 1, 1, tzinfo=UTC)]
         clock.advance(hours=1)
         await app.drain()
