@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -95,3 +96,39 @@ def test_old_triggers_delivered_again(world: World, count: int) -> None:
     anyio.run(main)
     found = world.check(overlaps=False)
     assert found["completed"] == count
+
+
+@pytest.mark.parametrize("scheduler", ["timer", "push"])
+@pytest.mark.row(27, small=8, full=50)
+def test_a_handler_longer_than_its_period(world: World, count: int, scheduler: str) -> None:
+    longer_than_the_period(world, count, scheduler)
+
+
+def longer_than_the_period(world: World, count: int, scheduler: str, mutant: str | None = None) -> None:
+    """With kills in between, the chain never breaks and no two runs overlap (C3)."""
+    chance = random.Random(27)
+    jobs: list[dict[str, Any]] = [
+        {"handler": "tick", "name": f"tick-{n}", "schedule": "@every 100ms", "payload": {"ms": 150 + 50 * n}, **how}
+        for n, how in enumerate([{}, {"misfire": "skip"}, {"misfire": "all"}])
+    ]
+    for job in jobs:
+        job["if_exists"] = "keep"
+
+    def runs() -> dict[str, int]:
+        return dict(world.sql("SELECT job_id, count(*) FROM runs WHERE outcome = 'completed' GROUP BY job_id"))
+
+    process = world.ready(scheduler=scheduler, mutant=mutant, enqueue=jobs)
+    world.until(lambda: len(world.find("ack")) >= 3)
+    for _ in range(count):
+        before = runs()
+        if chance.random() < 0.7:
+            world.until(lambda before=before: len(runs()) == 3 and min(
+                done - before.get(job, 0) for job, done in runs().items()) > 0, 10, "a run of each job")  # fmt: skip
+        time.sleep(chance.random() * 0.2)
+        process.end()
+        process = world.ready(scheduler=scheduler, mutant=mutant)
+    before = runs()
+    world.until(lambda: min(done - before.get(job, 0) for job, done in runs().items()) >= 3, 20, "three more runs")
+    process.end()
+    world.settle()
+    world.check(overlaps=False)

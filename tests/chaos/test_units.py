@@ -73,13 +73,19 @@ def test_verbs_race_with_claims_and_outcomes(world: World, count: int, note: Cal
 BREAKERS = ("or rollback", "swallowed rollback", "interrupt", "full")
 
 
-@pytest.mark.row(26, small=40, full=200)
-def test_a_batch_that_breaks_among_good_ones(
-    world: World, count: int, monkeypatch: pytest.MonkeyPatch, note: Callable[[str], None]
-) -> None:
-    """None acknowledged and gone, none refused and there (W1)."""
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guard, "LONGEST", 0.03)
-    worker = Worker({"db": str(world.db), "history": str(world.history), "seed": 26})
+
+
+@pytest.mark.row(26, small=40, full=200)
+def test_a_batch_that_breaks_among_good_ones(world: World, count: int, note: Callable[[str], None]) -> None:
+    note(break_batches(world, count))
+
+
+def break_batches(world: World, count: int, mutant: str | None = None) -> str:
+    """None acknowledged and gone, none refused and there (W1)."""
+    worker = Worker({"db": str(world.db), "history": str(world.history), "seed": 26, "mutant": mutant})
     chance = worker.random
     done: dict[str, str] = {}
     refused: dict[str, BaseException] = {}
@@ -149,7 +155,7 @@ def test_a_batch_that_breaks_among_good_ones(
     assert not innocent
     raised = {type(error).__name__ for name, error in refused.items() if "bad" in name}
     assert all(isinstance(error, StoreError | sqlite3.Error) for error in refused.values()), refused
-    note(f"{len(acknowledged)} acknowledged, {len(refused)} refused ({', '.join(sorted(raised))})")
+    return f"{len(acknowledged)} acknowledged, {len(refused)} refused ({', '.join(sorted(raised))})"
 
 
 def limit(conn: sqlite3.Connection) -> None:

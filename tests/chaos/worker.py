@@ -45,7 +45,7 @@ class Worker:
         self.plugin = self.wrapped(store)
         scheduler: Any = "timer"
         if spec.get("scheduler") == "push":
-            scheduler = Push(spec["db"] + "-engine", self.failpoint)
+            scheduler = getattr(self.plugin, "scheduler", Push)(spec["db"] + "-engine", self.failpoint)
         options = {"grace": 1.0, **spec.get("options", {})}
         self.app = Aether(self.plugin, scheduler=scheduler, plugins=[Observer(self.history)], **options)
         self.register(set(spec.get("without", ())))
@@ -164,6 +164,18 @@ def work(spec: Spec) -> None:
             if spec.get("count"):
                 await worker.put_some(spec["count"], spec["prefix"])
             await anyio.sleep_forever()
+
+    anyio.run(main)
+
+
+def put(spec: Spec) -> None:
+    """A client that enqueues what the spec says, and ends."""
+    worker = Worker(spec)
+
+    async def main() -> None:
+        async with worker.app.client() as jobs:
+            for item in spec["enqueue"]:
+                await worker.put(via=jobs, **item)
 
     anyio.run(main)
 
