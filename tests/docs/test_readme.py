@@ -1,0 +1,102 @@
+"""README.md: its code runs, and its tables are those of the code."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+import aether_bg
+from aether_bg import Aether, Backoff
+from aether_bg._kernel.view import StoreView
+
+from .snippets import ROOT, Snippet, snippets, table
+
+DOCUMENT = "README.md"
+NOT_FOR_USERS = {"hurry"}  # the second signal of `run`
+
+
+async def run_awaiting(snippet: Snippet, names: dict[str, Any]) -> None:
+    code = compile(
+        "\n" * snippet.line + snippet.code, str(ROOT / DOCUMENT), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    )
+    async with names["app"]:
+        await types.FunctionType(code, names)()
+
+
+def test_code_runs_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"__name__": "readme"}
+    first, *rest = [snippet for snippet in snippets(DOCUMENT) if snippet.words[:1] == ("python",)]
+    first.run(names)
+    assert capsys.readouterr().out == "Hello, Ada!\nCOMPLETED\n"
+    assert len([line for line in first.code.splitlines() if line.strip()]) == 8
+    assert len(rest) == 6
+    for snippet in rest:
+        if snippet.words == ("python", "await"):
+            anyio.run(run_awaiting, snippet, names)
+        else:
+            snippet.run(names)
+    assert "COMPLETED" in capsys.readouterr().out
+
+
+def test_commands_name_what_is_there() -> None:
+    commands = "\n".join(snippet.code for snippet in snippets(DOCUMENT, "sh"))
+    (script,) = re.findall(r"(\S+\.py)", commands)
+    assert (ROOT / script).exists()
+    assert len(commands.splitlines()) == 2
+
+
+def test_links_inside_lead_somewhere() -> None:
+    text = (ROOT / DOCUMENT).read_text(encoding="utf-8")
+    anchors = {
+        re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in re.findall(r"^#+ (.+)$", text, re.M)
+    }
+    assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= anchors
+
+
+def options(of: Callable[..., Any], *without: str) -> dict[str, Any]:
+    given = inspect.signature(of).parameters.values()
+    return {
+        p.name: p.default for p in given if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL) and p.name not in without
+    }
+
+
+def documented(heading: str) -> dict[str, Any]:
+    return {
+        name.strip("`"): eval(default.strip("`"), vars(aether_bg).copy())
+        for name, default, _ in table(DOCUMENT, heading)
+    }
+
+
+def test_options_of_aether() -> None:
+    assert documented("Aether") == options(Aether.__init__, "self")
+
+
+def test_options_of_handler() -> None:
+    assert documented("Handler") == options(Aether.handler, "self", "name") | {"backoff": Backoff()}
+
+
+def test_options_of_enqueue() -> None:
+    assert documented("Enqueue") == options(Aether.enqueue, "self", "handler")
+
+
+def public(kind: type) -> set[str]:
+    return {name for name, _ in inspect.getmembers(kind, callable) if not name.startswith("_")}
+
+
+def test_verbs() -> None:
+    assert {row[0].strip("`") for row in table(DOCUMENT, "Verbs")} == public(Aether) - NOT_FOR_USERS
+
+
+def test_queries() -> None:
+    assert {row[0].strip("`") for row in table(DOCUMENT, "Store")} == public(StoreView)
