@@ -117,31 +117,61 @@ def blocking(app: Aether, backend: str) -> Iterator[Blocking]:
 def run_until_signal(app: Aether, backend: str) -> None:
     if threading.current_thread() is not threading.main_thread():
         raise UsageError("app.run()", "only the main thread receives signals", "Use `async with app:` elsewhere.")
-    anyio.run(_until_signal, app, backend=backend)
+    watchdog = _Watchdog(app.options.grace + 1.0)
+    try:
+        anyio.run(_until_signal, app, watchdog, backend=backend)
+    finally:  # the loop's own end may hang as well, on a task that swallows its cancellation
+        watchdog.over()
 
 
-async def _until_signal(app: Aether) -> None:
+async def _until_signal(app: Aether, watchdog: _Watchdog) -> None:
     """The first signal stops gracefully, a second one skips the grace (PROTOCOL S3)."""
     bridge = Bridge()
     stop = anyio.Event()
-    watchdog = threading.Timer(app.options.grace + 1.0, _end_hanging)
-    watchdog.daemon = True
 
     def received() -> None:
         if not stop.is_set():
             stop.set()
-            watchdog.start()
         else:
             app.hurry()
 
-    before = {number: signal.signal(number, lambda *_: bridge.post(received)) for number in _SIGNALS}
+    def on_signal(*_: object) -> None:
+        watchdog.begin()  # here and not on the loop, which may be what hangs
+        bridge.post(received)
+
+    before = {number: signal.signal(number, on_signal) for number in _SIGNALS}
     try:
         async with app:
             await stop.wait()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        watchdog.cancel()
+
+
+class _Watchdog:
+    """A thread that ends the process when the stop takes longer than so many seconds (PROTOCOL S3)."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._begun = False
+        self._begin = threading.Lock()  # releasing a plain lock is all that a signal handler may safely do
+        self._begin.acquire()
+        self._over = threading.Event()
+        threading.Thread(target=self._watch, name="aether_bg watchdog", daemon=True).start()
+
+    def begin(self) -> None:
+        if not self._begun:
+            self._begun = True
+            self._begin.release()
+
+    def over(self) -> None:
+        self._over.set()
+        self.begin()
+
+    def _watch(self) -> None:
+        self._begin.acquire()
+        if not self._over.wait(self._seconds):
+            _end_hanging()
 
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
