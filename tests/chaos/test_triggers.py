@@ -16,10 +16,7 @@ from aether_bg.model import Fired
 from chaos.harness import World
 from chaos.history import History
 from chaos.plugins import Grip, Hook, Observer, text
-
-
-async def asleep(self: Any, kernel: Any) -> None:
-    await anyio.sleep_forever()
+from chaos.worker import asleep
 
 
 @pytest.mark.row(29, small=40, full=200)

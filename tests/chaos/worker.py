@@ -21,7 +21,7 @@ import anyio
 
 from aether_bg import Aether, Backoff, InvalidTransition, JobContext, JobStatus, SQLiteStore, UnitOfWork
 from chaos.history import History
-from chaos.plugins import Failpoint, Observer, Push, Watched, text
+from chaos.plugins import Failpoint, Hook, Observer, Push, Watched, text
 
 Spec = dict[str, Any]
 
@@ -178,6 +178,23 @@ def put(spec: Spec) -> None:
                 await worker.put(via=jobs, **item)
 
     anyio.run(main)
+
+
+def cancel_rest(spec: Spec) -> None:
+    """Cancel whatever is left."""
+    worker = Worker(spec)
+
+    async def main() -> None:
+        async with Aether(worker.plugin, scheduler=Hook(schedule_run=asleep)) as app:
+            for job in await app.store.get_active(limit=10_000):
+                await app.delete(job.id)
+
+    anyio.run(main)
+
+
+async def asleep(self: Any, kernel: Any) -> None:
+    """A scheduler that never fires."""
+    await anyio.sleep_forever()
 
 
 def produce(spec: Spec) -> None:
