@@ -179,10 +179,10 @@ def purge(conn: sqlite3.Connection, purge: Purge) -> int:
     if purge.before is not None:
         terms.append("handled_time < ?")
         params.append(to_time(purge.before))
-    if purge.keep is not None:  # everything not newer than the first row beyond the newest `keep`
+    if purge.keep is not None:  # everything not newer than the first row beyond the newest `keep`; ties by rowid
         terms.append(
-            f"handled_time <= (SELECT handled_time FROM jobs WHERE {terms[0]} AND status = ? "
-            "ORDER BY handled_time DESC LIMIT 1 OFFSET ?)"
+            f"(handled_time, rowid) <= (SELECT handled_time, rowid FROM jobs WHERE {terms[0]} AND status = ? "
+            "ORDER BY handled_time DESC, rowid DESC LIMIT 1 OFFSET ?)"
         )
         params += [int(purge.status or 0), purge.keep]
     oldest = f"SELECT id FROM jobs WHERE {' AND '.join(terms)} ORDER BY handled_time LIMIT ?"
