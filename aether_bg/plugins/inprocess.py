@@ -30,7 +30,7 @@ class InProcess:
     def __repr__(self) -> str:
         return "<InProcess>"
 
-    @hookimpl
+    @hookimpl(trylast=True)
     def dispatch_runner(self, handler: HandlerInfo) -> Runner | None:
         return self._on_loop if handler.is_async else self._in_thread
 

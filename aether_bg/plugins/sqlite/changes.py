@@ -171,7 +171,7 @@ def _name_taken_back(conn: sqlite3.Connection, changes: list[Change]) -> Excepti
 def purge(conn: sqlite3.Connection, purge: Purge) -> int:
     """One bite of retention; history goes with its job. Only terminal rows are ever touched (PROTOCOL N5)."""
     if purge.job_id is not None:
-        return conn.execute(TRIM_HISTORY, [str(purge.job_id), purge.history]).rowcount
+        return conn.execute(TRIM_HISTORY, {"job": str(purge.job_id), "history": purge.history}).rowcount
     terms, params = ["status > 1"], list[Any]()
     if purge.status is not None:
         terms.append("status = ?")
@@ -190,8 +190,8 @@ def purge(conn: sqlite3.Connection, purge: Purge) -> int:
 
 
 TRIM_HISTORY = """
-DELETE FROM runs WHERE job_id = ?1
-AND token <= (SELECT token FROM runs WHERE job_id = ?1 ORDER BY token DESC, part DESC LIMIT 1 OFFSET ?2)
+DELETE FROM runs WHERE job_id = :job
+AND token <= (SELECT token FROM runs WHERE job_id = :job ORDER BY token DESC, part DESC LIMIT 1 OFFSET :history)
 """
 
 

@@ -19,25 +19,26 @@ _MOST_HANDLERS: Final = 50
 
 NEXT_DUE: Final = f"""
 SELECT h.value AS handler, (
-    SELECT due_at FROM jobs WHERE {READY} AND handler_name = h.value AND (NOT {SUSPECT} OR ?2)
+    SELECT due_at FROM jobs WHERE {READY} AND handler_name = h.value AND (NOT {SUSPECT} OR :suspect)
     ORDER BY due_at LIMIT 1
-) AS due FROM json_each(?1) AS h WHERE due IS NOT NULL ORDER BY due
+) AS due FROM json_each(:handlers) AS h WHERE due IS NOT NULL ORDER BY due
 """
 ONE_SUSPECT: Final = f"""
-SELECT id FROM jobs WHERE {READY} AND {SUSPECT} AND due_at <= ?2
-AND handler_name IN (SELECT value FROM json_each(?1)) ORDER BY due_at LIMIT 1
+SELECT id FROM jobs WHERE {READY} AND {SUSPECT} AND due_at <= :now
+AND handler_name IN (SELECT value FROM json_each(:handlers)) ORDER BY due_at LIMIT 1
 """
 EXACTLY: Final = f"SELECT json_group_array(id) FROM jobs WHERE id = ? AND seq = ? AND due_at <= ? AND {READY}"
 TAKE: Final = """
-UPDATE jobs SET status = 1, seq = seq + 1, attempt = attempt + 1, manual = 0, owner = ?2, started_at = ?3,
-    modified_at = ?3
-WHERE id IN (SELECT value FROM json_each(?1))
+UPDATE jobs SET status = 1, seq = seq + 1, attempt = attempt + 1, manual = 0, owner = :owner, started_at = :now,
+    modified_at = :now
+WHERE id IN (SELECT value FROM json_each(:ids))
 """
 BEGIN_RUNS: Final = """
 INSERT INTO runs (job_id, token, part, attempt, occurrence, started_at, owner, count)
-SELECT id, seq, 0, attempt, occurrence, ?2, owner, 1 FROM jobs WHERE id IN (SELECT value FROM json_each(?1))
+SELECT id, seq, 0, attempt, occurrence, :now, owner, 1 FROM jobs
+WHERE id IN (SELECT value FROM json_each(:ids))
 """
-TAKEN: Final = f"SELECT {JOBS_AS_JSON} FROM jobs WHERE id IN (SELECT value FROM json_each(?1))"
+TAKEN: Final = f"SELECT {JOBS_AS_JSON} FROM jobs WHERE id IN (SELECT value FROM json_each(:ids))"
 
 
 def claim(conn: sqlite3.Connection, wanted: Claim) -> tuple[str, datetime | None]:
@@ -49,7 +50,7 @@ def claim(conn: sqlite3.Connection, wanted: Claim) -> tuple[str, datetime | None
         ids = conn.execute(EXACTLY, [str(wanted.job_id), wanted.seq, now]).fetchone()[0]
         return _take(conn, ids, owner, now), None
     handlers = json.dumps(wanted.handlers)
-    waiting = conn.execute(NEXT_DUE, [handlers, wanted.suspect]).fetchall()
+    waiting = conn.execute(NEXT_DUE, {"handlers": handlers, "suspect": wanted.suspect}).fetchall()
     due = [handler for handler, at in waiting if at <= now][:_MOST_HANDLERS]
     if not due or wanted.limit < 1:
         return "[]", from_time(waiting[0][1]) if waiting else None
@@ -57,20 +58,23 @@ def claim(conn: sqlite3.Connection, wanted: Claim) -> tuple[str, datetime | None
     for handler in due:
         pick += [handler, now, wanted.limit]
     ids = conn.execute(_earliest(len(due)), [*pick, wanted.limit]).fetchone()[0]
-    suspect = conn.execute(ONE_SUSPECT, [json.dumps(due), now]).fetchone() if wanted.suspect else None
+    suspect = (
+        conn.execute(ONE_SUSPECT, {"handlers": json.dumps(due), "now": now}).fetchone() if wanted.suspect else None
+    )
     if suspect:
         ids = json.dumps([suspect[0], *json.loads(ids)][: wanted.limit])
     taken = _take(conn, ids, owner, now)
-    rest = conn.execute(NEXT_DUE, [handlers, wanted.suspect and not suspect]).fetchone()
+    rest = conn.execute(NEXT_DUE, {"handlers": handlers, "suspect": wanted.suspect and not suspect}).fetchone()
     return taken, from_time(rest[1]) if rest else None
 
 
 def _take(conn: sqlite3.Connection, ids: str, owner: str, now: str | None) -> str:
     if ids == "[]":
         return ids
-    conn.execute(TAKE, [ids, owner, now])
-    conn.execute(BEGIN_RUNS, [ids, now])
-    taken: str = conn.execute(TAKEN, [ids]).fetchone()[0]
+    values = {"ids": ids, "owner": owner, "now": now}
+    conn.execute(TAKE, values)
+    conn.execute(BEGIN_RUNS, values)
+    taken: str = conn.execute(TAKEN, values).fetchone()[0]
     return taken
 
 
