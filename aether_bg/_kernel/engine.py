@@ -12,7 +12,7 @@ from uuid import UUID
 
 import anyio
 
-from aether_bg._kernel.attempts import Attempts
+from aether_bg._kernel.attempts import SUSPICIOUS, Attempts
 from aether_bg._kernel.calls import Calls
 from aether_bg._kernel.dependencies import Dependencies
 from aether_bg._kernel.events import Events
@@ -26,7 +26,7 @@ from aether_bg._kernel.view import StoreView
 from aether_bg._kernel.work import UnitOfWork
 from aether_bg.bridge import Bridge
 from aether_bg.errors import StoreError
-from aether_bg.model import Change, Claim, Fired, JobInfo, JobStatus, Query, Transaction
+from aether_bg.model import Change, Claim, Claimed, Fired, JobInfo, JobStatus, Query, Transaction
 from aether_bg.protocols import Clock
 from aether_bg.schedule import Schedule
 
@@ -73,6 +73,8 @@ class Engine:
         """When the scheduler will look again, while it sleeps."""
         self._changed = Signal()
         self._claiming = anyio.Lock()
+        self._knocking = 0
+        """Slots kept for triggers whose claim is on its way."""
         self._trouble = 0.0
         self._loops: set[anyio.CancelScope] = set()
         self._lasting: list[anyio.CancelScope] = []
@@ -194,7 +196,7 @@ class Engine:
     @property
     def free(self) -> int:
         """Slots for attempts. Outcomes not yet committed hold some back, so that trouble there slows the claiming."""
-        running, unrecorded = len(self.attempts.running), len(self.attempts.recording)
+        running, unrecorded = len(self.attempts.running) + self._knocking, len(self.attempts.recording)
         return min(self.options.concurrency - running, 2 * self.options.concurrency - running - unrecorded)
 
     async def fire_due(self) -> datetime | None:
@@ -267,8 +269,9 @@ class Engine:
             return Fired.RETRY
         if early > 0:
             await anyio.sleep(early)
+        suspect = job.crash_count >= SUSPICIOUS
         deadline = self.clock.monotonic() + ROOM
-        while self.free < 1 or (job.crash_count >= 2 and self.suspect_running):
+        while self.free < 1 or (suspect and self.suspect_running):
             if self.stopping or self.clock.monotonic() > deadline:
                 return Fired.RETRY
             await self.attempts.room(0.5)
@@ -276,10 +279,18 @@ class Engine:
             return Fired.RETRY
         now = max(self.clock.now(), job.due_at or self.clock.now())
         claim = Claim(owner=self.owner, now=now, limit=1, handlers=tuple(self.handlers), job_id=job_id, seq=seq)
-        with anyio.CancelScope(shield=True):
-            claimed = await self.calls.claim(claim)
-            for taken in claimed.jobs:
-                self.attempts.start(self.calls.decoded(taken))
+        claimed = Claimed()
+        self._knocking += 1  # between the look and the claim no other trigger may take the same room
+        self.suspect_running |= suspect
+        try:
+            with anyio.CancelScope(shield=True):
+                claimed = await self.calls.claim(claim)
+                for taken in claimed.jobs:
+                    self.attempts.start(self.calls.decoded(taken))
+        finally:
+            self._knocking -= 1
+            if suspect and not claimed.jobs:
+                self.suspect_running = False
         return Fired.CLAIMED if claimed.jobs else Fired.CONSUMED
 
     # -- for the other rooms ---------------------------------------------------------------------
@@ -303,7 +314,6 @@ class Engine:
 
     def settled(self, change: Change) -> None:
         """A change of a row has been committed here."""
-        self.arm(change.job_id)
         if change.status.terminal:
             if (ended := self._endings.pop(change.job_id, None)) is not None:
                 ended.set()
