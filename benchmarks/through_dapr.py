@@ -26,6 +26,7 @@ class Bench:
     def __init__(self, dapr: DaprRuntime, path: Path, concurrency: int = 100) -> None:
         self.dapr = dapr
         self.seen: dict[int, tuple[float, datetime]] = {}
+        self.ran = asyncio.Event()
         endpoint, port = f"127.0.0.1:{dapr.sidecar.grpc_port}", dapr.sidecar.app_port
         scheduler = DaprScheduler(endpoint=endpoint, app_port=port)
         self.app = Aether(path, scheduler=scheduler, concurrency=concurrency)
@@ -33,6 +34,7 @@ class Bench:
         @self.app.handler("Work")
         async def work(number: int) -> None:
             self.seen.setdefault(number, (time.perf_counter(), datetime.now(UTC)))
+            self.ran.set()
 
     async def until(self, count: int, timeout: float = 120) -> None:
         async with asyncio.timeout(timeout):
@@ -61,8 +63,9 @@ async def immediate(bench: Bench) -> None:
         before = time.perf_counter()
         await bench.app.enqueue("Work", payload=n)
         after = time.perf_counter()
-        while n not in bench.seen:
-            await asyncio.sleep(0)
+        async with asyncio.timeout(30):
+            await bench.ran.wait()
+        bench.ran.clear()
         called.append(bench.seen[n][0] - before)
         returned.append(bench.seen[n][0] - after)
         await asyncio.sleep(0.01)

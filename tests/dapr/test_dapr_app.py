@@ -141,14 +141,14 @@ async def test_update_delete_and_what_dapr_holds_then(dapr: DaprRuntime, tmp_pat
     app = log.app(tmp_path / "jobs.db")
     async with app:
         moved = await app.enqueue("Work", "moved", "moved", LATER)
-        gone = await app.enqueue("Work", "gone", "gone", timedelta(seconds=3))
+        gone = await app.enqueue("Work", "gone", "gone", timedelta(seconds=1.5))
         await armed(app, moved)
         await armed(app, gone)
         assert len(await held(dapr)) == 2
         assert await app.delete(gone)
         await app.update(moved, SOON)
         await app.wait(moved, 10)
-        await anyio.sleep(3)
+        await anyio.sleep(1.5)
         assert log.seen == ["moved"]
         assert await held(dapr) == set()
 
@@ -206,7 +206,7 @@ async def test_a_handler_that_takes_longer_than_its_period(dapr: DaprRuntime, tm
         nonlocal busy, most, done
         busy += 1
         most = max(most, busy)
-        await anyio.sleep(1.6)
+        await anyio.sleep(1.3)
         busy -= 1
         done += 1
 

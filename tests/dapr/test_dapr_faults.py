@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from contextlib import AsyncExitStack
 
 import anyio
@@ -76,22 +75,6 @@ async def test_the_scheduler_is_stopped_and_restarted(dapr: DaprRuntime) -> None
         assert scheduler.health is None
 
 
-async def test_the_data_of_the_scheduler_are_wiped(dapr: DaprRuntime, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "aether_bg.dapr")
-    kernel, scheduler = StandIn(), DaprScheduler(deadline=1.5, reconcile=1)
-    async with running(scheduler, kernel):
-        jobs = []
-        for _ in range(10):
-            job = kernel.add(due_in=6)
-            assert await scheduler.schedule_arm(job)
-            jobs.append(kernel.change(job, armed_seq=0))
-        await to_thread.run_sync(dapr.scheduler.wipe)
-        await to_thread.run_sync(dapr.scheduler.start)
-        await until(lambda: len(kernel.fired) == 10, timeout=30)
-    assert {trigger.job_id for trigger, _ in kernel.fired} == {job.id for job in jobs}
-    assert "10 missing ones armed" in caplog.text
-
-
 async def test_the_sidecar_is_killed_and_comes_back(dapr: DaprRuntime) -> None:
     kernel, scheduler = StandIn(), DaprScheduler()
     async with running(scheduler, kernel):
@@ -102,17 +85,6 @@ async def test_the_sidecar_is_killed_and_comes_back(dapr: DaprRuntime) -> None:
         await to_thread.run_sync(dapr.sidecar.start)
         await until(lambda: len(kernel.fired) == 1, timeout=20)
         await until(lambda: scheduler.health is None)
-
-
-async def test_the_app_is_away_when_it_is_due(dapr: DaprRuntime) -> None:
-    kernel = StandIn()
-    async with running(first := DaprScheduler(), kernel):
-        job = kernel.add(due_in=1)
-        assert await first.schedule_arm(job)
-        kernel.change(job, armed_seq=0)
-    await anyio.sleep(2)
-    async with running(DaprScheduler(), kernel):
-        await until(lambda: len(kernel.fired) == 1, timeout=20)
 
 
 async def test_tokens_both_ways() -> None:

@@ -69,6 +69,8 @@ def test_other_names_are_not_read(name: str) -> None:
         {"job": None},
         {"job": 5},
         {"occurrence": "yesterday"},
+        {"occurrence": "2030-01-01T00:00:00"},
+        {"occurrence": "2030-01-01T00:00:00+01:00"},
         {"occurrence": 5},
         {"occurrence": None},
     ],

@@ -83,9 +83,9 @@ class Contact:
         await self._sidecar.schedule(name, time_of(job.due_at), body_of(store_id, job))
 
     def lost(self, error: SchedulerError) -> None:
-        """A call has failed: say so once, and have the probe look."""
+        """A call has failed: say so once, and have the probe look. One refused job is no reason to stop the others."""
         self.suffer(error)
-        self.away = True
+        self.away = isinstance(error, SchedulerUnavailable | SchedulerMisconfigured)
         self._nudge.set()
 
     async def app_port(self) -> int:
@@ -102,17 +102,17 @@ class Contact:
 
     async def keep(self) -> None:
         """Probe and compare, for ever."""
-        returned, compared, took = True, 0.0, 0.0
+        fresh, outage, compared, took = True, False, 0.0, 0.0
         while True:
             if await self._answers():
-                returned = await self._return() or returned
+                outage = await self._return() or outage
                 now = time.monotonic()
-                due = returned or now - compared >= self._settings.reconcile
-                if due and now - compared >= took * _SHARE and await self._compare():
-                    compared, returned = time.monotonic(), False
+                due = fresh or outage or now - compared >= self._settings.reconcile
+                if due and now - compared >= took * _SHARE and await self._compare(outage):
+                    fresh, outage, compared = False, False, time.monotonic()
                     took = compared - now
             else:
-                returned = True
+                outage = True
             self._nudge = anyio.Event()
             with anyio.move_on_after(_AWAY_POLL if self.away else min(_POLL, self._settings.reconcile)):
                 await self._nudge.wait()
@@ -145,9 +145,9 @@ class Contact:
             self._kernel.wake()  # the outbox has been waiting
         return was_away
 
-    async def _compare(self) -> bool:
+    async def _compare(self, outage: bool) -> bool:
         try:
-            done = await reconcile(self._kernel.store, self._kernel.store_id, self._sidecar, self._hold)
+            done = await reconcile(self._kernel.store, self._kernel.store_id, self._sidecar, self._hold, unarmed=outage)
         except SchedulerError as error:
             self.lost(error)
             return False

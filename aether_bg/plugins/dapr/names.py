@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 from uuid import UUID
 
@@ -17,7 +17,6 @@ from aether_bg.model import JobInfo, JobStatus
 
 _PREFIX: Final = "aether."
 _NAME: Final = re.compile(r"aether\.([0-9a-f]{32})\.([0-9a-f]{32})\.(0|[1-9][0-9]{0,17})", re.ASCII)
-_TIME: Final = "%Y-%m-%dT%H:%M:%S.%fZ"
 
 
 class NotOurs(ValueError):
@@ -74,11 +73,14 @@ def read_trigger(name: str, body: bytes) -> Trigger:
 
 def time_of(when: datetime) -> str:
     """RFC 3339 in UTC."""
-    return when.astimezone(UTC).strftime(_TIME)
+    return when.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def _read_time(text: str) -> datetime:
-    return datetime.strptime(text, _TIME).replace(tzinfo=UTC)
+    when = datetime.fromisoformat(text)
+    if when.utcoffset() != timedelta(0):
+        raise ValueError("not in UTC")
+    return when.astimezone(UTC)
 
 
 def waits(job: JobInfo) -> bool:

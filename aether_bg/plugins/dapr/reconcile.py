@@ -2,7 +2,8 @@
 
 Dapr's names are read first, then the rows: a row read later is at least as new as the name, so a name that is not
 current then never will be again. Only exact names of this store are deleted. What a row believes to be armed and Dapr
-does not hold (its data were wiped, say) is armed anew; rows never armed are the outbox's.
+does not hold (its data were wiped, say) is armed anew. Rows never armed are the outbox's, except after an outage:
+then the outbox may be in the middle of a long pause.
 """
 
 from __future__ import annotations
@@ -40,9 +41,12 @@ class Holder(Protocol):
 
 
 async def reconcile(
-    store: Reader, store_id: UUID, holder: Holder, arm: Callable[[JobInfo], Awaitable[object]]
+    store: Reader, store_id: UUID, holder: Holder, arm: Callable[[JobInfo], Awaitable[object]], *, unarmed: bool = False
 ) -> Reconciled:
-    """One comparison. Raises what the store, `holder` or `arm` raise; done is then what was done until there."""
+    """One comparison. `unarmed`: arm also what nobody has armed yet.
+
+    Raises what the store, `holder` or `arm` raise; done is then what was done until there.
+    """
     held: dict[tuple[UUID, int], str] = {}
     for name in await holder.names():
         ids = read_name(name)
@@ -50,11 +54,15 @@ async def reconcile(
             held[ids[1], ids[2]] = name
     stale = await _stale(store, held)
     await _each(stale, holder.delete)
-    missing = await _missing(store, held)
+
+    def wanted(row: JobInfo) -> bool:
+        return waits(row) and (unarmed or row.armed_seq == row.seq)
+
+    missing = await _missing(store, held, wanted)
     armed = 0
     for page in _pages(missing, _PAGE):  # earliest first, and read again: they may have moved on
         rows = await store.find(Query(ids=tuple(page), limit=len(page)))
-        again = sorted((row for row in rows if _believed(row)), key=_due)
+        again = sorted(filter(wanted, rows), key=_due)
         await _each(again, arm)
         armed += len(again)
     return Reconciled(held=len(held), deleted=len(stale), armed=armed)
@@ -72,20 +80,16 @@ async def _stale(store: Reader, held: dict[tuple[UUID, int], str]) -> list[str]:
     return found
 
 
-async def _missing(store: Reader, held: dict[tuple[UUID, int], str]) -> list[UUID]:
-    """Ids of waiting rows that count as armed and are not held, earliest due first."""
+async def _missing(store: Reader, held: dict[tuple[UUID, int], str], wanted: Callable[[JobInfo], bool]) -> list[UUID]:
+    """Ids of wanted rows that are not held, earliest due first."""
     found: list[tuple[datetime, UUID]] = []
     after: UUID | None = None
     while True:
         rows = await store.find(Query(status=(JobStatus.SCHEDULED,), after=after, limit=_PAGE))
-        found += [(_due(row), row.id) for row in rows if _believed(row) and (row.id, row.seq) not in held]
+        found += [(_due(row), row.id) for row in rows if wanted(row) and (row.id, row.seq) not in held]
         if len(rows) < _PAGE:
             return [job_id for _, job_id in sorted(found)]
         after = rows[-1].id
-
-
-def _believed(row: JobInfo) -> bool:
-    return waits(row) and row.armed_seq == row.seq
 
 
 def _due(row: JobInfo) -> datetime:

@@ -101,6 +101,8 @@ class Sidecar:
                 "has no scheduler behind it",
                 "Run `dapr init` once (or start daprd with --scheduler-host-address).",
             )
+        if "failed validation" in details:  # not known to happen: every text is ours
+            return SchedulerError(what, f"refused a job: {shown(details)}")
         if code is grpc.StatusCode.UNAVAILABLE:
             return SchedulerUnavailable(what, "cannot be reached", "Is it running? Jobs wait in the store until then.")
         if code is grpc.StatusCode.DEADLINE_EXCEEDED or "DeadlineExceeded" in details or "Unavailable" in details:
