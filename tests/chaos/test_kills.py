@@ -86,8 +86,9 @@ def test_killed_between_claim_and_arming_the_next(world: World, count: int, sche
         assert len({when for (when,) in done}) == len(done) > 0
 
 
+@pytest.mark.parametrize("scheduler", ["timer", "push"])
 @pytest.mark.row(7, small=2, full=20)
-def test_a_handler_that_always_kills(worlds: Callable[[str], World], count: int) -> None:
+def test_a_handler_that_always_kills(worlds: Callable[[str], World], count: int, scheduler: str) -> None:
     for number in range(count):
         world = worlds(f"poison-{number}").create()
         poison: list[dict[str, Any]] = [{"handler": "poison", "name": "poison", "if_exists": "keep"}]
@@ -95,18 +96,41 @@ def test_a_handler_that_always_kills(worlds: Callable[[str], World], count: int)
             {"handler": "quick", "name": f"other-{n}", "payload": {"ms": 30}, "if_exists": "keep"} for n in range(20)
         ]
         deaths = 0
-        process = world.start(enqueue=[*others[:10], *poison, *others[10:]])
+        process = world.start(scheduler=scheduler, enqueue=[*others[:10], *poison, *others[10:]])
         deadline = time.monotonic() + 30
         while world.sql("SELECT count(*) FROM jobs WHERE status < 2") != [(0,)] or len(world.find("ack")) < 21:
             assert time.monotonic() < deadline, world.sql("SELECT job_name, status, crash_count FROM jobs")
             if not process.alive:
                 assert process.code == -9, process.tail()
                 deaths += 1
-                process = world.start(enqueue=[*others, *poison])
+                process = world.start(scheduler=scheduler, enqueue=[*others, *poison])
             time.sleep(0.005)
         process.end()
         assert world.sql("SELECT status, crash_count FROM jobs WHERE job_name = 'poison'") == [(3, 5)]
         assert world.sql("SELECT count(*) FROM jobs WHERE status = 2") == [(20,)]
         assert deaths == 5
         assert world.sql("SELECT max(crash_count) FROM jobs WHERE job_name <> 'poison'")[0][0] <= 2
+        world.check()
+
+
+@pytest.mark.row(7, small=1, full=20)
+def test_a_recurring_handler_that_always_kills(worlds: Callable[[str], World], count: int) -> None:
+    """Each occurrence from the fifth crash on ends as crashed; at twice the cap the job has failed (R3)."""
+    for number in range(count):
+        world = worlds(f"recurring-{number}").create()
+        poison = {"handler": "poison", "name": "poison", "schedule": "@every 100ms", "if_exists": "keep"}
+        deaths = 0
+        process = world.start(enqueue=[poison])
+        deadline = time.monotonic() + 30
+        while not world.sql("SELECT 1 FROM jobs WHERE status = 3"):
+            assert time.monotonic() < deadline, world.sql("SELECT job_name, status, crash_count FROM jobs")
+            if not process.alive:
+                deaths += 1
+                process = world.start()
+            time.sleep(0.005)
+        process.end()
+        assert deaths == 10
+        assert world.sql("SELECT crash_count, holds_name FROM jobs") == [(10, 1)]
+        occurrences = world.sql("SELECT count(DISTINCT occurrence) FROM runs WHERE outcome = 'crashed'")
+        assert occurrences == [(6,)], "five crashes of the first, then one of each"
         world.check()

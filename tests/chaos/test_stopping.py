@@ -8,6 +8,8 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -19,7 +21,7 @@ import pytest
 from aether_bg import Aether, JobContext, JobStatus, hookimpl
 from aether_bg.model import Event, Problem
 from aether_bg.protocols import Kernel
-from chaos.harness import World
+from chaos.harness import TESTS, World
 from chaos.worker import Spec, Worker
 
 GRACE = 0.6
@@ -114,6 +116,36 @@ def test_a_handler_that_swallows_cancellation(world: World, count: int, note: Ca
         world.start("cancel_rest").wait()
     world.check(failures=True)
     note(f"exit after at most {max(took):.2f} s, grace 0.3 s")
+
+
+@pytest.mark.row(8, small=2, full=20)
+def test_a_thread_that_will_not_stop(world: World, count: int, note: Callable[[str], None]) -> None:
+    """Its row stays RUNNING until the process ends, which it may not keep from ending (S4)."""
+    took = []
+    for number in range(count):
+        name = f"thread-{number}"
+        assert world.start("put", enqueue=[{"handler": "sync", "name": name, "payload": {"ms": 4000}}]).wait() == 0
+        spec = {"db": str(world.db), "history": str(world.history), "options": {"grace": 0.3}}
+        code = f"from chaos.worker import until_signal; until_signal({spec!r})"
+        env = {**os.environ, "PYTHONPATH": str(TESTS)}
+        log = world.folder / f"{name}.log"
+        with log.open("wb") as out, subprocess.Popen([sys.executable, "-c", code], env=env, stderr=out) as process:
+            world.until(lambda name=name: world.find("start", name=name))
+            began = time.monotonic()
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.9)
+            if process.poll() is None:
+                assert world.sql("SELECT status FROM jobs WHERE job_name = ?", name) == [(1,)]
+            process.wait(20)
+        took.append(time.monotonic() - began)
+        assert name in log.read_text(), "it says who hung"
+        follower = world.ready()
+        world.until(lambda name=name: world.find("start", name=name, attempt=2))
+        follower.end()
+        world.start("cancel_rest").wait()
+    note(f"exit after at most {max(took):.2f} s, grace 0.3 s")
+    assert max(took) <= 0.3 + 1.0 + 0.2
+    world.check(failures=True)
 
 
 def put_unknown(spec: Spec) -> None:

@@ -129,3 +129,38 @@ def longer_than_the_period(world: World, count: int, scheduler: str, mutant: str
     process.end()
     world.settle()
     world.check(overlaps=False)
+
+
+@pytest.mark.row(21, small=300, full=5000)
+def test_many_triggers_at_once_keep_to_the_slots(world: World, count: int) -> None:
+    grip, running, most = Grip(), 0, 0
+    app = Aether(str(world.db), scheduler=Hook(schedule_run=asleep), plugins=[grip], concurrency=7)
+
+    @app.handler("counted")
+    async def counted() -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await anyio.sleep(0.002)
+        running -= 1
+
+    async def main() -> None:
+        async with app:
+            async with app.unit_of_work():
+                jobs = [await app.enqueue("counted") for _ in range(count)]
+
+            async def deliver(job: UUID) -> None:
+                row = await app.store.get(job)
+                assert row is not None
+                while await grip.kernel.fire(grip.kernel.store_id, job, 0, row.created_at) is Fired.RETRY:
+                    await anyio.sleep(0.05)
+
+            async with anyio.create_task_group() as group:
+                for job in jobs:
+                    group.start_soon(deliver, job)
+            for job in jobs:
+                await app.wait(job, 10)
+
+    anyio.run(main)
+    assert most == 7
+    assert world.sql("SELECT count(*) FROM runs WHERE outcome = 'completed'") == [(count,)]

@@ -133,7 +133,7 @@ class Worker:
         """Enqueue, and write down that it was acknowledged."""
         delay = how.pop("delay", None)
         payload = how.pop("payload", {})
-        not_before = time.time() + (delay or 0)
+        not_before = 0.0 if "if_exists" in how else time.time() + (delay or 0)
         if delay is not None:
             how["schedule"] = timedelta(seconds=delay)
         job = await (via or self.app).enqueue(handler, name, payload, **how)
