@@ -16,7 +16,7 @@ import nox
 HERE = Path(__file__).parent
 PROJECT = tomllib.loads((HERE / "pyproject.toml").read_text(encoding="utf-8"))
 PYTHONS = nox.project.python_versions(PROJECT)
-EXAMPLES = ["fastapi", "httpx"]  # what examples/ use beyond the package
+EXAMPLES = ["fastapi", "uvicorn"]  # what examples/ use beyond the package
 
 nox.options.sessions = ["tests", "lint", "types"]
 nox.options.error_on_missing_interpreters = False
@@ -99,7 +99,7 @@ def wheel(session: nox.Session) -> None:
 @nox.session
 def dapr(session: nox.Session) -> None:
     """The suite on a real sidecar and scheduler; see DaprScheduler in README.md for how to get them."""
-    session.install("-q", ".[dapr,test]", *EXAMPLES, "uvicorn")
+    session.install("-q", ".[dapr,test]", *EXAMPLES)
     session.run("pytest", "-q", "tests/dapr", *session.posargs)
 
 

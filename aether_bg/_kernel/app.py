@@ -231,7 +231,7 @@ class Aether(OwnerVerbs):
         """`with app.blocking() as jobs`: every verb as a plain function, the app running in a thread of its own."""
         return blocking(self, backend)
 
-    def hurry(self) -> None:
+    def _hurry(self) -> None:
         """During the stop: no more grace."""
         if self._run is not None:
             self._run.hurry.set()

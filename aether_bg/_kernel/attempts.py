@@ -17,9 +17,10 @@ import attrs
 
 from aether_bg._kernel import states, work
 from aether_bg._kernel.handlers import Handler
+from aether_bg._kernel.names import taken
 from aether_bg._kernel.occurrences import Plan
 from aether_bg._kernel.tasks import Signal
-from aether_bg.errors import InvalidPayload, InvalidSchedule, Stale, StoreError, StoreTrouble, shown
+from aether_bg.errors import InvalidPayload, InvalidSchedule, NameHeld, Stale, StoreError, StoreTrouble, shown
 from aether_bg.model import (
     Change,
     Ended,
@@ -261,6 +262,8 @@ class Attempts:
         steps = unit.close()
         try:
             _, *results = await self._engine.calls.transact([Save(change), *steps])
+        except NameHeld as held:
+            self._recorded(outcome, change, taken(self._engine.calls.decoded(held.current)))
         except Exception as error:
             self._recorded(outcome, change, error)
         else:
@@ -306,6 +309,8 @@ class Attempts:
     def _announce(self, attempt: Attempt, job: JobInfo, change: Change) -> None:
         engine = self._engine
         engine.settled(change)
+        if change.status is JobStatus.SCHEDULED:
+            engine.arm(change.job_id)
         if change.occurrences and change.occurrences % HISTORY_BITE == 0 and not change.status.terminal:
             engine.start_task(self._trim, change.job_id)
         if not engine.events.observed:

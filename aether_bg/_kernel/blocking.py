@@ -133,7 +133,7 @@ async def _until_signal(app: Aether, watchdog: _Watchdog) -> None:
         if not stop.is_set():
             stop.set()
         else:
-            app.hurry()
+            app._hurry()
 
     def on_signal(*_: object) -> None:
         watchdog.begin()  # here and not on the loop, which may be what hangs

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
 from contextvars import ContextVar
-from types import TracebackType
+from functools import cache
+from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from aether_bg.errors import InvalidHandler, UnresolvedDependency, shown
@@ -34,6 +36,15 @@ def hints_of(target: Callable[..., Any], what: str) -> tuple[inspect.Signature, 
         ) from error
 
 
+@cache
+def _svcs() -> ModuleType:
+    """svcs, imported when it is first needed; with web frameworks around it imports them, and their warnings."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import svcs
+    return svcs
+
+
 class Dependencies:
     """`provide`'s registrations. svcs is imported when there is a first one."""
 
@@ -50,9 +61,7 @@ class Dependencies:
                 "Pass a function; for a ready value: lambda: value.",
             )  # fmt: skip
         if self._registry is None:
-            import svcs
-
-            self._registry = svcs.Registry()
+            self._registry = _svcs().Registry()
         self._factories[kind] = make
         self._registry.register_factory(kind, self._wrapped(kind, make), ping=ping)
 
@@ -94,10 +103,8 @@ class Dependencies:
 
     def scope(self, ctx: JobContext, errors: list[str]) -> Container:
         """A container for one attempt; close it with `await container.aclose()`."""
-        import svcs
-
         assert self._registry is not None  # a handler that wants something has been resolved
-        container = svcs.Container(self._registry)
+        container: Container = _svcs().Container(self._registry)
         container.register_local_value(JobContext, ctx)
         _closing.set(errors)
         return container
@@ -107,9 +114,7 @@ class Dependencies:
         answers: dict[str, str | None] = {}
         if self._registry is None:
             return answers
-        import svcs
-
-        async with svcs.Container(self._registry) as container:
+        async with _svcs().Container(self._registry) as container:
             for ping in container.get_pings():
                 try:
                     await ping.aping()

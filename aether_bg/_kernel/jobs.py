@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
@@ -16,6 +15,7 @@ from aether_bg._kernel import options as checks
 from aether_bg._kernel import states, work
 from aether_bg._kernel.handlers import check_typed
 from aether_bg._kernel.ids import uuid7
+from aether_bg._kernel.names import busy, differences, kept, taken
 from aether_bg._kernel.occurrences import Plan, anchor_for
 from aether_bg._kernel.payloads import check_json, check_metadata
 from aether_bg.errors import (
@@ -52,11 +52,6 @@ if TYPE_CHECKING:
 ENQUEUE_OPTIONS: Final = ("timezone", "start", "if_exists", "repeats", "until", "misfire", "misfire_grace")
 _POLL: Final = 0.25
 """Seconds between looks of `wait` at jobs that another process runs."""
-_COMPARED: Final = {
-    "handler_name": "handler", "payload": "payload", "expression_value": "schedule", "timezone": "timezone",
-    "start": "start", "repeats": "repeats", "until": "until", "misfire": "misfire", "misfire_grace": "misfire_grace",
-}  # fmt: skip
-"""What makes two definitions identical (PROTOCOL N2), and what `enqueue` calls it."""
 
 
 class Jobs:
@@ -173,7 +168,7 @@ class Jobs:
                 return job.id
             schedule = engine.calls.load(held.expression_value, held.timezone)
             if held.status is JobStatus.RUNNING and not schedule.recurring:
-                raise conflict(held, differs, running=True)
+                raise busy(held)
             await self._redefine(held, definition_of(job))
         except (Stale, NameHeld):
             return None
@@ -190,6 +185,9 @@ class Jobs:
     async def _join(self, unit: work.UnitOfWork, job: JobInfo, *, named: bool, if_exists: str) -> UUID:
         """Looked up now, checked again in the transaction (PROTOCOL W6)."""
         if named:
+            for step in unit.writes:
+                if isinstance(step, Add) and step.job.job_name == job.job_name:
+                    return kept(step.job, job, if_exists)
             found = await self._engine.calls.find(Query(job_name=job.job_name, limit=1))
             if found and found[0].holds_name:
                 return kept(found[0], job, if_exists)
@@ -224,7 +222,7 @@ class Jobs:
         try:
             unit.fill(await self._engine.calls.transact(steps))
         except NameHeld as held:
-            raise conflict(self._engine.calls.decoded(held.current), ["holder"]) from held
+            raise taken(self._engine.calls.decoded(held.current)) from held
         for step in steps:
             if isinstance(step, Add):
                 self._added(step.job)
@@ -367,6 +365,7 @@ class Jobs:
         engine = self._engine
         await engine.writes.write(Save(change))
         engine.settled(change)
+        engine.arm(change.job_id)
         if engine.events.observed:
             engine.events.emit(Altered((await self._find(job.id)), verb))
 
@@ -390,38 +389,12 @@ def _query(job: UUID | str) -> Query:
 
 
 def _not_found(job: UUID | str) -> JobNotFound:
-    return JobNotFound(f"job {shown(str(job))}", "there is no such job", "Was it purged? app.store.find() lists jobs.")
+    remedy = "Was it purged? app.store.find() lists jobs."
+    if isinstance(job, str):
+        with suppress(ValueError):
+            remedy = f"It looks like an id, and text is taken for a name: pass uuid.UUID({str(UUID(job))!r})."
+    return JobNotFound(f"job {shown(str(job))}", "there is no such job", remedy)
 
 
 def definition_of(job: JobInfo) -> Definition:
     return Definition(**{field.name: getattr(job, field.name) for field in attrs.fields(Definition)})
-
-
-def differences(held: JobInfo, wanted: JobInfo) -> list[str]:
-    """The arguments in which they differ, by `enqueue`'s names; empty when identical (PROTOCOL N2)."""
-
-    def canonical(job: JobInfo, name: str) -> Any:
-        value = getattr(job, name)
-        return json.dumps(value, sort_keys=True) if name == "payload" else value
-
-    return [shown_as for name, shown_as in _COMPARED.items() if canonical(held, name) != canonical(wanted, name)]
-
-
-def kept(held: JobInfo, wanted: JobInfo, if_exists: str) -> UUID:
-    """The holder's id where that answers the enqueue (PROTOCOL N2, N3). Raises `JobConflict` where it does not."""
-    differs = differences(held, wanted)
-    if if_exists == "keep" or (not differs and held.status is not JobStatus.FAILED):
-        return held.id
-    raise conflict(held, differs)
-
-
-def conflict(held: JobInfo, differs: list[str], *, running: bool = False) -> JobConflict:
-    what = f"job name {shown(held.job_name)}"
-    if running:
-        rule, remedy = "its one-shot job is running, so it cannot be replaced", "Wait for it, or delete it first."
-    elif differs:
-        rule = f"it is held by a {held.status.name} job that differs in {', '.join(differs)}"
-        remedy = 'Use another name, or if_exists="keep" or "replace".'
-    else:
-        rule, remedy = "it is held by the same job, which has FAILED", 'Use retry, or if_exists="replace".'
-    return JobConflict(what, rule, remedy, existing=held, differences=differs)

@@ -193,3 +193,4 @@ class Run:
 def _settled(engine: Engine, change: Change, error: BaseException | None) -> None:
     if error is None:
         engine.settled(change)
+        engine.arm(change.job_id)

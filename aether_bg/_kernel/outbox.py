@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 import anyio
+import attrs
 
 from aether_bg._kernel import states
 from aether_bg.errors import Stale, StoreError
@@ -26,6 +27,8 @@ class Outbox:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._named: set[UUID] = set()
+        self._forget: dict[UUID, int] = {}
+        """Rows that moved on while their arm was under way, and the seq that the engine may hold of them."""
         self._wait = 0.0
         engine.arm = self.changed
 
@@ -69,6 +72,8 @@ class Outbox:
 
         async with anyio.create_task_group() as group:
             for job in sorted(rows.values(), key=lambda job: job.due_at or job.modified_at):
+                if (seq := self._forget.pop(job.id, None)) is not None and job.armed_seq < seq:
+                    job = attrs.evolve(job, armed_seq=seq)  # noqa: PLW2901 - what the engine holds, not the row
                 if _waits(job) or job.armed_seq >= 0:
                     group.start_soon(one, job)
         if refused:
@@ -89,7 +94,8 @@ class Outbox:
             try:
                 await self._engine.writes.write(Save(states.armed(job)))
             except Stale:
-                self.changed(job.id)  # it moved on meanwhile: look again
+                self._forget[job.id] = job.seq  # it moved on meanwhile: look again
+                self.changed(job.id)
             except StoreError as error:
                 self._engine.report("outbox", error)
         return held

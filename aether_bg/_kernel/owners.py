@@ -183,6 +183,7 @@ class Owners:
         except Stale:
             return False
         self._engine.settled(change)
+        self._engine.arm(change.job_id)
         return True
 
     # -- rows nobody takes -----------------------------------------------------------------------

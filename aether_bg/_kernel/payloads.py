@@ -121,10 +121,8 @@ class PayloadType:
             )  # fmt: skip
         try:
             return self._using.unstructure(value, unstructure_as=self.of)
-        except Exception as error:
-            raise InvalidPayload(
-                shown(value), f"it is no {name_of(self.of)} ({type(error).__name__}: {error})"
-            ) from error
+        except Exception:
+            return value  # no instance of the type, then; as a JSON form it is checked field by field
 
     def load(self, value: Any) -> Any:
         """The typed value of a JSON value. Raises `InvalidPayload` with the path."""

@@ -200,7 +200,8 @@ def trigger(job: JobInfo, plan: Plan, now: datetime, by: str | None) -> Change |
         return None
     if job.attempt or job.extra or not plan.schedule.recurring:
         return _change(job, now, by, manual=True, due_at=now)
-    return _change(job, now, by, manual=True, extra=True, due_at=now, occurrence=_instant(job, plan, now, job.handled_time))
+    instant = _instant(job, plan, now, job.handled_time)
+    return _change(job, now, by, manual=True, extra=True, due_at=now, occurrence=instant)
 
 
 def retry(job: JobInfo, plan: Plan, now: datetime, by: str | None) -> Change:

@@ -82,10 +82,14 @@ class UnitOfWork:
             raise UnitOfWorkClosed("this unit of work", "it has ended", "Open another one.")
         self._steps.append((write, queued))
 
+    @property
+    def writes(self) -> list[Write]:
+        return [write for write, _ in self._steps]
+
     def close(self) -> list[Write]:
         """No more steps; those there are."""
         self._closed = True
-        return [write for write, _ in self._steps]
+        return self.writes
 
     def fill(self, results: Sequence[object]) -> None:
         """The commit has happened."""
