@@ -8,6 +8,10 @@
 
 Every port is free when it is chosen, every folder private, every process ended by its handle. `dapr_fixture()` makes
 a pytest fixture of it.
+
+All of it listens on loopback but for one port: Dapr 1.18.3 ignores `--healthz-listen-address` and opens the
+scheduler's health port, which says "ready" and nothing else, on every interface. Where that matters, run the tests in
+a network namespace (`unshare --net`).
 """
 
 from __future__ import annotations
@@ -140,7 +144,7 @@ class SchedulerProcess(_Process):
             "--id=s0",
             f"--listen-address={_HOST}",
             f"--port={self.port}",
-            f"--healthz-listen-address={_HOST}",
+            f"--healthz-listen-address={_HOST}",  # ignored by 1.18.3
             f"--healthz-port={health}",
             "--enable-metrics=false",
             f"--etcd-data-dir={self._data}",

@@ -141,7 +141,7 @@ async def test_the_app_is_away(dapr: DaprRuntime, ledger: Ledger, turn: int) -> 
         for n in range(10):
             await app.enqueue("Work", payload=f"{n}", schedule=timedelta(seconds=1))
         await anyio.sleep(0.3)
-    await anyio.sleep(2 if COUNT == 1 else 10)
+    await anyio.sleep(1.5 if COUNT == 1 else 10)
     async with ledger.app(DaprScheduler()):
         await ledger.all_ran(10, 20)
 
@@ -163,7 +163,7 @@ async def test_no_sidecar_at_the_start(ledger: Ledger, need_dapr: None, turn: in
 
 
 async def test_the_scheduler_is_killed_and_restarted(dapr: DaprRuntime, ledger: Ledger, turn: int) -> None:
-    async with ledger.app(DaprScheduler()) as app:
+    async with ledger.app(DaprScheduler(deadline=1.5)) as app:
         for n in range(10):
             await app.enqueue("Work", payload=f"{n}", schedule=timedelta(seconds=1.5))
         await anyio.sleep(0.5)
