@@ -22,6 +22,7 @@ from dapr_standin import WallClock, callback, until
 from google.protobuf import any_pb2  # type: ignore[import-untyped]
 
 from aether_bg import Aether, DaprScheduler, JobStatus, RunOutcome
+from aether_bg.model import Query
 from aether_bg.plugins.dapr.names import body_of, name_of
 from aether_bg.testing.sidecar import DaprRuntime
 
@@ -54,6 +55,12 @@ class Ledger:
 
 async def deliver(app: Any, request: appcallback_pb2.JobEventRequest) -> None:
     await app.OnJobEvent(request)
+
+
+async def all_armed(app: Aether) -> None:
+    with anyio.fail_after(10):
+        while await app.store.find(Query(unarmed=True)):
+            await anyio.sleep(0.02)
 
 
 @pytest.fixture
@@ -140,7 +147,7 @@ async def test_the_app_is_away(dapr: DaprRuntime, ledger: Ledger, turn: int) -> 
     async with ledger.app(DaprScheduler()) as app:
         for n in range(10):
             await app.enqueue("Work", payload=f"{n}", schedule=timedelta(seconds=1))
-        await anyio.sleep(0.3)
+        await all_armed(app)
     await anyio.sleep(1.5 if COUNT == 1 else 10)
     async with ledger.app(DaprScheduler()):
         await ledger.all_ran(10, 20)
@@ -166,11 +173,9 @@ async def test_the_scheduler_is_killed_and_restarted(dapr: DaprRuntime, ledger: 
     async with ledger.app(DaprScheduler(deadline=1.5)) as app:
         for n in range(10):
             await app.enqueue("Work", payload=f"{n}", schedule=timedelta(seconds=1.5))
-        await anyio.sleep(0.5)
-        if COUNT > 1:
-            dapr.scheduler.kill()  # then it waits out a lease of 20 s
-        else:
-            dapr.scheduler.stop()
+        await all_armed(app)
+        end = dapr.scheduler.kill if COUNT > 1 else dapr.scheduler.stop  # after a kill it waits out a lease of 20 s
+        await to_thread.run_sync(end)
         for n in range(10, 20):
             await app.enqueue("Work", payload=f"{n}")
         await anyio.sleep(1)
@@ -182,7 +187,7 @@ async def test_the_data_of_the_scheduler_are_wiped(dapr: DaprRuntime, ledger: Le
     async with ledger.app(DaprScheduler(reconcile=1, deadline=1.5)) as app:
         for n in range(10):
             await app.enqueue("Work", payload=f"{n}", schedule=timedelta(seconds=4))
-        await anyio.sleep(0.5)
+        await all_armed(app)
         await to_thread.run_sync(dapr.scheduler.wipe)
         await to_thread.run_sync(dapr.scheduler.start)
         await ledger.all_ran(10, 40)

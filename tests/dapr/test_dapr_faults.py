@@ -60,7 +60,7 @@ async def test_the_scheduler_is_stopped_and_restarted(dapr: DaprRuntime) -> None
     async with running(scheduler, kernel):
         first = kernel.add(due_in=3)
         assert await scheduler.schedule_arm(first)
-        dapr.scheduler.stop()  # after a SIGKILL it would wait out a lease of 20 s
+        await to_thread.run_sync(dapr.scheduler.stop)  # after a SIGKILL it would wait out a lease of 20 s
         second = kernel.add(due_in=1)
         assert await scheduler.schedule_arm(second) is False
         assert scheduler.health
