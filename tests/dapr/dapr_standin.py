@@ -38,6 +38,7 @@ class StandIn:
     answers: list[Fired | Exception] = attrs.field(factory=list)
     fired: list[tuple[Trigger, datetime]] = attrs.field(factory=list)
     reports: list[str] = attrs.field(factory=list)
+    broken: list[Exception] = attrs.field(factory=list)
     woken: int = 0
     on_fire: Callable[[Trigger], Awaitable[None]] | None = None
 
@@ -46,6 +47,8 @@ class StandIn:
         return self
 
     async def find(self, query: Query) -> Sequence[JobInfo]:
+        if self.broken:
+            raise self.broken.pop()
         rows = sorted(self.rows.values(), key=lambda row: row.id)
         if query.ids is not None:
             rows = [row for row in rows if row.id in query.ids]

@@ -123,6 +123,17 @@ async def test_reconcile_comes_periodically(dapr: DaprRuntime) -> None:
         await until_names(dapr, set())
 
 
+async def test_trouble_of_the_store_does_not_stop_the_triggers(dapr: DaprRuntime) -> None:
+    kernel, scheduler = StandIn(), DaprScheduler(reconcile=0.2)
+    kernel.broken = [StoreBusy("database", "is held by another program")]
+    async with running(scheduler, kernel):
+        await put(dapr, name_of(kernel.store_id, uuid4(), 1))
+        assert await scheduler.schedule_arm(kernel.add())
+        await until(lambda: len(kernel.fired) == 1)
+        await until_names(dapr, set())  # compared again
+        assert len(kernel.reports) == 1
+
+
 async def test_triggers_that_are_not_ours(dapr: DaprRuntime) -> None:
     kernel = StandIn()
     row = kernel.add(seq=7)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 
-from aether_bg.errors import SchedulerError, SchedulerMisconfigured, SchedulerUnavailable
+from aether_bg.errors import SchedulerError, SchedulerMisconfigured, SchedulerUnavailable, StoreError
 from aether_bg.model import JobInfo
 from aether_bg.plugins.dapr.door import Door
 from aether_bg.plugins.dapr.fitness import misfit
@@ -150,6 +150,9 @@ class Contact:
             done = await reconcile(self._kernel.store, self._kernel.store_id, self._sidecar, self._hold, unarmed=outage)
         except SchedulerError as error:
             self.lost(error)
+            return False
+        except StoreError as error:  # no reason to stop taking triggers; the next poll tries again
+            self._kernel.report("dapr", error)
             return False
         if done.deleted or done.armed:
             _log.info(
