@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,10 @@ import pytest
 from aether_bg import Aether, hookimpl
 from aether_bg.protocols import Kernel
 from aether_bg.testing import FakeClock
+
+with warnings.catch_warnings():  # svcs imports the web frameworks it finds, and one of them complains of another
+    warnings.simplefilter("ignore")
+    import svcs  # noqa: F401
 
 
 @pytest.fixture(params=["asyncio", "trio"])

@@ -269,6 +269,7 @@ class Attempts:
         else:
             unit.fill(results)
             self._recorded(outcome, change, None)
+            self._engine.view.jobs.committed(steps)
 
     def _recorded(self, outcome: _Outcome, change: Change, error: BaseException | None) -> None:
         if error is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -43,6 +43,7 @@ from aether_bg.model import (
     Query,
     Save,
     Transaction,
+    Write,
 )
 from aether_bg.schedule import Schedule
 
@@ -223,6 +224,10 @@ class Jobs:
             unit.fill(await self._engine.calls.transact(steps))
         except NameHeld as held:
             raise taken(self._engine.calls.decoded(held.current)) from held
+        self.committed(steps)
+
+    def committed(self, steps: Sequence[Write]) -> None:
+        """A unit of work, a caller's or a handler's, is durable: what it enqueued may be due now."""
         for step in steps:
             if isinstance(step, Add):
                 self._added(step.job)

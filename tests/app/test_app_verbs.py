@@ -1,4 +1,4 @@
-"""update, delete, pause, resume, trigger, retry, drain on real files: PROTOCOL U, C, R, with a clock that tests move."""
+"""update, delete, pause, resume, trigger, retry, drain on real files, by a clock that tests move: PROTOCOL U, C, R."""
 
 from __future__ import annotations
 
@@ -467,7 +467,7 @@ async def test_snooze_and_give_up(fake_app: Aether, clock: FakeClock) -> None:
 
     @app.handler("BadSnooze")
     async def bad_snooze() -> None:
-        raise Snooze(datetime(2030, 1, 1))  # noqa: DTZ001
+        raise Snooze(datetime(2030, 1, 1))
 
     async with app:
         await app.enqueue("Snoozes", "snoozes", "x")
