@@ -1,10 +1,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
 from aether_bg.testing.sidecar import DaprRuntime, dapr_fixture, require_dapr
+
+collect_ignore = [
+    path.name for path in Path(__file__).parent.glob("test_*.py")
+    if find_spec("grpc") is None and path.name != "test_installed.py"
+]  # fmt: skip
 
 
 @pytest.fixture
