@@ -280,7 +280,7 @@ class Jobs:
     async def update_status(
         self, job: UUID | str, status: JobStatus, handled_time: datetime | None, error: str | None
     ) -> None:
-        status = JobStatus(status)
+        status = checks.status(status)
         if status is JobStatus.SCHEDULED:
             return await self.retry(job)
         when = checks.instant("handled_time", handled_time)

@@ -116,6 +116,13 @@ def one_of(option: str, value: Any, choices: tuple[str, ...]) -> Any:
     return value
 
 
+def status(value: Any) -> JobStatus:
+    """A status, or its number. Raises `InvalidOption`."""
+    if isinstance(value, int) and not isinstance(value, bool) and value in tuple(JobStatus):
+        return JobStatus(value)
+    refuse("status", value, f"must be one of {', '.join(map(str, JobStatus.__members__))}", "Pass a JobStatus.")
+
+
 def instant(option: str, value: Any) -> datetime | None:
     """None, or an aware datetime, in UTC."""
     if value is None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from aether_bg._kernel import options as checks
+from aether_bg._kernel.payloads import check_metadata
 from aether_bg.errors import InvalidOption, shown
 from aether_bg.model import JobInfo, JobRun, JobStatus, Purge, Query, Stats
 
@@ -49,9 +50,7 @@ class StoreView:
 
         `metadata={"OrderId": 123}` matches top-level keys. For the next page pass `after=` the last id.
         """
-        if query is None or fields:
-            query = _query(query, fields)
-        return await self._engine.calls.find(query)
+        return await self._engine.calls.find(_query(query, fields))
 
     async def history(self, job_id: UUID, limit: int = 100) -> list[JobRun]:
         """Attempts and missed occurrences of a job, newest first."""
@@ -79,7 +78,7 @@ class StoreView:
     ) -> int:
         """Delete terminal jobs with their history: of one status or all; ended longer ago than `older_than`; beyond
         the newest `keep`. How many went. Their names are free afterwards."""
-        if status is not None and not JobStatus(status).terminal:
+        if status is not None and not checks.status(status).terminal:
             checks.refuse(
                 "status", status, "is a terminal one", "Only COMPLETED, FAILED and CANCELLED jobs are purged."
             )
@@ -101,10 +100,22 @@ def _query(query: Query | None, fields: Mapping[str, Any]) -> Query:
 
     known = tuple(field.name for field in attrs.fields(Query))
     checks.unknown_options({name: value for name, value in fields.items() if name not in known}, known)
-    given = dict(fields)
-    if isinstance(given.get("status"), JobStatus):
-        given["status"] = (given["status"],)
-    for name in ("status", "ids"):
-        if given.get(name) is not None:
-            given[name] = tuple(given[name])
-    return attrs.evolve(query or Query(), **given)
+    if query is None or fields:
+        query = attrs.evolve(query or Query(), **fields)
+    given: dict[str, Any] = {"limit": checks.whole("limit", query.limit, least=1)}
+    checks.one_of("order", query.order, ("created", "due"))
+    for name in ("due_before", "created_after", "created_before", "begun_after"):
+        given[name] = checks.instant(name, getattr(query, name))
+    for name in ("after", "owner"):
+        if not isinstance(getattr(query, name), UUID | None):
+            checks.refuse(name, getattr(query, name), "is a uuid.UUID", "Pass the id of a JobInfo.")
+    if query.ids is not None:
+        given["ids"] = tuple(query.ids)
+        if not all(isinstance(id_, UUID) for id_ in given["ids"]):
+            checks.refuse("ids", query.ids, "are of uuid.UUID", "For a name: get_by_job_name.")
+    if query.status is not None:
+        several = (query.status,) if isinstance(query.status, int | str) else query.status
+        given["status"] = tuple(checks.status(one) for one in several)
+    if query.metadata is not None:
+        given["metadata"] = check_metadata(query.metadata)
+    return attrs.evolve(query, **given)
