@@ -252,7 +252,7 @@ async def test_purge(filled: Aether, clock: FakeClock) -> None:
             with pytest.raises(InvalidOption, match="terminal"):
                 await purge(bad)
         for options in ({"keep": -1}, {"keep": True}, {"older_than": timedelta(-1)}):
-            with pytest.raises(InvalidOption, match="keep|older_than"):
+            with pytest.raises(InvalidOption, match=r"keep|older_than"):
                 await purge(**options)  # type: ignore[arg-type]
 
 

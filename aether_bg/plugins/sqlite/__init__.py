@@ -51,7 +51,7 @@ class SQLiteStore:
             self.path = Path(tempfile.mkdtemp(prefix="aether_bg-")) / "jobs.db"
             weakref.finalize(self, shutil.rmtree, self.path.parent, ignore_errors=True)
         self._file: OpenFile | None = None
-        self._users = 0
+        self._users: list[Kernel] = []
 
     def __repr__(self) -> str:
         return f"<SQLiteStore {str(self.path)!r}{'' if self._file is None else ' open'}>"
@@ -71,13 +71,18 @@ class SQLiteStore:
     @hookimpl
     async def lifecycle_start(self, kernel: Kernel, stack: AsyncExitStack) -> None:
         if self._file is None:
-            self._file = await anyio.to_thread.run_sync(OpenFile, self.path, self.busy, Bridge(), kernel.wake)
-        self._users += 1
-        stack.push_async_callback(self._close)
+            self._file = await anyio.to_thread.run_sync(OpenFile, self.path, self.busy, Bridge(), self._wake)
+        self._users.append(kernel)
+        stack.push_async_callback(self._close, kernel)
 
-    async def _close(self) -> None:
-        self._users -= 1
-        if self._users == 0 and self._file is not None:
+    def _wake(self) -> None:
+        """Another connection has written, or another of this store's users."""
+        for kernel in self._users:
+            kernel.wake()
+
+    async def _close(self, kernel: Kernel) -> None:
+        self._users.remove(kernel)
+        if not self._users and self._file is not None:
             file, self._file = self._file, None
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(file.close)
@@ -86,7 +91,12 @@ class SQLiteStore:
     async def store_transact(self, writes: Sequence[Write]) -> Sequence[object]:
         file = self._open
         rank = Rank.OUTCOME if writes and isinstance(writes[0], Save) else Rank.OTHER
-        return await file.write(lambda conn: changes.transact(conn, writes, file.writer.guard), rank)
+        results = await file.write(lambda conn: changes.transact(conn, writes, file.writer.guard), rank)
+        if (
+            rank is Rank.OTHER and len(self._users) > 1
+        ):  # an app and its client share one connection, which does not see itself write
+            self._wake()
+        return results
 
     @hookimpl
     async def store_claim(self, claim: Claim) -> Claimed:
