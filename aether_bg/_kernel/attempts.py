@@ -100,7 +100,13 @@ class Attempts:
         self._engine = engine
         self.running: dict[UUID, Attempt] = {}
         self.recording: set[UUID] = set()
+        self.started = 0
+        """How many, ever."""
         self._room = Signal()
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.running or self.recording)
 
     async def room(self, within: float) -> None:
         """Wait until a slot may be free, at most so many seconds."""
@@ -110,6 +116,7 @@ class Attempts:
         """Synchronous: between a claim's commit and this nothing can come in between (PROTOCOL C5)."""
         attempt = Attempt(job, JobContext(job))
         self.running[job.id] = attempt
+        self.started += 1
         if job.crash_count >= SUSPICIOUS:
             self._engine.suspect_running = True
         self._engine.start_task(self._run, attempt)

@@ -163,13 +163,15 @@ class OwnerVerbs(Verbs):
         """Run whatever is due, and what that makes due, until nothing is; whatever the scheduler."""
         engine = self._running.engine
         work.outside("drain")
+        attempts = engine.attempts
         while True:
+            busy, started = attempts.busy, attempts.started
             due = await engine.fire_due()
-            busy = bool(engine.attempts.running or engine.attempts.recording)
-            if not busy and (due is None or due > engine.clock.now()):
+            quiet = not busy and started == attempts.started  # else something may have become due meanwhile
+            if quiet and (due is None or due > engine.clock.now()):
                 return
-            if busy:
-                await engine.attempts.room(1.0)
+            if attempts.busy:
+                await attempts.room(1.0)
 
     async def health(self) -> dict[str, Any]:
         """How it is: `ok`, `owner`, `running`, `stats`, what is wrong by part, and the pings of dependencies."""
