@@ -1,0 +1,43 @@
+"""An operator's session: the verbs of an app on its store, from a process that runs no jobs and is no owner."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import attrs
+
+from aether_bg._kernel.lifecycle import Run
+
+if TYPE_CHECKING:
+    from aether_bg._kernel.app import Aether
+    from aether_bg._kernel.jobs import Jobs
+    from aether_bg.model import Purge
+
+
+@attrs.frozen
+class Operator:
+    """`verbs`: update, delete, retry, trigger, pause and resume, as guarded writes; the processes that run jobs see
+    them as they see each other's."""
+
+    _run: Run
+
+    @property
+    def verbs(self) -> Jobs:
+        return self._run.jobs
+
+    async def purge(self, purge: Purge) -> int:
+        """One bite of it; how many went."""
+        return await self._run.engine.calls.purge(purge)
+
+
+@asynccontextmanager
+async def operating(app: Aether) -> AsyncIterator[Operator]:
+    """Open `app`'s store. No owner row, no declarations, no scheduler: a client with an owner's verbs."""
+    run = Run(app, client=True)
+    await run.start()
+    try:
+        yield Operator(run)
+    finally:
+        await run.stop()

@@ -1,0 +1,5 @@
+"""`python -m aether_bg.cli`"""
+
+from aether_bg.cli import main
+
+main()

@@ -1,0 +1,81 @@
+"""The group of all commands, and what becomes of errors: one line on stderr, and an exit code."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import click
+
+from aether_bg import __version__
+from aether_bg.cli.change import delete, pause, resume, retry, trigger
+from aether_bg.cli.check import check
+from aether_bg.cli.look import explain_, history, list_, show, stats
+from aether_bg.cli.plugins import plugins
+from aether_bg.cli.purge import purge
+from aether_bg.cli.upcoming import next_
+from aether_bg.errors import AetherError, InputError
+from aether_bg.explain import plain
+
+NO, WRONG = 1, 2
+_HELP: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())  # click 8.2
+
+
+class Commands(click.Group):
+    """A click group whose errors are one line each, without a traceback."""
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        if not standalone_mode:
+            return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+        _never_fail_to_encode()
+        try:
+            code = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+        except _HELP as help_:
+            help_.show()
+            sys.exit(WRONG)
+        except click.UsageError as error:
+            path = error.ctx.command_path if error.ctx else "aether-bg"
+            _fail(path, f"{error.format_message().rstrip('.')}. See {path} --help.", WRONG)
+        except click.Abort:
+            _fail("aether-bg", "Stopped.", NO)
+        except click.ClickException as error:
+            _fail("aether-bg", error.format_message(), NO)
+        except AetherError as error:
+            _fail("aether-bg", str(error), WRONG if isinstance(error, InputError) else NO)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(who: str, what: str, code: int) -> NoReturn:
+    click.echo(f"{who}: {plain(' '.join(what.split()))}", err=True)
+    sys.exit(code)
+
+
+def _never_fail_to_encode() -> None:
+    """A terminal that cannot show a character shows its escape."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="aether-bg")
+def cli() -> None:
+    """Look at aether_bg jobs, act on them, and preview schedules.
+
+    DB is the database file of an app, JOB a job's id or name. A database in use is safe to operate on; a missing one
+    is never made. Every command has --json. Exit codes: 0 done or yes, 1 no or wrong, 2 usage.
+    """
+
+
+for command in (next_, explain_, list_, show, history, stats, retry, delete, pause, resume, trigger, purge, check,
+                plugins):  # fmt: skip
+    cli.add_command(command)

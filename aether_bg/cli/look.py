@@ -1,0 +1,262 @@
+"""`explain`, `list`, `show`, `history`, `stats`: reading, never writing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import attrs
+import click
+
+from aether_bg.cli.database import database_argument, job_argument, reading
+from aether_bg.cli.output import (
+    at,
+    fields,
+    json_option,
+    jsonable,
+    local_option,
+    note,
+    one_line,
+    pretty,
+    print_document,
+    print_line,
+    table,
+    zone_of,
+)
+from aether_bg.cli.processes import Process, around, processes
+from aether_bg.errors import InvalidOption, InvalidSchedule, JobNotFound, shown
+from aether_bg.explain import explain, plain, waiting
+from aether_bg.model import JobInfo, JobRun, JobStatus, Query, Stats
+from aether_bg.schedule import load
+
+STATUSES = [status.name.lower() for status in JobStatus]
+
+
+@click.command("explain")
+@database_argument
+@job_argument
+@click.option("--limit", type=click.IntRange(1), default=10, show_default=True, help="Newest rows of its history.")
+@local_option
+@json_option
+def explain_(database: Path, job: str, limit: int, local: bool, as_json: bool) -> None:
+    """Did it run, and if not, why not? In sentences.
+
+    Says when it is due, who claimed it, its attempts and their errors, what was skipped and why, and what it waits
+    for: its time, a retry, `resume`, a process, a handler, a slot, the scheduler.
+
+    \b
+    aether-bg explain jobs.db send-email-order-123
+    """
+    with reading(database) as db:
+        row = db.job(job)
+        runs = db.history(row.id, limit)
+        facts = around(processes(db))
+    now = datetime.now(UTC)
+    zone = zone_of(local) or now.astimezone().tzinfo or UTC
+    told = explain(row, runs, now=now, around=facts, zone=zone)
+    if as_json:
+        print_document(
+            {"job": row, "waiting_for": waiting(row, now, facts), "sentences": told.split("\n"), "runs": runs}
+        )
+    else:
+        click.echo(told)
+
+
+@click.command("list")
+@database_argument
+@click.option("--status", "-s", multiple=True, type=click.Choice(STATUSES, case_sensitive=False), help="Repeatable.")
+@click.option("--handler", metavar="NAME", help="Only this kind of work.")
+@click.option("--metadata", "-m", metavar="KEY=VALUE", multiple=True, help="Value as JSON, else as text. Repeatable.")
+@click.option("--order", type=click.Choice(["created", "due"]), default="created", show_default=True)
+@click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True, help="Jobs on a page.")
+@click.option("--after", metavar="ID", help="The page after the job with this id, in the same order.")
+@local_option
+@json_option
+def list_(
+    database: Path, status: tuple[str, ...], handler: str | None, metadata: tuple[str, ...], order: Any, limit: int,
+    after: str | None, local: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """List jobs, oldest first; --json prints one job a line.
+
+    \b
+    aether-bg list jobs.db --status failed --handler SendEmail
+    aether-bg list jobs.db --metadata OrderId=123 --json
+    """
+    query = Query(
+        status=tuple(JobStatus[name.upper()] for name in status) or None, handler_name=handler,
+        metadata=dict(map(_pair, metadata)) or None, order=order, limit=limit + 1, after=_id(after),
+    )  # fmt: skip
+    with reading(database) as db:
+        if query.after is not None and not db.find(Query(ids=(query.after,))):
+            raise JobNotFound(
+                f"--after {query.after}", "there is no such job, so no page after it", "It may have been purged."
+            )
+        found = db.find(query)
+    page = found[:limit]
+    if as_json:
+        for job in page:
+            print_line(job)
+        return
+    if page:
+        table(
+            ["ID", "STATUS", "HANDLER", "NAME", "DUE", "HANDLED", "TRY", "ERROR"],
+            ([str(job.id), status_of(job), job.handler_name, job.job_name, at(job.due_at, local),
+              at(job.handled_time, local), str(job.attempt), one_line(job.last_error, 60)] for job in page),
+        )  # fmt: skip
+    else:
+        note("No job matches.")
+    if len(found) > limit:
+        note(f"{limit} shown; for the next page: --after {page[-1].id}")
+
+
+@click.command()
+@database_argument
+@job_argument
+@local_option
+@json_option
+def show(database: Path, job: str, local: bool, as_json: bool) -> None:
+    """Show one job: every field that is set, its metadata and payload.
+
+    \b
+    aether-bg show jobs.db send-email-order-123 --json
+    """
+    with reading(database) as db:
+        row = db.job(job)
+    if as_json:
+        print_document(row)
+    else:
+        fields(_shown(row, local))
+
+
+@click.command()
+@database_argument
+@job_argument
+@click.option("--limit", type=click.IntRange(1, 100_000), default=20, show_default=True)
+@local_option
+@json_option
+def history(database: Path, job: str, limit: int, local: bool, as_json: bool) -> None:
+    """Show a job's attempts and missed occurrences, newest first; --json prints one a line.
+
+    \b
+    aether-bg history jobs.db Backup --limit 50
+    """
+    with reading(database) as db:
+        row = db.job(job)
+        runs = db.history(row.id, limit)
+    if as_json:
+        for run in runs:
+            print_line(run)
+    elif runs:
+        table(
+            ["OCCURRENCE", "TRY", "OUTCOME", "STARTED", "FINISHED", "TOOK", "COUNT", "ERROR"],
+            ([at(run.occurrence, local), str(run.attempt) if run.started_at else "-", run.outcome or "running",
+              at(run.started_at, local), at(run.finished_at, local), _took(run), str(run.count),
+              one_line(run.error, 80)] for run in runs),
+        )  # fmt: skip
+    else:
+        note("It has no history yet.")
+
+
+@click.command()
+@database_argument
+@local_option
+@json_option
+def stats(database: Path, local: bool, as_json: bool) -> None:
+    """Count jobs by status and handler, and list the processes that run them.
+
+    \b
+    aether-bg stats jobs.db --json
+    """
+    with reading(database) as db:
+        counts, running = db.stats(), processes(db)
+    if as_json:
+        print_document({**jsonable(counts), "total": counts.total, "processes": running})
+        return
+    fields(_counts(counts, local))
+    if counts.by_handler:
+        click.echo()
+        table(
+            ["HANDLER", *(name.upper() for name in STATUSES)],
+            ([handler, *(str(numbers.get(name, 0)) for name in STATUSES)]
+             for handler, numbers in sorted(counts.by_handler.items())),
+        )  # fmt: skip
+    if running:
+        click.echo()
+        table(
+            ["PROCESS", "STATE", "PID", "HOST", "STARTED", "LAST BEAT", "HANDLERS"],
+            (_process(process, local) for process in running),
+        )
+
+
+def status_of(job: JobInfo) -> str:
+    return job.status.name + ("*" if job.paused and not job.status.terminal else "")
+
+
+def _pair(text: str) -> tuple[str, Any]:
+    key, separator, value = text.partition("=")
+    if not key or not separator:
+        raise InvalidOption(f"--metadata {shown(text)}", "is not KEY=VALUE", "For example: --metadata OrderId=123.")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, value
+
+
+def _id(text: str | None) -> UUID | None:
+    try:
+        return None if text is None else UUID(text)
+    except ValueError:
+        raise InvalidOption(
+            f"--after {shown(text)}", "is not a job's id", "Take the last id of the page before."
+        ) from None
+
+
+def _shown(job: JobInfo, local: bool) -> Iterator[tuple[str, str]]:
+    """What is set, the most asked for first."""
+    try:
+        words = load(job.expression_value, job.timezone).describe()
+    except InvalidSchedule:
+        words = "in the words of a plugin"
+    yield "job_name", plain(job.job_name)
+    yield "status", job.status.name + (", paused" if job.paused else "")
+    yield "schedule", plain(f"{job.expression_value} ({words})")
+    told = {"job_name", "status", "paused", "expression_value", "payload", "extra_properties"}
+    for field in attrs.fields(JobInfo):
+        value = getattr(job, field.name)
+        if field.name in told or value is None or value is False or (value == 0 and field.name != "seq"):
+            continue
+        if isinstance(value, datetime):
+            yield field.name, at(value, local)
+        else:
+            yield field.name, "\n".join(plain(line) for line in str(value).rstrip().splitlines())
+    if job.extra_properties:
+        yield "metadata", pretty(job.extra_properties)
+    yield "payload", pretty(job.payload)
+
+
+def _took(run: JobRun) -> str:
+    if run.started_at is None or run.finished_at is None:
+        return "-"
+    return f"{(run.finished_at - run.started_at).total_seconds():.3f} s"
+
+
+def _counts(counts: Stats, local: bool) -> Iterator[tuple[str, str]]:
+    yield "store", str(counts.store_id)
+    for name in STATUSES:
+        yield name, f"{getattr(counts, name):,}"
+    yield "paused", f"{counts.paused:,}"
+    yield "due now", f"{counts.due:,}"
+    yield "oldest due", at(counts.oldest_due, local)
+    yield "history rows", f"{counts.runs:,}"
+    yield "size", f"{counts.size / 1024**2:,.1f} MiB"
+
+
+def _process(process: Process, local: bool) -> list[str]:
+    return [
+        str(process.id), process.state, str(process.pid), process.host, at(process.started_at, local),
+        at(process.beat_at, local), ", ".join(sorted(process.handlers)) or "-",
+    ]  # fmt: skip

@@ -1,0 +1,166 @@
+"""What the commands print: aligned tables and fields for people, JSON for machines, progress for the patient."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime, tzinfo
+from enum import Enum
+from typing import Any, Final, TypeVar
+from uuid import UUID
+
+import attrs
+import click
+
+from aether_bg.explain import plain
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_COLOURS: Final = {"failed": "red", "dead": "red", "problem": "red", "running": "green", "silent": "yellow"}
+_PATIENCE: Final = 0.3
+"""Seconds before a progress line appears."""
+_REDRAW: Final = 0.1
+
+
+def json_option(command: F) -> F:
+    return click.option("--json", "as_json", is_flag=True, help="Machine-readable output, with stable keys.")(command)
+
+
+def local_option(command: F) -> F:
+    return click.option("--local", is_flag=True, help="Times in this machine's zone instead of UTC.")(command)
+
+
+# -- machines ------------------------------------------------------------------------------------
+
+
+def jsonable(value: Any) -> Any:
+    """A value of the model in JSON: names of states in lower case, instants as fixed-width ISO 8601 in UTC."""
+    if attrs.has(type(value)):
+        return {field.name: jsonable(getattr(value, field.name)) for field in attrs.fields(type(value))}
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    if isinstance(value, Enum):
+        return value.name.lower()
+    if isinstance(value, UUID):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): jsonable(item) for key, item in value.items()}
+    if isinstance(value, frozenset | set):
+        return sorted(map(jsonable, value))
+    if isinstance(value, list | tuple):
+        return [jsonable(item) for item in value]
+    return value
+
+
+def print_line(value: Any) -> None:
+    """One of many: JSON Lines. ASCII only, so that nothing stored reaches a terminal raw."""
+    click.echo(json.dumps(jsonable(value)))
+
+
+def print_document(value: Any) -> None:
+    click.echo(json.dumps(jsonable(value), indent=2))
+
+
+# -- people --------------------------------------------------------------------------------------
+
+
+def zone_of(local: bool) -> tzinfo | None:
+    """For `astimezone`: None is the machine's zone."""
+    return None if local else UTC
+
+
+def at(when: datetime | None, local: bool = False) -> str:
+    """`2026-01-31T02:30:00Z`, or with the machine's offset."""
+    if when is None:
+        return "-"
+    return when.astimezone(zone_of(local)).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def pretty(value: Any) -> str:
+    """JSON for people, its strings escaped wherever they could move a cursor."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    return "\n".join(plain(line) for line in text.split("\n"))
+
+
+def one_line(text: str | None, most: int = 100) -> str:
+    """The first line of stored text, escaped and bounded."""
+    lines = (text or "").strip().splitlines()
+    first = plain(lines[0]) if lines else "-"
+    return first if len(first) <= most else first[: most - 1] + "…"
+
+
+def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Columns as wide as their widest cell; whatever is in a cell is escaped here."""
+    cells = [list(headers), *([plain(cell) for cell in row] for row in rows)]
+    widths = [max(map(_width, column)) for column in zip(*cells, strict=True)]
+    for index, row in enumerate(cells):
+        padded = [cell + " " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True)]
+        padded[-1] = row[-1]
+        if index and _colourful():
+            padded = [_coloured(cell) for cell in padded]
+        click.echo("  ".join(padded).rstrip())
+
+
+def fields(pairs: Iterable[tuple[str, str]]) -> None:
+    """Names and values, aligned; a value of several lines stands below its name."""
+    known = list(pairs)
+    width = max((len(name) for name, _ in known), default=0)
+    for name, value in known:
+        if "\n" in value:
+            click.echo(f"{name}:")
+            click.echo("\n".join(f"  {line}" for line in value.split("\n")))
+        else:
+            click.echo(f"{name + ':':<{width + 1}} {value}".rstrip())
+
+
+def note(text: str) -> None:
+    """For people, beside the output proper."""
+    click.echo(plain(text), err=True)
+
+
+def _width(text: str) -> int:
+    """Columns on a terminal."""
+    if text.isascii():
+        return len(text)
+    return sum(0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF") for c in text)
+
+
+def _colourful() -> bool:
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+
+
+def _coloured(cell: str) -> str:
+    colour = _COLOURS.get(cell.strip().lower())
+    return click.style(cell, fg=colour) if colour else cell
+
+
+class Progress:
+    """One line on stderr that is written over; nothing unless that is a terminal."""
+
+    def __init__(self, what: str) -> None:
+        self._what, self._began, self._next = what, time.monotonic(), 0.0
+        self._shows, self._width = sys.stderr.isatty(), 0
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._width:
+            self._write("")
+            click.echo("\r", err=True, nl=False)
+
+    def tell(self, text: str = "") -> None:
+        """At most ten times a second, and only when it takes a while."""
+        now = time.monotonic()
+        if not self._shows or now < self._next or now - self._began < _PATIENCE:
+            return
+        self._next = now + _REDRAW
+        self._write(f"{self._what} {text}".rstrip() + f", {now - self._began:.0f} s")
+
+    def _write(self, line: str) -> None:
+        click.echo("\r" + line.ljust(self._width), err=True, nl=False)
+        self._width = len(line)

@@ -1,0 +1,76 @@
+"""`next`: what a schedule means, before a job has it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import click
+
+from aether_bg import schedule as language
+from aether_bg.cli.output import at, json_option, note, print_document, table
+from aether_bg.errors import InvalidOption, shown
+from aether_bg.explain import plain
+from aether_bg.schedule import Upcoming
+
+
+def instant(text: str | None, option: str) -> datetime | None:
+    """An aware instant given on the command line."""
+    if text is None:
+        return None
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError:
+        when = None
+    if when is None or when.utcoffset() is None:
+        rule = "is not an instant in ISO 8601" if when is None else "has no zone, so it names no instant"
+        raise InvalidOption(f"{option} {shown(text)}", rule, "For example: 2026-01-31T02:30:00Z.")
+    return when
+
+
+@click.command("next")
+@click.argument("text", metavar="TEXT")
+@click.option("--timezone", "-z", metavar="ZONE", help="IANA zone of the schedule, for example Europe/Berlin.")
+@click.option("-n", "count", type=click.IntRange(1, 10_000), default=5, show_default=True, help="How many.")
+@click.option("--after", metavar="ISO", help="Those after this instant, as if made then, instead of now.")
+@json_option
+def next_(text: str, timezone: str | None, count: int, after: str | None, as_json: bool) -> None:
+    """Show the coming instants of a schedule, and the schedule in words.
+
+    Each in the schedule's zone and in UTC; one that daylight saving moves or doubles is flagged, with the reason. Exit
+    code 1 when nothing is coming.
+
+    \b
+    aether-bg next "30 2 * * *" --timezone Europe/Berlin
+    aether-bg next "@every 90m" -n 3 --json
+    """
+    since = instant(after, "--after") or datetime.now(UTC)
+    schedule = language.parse(text, timezone)
+    coming = schedule.upcoming(count, after=since, anchor=since)
+    if as_json:
+        print_document({
+            "schedule": schedule.text, "timezone": schedule.timezone, "description": schedule.describe(),
+            "recurring": schedule.recurring, "after": since, "upcoming": [_json(one) for one in coming],
+        })  # fmt: skip
+    else:
+        click.echo(plain(f"{schedule.text}: {schedule.describe()}"))
+        if coming:
+            table(
+                ["LOCAL" if schedule.timezone else "TIME", "UTC", "NOTE"],
+                [[_wall(one.at), at(one.at), f"{one.note}: {one.reason}" if one.note else ""] for one in coming],
+            )
+        elif not schedule.recurring:
+            note("It is due once, as soon as the job is made: nothing comes after that.")
+        else:
+            note(f"Nothing comes after {at(since)}.")
+    if not coming:
+        raise click.exceptions.Exit(1)
+
+
+def _json(one: Upcoming) -> dict[str, object]:
+    return {"at": one.at, "local": one.at.isoformat(), "note": one.note, "reason": one.reason}
+
+
+def _wall(when: datetime) -> str:
+    name, offset = when.tzname() or "", when.strftime("%z")
+    zone = f" {name}" if name[:1].isalpha() else ""  # many zones have no letters, only their offset
+    return f"{when:%a %Y-%m-%d %H:%M:%S}{zone} {offset[:3]}:{offset[3:5]}"
