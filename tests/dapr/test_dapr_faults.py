@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 
 import anyio
-import grpc.aio
+import grpc.aio  # type: ignore[import-untyped]
 import pytest
 from anyio import to_thread
 from dapr.proto.runtime.v1 import appcallback_pb2, metadata_pb2

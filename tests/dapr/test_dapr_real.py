@@ -6,12 +6,12 @@ from datetime import UTC, datetime
 from uuid import uuid4
 
 import anyio
-import grpc
-import grpc.aio
+import grpc  # type: ignore[import-untyped]
+import grpc.aio  # type: ignore[import-untyped]
 import pytest
 from dapr.proto.runtime.v1 import appcallback_pb2, jobs_pb2
 from dapr_standin import StandIn, callback, dapr_api, running, until
-from google.protobuf import any_pb2
+from google.protobuf import any_pb2  # type: ignore[import-untyped]
 
 from aether_bg.errors import StoreBusy
 from aether_bg.model import Fired, JobStatus
