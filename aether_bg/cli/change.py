@@ -9,10 +9,9 @@ from typing import Any, TypeVar
 import attrs
 import click
 
-from aether_bg._kernel.operator import Operator
 from aether_bg.cli.database import database_argument, reading
 from aether_bg.cli.output import at, json_option, note, print_line
-from aether_bg.cli.session import operate
+from aether_bg.cli.session import Operator, operate
 from aether_bg.errors import AetherError
 from aether_bg.explain import plain
 from aether_bg.model import JobInfo
@@ -42,7 +41,9 @@ def jobs_arguments(command: F) -> F:
 @click.command()
 @jobs_arguments
 def retry(database: Path, jobs: tuple[str, ...], as_json: bool) -> None:
-    """Bring FAILED or CANCELLED jobs back: one-shots at once, recurring ones at their next occurrence.
+    """Bring FAILED or CANCELLED jobs back.
+
+    One-shots run at once, recurring ones at their next occurrence.
 
     \b
     aether-bg retry jobs.db send-email-order-123
@@ -53,7 +54,9 @@ def retry(database: Path, jobs: tuple[str, ...], as_json: bool) -> None:
 @click.command()
 @jobs_arguments
 def delete(database: Path, jobs: tuple[str, ...], as_json: bool) -> None:
-    """Cancel jobs, running ones too; their names are free, their rows stay until they are purged.
+    """Cancel jobs, running ones too.
+
+    Their names are free then; their rows stay until they are purged.
 
     \b
     aether-bg delete jobs.db send-email-order-123
@@ -64,7 +67,9 @@ def delete(database: Path, jobs: tuple[str, ...], as_json: bool) -> None:
 @click.command()
 @jobs_arguments
 def pause(database: Path, jobs: tuple[str, ...], as_json: bool) -> None:
-    """Hold jobs back, their retries included; a running attempt ends normally.
+    """Hold jobs back, their retries included.
+
+    A running attempt ends normally.
 
     \b
     aether-bg pause jobs.db Backup
@@ -75,7 +80,9 @@ def pause(database: Path, jobs: tuple[str, ...], as_json: bool) -> None:
 @click.command()
 @jobs_arguments
 def resume(database: Path, jobs: tuple[str, ...], as_json: bool) -> None:
-    """Let paused jobs go on: overdue one-shots and retries at once, recurring ones from now.
+    """Let paused jobs go on.
+
+    Overdue one-shots and retries run at once, recurring ones from now.
 
     \b
     aether-bg resume jobs.db Backup
@@ -86,7 +93,9 @@ def resume(database: Path, jobs: tuple[str, ...], as_json: bool) -> None:
 @click.command()
 @jobs_arguments
 def trigger(database: Path, jobs: tuple[str, ...], as_json: bool) -> None:
-    """Run jobs now: waiting one-shots and retries at once, recurring ones one extra time.
+    """Run jobs now.
+
+    Waiting one-shots and retries at once, recurring ones one extra time.
 
     \b
     aether-bg trigger jobs.db Backup

@@ -50,7 +50,10 @@ Findings = Iterator[Finding]
 @click.option("--quick", is_flag=True, help="SQLite's quick_check instead of its integrity_check.")
 @json_option
 def check(database: Path, quick: bool, as_json: bool) -> None:
-    """Check a database: the file, its schema, rows that contradict each other, jobs nobody sees to.
+    """Check a database, its rows, and who sees to them.
+
+    The file, its schema, rows that contradict each other, jobs of processes that are gone, due jobs nobody has a
+    handler for.
 
     Exit code 1 when something is wrong. What may be in order (a long queue, a large WAL) is a note and does not count.
 

@@ -44,7 +44,8 @@ class Commands(click.Group):
             sys.exit(WRONG)
         except click.UsageError as error:
             path = error.ctx.command_path if error.ctx else "aether-bg"
-            _fail(path, f"{error.format_message().rstrip('.')}. See {path} --help.", WRONG)
+            said = error.format_message().rstrip(".")
+            _fail(path, f"{said}{'' if said.endswith('?') else '.'} See {path} --help.", WRONG)
         except click.Abort:
             _fail("aether-bg", "Stopped.", NO)
         except click.ClickException as error:

@@ -80,7 +80,9 @@ def list_(
     database: Path, status: tuple[str, ...], handler: str | None, metadata: tuple[str, ...], order: Any, limit: int,
     after: str | None, local: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """List jobs, oldest first; --json prints one job a line.
+    """List jobs, oldest first.
+
+    With --json one job a line. A star marks a paused one.
 
     \b
     aether-bg list jobs.db --status failed --handler SendEmail
@@ -119,7 +121,7 @@ def list_(
 @local_option
 @json_option
 def show(database: Path, job: str, local: bool, as_json: bool) -> None:
-    """Show one job: every field that is set, its metadata and payload.
+    """Show one job, with its metadata and payload.
 
     \b
     aether-bg show jobs.db send-email-order-123 --json
@@ -139,7 +141,9 @@ def show(database: Path, job: str, local: bool, as_json: bool) -> None:
 @local_option
 @json_option
 def history(database: Path, job: str, limit: int, local: bool, as_json: bool) -> None:
-    """Show a job's attempts and missed occurrences, newest first; --json prints one a line.
+    """Show a job's attempts and missed occurrences.
+
+    Newest first; with --json one a line.
 
     \b
     aether-bg history jobs.db Backup --limit 50
@@ -166,7 +170,7 @@ def history(database: Path, job: str, limit: int, local: bool, as_json: bool) ->
 @local_option
 @json_option
 def stats(database: Path, local: bool, as_json: bool) -> None:
-    """Count jobs by status and handler, and list the processes that run them.
+    """Count jobs, and list the processes that run them.
 
     \b
     aether-bg stats jobs.db --json
@@ -250,7 +254,7 @@ def _counts(counts: Stats, local: bool) -> Iterator[tuple[str, str]]:
         yield name, f"{getattr(counts, name):,}"
     yield "paused", f"{counts.paused:,}"
     yield "due now", f"{counts.due:,}"
-    yield "oldest due", at(counts.oldest_due, local)
+    yield "earliest due", at(counts.oldest_due, local)
     yield "history rows", f"{counts.runs:,}"
     yield "size", f"{counts.size / 1024**2:,.1f} MiB"
 

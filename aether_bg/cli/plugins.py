@@ -34,7 +34,7 @@ class Hook:
 @click.argument("app", metavar="MODULE:APP")
 @json_option
 def plugins(app: str, as_json: bool) -> None:
-    """Show each hook of an app, who implements it, and in which order.
+    """Show an app's hooks, who implements each, in order.
 
     MODULE is imported, from the current folder too; APP is the Aether in it. Of a policy hook the first plugin is
     asked first; of wraps it is outermost.

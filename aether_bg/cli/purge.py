@@ -10,10 +10,9 @@ from pathlib import Path
 import anyio
 import click
 
-from aether_bg._kernel.operator import Operator
 from aether_bg.cli.database import Reading, database_argument, reading
 from aether_bg.cli.output import Progress, json_option, print_document
-from aether_bg.cli.session import operate
+from aether_bg.cli.session import Operator, operate
 from aether_bg.errors import InvalidOption, shown
 from aether_bg.model import JobStatus, Purge
 from aether_bg.plugins.sqlite.rows import to_time
@@ -54,7 +53,9 @@ def purge(
     database: Path, status: tuple[str, ...], older_than: str | None, keep: int | None, yes: bool, dry_run: bool,
     as_json: bool,
 ) -> None:  # fmt: skip
-    """Delete ended jobs with their history, which frees their names. Live jobs are never touched.
+    """Delete ended jobs with their history.
+
+    That frees their names. Live jobs are never touched.
 
     Asks first when it can; without a terminal it wants --yes or --dry-run.
 

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import getpass
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import anyio
 
 from aether_bg import Aether
 from aether_bg._kernel.operator import Operator, operating
+from aether_bg.plugins.sqlite import files
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["Operator", "operate"]
 
 R = TypeVar("R")
+
+_BUSY: Final = 5.0
+"""Seconds to wait for the write lock of a process that hangs."""
 
 
 def operate(path: Path, act: Callable[[Operator], Awaitable[R]]) -> R:
@@ -20,6 +32,7 @@ def operate(path: Path, act: Callable[[Operator], Awaitable[R]]) -> R:
 
     The rows say who acted; the processes that run jobs notice within a moment.
     """
+    _wait_for_writers(path)
     app = Aether(path, scheduler="timer", actor=_actor())
 
     async def session() -> R:
@@ -27,6 +40,25 @@ def operate(path: Path, act: Callable[[Operator], Awaitable[R]]) -> R:
             return await act(operator)
 
     return anyio.run(session)
+
+
+def _wait_for_writers(path: Path) -> None:
+    """Raises `StoreBusy` when somebody sits on the write lock (PROTOCOL P5): the store itself would wait for ever."""
+    try:
+        lock = path.with_name(f"{path.name}-lock").open("rb+")
+    except OSError:
+        return  # none yet, or not ours to open: the store says which
+    with lock:
+        deadline = time.monotonic() + _BUSY
+        while fcntl:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise files.busy(path) from None
+                time.sleep(0.02)
+            else:
+                return
 
 
 def _actor() -> str:

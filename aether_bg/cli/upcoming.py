@@ -34,7 +34,7 @@ def instant(text: str | None, option: str) -> datetime | None:
 @click.option("--after", metavar="ISO", help="Those after this instant, as if made then, instead of now.")
 @json_option
 def next_(text: str, timezone: str | None, count: int, after: str | None, as_json: bool) -> None:
-    """Show the coming instants of a schedule, and the schedule in words.
+    """Show the coming instants of a schedule, and its words.
 
     Each in the schedule's zone and in UTC; one that daylight saving moves or doubles is flagged, with the reason. Exit
     code 1 when nothing is coming.

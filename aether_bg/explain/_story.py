@@ -231,7 +231,8 @@ class Story:
             elif run.count > 1 and run.last_occurrence is not None:
                 which = f"{run.count} occurrences from {self._at(run.occurrence)} to {self._at(run.last_occurrence)}"
             return f"- {which}: {words}{error}"
-        took = f" after {span((run.finished_at - run.started_at).total_seconds())}" if run.finished_at else ""
+        length = (run.finished_at - run.started_at).total_seconds() if run.finished_at else 0.0
+        took = f" after {span(length)}" if length >= 0.01 else ""
         ended = f"{words} at {self._at(run.finished_at)}{took}{error}"
         return f"- attempt {run.attempt} at {self._at(run.occurrence)}: {ended}"
 
