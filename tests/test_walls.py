@@ -1,0 +1,249 @@
+"""What importing costs, what is public, who may import whom, and what a type checker says of right and wrong uses."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+import aether_bg
+
+PACKAGE = Path(aether_bg.__file__).parent
+HEAVY = ("dapr", "grpc", "sqlite_utils", "croniter", "pandas", "click", "svcs", "fastapi", "cattrs", "trio")
+
+
+# -- imports ---------------------------------------------------------------------------------------
+
+
+def loaded_by(code: str) -> set[str]:
+    """Which of the heavy libraries, and of our own rooms, a fresh interpreter has after `code`."""
+    told = f"{code}\nimport sys\nprint(*(m for m in sys.modules if m.split('.')[0] in {(*HEAVY, 'aether_bg')}))"
+    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True, cwd=PACKAGE.parent)
+    return set(done.stdout.split())
+
+
+def test_the_import_pulls_in_nothing_heavy_and_no_plugin() -> None:
+    loaded = loaded_by("import aether_bg")
+    assert "aether_bg._kernel.app" in loaded
+    assert loaded & set(HEAVY) == set()
+    assert [name for name in loaded if name.startswith(("aether_bg.plugins", "aether_bg.testing"))] == []
+
+
+def test_an_app_with_the_timer_needs_no_dapr() -> None:
+    loaded = loaded_by("import aether_bg; aether_bg.Aether(':memory:', scheduler='timer')")
+    assert {"aether_bg.plugins.sqlite", "aether_bg.plugins.timer"} <= loaded
+    assert loaded & {"dapr", "grpc", "aether_bg.plugins.dapr"} == set()
+
+
+# -- what is public --------------------------------------------------------------------------------
+
+
+PUBLIC = [
+    "Aether", "AetherError", "AlreadyStarted", "Backoff", "DaprScheduler", "DeniedSQL", "DuplicateHandler",
+    "DuplicatePlugin", "ForkedProcess", "GiveUp", "HandlerError", "HookShape", "IncompleteLayer", "InputError",
+    "InsideUnitOfWork", "InvalidHandler", "InvalidMetadata", "InvalidName", "InvalidOption", "InvalidPayload",
+    "InvalidSchedule", "InvalidTransition", "JobConflict", "JobContext", "JobError", "JobInfo", "JobNotFound",
+    "JobRun", "JobStatus", "JobType", "LayerConflict", "NameHeld", "NeverEnds", "NotADatabase", "NotAPlugin",
+    "NotAnOwner", "NotStarted", "PluginError", "RunOutcome", "SQLiteStore", "SchedulerError",
+    "SchedulerMisconfigured", "SchedulerUnavailable", "SchemaTooNew", "Snooze", "Stale", "StoreBroken", "StoreBusy",
+    "StoreError", "StoreFolderMissing", "StoreFull", "StoreGone", "StoreIsDirectory", "StoreReadOnly", "StoreRefused",
+    "StoreTrouble", "UnitOfWork", "UnitOfWorkClosed", "UnknownHandler", "UnknownHook", "UnresolvedDependency",
+    "Unsupported", "UsageError", "WaitTimeout", "hookimpl", "schedule",
+]  # fmt: skip
+
+
+def test_what_is_public() -> None:
+    assert sorted(aether_bg.__all__) == PUBLIC
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_public_name_is_there(name: str) -> None:
+    if name == "DaprScheduler" and find_spec("grpc") is None:
+        pytest.skip("needs the extra aether-bg[dapr]")
+    assert getattr(aether_bg, name) is not None
+
+
+def test_no_other_name_is_there() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'Aethr'"):
+        aether_bg.Aethr  # noqa: B018
+
+
+# -- walls -----------------------------------------------------------------------------------------
+
+
+def imports(file: Path, *, deep: bool) -> Iterator[str]:
+    """Full names of the modules that a file imports; `deep`: inside functions too. Not those for type checkers."""
+    package = [*file.relative_to(PACKAGE.parent).with_suffix("").parts]
+
+    def walk(nodes: list[ast.stmt]) -> Iterator[str]:
+        for node in nodes:
+            if isinstance(node, ast.Import):
+                yield from (alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                base = [*package[: -node.level], *(node.module or "").split(".")] if node.level else [node.module or ""]
+                module = ".".join(part for part in base if part)
+                yield from (f"{module}.{alias.name}" for alias in node.names)
+            elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+                yield from walk(node.orelse)
+            elif deep or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                for part in ("body", "orelse", "finalbody"):
+                    yield from walk(getattr(node, part, []))
+                for branch in (*getattr(node, "handlers", []), *getattr(node, "cases", [])):
+                    yield from walk(branch.body)
+
+    return walk(ast.parse(file.read_text(encoding="utf-8")).body)
+
+
+def breaches(room: str, *forbidden: str, deep: bool) -> list[str]:
+    files = sorted((PACKAGE / room).rglob("*.py")) if (PACKAGE / room).is_dir() else [PACKAGE / f"{room}.py"]
+    assert files, room
+    return [
+        f"{file.relative_to(PACKAGE)} imports {name}"
+        for file in files
+        for name in imports(file, deep=deep)
+        if any(f"{name}.".startswith(f"aether_bg.{other}.") for other in forbidden)
+    ]
+
+
+def test_imports_are_found_wherever_they_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test of the tests below."""
+    monkeypatch.setattr(sys.modules[__name__], "PACKAGE", tmp_path / "aether_bg")
+    room = tmp_path / "aether_bg" / "plugins"
+    room.mkdir(parents=True)
+    (room / "bad.py").write_text(
+        "import aether_bg._kernel.app\n"
+        "from .._kernel import jobs\n"
+        "from aether_bg import _kernel\n"
+        "if TYPE_CHECKING:\n    from aether_bg._kernel.engine import Engine\n"
+        "try:\n    from aether_bg._kernel.ids import uuid7\nexcept ImportError:\n    import aether_bg._kernel.view\n"
+        "def late():\n    with x:\n        from aether_bg._kernel.work import current\n"
+        "from aether_bg._kernels import other\n",
+        encoding="utf-8",
+    )
+    shallow = ["app", "jobs", "", "ids.uuid7", "view"]
+    found = [f"plugins/bad.py imports aether_bg._kernel.{name}".rstrip(".") for name in [*shallow, "work.current"]]
+    assert [line.replace("\\", "/") for line in breaches("plugins", "_kernel", deep=True)] == found
+    assert [line.replace("\\", "/") for line in breaches("plugins", "_kernel", deep=False)] == found[:-1]
+
+
+def test_plugins_never_import_the_kernel() -> None:
+    assert breaches("plugins", "_kernel", "testing", deep=True) == []
+
+
+def test_the_kernel_knows_plugins_by_name_only() -> None:
+    assert breaches("_kernel", "plugins", deep=True) == []
+
+
+@pytest.mark.parametrize("room", ["hookspecs", "model", "errors", "schedule", "protocols", "bridge", "explain"])
+def test_what_plugin_authors_read_has_no_kernel_behind_it(room: str) -> None:
+    assert breaches(room, "_kernel", "plugins", deep=True) == []
+
+
+@pytest.mark.parametrize("plugin", ["sqlite", "timer", "inprocess", "dapr"])
+def test_no_plugin_imports_another(plugin: str) -> None:
+    others = {"sqlite", "timer", "inprocess", "dapr"} - {plugin}
+    assert breaches(f"plugins/{plugin}", *(f"plugins.{other}" for other in others), deep=True) == []
+
+
+# -- what a type checker says ----------------------------------------------------------------------
+
+
+USES = """\
+from datetime import datetime, timedelta
+from uuid import UUID
+
+import attrs
+
+from aether_bg import Aether, JobContext, JobInfo, JobType, SQLiteStore
+from aether_bg.protocols import Store
+
+app = Aether("jobs.db")
+
+
+@attrs.define
+class Mail:
+    to: str
+
+
+MAIL = JobType("SendMail", Mail)
+
+
+@app.handler("SendMail", retries=3)
+async def send_mail(args: Mail, ctx: JobContext) -> None: ...
+
+
+@app.handler("Count")
+def count(n: int) -> None: ...
+
+
+@app.handler("Backup", schedule="@daily")
+def backup() -> None: ...
+
+
+async def good() -> None:
+    by_function: UUID = await app.enqueue(send_mail, payload=Mail("a"))
+    await app.enqueue(send_mail, "name", {"to": "a"}, timedelta(hours=1), {"OrderId": 1}, if_exists="keep")
+    await app.enqueue(count, payload=1)
+    await app.enqueue(backup)
+    await app.enqueue(MAIL, payload=Mail("a"), schedule=datetime.max, misfire="all")
+    await app.enqueue("SendMail", payload=Mail("a"))
+    await app.enqueue("SendMail", payload=1)
+    await app.update(by_function, "@weekly")
+    (await app.wait("name", 1)).payload
+
+
+async def bad() -> None:
+    await app.enqueue(count, payload="one")  # BAD
+    await app.enqueue(MAIL, payload=1)  # BAD
+    await app.enqueue(MAIL, payload=JobContext)  # BAD
+    await app.enqueue(send_mail, payload=b"pickled")  # BAD
+    await app.enqueue(send_mail, 7)  # BAD
+    await app.enqueue(7)  # BAD
+    await app.enqueue("SendMail", schedule=60)  # BAD
+    await app.enqueue("SendMail", if_exists="raze")  # BAD
+    await app.enqueue("SendMail", misfire="never")  # BAD
+    await app.enqueue("SendMail", retries=3)  # BAD
+    await app.update(7, "@weekly")  # BAD
+    wrong: str = await app.enqueue(backup)  # BAD
+    Aether("jobs.db", concurency=4)  # BAD
+    app.handler("X", retires=3)  # BAD
+    (await app.wait("name", 1)).paylod  # BAD
+
+
+class Half:
+    async def store_find(self, query: object) -> list[JobInfo]:
+        return []
+
+
+class Wrong(SQLiteStore):
+    async def store_stats(self) -> int:  # BAD
+        return 0
+
+
+store: Store = SQLiteStore("jobs.db")
+half: Store = Half()  # BAD
+not_a_store: Store = app  # BAD
+"""
+
+
+@pytest.mark.skipif(find_spec("mypy") is None, reason="mypy is not installed")
+def test_a_type_checker_tells_right_from_wrong(tmp_path: Path) -> None:
+    (tmp_path / "uses.py").write_text(USES, encoding="utf-8")
+    command = [sys.executable, "-m", "mypy", "--strict", "--no-pretty", "--config-file=", "--cache-dir", str(tmp_path)]
+    done = subprocess.run(
+        [*command, "uses.py"], capture_output=True, text=True, check=False, cwd=tmp_path,
+        env=os.environ | {"MYPYPATH": str(PACKAGE.parent)},
+    )  # fmt: skip
+    lines = USES.splitlines()
+    told = {int(line) for line in re.findall(r"^uses\.py:(\d+): error", done.stdout, re.MULTILINE)}
+    bad = {number for number, line in enumerate(lines, 1) if line.endswith("# BAD")}
+    report = f"{done.stdout}{done.stderr}"
+    assert [lines[number - 1] for number in sorted(told - bad)] == [], report
+    assert [lines[number - 1] for number in sorted(bad - told)] == [], report
