@@ -18,7 +18,7 @@ from aether_bg._kernel.verbs import OwnerVerbs
 from aether_bg._kernel.view import StoreView
 from aether_bg._kernel.work import UnitOfWork, current
 from aether_bg.bridge import Bridge
-from aether_bg.errors import UsageError
+from aether_bg.errors import ForkedProcess, UsageError
 from aether_bg.model import JobInfo
 
 if TYPE_CHECKING:
@@ -44,10 +44,9 @@ class plain(Generic[P, R]):  # noqa: N801 - reads as a decorator
         if instance is None:
             return self
         verb = getattr(instance._target, self._name)
-        portal = instance._portal
 
         def call(*args: P.args, **kwargs: P.kwargs) -> Any:
-            return portal.call(lambda: verb(*args, **kwargs))
+            return instance._live_portal.call(lambda: verb(*args, **kwargs))
 
         call.__name__, call.__doc__ = self._name, self.__doc__
         return call
@@ -56,6 +55,14 @@ class plain(Generic[P, R]):  # noqa: N801 - reads as a decorator
 class _Plain(Generic[S]):
     def __init__(self, target: S, portal: BlockingPortal) -> None:
         self._target, self._portal = target, portal
+        self._pid = os.getpid()
+
+    @property
+    def _live_portal(self) -> BlockingPortal:
+        """A forked child has no thread of the portal: a call would wait for ever (PROTOCOL P2)."""
+        if os.getpid() != self._pid:
+            raise ForkedProcess(repr(self), "this process was forked after the start", "Start after forking.")
+        return self._portal
 
     def __repr__(self) -> str:
         return f"<blocking {self._target!r}>"
@@ -97,7 +104,7 @@ class Blocking(_Plain[OwnerVerbs]):
     @contextmanager
     def unit_of_work(self) -> Iterator[UnitOfWork]:
         """As `Aether.unit_of_work`: all of it, or nothing."""
-        with self._portal.wrap_async_context_manager(self._target.unit_of_work()) as unit:
+        with self._live_portal.wrap_async_context_manager(self._target.unit_of_work()) as unit:
             if current.get() is not None:
                 yield unit
                 return

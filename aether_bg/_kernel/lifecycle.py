@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from datetime import timedelta
@@ -16,7 +17,7 @@ from aether_bg._kernel.jobs import Jobs
 from aether_bg._kernel.outbox import Outbox
 from aether_bg._kernel.owners import Owners
 from aether_bg._kernel.tasks import spawner
-from aether_bg.errors import StoreError
+from aether_bg.errors import ForkedProcess, StoreError
 from aether_bg.model import AppStarted, AppStopped, Change, Purge, Save
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Run:
 
     def __init__(self, app: Aether, *, client: bool) -> None:
         self._app, self._client = app, client
+        self._pid = os.getpid()
         self._started = anyio.Event()
         self._stop = anyio.Event()
         self._ended = anyio.Event()
@@ -45,6 +47,11 @@ class Run:
         self._failed: BaseException | None = None
         self.engine: Engine
         self.jobs: Jobs
+
+    def check_process(self) -> None:
+        """In a forked child nothing of the app lives: neither its loop nor its threads (PROTOCOL P2)."""
+        if os.getpid() != self._pid:
+            raise ForkedProcess(repr(self._app), "this process was forked after the start", "Start after forking.")
 
     async def start(self) -> None:
         """Raises what kept the app from starting; everything opened has been closed again then."""

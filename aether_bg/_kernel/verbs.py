@@ -36,6 +36,7 @@ class Verbs:
     def _running(self) -> Run:
         if self._run is None:
             raise NotStarted(repr(self), "it is not running", "Use it inside `async with app:` or `app.blocking()`.")
+        self._run.check_process()
         return self._run
 
     @property

@@ -92,9 +92,8 @@ class SQLiteStore:
         file = self._open
         rank = Rank.OUTCOME if writes and isinstance(writes[0], Save) else Rank.OTHER
         results = await file.write(lambda conn: changes.transact(conn, writes, file.writer.guard), rank)
-        if (
-            rank is Rank.OTHER and len(self._users) > 1
-        ):  # an app and its client share one connection, which does not see itself write
+        # an app and its client share one connection, which does not see itself write
+        if rank is Rank.OTHER and len(self._users) > 1:
             self._wake()
         return results
 

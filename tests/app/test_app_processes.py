@@ -1,0 +1,337 @@
+"""What takes a process of its own: signals, kill -9, hanging stops, forks. PROTOCOL S3, S4, P, DESIGN 2.1."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aether_bg import Aether, JobStatus, RunOutcome, UsageError
+
+PROGRAM = """
+import os, signal, sys, threading, time
+import anyio
+from aether_bg import Aether, JobContext
+
+app = Aether(sys.argv[1], scheduler="timer", grace=float(os.environ.get("GRACE", "10")))
+backend = os.environ.get("BACKEND", "asyncio")
+
+def say(word):
+    print(word, flush=True)
+
+@app.handler("Quick")
+async def quick():
+    say("quick")
+
+@app.handler("Slow")
+async def slow():
+    say("begun")
+    await anyio.sleep(float(os.environ.get("SLOW", "0.3")))
+    say("ended")
+
+@app.handler("Thread")
+def thread():
+    say("begun")
+    time.sleep(60)
+
+@app.handler("Blocks")
+async def blocks():
+    say("begun")
+    time.sleep(60)
+"""
+
+RUN = (
+    PROGRAM
+    + """
+async def starting():
+    await anyio.sleep(0)
+
+class Says:
+    from aether_bg import hookimpl
+    @hookimpl
+    async def lifecycle_event(self, event):
+        if type(event).__name__ == "AppStarted":
+            say("started")
+
+app.plugins.register(Says())
+from aether_bg._kernel.calls import Calls
+app.calls = Calls(app.plugins)
+app.run(backend=backend)
+say("stopped")
+"""
+)
+
+
+class Process:
+    def __init__(self, program: str, path: Path, **env: str) -> None:
+        self.child = subprocess.Popen(
+            [sys.executable, "-c", program, str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env=os.environ | env, start_new_session=True,
+        )  # fmt: skip
+        self.lines: list[str] = []
+
+    def until(self, word: str) -> None:
+        assert self.child.stdout is not None
+        for line in self.child.stdout:
+            self.lines.append(line.strip())
+            if line.strip() == word:
+                return
+        raise AssertionError(f"it ended without saying {word!r}: {self.lines}\n{self.child.stderr.read()}")  # type: ignore[union-attr]
+
+    def end(self, within: float = 30) -> tuple[int, str]:
+        """Its exit status, and what it wrote to stderr."""
+        out, err = self.child.communicate(timeout=within)
+        self.lines += out.split()
+        return self.child.returncode, err
+
+
+@pytest.fixture
+def start(path: Path) -> Iterator[Callable[..., Process]]:
+    made: list[Process] = []
+
+    def begin(program: str = RUN, **env: str) -> Process:
+        made.append(Process(program, path, **env))
+        return made[-1]
+
+    yield begin
+    for process in made:
+        with suppress(ProcessLookupError):
+            os.killpg(process.child.pid, signal.SIGKILL)
+        process.child.communicate()
+
+
+def enqueue(make_app: Callable[..., Aether], handler: str) -> Any:
+    import anyio
+
+    async def put() -> Any:
+        async with make_app().client() as jobs:
+            return await jobs.enqueue(handler)
+
+    return anyio.run(put)
+
+
+def look(make_app: Callable[..., Aether], job_id: Any) -> Any:
+    import anyio
+
+    async def get() -> Any:
+        async with make_app().client() as jobs:
+            return await jobs.store.get(job_id), await jobs.store.history(job_id), await jobs.store.stats()
+
+    return anyio.run(get)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_running_jobs_end(make_app: Any, start: Any, backend: str, number: signal.Signals) -> None:
+    job_id = enqueue(make_app, "Slow")
+    process = start(BACKEND=backend)
+    process.until("begun")
+    process.child.send_signal(number)
+    status, err = process.end()
+    assert (status, process.lines[-2:]) == (0, ["ended", "stopped"]), err
+    job, _, stats = look(make_app, job_id)
+    assert (job.status, stats.owners) == (JobStatus.COMPLETED, 0)
+
+
+def test_a_second_signal_skips_the_grace(make_app: Any, start: Any) -> None:
+    job_id = enqueue(make_app, "Slow")
+    process = start(SLOW="60", GRACE="60")
+    process.until("begun")
+    process.child.send_signal(signal.SIGTERM)
+    time.sleep(0.1)
+    process.child.send_signal(signal.SIGTERM)
+    status, err = process.end()
+    assert status == 0, err
+    job, runs, _ = look(make_app, job_id)
+    assert (job.status, runs[0].outcome) == (JobStatus.SCHEDULED, RunOutcome.RELEASED)
+
+
+@pytest.mark.parametrize("kind", ["Thread", "Blocks"])
+def test_what_hangs_is_bounded_and_run_again_by_the_next_start(make_app: Any, start: Any, kind: str) -> None:
+    """PROTOCOL S3, S4: a thread keeps its row RUNNING until the process ends; a blocked loop is ended by the watchdog."""
+    job_id = enqueue(make_app, kind)
+    process = start(GRACE="0.1")
+    process.until("begun")
+    began = time.monotonic()
+    process.child.send_signal(signal.SIGTERM)
+    status, err = process.end()
+    assert time.monotonic() - began < 15, "the handler alone takes a minute"
+    if kind == "Blocks":
+        assert status == 1
+        assert "Where it is" in err
+        assert "blocks" in err, "the stack of what hangs"
+    job, _, _ = look(make_app, job_id)
+    assert job.status is JobStatus.RUNNING
+    again = start(GRACE="0.1")
+    again.until("begun")
+    job, runs, _ = look(make_app, job_id)
+    assert (job.crash_count, job.retry_count) == (1, 0)
+    assert runs[1].outcome is RunOutcome.CRASHED
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_kill_9(make_app: Any, start: Any, backend: str) -> None:
+    """DESIGN 2.1: what was acknowledged is there; what ran, runs again within a second of the next start."""
+    program = (
+        PROGRAM
+        + """
+async def main():
+    async with app:
+        await app.enqueue("Slow", "running")
+        for number in range(20):
+            await app.enqueue("Quick", f"later-{number}", schedule=__import__("datetime").timedelta(hours=1))
+            say(f"acknowledged-{number}")
+        await anyio.sleep_forever()
+
+anyio.run(main, backend=backend)
+"""
+    )
+    process = start(program, SLOW="60", BACKEND=backend)
+    process.until("acknowledged-19")
+    if "begun" not in process.lines:
+        process.until("begun")
+    process.child.send_signal(signal.SIGKILL)
+    process.child.wait(10)
+
+    ran: list[float] = []
+    app = make_app()
+    app.handler("Slow")(lambda: ran.append(time.monotonic()))
+    app.handler("Quick")(lambda: None)
+    with app.blocking(backend=backend) as jobs:
+        ready = time.monotonic()
+        job = jobs.wait("running", 10)
+        assert (job.status, job.crash_count) == (JobStatus.COMPLETED, 0)
+        assert ran[0] - ready < 1
+        runs = jobs.store.history(job.id)
+        assert [run.outcome for run in runs] == [RunOutcome.COMPLETED, RunOutcome.CRASHED]
+        assert len({run.owner for run in runs}) == 2
+        for number in range(20):
+            later = jobs.store.get_by_job_name(f"later-{number}")
+            assert later is not None
+            assert later.status is JobStatus.SCHEDULED
+        assert jobs.store.stats().owners == 1
+
+
+def test_a_live_process_takes_over_from_a_dead_one(make_app: Any, start: Any, path: Path) -> None:
+    """The lock tells at once; no lease has to run out (PROTOCOL P2, P3)."""
+    ran: list[float] = []
+    process = start(SLOW="60")
+    process.until("started")
+    app = make_app(lease=600)
+    app.handler("Slow")(lambda: ran.append(time.monotonic()))
+    with app.blocking() as jobs:
+        # the other one must get it: this one is busy with nothing, so offer until it takes one
+        for number in range(200):
+            job_id = jobs.enqueue("Slow")
+            jobs.wait(job_id, 10) if ran and len(ran) > number else time.sleep(0.02)
+            if jobs.store.find(status=JobStatus.RUNNING):
+                break
+        (running,) = jobs.store.find(status=JobStatus.RUNNING)
+        ran.clear()
+        killed = time.monotonic()
+        process.child.send_signal(signal.SIGKILL)
+        assert jobs.wait(running.id, 20).status is JobStatus.COMPLETED
+        assert ran[0] - killed < 10, "a lease takes ten minutes"
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_an_exit_leaves_no_noise(start: Any, backend: str) -> None:
+    program = (
+        PROGRAM
+        + """
+with app.blocking(backend=backend) as jobs:
+    print(jobs.wait(jobs.enqueue("Quick"), 10).status.name)
+other = Aether(":memory:", scheduler="timer")
+other.handler("Quick")(lambda: None)
+with other.blocking(backend=backend) as jobs:
+    print(jobs.wait(jobs.enqueue("Quick"), 10).status.name)
+"""
+    )
+    process = start(program, BACKEND=backend, PYTHONWARNINGS="error", PYTHONDEVMODE="1")
+    status, err = process.end()
+    assert (status, err) == (0, "")
+    assert process.lines == ["quick", "COMPLETED", "COMPLETED"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_is_told_and_the_parent_goes_on(start: Any) -> None:
+    """PROTOCOL P2: every call in the child raises; none hangs."""
+    program = (
+        PROGRAM
+        + """
+import warnings
+warnings.simplefilter("ignore")  # Python 3.12 warns of every fork beside threads
+
+async def main():
+    async with app:
+        await app.enqueue("Quick", "before")
+        child = os.fork()
+        if child == 0:
+            try:
+                await app.enqueue("Quick", "in the child")
+            except BaseException as error:
+                print(type(error).__name__, flush=True)
+            os._exit(0)
+        await anyio.to_thread.run_sync(os.waitpid, child, 0)
+        await app.wait(await app.enqueue("Quick", "after"), 10)
+        print(sorted(job.job_name for job in await app.store.find()), (await app.store.stats()).owners, flush=True)
+        assert not (await app.health())["problems"]
+
+anyio.run(main)
+
+with app.blocking() as jobs:
+    child = os.fork()
+    if child == 0:
+        for call in (lambda: jobs.enqueue("Quick"), lambda: jobs.store.find(), lambda: jobs.health()):
+            try:
+                call()
+            except BaseException as error:
+                print("blocking", type(error).__name__, flush=True)
+        os._exit(0)
+    os.waitpid(child, 0)
+    print(jobs.wait(jobs.enqueue("Quick"), 10).status.name, flush=True)
+"""
+    )
+    process = start(program)
+    status, err = process.end()
+    assert status == 0, err
+    said = " ".join(process.lines).replace("quick ", "")
+    assert "ForkedProcess ['after', 'before'] 1" in said
+    assert said.count("blocking ForkedProcess") == 3
+    assert said.endswith("COMPLETED")
+
+
+def test_run_belongs_to_the_main_thread(app: Aether) -> None:
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            app.run()
+        except UsageError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(10)
+    (error,) = errors
+    assert "main thread" in str(error)
+    assert "async with app" in str(error)
+
+
+def test_run_raises_what_keeps_it_from_starting(tmp_path: Path) -> None:
+    from aether_bg import StoreFolderMissing
+
+    before = signal.getsignal(signal.SIGTERM)
+    app = Aether(tmp_path / "missing" / "jobs.db", scheduler="timer")
+    with pytest.raises(StoreFolderMissing):
+        app.run()
+    assert signal.getsignal(signal.SIGTERM) is before
