@@ -42,6 +42,8 @@ from aether_bg.schedule import Schedule, parse
 NOW = datetime(2030, 1, 1, 11, 59, 30, tzinfo=UTC)
 BY = "tests"
 CAP = states.LEAST_CRASHES
+INSTANT = timedelta(microseconds=1)
+"""No two moves happen at the same time."""
 SCHEDULES = ("@once", "@every 10s", "* * * * *", "@hourly")
 OPEN_RUNS = "SELECT token, owner FROM runs WHERE outcome IS NULL"
 COMPLETED_TWICE = (
@@ -260,10 +262,16 @@ class Moves(RuleBasedStateMachine):
     @rule(name=st.sampled_from(SCHEDULES))
     def update(self, name: str) -> None:
         definition = redefined(self.job, name, self.now)
-        if plan_of(definition).first() is None:
+        if plan_of(definition).first() is None or self.supersedes_the_last(definition):
             return  # `update` refuses a schedule without an occurrence
         legal = not self.job.status.terminal
         self.apply("update", lambda row: states.update(row, definition, plan_of(definition), self.now, BY), legal)
+
+    def supersedes_the_last(self, definition: Definition) -> bool:
+        """The waiting retry that `update` closes is of the last occurrence that `repeats` allows."""
+        job = self.job
+        waits = job.status is JobStatus.SCHEDULED and job.attempt > 0 and not job.extra
+        return waits and definition.repeats is not None and job.occurrences + 1 >= definition.repeats
 
     @rule()
     def cancel(self) -> None:
@@ -409,6 +417,7 @@ class Moves(RuleBasedStateMachine):
         assert job.occurrences - was.occurrences in (0, 1), f"R2: {kind} counted more than one occurrence"
         if (job.seq, job.schedule_rev) != (was.seq, was.schedule_rev):
             self.old = [*self.old[-7:], was]
+            self.now += INSTANT
         self.job = job
 
     # -- what is always so ------------------------------------------------------------------------
@@ -422,7 +431,6 @@ class Moves(RuleBasedStateMachine):
         if stands is JobStatus.SCHEDULED:
             assert job.due_at is not None, "C3: what waits is due at some time"
             assert job.occurrence is not None, "C3: what waits has an occurrence"
-            assert not job.run_again, "U3: run_again is for a RUNNING job"
         open_runs = self.bench.conn.execute(OPEN_RUNS).fetchall()
         if stands is JobStatus.RUNNING:
             assert job.owner == self.bench.owner, "C1: what runs has an owner"
