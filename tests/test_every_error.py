@@ -11,8 +11,8 @@ import pickle
 import shutil
 import sqlite3
 import sys
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import closing
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,12 +23,13 @@ import anyio
 import attrs
 import pytest
 
-from aether_bg import Aether, Backoff, JobContext, JobInfo, JobStatus, SQLiteStore, UnitOfWork, errors, hookimpl
+from aether_bg import Aether, Backoff, JobContext, JobInfo, JobStatus, SQLiteStore, errors, hookimpl
 from aether_bg.errors import AetherError, InvalidMetadata, InvalidName, InvalidOption, InvalidPayload, StoreTrouble
 from aether_bg.model import Add, Save, Write
 from aether_bg.plugins.sqlite import files
 
 pytestmark = pytest.mark.anyio
+Blocking = Any  # what `app.blocking()` yields
 
 Make = Callable[..., Aether]
 Case = Callable[[Make, Path], Awaitable[object]]
@@ -563,24 +564,32 @@ async def test_trouble_leaves_an_app_that_goes_on(make_app: Make, path: Path) ->
 # -- bad input -------------------------------------------------------------------------------------
 
 
-once = pytest.mark.parametrize("anyio_backend", ["asyncio"])
-"""What is checked before anything is awaited is the same on every loop."""
-
-
-@pytest.fixture
-async def busy_app(make_app: Make) -> Any:
-    app = waiting(make_app)
+@contextmanager
+def running(path: Path) -> Iterator[Blocking]:
+    app = Aether(path / "jobs.db", scheduler="timer", grace=1)
+    app.handler("Work")(lambda: None)
+    app.handler("Mail")(_mail)
     app.handler("Any")(lambda args: None)
     app.handler("Dict")(_dict)
-    app.handler("Bytes")(_bytes)
-    async with app:
-        yield app
+    with app.blocking() as jobs:
+        yield jobs
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Blocking]:
+    """An app that every test of this module leaves as it was: empty."""
+    with running(tmp_path_factory.mktemp("empty")) as jobs:
+        yield jobs
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Blocking]:
+    """One that takes what is good."""
+    with running(tmp_path_factory.mktemp("filled")) as jobs:
+        yield jobs
 
 
 async def _dict(args: dict[str, int]) -> None: ...
-
-
-async def _bytes(args: bytes) -> None: ...
 
 
 NAMES = [
@@ -592,14 +601,13 @@ NAMES = [
 ]  # fmt: skip
 
 
-@once
 @pytest.mark.parametrize(("name", "said"), NAMES, ids=lambda value: ascii(value)[:20])
-async def test_bad_names(busy_app: Aether, name: Any, said: str, make_app: Make, path: Path) -> None:
+def test_bad_names(empty: Blocking, name: Any, said: str, make_app: Make, path: Path) -> None:
     with pytest.raises(InvalidName, match=f"^job name .*{said}.*") as caught:
-        await busy_app.enqueue("Work", name)
+        empty.enqueue("Work", name)
     assert caught.value.remedy
     assert str(caught.value).isprintable()
-    assert await busy_app.store.find() == []
+    assert empty.store.find() == []
     other = make_app(path.with_name("other.db"))
     with pytest.raises(InvalidName, match=r"^handler name "):
         other.handler(name)
@@ -608,11 +616,10 @@ async def test_bad_names(busy_app: Aether, name: Any, said: str, make_app: Make,
     assert list(other.handlers) == []
 
 
-@once
 @pytest.mark.parametrize("name", ["x" * 200, "a b", "Ünïcode-名前", "a.b:c_d-e", "…", "{[(\"'%*;"])
-async def test_good_names(busy_app: Aether, name: str) -> None:
-    job_id = await busy_app.enqueue("Work", name, schedule=HOUR)
-    job = await busy_app.store.get_by_job_name(name)
+def test_good_names(filled: Blocking, name: str) -> None:
+    job_id = filled.enqueue("Work", name, schedule=HOUR)
+    job = filled.store.get_by_job_name(name)
     assert job is not None
     assert (job.id, job.job_name) == (job_id, name)
 
@@ -661,35 +668,31 @@ PAYLOADS: list[tuple[str, Any, str, str]] = [
 ]
 
 
-@once
 @pytest.mark.parametrize(
     ("handler", "payload", "at", "said"), PAYLOADS, ids=[f"{case[0]}-{case[3]}-{n}" for n, case in enumerate(PAYLOADS)]
 )
-async def test_bad_payloads(busy_app: Aether, handler: str, payload: Any, at: str, said: str) -> None:
+def test_bad_payloads(empty: Blocking, handler: str, payload: Any, at: str, said: str) -> None:
     with pytest.raises(InvalidPayload) as caught:
-        await busy_app.enqueue(handler, "name", payload)
+        empty.enqueue(handler, "name", payload)
     error = caught.value
     assert said in str(error)
     assert error.path == at
     assert f" at {at}: " in str(error)
     assert len(str(error)) < 600
-    assert await busy_app.store.find() == []
-    await busy_app.enqueue("Work", "name", schedule=HOUR)  # the name is free
+    assert empty.store.find() == []
 
 
-@once
 @pytest.mark.parametrize("payload", [cycle(), nested(65), nested(5_000)], ids=["cycle", "65", "5000"])
-async def test_payloads_too_deep(busy_app: Aether, payload: Any) -> None:
+def test_payloads_too_deep(empty: Blocking, payload: Any) -> None:
     with pytest.raises(InvalidPayload, match="nested more than 64 deep, or contains itself") as caught:
-        await busy_app.enqueue("Any", payload=payload)
+        empty.enqueue("Any", payload=payload)
     assert caught.value.path.startswith("$")
-    assert await busy_app.store.find() == []
+    assert empty.store.find() == []
 
 
-@once
 @pytest.mark.parametrize("payload", [nested(64), 2**63 - 1, -(2**63), "x" * 262_142, {"": None}, [], False, "\x00"])
-async def test_payloads_at_the_limit(busy_app: Aether, payload: Any) -> None:
-    job = await busy_app.store.get(await busy_app.enqueue("Any", payload=payload, schedule=HOUR))
+def test_payloads_at_the_limit(filled: Blocking, payload: Any) -> None:
+    job = filled.store.get(filled.enqueue("Any", payload=payload, schedule=HOUR))
     assert job is not None
     assert job.payload == payload
     assert type(job.payload) is type(payload)
@@ -710,13 +713,13 @@ class Bomb:
         return os.abort, ()
 
 
-async def test_pickle_is_never_loaded(busy_app: Aether) -> None:
+def test_pickle_is_never_loaded(empty: Blocking) -> None:
     """Loading it would end this process."""
     with pytest.raises(InvalidPayload):
-        await busy_app.enqueue("Any", payload=pickle.dumps(Bomb()))
+        empty.enqueue("Any", payload=pickle.dumps(Bomb()))
     with pytest.raises(InvalidPayload):
-        await busy_app.enqueue("Any", payload=Bomb())
-    assert await busy_app.store.find() == []
+        empty.enqueue("Any", payload=Bomb())
+    assert empty.store.find() == []
 
 
 METADATA: list[tuple[Any, str]] = [
@@ -728,18 +731,16 @@ METADATA: list[tuple[Any, str]] = [
 ]  # fmt: skip
 
 
-@once
 @pytest.mark.parametrize(("metadata", "said"), METADATA, ids=[said for _, said in METADATA])
-async def test_bad_metadata(busy_app: Aether, metadata: Any, said: str) -> None:
+def test_bad_metadata(empty: Blocking, metadata: Any, said: str) -> None:
     with pytest.raises(InvalidMetadata, match=said):
-        await busy_app.enqueue("Work", metadata=metadata)
-    assert await busy_app.store.find() == []
+        empty.enqueue("Work", metadata=metadata)
+    assert empty.store.find() == []
 
 
-@once
 @pytest.mark.parametrize("metadata", [{str(n): n for n in range(64)}, {"a": "x" * 8184}, {}, {"a": {"b": [None]}}])
-async def test_metadata_at_the_limit(busy_app: Aether, metadata: Any) -> None:
-    job = await busy_app.store.get(await busy_app.enqueue("Work", metadata=metadata, schedule=HOUR))
+def test_metadata_at_the_limit(filled: Blocking, metadata: Any) -> None:
+    job = filled.store.get(filled.enqueue("Work", metadata=metadata, schedule=HOUR))
     assert job is not None
     assert job.metadata == json.loads(json.dumps(metadata))
 
@@ -765,13 +766,12 @@ BAD_ENQUEUES: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@once
 @pytest.mark.parametrize(("options", "said"), BAD_ENQUEUES, ids=[said for _, said in BAD_ENQUEUES])
-async def test_bad_options_of_an_enqueue(busy_app: Aether, options: dict[str, Any], said: str) -> None:
+def test_bad_options_of_an_enqueue(empty: Blocking, options: dict[str, Any], said: str) -> None:
     with pytest.raises(errors.InputError) as caught:
-        await busy_app.enqueue("Work", "name", **options)
+        empty.enqueue("Work", "name", **options)
     assert said in str(caught.value)
-    assert await busy_app.store.find() == []
+    assert empty.store.find() == []
 
 
 CONFIGURATION: list[tuple[dict[str, Any], str]] = [
@@ -800,7 +800,6 @@ def test_bad_configuration(make_app: Make, path: Path, options: dict[str, Any], 
     assert list(path.parent.iterdir()) == []
 
 
-@once
 async def test_an_app_without_a_store() -> None:
     with pytest.raises(InvalidOption, match=r"it needs a store\. For example: Aether\(.jobs\.db.\)"):
         Aether()
@@ -873,13 +872,13 @@ async def test_refused_starts_leave_nothing(make_app: Make, path: Path) -> None:
     assert path.read_bytes() == b"not a database, but somebody's data"
 
 
-async def test_bad_input_in_a_unit_of_work_drops_only_what_it_says(busy_app: Aether) -> None:
-    async with busy_app.unit_of_work() as uow:
-        assert isinstance(uow, UnitOfWork)
-        await busy_app.enqueue("Work", "kept", schedule=HOUR)
-        with pytest.raises(InvalidPayload):
-            await busy_app.enqueue("Mail", "refused", {"to": 7})
-    assert [job.job_name for job in await busy_app.store.find()] == ["kept"]
+async def test_bad_input_in_a_unit_of_work_drops_only_what_it_says(make_app: Make) -> None:
+    async with waiting(make_app) as app:
+        async with app.unit_of_work():
+            await app.enqueue("Work", "kept", schedule=HOUR)
+            with pytest.raises(InvalidPayload):
+                await app.enqueue("Mail", "refused", {"to": 7})
+        assert [job.job_name for job in await app.store.find()] == ["kept"]
 
 
 async def test_a_job_that_cannot_run_keeps_its_row(make_app: Make, path: Path) -> None:
