@@ -1,0 +1,154 @@
+"""`check`: each thing it finds is made by hand, and a sound database has none."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+
+from aether_bg import Aether
+from aether_bg.cli import check as check_module
+from aether_bg.cli.check import _CONTRADICTIONS
+
+Run = Callable[..., Result]
+
+NOBODY = "99999999-0000-7000-8000-000000000000"
+OWNER = f"INSERT INTO owners VALUES ('{NOBODY}', 'box', 7, '{{at}}', 1, '{{at}}', '{{handlers}}')"
+
+
+def tamper(db: Path, *statements: str) -> None:
+    with closing(sqlite3.connect(db)) as conn, conn:
+        conn.execute("PRAGMA foreign_keys = OFF")
+        for sql in statements:
+            conn.execute(sql)
+
+
+def owner(ago: float, handlers: str = '["Ok"]') -> str:
+    at = (datetime.now(UTC) - timedelta(seconds=ago)).isoformat(timespec="microseconds")[:26] + "Z"
+    return OWNER.format(at=at, handlers=handlers)
+
+
+def due(ago: float, job: str = "later") -> str:
+    at = (datetime.now(UTC) - timedelta(seconds=ago)).isoformat(timespec="microseconds")[:26] + "Z"
+    return f"UPDATE jobs SET due_at = '{at}' WHERE job_name = '{job}'"
+
+
+def findings(run: Run, db: Path, *options: str) -> tuple[int, dict[str, Any]]:
+    """The exit code, and the findings by code."""
+    result = run("check", db, "--json", *options)
+    told = json.loads(result.stdout)
+    assert told["ok"] is (result.exit_code == 0)
+    return result.exit_code, {finding["code"]: finding for finding in told["findings"]}
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check_module, "_SETTLING", 0.01)
+
+
+@pytest.mark.parametrize("options", [[], ["--quick"]])
+def test_a_sound_database(run: Run, db: Path, options: list[str]) -> None:
+    assert findings(run, db, *options) == (0, {})
+    assert run("check", db, *options).stdout == "ok (schema m001_initial)\n"
+
+
+TAMPERED: list[tuple[str, list[str]]] = [
+    ("status", ["UPDATE jobs SET status = 9 WHERE job_name = 'ok-0'"]),
+    ("not_due", ["UPDATE jobs SET due_at = NULL WHERE job_name = 'later'"]),
+    ("due_though_ended", ["UPDATE jobs SET due_at = '2030-01-01T00:00:00.000000Z' WHERE job_name = 'ok-0'"]),
+    ("no_owner", ["UPDATE jobs SET status = 1, due_at = NULL WHERE job_name = 'later'"]),
+    ("no_attempt", [f"UPDATE jobs SET status = 1, owner = '{NOBODY}' WHERE job_name = 'later'"]),
+    ("open_attempt", ["UPDATE runs SET outcome = NULL WHERE outcome = 'failed'"]),
+    ("unreadable", ["UPDATE jobs SET payload = '{oops' WHERE job_name = 'later'"]),
+    ("unreadable", ["UPDATE jobs SET extra_properties = '' WHERE job_name = 'ok-1'"]),
+    ("orphaned", [f"UPDATE jobs SET status = 1, owner = '{NOBODY}' WHERE job_name = 'later'"]),
+    ("foreign_keys", ["INSERT INTO runs (job_id, token, part, attempt, count, outcome) "
+                      "VALUES ('x', 1, 0, 1, 1, 'failed')"]),
+    ("schema", ["DROP INDEX jobs_ready"]),
+    ("schema", ["DROP TABLE owners"]),
+    ("schema", ["ALTER TABLE jobs RENAME COLUMN extra TO more"]),
+    ("no_process", [due(5)]),
+    ("no_handler", [due(5), owner(0, '["Other"]')]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("code", "statements"), TAMPERED, ids=[f"{i}-{code}" for i, (code, _) in enumerate(TAMPERED)])
+def test_what_is_wrong(run: Run, db: Path, code: str, statements: list[str]) -> None:
+    tamper(db, *statements)
+    exit_code, found = findings(run, db)
+    assert exit_code == 1
+    assert found[code]["level"] == "problem"
+    assert found[code]["examples"]
+    text = run("check", db)
+    assert text.exit_code == 1
+    assert any(line.split()[:2] == ["problem", code] for line in text.stdout.splitlines())
+    assert text.stdout.splitlines()[-1] == f"problems: {len(found)}"
+
+
+def test_every_contradiction_is_tried() -> None:
+    assert {code for code, *_ in _CONTRADICTIONS} <= {code for code, _ in TAMPERED}
+
+
+def test_the_handler_that_is_missing_is_named(run: Run, db: Path) -> None:
+    tamper(db, due(5), owner(0, '["Other"]'))
+    assert findings(run, db)[1]["no_handler"]["examples"] == ["Ok"]
+
+
+@pytest.mark.parametrize(
+    ("code", "statements"),
+    [("overdue", [due(90), owner(0)]), ("silent", [owner(90)])],
+)
+def test_what_may_be_in_order_is_a_note(run: Run, db: Path, code: str, statements: list[str]) -> None:
+    tamper(db, *statements)
+    exit_code, found = findings(run, db)
+    assert (exit_code, list(found)) == (0, [code])
+    assert found[code]["level"] == "note"
+    assert "ok (schema" in run("check", db).stdout
+
+
+def test_a_job_just_due_or_paused_is_no_finding(run: Run, db: Path) -> None:
+    tamper(db, due(90, "held"), due(-60), owner(0))
+    assert findings(run, db) == (0, {})
+
+
+def test_a_large_wal_is_a_note(run: Run, db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check_module, "_LARGE_WAL", 1000)
+    with closing(sqlite3.connect(db)) as conn:
+        conn.execute("UPDATE jobs SET modified_by = 'me'")
+        conn.commit()
+        exit_code, found = findings(run, db)
+    assert (exit_code, found["wal_size"]["level"]) == (0, "note")
+    assert found["wal_size"]["count"] == os.stat(f"{db}-wal").st_size if Path(f"{db}-wal").exists() else True
+
+
+def test_the_scheduler_index_is_not_missed(run: Run, db: Path) -> None:
+    """An index that a push scheduler makes is neither required nor in the way."""
+    tamper(db, "CREATE INDEX jobs_unarmed ON jobs (due_at)")
+    assert findings(run, db) == (0, {})
+
+
+@pytest.mark.parametrize("options", [[], ["--quick"]])
+def test_damage(run: Run, tmp_path: Path, options: list[str]) -> None:
+    path = tmp_path / "damaged.db"
+    app = Aether(path, scheduler="timer")
+    app.handler("Ok")(lambda args: None)
+    with app.blocking() as jobs:
+        for number in range(200):
+            jobs.enqueue("Ok", f"{number:04}", {"text": "x" * 500}, "@daily")
+    data = bytearray(path.read_bytes())
+    for page in range(4, len(data) // 4096, 3):
+        data[page * 4096 : page * 4096 + 200] = os.urandom(200)
+    path.write_bytes(data)
+    exit_code, found = findings(run, path, *options)
+    assert exit_code == 1
+    assert found["damaged"]["level"] == "problem"
+    text = run("check", path, *options)
+    assert text.stdout.replace("\n", "").isprintable()
