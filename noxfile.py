@@ -43,11 +43,19 @@ def lowest() -> list[str]:
     return [re.sub(r">=", "==", line) for line in PROJECT["project"]["dependencies"]]
 
 
+def run_pytest(session: nox.Session, *arguments: str) -> None:
+    """Each session remembers its own failures; `-- --last-failed` looks at just those again."""
+    cache = f"cache_dir=.nox/.pytest-{session.name.replace('(', '-').replace(')', '')}"
+    again = "--last-failed" in arguments
+    extra = ["--last-failed-no-failures", "none"] if again else []
+    session.run("pytest", "-q", "-o", cache, *arguments, *extra, success_codes=[0, 5] if again else [0])
+
+
 @nox.session(python=found())
 def tests(session: nox.Session) -> None:
     """The whole suite but for chaos; tests of the real sidecar skip where there is none."""
     session.install("-q", ".[test]", *EXAMPLES)
-    session.run("pytest", "-q", "-n", "2", "--dist", "loadfile", *session.posargs)
+    run_pytest(session, "-n", "2", "--dist", "loadfile", *session.posargs)
 
 
 @nox.session(name="lowest", python=found()[:1])
@@ -56,7 +64,7 @@ def lowest_dependencies(session: nox.Session) -> None:
     session.install("-q", ".[test]", *EXAMPLES)
     session.install("-q", *lowest())
     core = ["tests/app", "tests/states", "tests/plugins"]
-    session.run("pytest", "-q", "-n", "2", "--dist", "loadfile", *core, *session.posargs)
+    run_pytest(session, "-n", "2", "--dist", "loadfile", *core, *session.posargs)
 
 
 @nox.session
@@ -79,7 +87,7 @@ def types(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """README, hookspecs.md and the examples: they run, and agree with the code."""
     session.install("-q", ".[test]", *EXAMPLES)
-    session.run("pytest", "-q", "tests/docs", *session.posargs)
+    run_pytest(session, "tests/docs", *session.posargs)
 
 
 @nox.session
@@ -100,16 +108,16 @@ def wheel(session: nox.Session) -> None:
 def dapr(session: nox.Session) -> None:
     """The suite on a real sidecar and scheduler; see DaprScheduler in README.md for how to get them."""
     session.install("-q", ".[dapr,test]", *EXAMPLES)
-    session.run("pytest", "-q", "tests/dapr", *session.posargs)
+    run_pytest(session, "tests/dapr", *session.posargs)
 
 
 @nox.session
 def chaos(session: nox.Session) -> None:
     """Kills real processes, row by row of the crash programme; `-- --small` for the counts of CI."""
-    session.install("-q", ".[test]")
+    session.install("-q", ".[test]")  # a row at full count may take minutes
     small = "--small" in session.posargs
     rest = [argument for argument in session.posargs if argument != "--small"]
-    session.run("pytest", "-q", "tests/chaos", f"--chaos={'small' if small else 'full'}", *rest)
+    run_pytest(session, "--timeout=3600", "tests/chaos", f"--chaos={'small' if small else 'full'}", *rest)
 
 
 @nox.session

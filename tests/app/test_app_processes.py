@@ -157,7 +157,7 @@ def test_a_second_signal_skips_the_grace(make_app: Any, start: Any) -> None:
 
 @pytest.mark.parametrize("kind", ["Thread", "Blocks"])
 def test_what_hangs_is_bounded_and_run_again_by_the_next_start(make_app: Any, start: Any, kind: str) -> None:
-    """PROTOCOL S3, S4: a thread keeps its row RUNNING until the process ends; a blocked loop is ended by the watchdog."""
+    """PROTOCOL S3, S4: a thread keeps its row until the process ends; a blocked loop is ended by the watchdog."""
     job_id = enqueue(make_app, kind)
     process = start(GRACE="0.1")
     process.until("begun")

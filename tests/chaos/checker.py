@@ -136,9 +136,7 @@ class _Judge:
     def completed_once(self) -> None:
         """At most one Completed per (job, occurrence): by the rows, by the observers, by the effects."""
         seen = Counter((run["job_id"], run["occurrence"]) for run in self.completed)
-        told = Counter(
-            (e["job"], e["occurrence"]) for e in self.kinds["ended"] if e["outcome"] == "completed"
-        )
+        told = Counter((e["job"], e["occurrence"]) for e in self.kinds["ended"] if e["outcome"] == "completed")
         done = Counter((job, occurrence) for job, occurrence, _ in self.rows.effects)
         for what, counted in (("rows", seen), ("observers", told), ("effects", done)):
             for key, times in counted.items():

@@ -185,9 +185,7 @@ class World:
         return self._seen
 
     def find(self, event: str, **fields: Any) -> list[dict[str, Any]]:
-        return [
-            e for e in self.events() if e["event"] == event and all(e.get(key) == fields[key] for key in fields)
-        ]
+        return [e for e in self.events() if e["event"] == event and all(e.get(key) == fields[key] for key in fields)]
 
     def until(self, condition: Callable[[], Any], timeout: float = 20.0, what: str = "it") -> Any:
         deadline = time.monotonic() + timeout

@@ -288,5 +288,3 @@ def test_soak(world: World, full: bool, note: Callable[[str], None]) -> None:
     if full:
         assert slope(series["RSS"]) < 0.01
     assert statistics.median(end) < statistics.median(first) * 1.1
-
-

@@ -48,9 +48,7 @@ def test_without_the_owner_check(world: World, count: int, note: Callable[[str],
 @pytest.mark.usefixtures("impatient")
 def test_a_broken_batch_is_continued(world: World, count: int, note: Callable[[str], None]) -> None:
     note(
-        caught(
-            lambda: break_batches(world, count, "continues a broken batch"), AssertionError, "acknowledged and gone"
-        )
+        caught(lambda: break_batches(world, count, "continues a broken batch"), AssertionError, "acknowledged and gone")
     )
 
 

@@ -278,5 +278,3 @@ def test_work_that_nobody_knows_fails_after_a_while(worlds: Callable[[str], Worl
         anyio.run(main)
         worker.history.write("verb", verb="retry", job=world.sql("SELECT id FROM jobs")[0][0])
         world.check()
-
-

@@ -107,7 +107,12 @@ def test_looking_and_acting_all_the_time_disturbs_nobody(
     jobs = [("Ok", f"job-{number}", "@once") for number in range(300)]
     with work(path) as worker:
         enqueue(path, ("Ok", "yearly", "@yearly"))
-        producer = threading.Thread(target=lambda: [enqueue(path, *jobs[i : i + 10]) for i in range(0, 300, 10)])
+
+        def produce() -> None:
+            for start in range(0, 300, 10):
+                enqueue(path, *jobs[start : start + 10])
+
+        producer = threading.Thread(target=produce)
         producer.start()
         rounds = 0
         while producer.is_alive() or rounds < 3:
