@@ -65,6 +65,8 @@ class Attempt:
     """Another one moved the row: whatever comes of this attempt is not recorded."""
     releasing: bool = False
     """The stop interrupts it."""
+    unreadable: InvalidPayload | None = None
+    """Its payload cannot be decoded."""
     overdue_since: float | None = None
     work: work.UnitOfWork | None = None
     notes: list[str] = attrs.field(factory=list)
@@ -115,6 +117,10 @@ class Attempts:
     def start(self, job: JobInfo) -> None:
         """Synchronous: between a claim's commit and this nothing can come in between (PROTOCOL C5)."""
         attempt = Attempt(job, JobContext(job))
+        try:
+            attempt.job = attempt.context.job = self._engine.calls.to_run(job)
+        except InvalidPayload as error:
+            attempt.unreadable = error
         self.running[job.id] = attempt
         self.started += 1
         if job.crash_count >= SUSPICIOUS:
@@ -172,6 +178,8 @@ class Attempts:
             engine.events.emit(Started(ctx))
         failure: Failure
         try:
+            if attempt.unreadable is not None:
+                raise attempt.unreadable
             with attempt.scope:
                 if engine.calls.wrapped or handler.wants_scope or handler.wants_work:
                     await self._run_wrapped(attempt, handler)

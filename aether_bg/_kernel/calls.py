@@ -12,7 +12,7 @@ import attrs
 
 from aether_bg import schedule as language
 from aether_bg._kernel.plugins import Plugins
-from aether_bg.errors import InvalidSchedule
+from aether_bg.errors import InvalidPayload, InvalidSchedule
 from aether_bg.model import (
     Add,
     Alive,
@@ -34,6 +34,10 @@ from aether_bg.model import (
 )
 from aether_bg.protocols import Kernel, PayloadCodec, Runner
 from aether_bg.schedule import Schedule
+
+
+class Undecoded(dict[str, Any]):
+    """Stands for a payload that no codec here can decode, `{"undecoded": …}`; written back, it is what was stored."""
 
 
 class Calls:
@@ -154,14 +158,30 @@ class Calls:
     # -- payload codecs --------------------------------------------------------------------------
 
     def decoded(self, job: JobInfo) -> JobInfo:
-        return attrs.evolve(job, payload=self.decode(job.payload)) if self._codecs else job
+        """For reading: what no codec here can decode is shown as `Undecoded`."""
+        try:
+            return self.to_run(job)
+        except InvalidPayload:
+            return attrs.evolve(job, payload=Undecoded(undecoded=job.payload))
 
-    def decode(self, stored: Any) -> Any:
-        for codec in reversed(self._codecs):
-            stored = codec.decode(stored)
-        return stored
+    def to_run(self, job: JobInfo) -> JobInfo:
+        """Raises `InvalidPayload` when the codec that knew the payload is gone, or its key."""
+        if not self._codecs:
+            return job
+        payload = job.payload
+        try:
+            for codec in reversed(self._codecs):
+                payload = codec.decode(payload)
+        except Exception as error:
+            raise InvalidPayload(
+                "the payload", f"it cannot be decoded ({type(error).__name__}: {error})",
+                "Run it where the codec that encoded it is registered; it is kept, and `retry` runs the job again.",
+            ) from error  # fmt: skip
+        return attrs.evolve(job, payload=payload)
 
     def _encode(self, payload: Any) -> Any:
+        if isinstance(payload, Undecoded):
+            return payload["undecoded"]
         for codec in self._codecs:
             payload = codec.encode(payload)
         return payload

@@ -216,7 +216,7 @@ class Engine:
                     return self._claim_failed(error)
                 self._trouble = 0.0
                 for job in claimed.jobs:
-                    self.attempts.start(self.calls.decoded(job))
+                    self.attempts.start(job)
         if len(claimed.jobs) >= claim.limit > 0:
             return claim.now
         return claimed.next_due
@@ -286,7 +286,7 @@ class Engine:
             with anyio.CancelScope(shield=True):
                 claimed = await self.calls.claim(claim)
                 for taken in claimed.jobs:
-                    self.attempts.start(self.calls.decoded(taken))
+                    self.attempts.start(taken)
         finally:
             self._knocking -= 1
             if suspect and not claimed.jobs:

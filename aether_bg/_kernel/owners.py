@@ -197,7 +197,7 @@ class Owners:
             claim = Claim(owner=engine.owner, now=engine.clock.now(), limit=100, handlers=(name,))
             with anyio.CancelScope(shield=True):
                 for job in (await engine.calls.claim(claim)).jobs:
-                    engine.attempts.start(engine.calls.decoded(job))
+                    engine.attempts.start(job)
 
     async def _overdue(self) -> None:
         """Whatever the scheduler: overdue by more than a minute is armed again, and told once."""
