@@ -584,3 +584,19 @@ async def test_a_trigger_at_the_very_instant_of_an_occurrence_is_one_more(
         after = await row(app, "job")
         assert (after.occurrences, after.due_at) == (1, NOW + timedelta(hours=2))
         assert len({ctx.occurrence for ctx in ran}) == 4
+
+
+async def test_a_retry_never_waits_past_its_largest_backoff(work: Aether, clock: FakeClock) -> None:
+    """PROTOCOL R4: whatever the wall clock does."""
+    async with work as app:
+        await app.enqueue("Retried", "job")
+        await app.drain()
+        assert (await row(app, "job")).due_at == clock.now() + timedelta(seconds=60)
+        clock.set(clock.now() - timedelta(days=1))
+        with anyio.fail_after(10):
+            while (due := (await row(app, "job")).due_at) is None or due - clock.now() > timedelta(seconds=100):
+                clock.advance(seconds=1)
+                await anyio.sleep(0.02)
+        clock.advance(seconds=100)
+        await app.drain()
+        assert (await outcomes(app, "job"))[:2] == ["failed", "failed"]
