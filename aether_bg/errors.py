@@ -122,7 +122,7 @@ class InvalidName(InputError):
 class _AtPath(InputError):
     def __init__(self, value: str, rule: str, remedy: str = "", *, path: str = "$") -> None:
         self.path = path
-        super().__init__(f"{value} at {path}", rule, remedy)
+        super().__init__(f"{value} at {shown(path)[1:-1]}", rule, remedy)
 
 
 class InvalidPayload(_AtPath):

@@ -22,7 +22,7 @@ _JUST = timedelta(microseconds=1)
 class Gap:
     """Occurrences that passed: the first and last of them, and how many (at least, when there are very many).
 
-    `kept`: the newest of them, at most KEPT, oldest first.
+    `kept`: the newest of them, at most KEPT and one before, oldest first.
     """
 
     first: datetime
@@ -71,7 +71,7 @@ class Plan:
     def passed(self, since: datetime, now: datetime) -> Gap | None:
         """What was due from the occurrence `since` (included) to `now` (included)."""
         count, last = 0, since
-        kept: deque[datetime] = deque(maxlen=KEPT)
+        kept: deque[datetime] = deque(maxlen=KEPT + 1)
         due: datetime | None = since
         while due is not None and due <= now and count < _COUNTED:
             count, last = count + 1, due
@@ -83,16 +83,26 @@ class Plan:
             kept = self._newest(last, now, (last - since) / count)
         return Gap(first=since, last=kept[-1], count=count, kept=kept)
 
+    def few(self, since: datetime, now: datetime) -> bool:
+        """Surely no more than KEPT since then: told by the least spacing, without walking through them."""
+        words = self.schedule.text.split()
+        if words[0].lower() == "@every":
+            following = self.after(since)
+            spacing = timedelta.max if following is None else following - since
+        else:
+            spacing = timedelta(minutes=1) if len(words) == 5 else timedelta(0)
+        return spacing >= (now - since) / KEPT
+
     def _newest(self, since: datetime, now: datetime, spacing: timedelta) -> deque[datetime]:
         """The newest KEPT occurrences up to `now`, looked for ever further back."""
-        span = max(spacing, timedelta(milliseconds=1)) * KEPT
+        span = max(spacing, timedelta(milliseconds=1)) * (KEPT + 1)
         while True:
-            kept: deque[datetime] = deque(maxlen=KEPT)
+            kept: deque[datetime] = deque(maxlen=KEPT + 1)
             due = self.after(max(since, now - span))
             while due is not None and due <= now:
                 kept.append(due)
                 due = self.after(due)
-            if len(kept) == KEPT or now - span <= since:
+            if len(kept) > KEPT or now - span <= since:
                 return kept or deque([since])
             span *= 2
 

@@ -90,7 +90,7 @@ def unknown_options(given: Mapping[str, object], known: tuple[str, ...]) -> None
     for name in given:
         near = difflib.get_close_matches(name, known, n=1)
         raise InvalidOption(
-            f"option {name!r}", "there is no such option",
+            f"option {shown(name)}", "there is no such option",
             f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(known)}.",
         )  # fmt: skip
 

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeAlias, assert_never
 
 import attrs
 
-from aether_bg._kernel.occurrences import Gap, Plan
+from aether_bg._kernel.occurrences import KEPT, Gap, Plan
 from aether_bg.errors import InvalidTransition, shown
 from aether_bg.model import Change, Definition, JobInfo, JobRun, JobStatus, RunOutcome
 
@@ -118,22 +118,23 @@ def misfired(job: JobInfo, plan: Plan, now: datetime, by: str | None) -> Change 
     first_try = job.attempt == 1 and not job.extra and due is not None and plan.schedule.recurring
     if due is None or not first_try or now - due <= grace:
         return None
+    if job.misfire == "all" and plan.few(due, now):
+        return None
     gap = plan.passed(due, now - grace if job.misfire == "skip" else now)
     if gap is None:
         return None
     if job.misfire == "skip":
-        kept, outcome = plan.after(gap.last), RunOutcome.SKIPPED
-        closed = gap
-    else:
-        kept = gap.kept[-1] if job.misfire == "once" else gap.kept[0]
-        outcome = RunOutcome.COALESCED if job.misfire == "once" else RunOutcome.SKIPPED
-        if kept == due:
+        kept, outcome, closed = plan.after(gap.last), RunOutcome.SKIPPED, gap
+    elif job.misfire == "once":
+        if gap.count == 1:
             return None
-        dropped = [when for when in gap.kept if when < kept]
-        last = dropped[-1] if dropped else due
-        closed = Gap(
-            first=due, last=last, count=gap.count - (1 if job.misfire == "once" else len(gap.kept)), kept=gap.kept
-        )
+        kept, outcome = gap.kept[-1], RunOutcome.COALESCED
+        closed = Gap(first=due, last=gap.kept[-2], count=gap.count - 1, kept=gap.kept)
+    else:
+        if len(gap.kept) <= KEPT:
+            return None
+        kept, outcome = gap.kept[1], RunOutcome.SKIPPED
+        closed = Gap(first=due, last=gap.kept[0], count=gap.count - KEPT, kept=gap.kept)
     run = _gap(closed, outcome, now, job.id, job.seq, 0)
     if kept is None:
         return _end(job, JobStatus.COMPLETED, now, by, (run,), last_occurrence=closed.last)
@@ -149,12 +150,14 @@ def update(job: JobInfo, definition: Definition, plan: Plan, now: datetime, by: 
     if job.status is JobStatus.RUNNING:
         return _change(job, now, by, bump=False, definition=definition)
     superseded: tuple[JobRun, ...] = ()
+    occurrences = job.occurrences
     if job.attempt:
         superseded = (_note(job, RunOutcome.SUPERSEDED, now),)
+        occurrences += not job.extra
+    _refuse(job, "update", _spent(plan, occurrences), "its repeats are used up: let it end, or enqueue it anew")
     return _wait(
-        job, plan.first(), now, by, superseded, definition=definition,
-        occurrences=job.occurrences + bool(job.attempt and not job.extra), run_again=False,
-    )  # fmt: skip
+        job, plan.first(), now, by, superseded, definition=definition, occurrences=occurrences, run_again=False
+    )
 
 
 def cancel(job: JobInfo, now: datetime, by: str | None) -> Change | None:
@@ -177,10 +180,14 @@ def resume(job: JobInfo, plan: Plan, now: datetime, by: str | None) -> Change | 
     _refuse(job, "resume", job.status.terminal, "use `retry`")
     if not job.paused:
         return None
-    if job.status is JobStatus.RUNNING:
-        return _change(job, now, by, bump=False, paused=False)
-    fresh = plan.schedule.recurring and not job.attempt and not job.extra
-    gap = plan.passed(job.occurrence, now) if fresh and job.occurrence is not None else None
+    gap = _paused_through(job, plan, now)
+    if job.status is JobStatus.RUNNING or job.extra:  # the regular ones that passed beside it
+        running = job.status is JobStatus.RUNNING
+        beside: dict[str, Any] = {"paused": False}
+        if gap is not None:
+            beside["last_occurrence"] = gap.last
+            beside["runs"] = (_gap(gap, RunOutcome.SKIPPED, now, job.id, job.seq + (not running), 2),)
+        return _change(job, now, by, beside, bump=not running)
     if gap is None:
         return _change(job, now, by, paused=False)
     run = _gap(gap, RunOutcome.SKIPPED, now, job.id, job.seq + 1, 1)
@@ -188,6 +195,17 @@ def resume(job: JobInfo, plan: Plan, now: datetime, by: str | None) -> Change | 
     if following is None:
         return _end(job, JobStatus.COMPLETED, now, by, (run,), paused=False, last_occurrence=gap.last)
     return _wait(job, following, now, by, (run,), paused=False, last_occurrence=gap.last)
+
+
+def _paused_through(job: JobInfo, plan: Plan, now: datetime) -> Gap | None:
+    """The regular occurrences that passed while it was paused; a retry that waits is none of them."""
+    if not plan.schedule.recurring or (job.attempt and job.status is JobStatus.SCHEDULED and not job.extra):
+        return None
+    if job.status is JobStatus.SCHEDULED and not job.extra:
+        since = job.occurrence
+    else:
+        since = plan.after(job.last_occurrence if job.extra else job.occurrence)
+    return None if since is None else plan.passed(since, now)
 
 
 def trigger(job: JobInfo, plan: Plan, now: datetime, by: str | None) -> Change | None:
@@ -215,7 +233,8 @@ def retry(job: JobInfo, plan: Plan, now: datetime, by: str | None) -> Change:
         return _wait(job, occurrence, now, by, (), **counters | {"due_at": now})
     following = plan.after(now)
     _refuse(job, "retry", following is None or _spent(plan, job.occurrences), "its schedule has ended; enqueue it anew")
-    return _wait(job, following, now, by, (), **counters)
+    last = now if job.last_occurrence is None else max(job.last_occurrence, now)  # what passed meanwhile is over
+    return _wait(job, following, now, by, (), **counters, last_occurrence=last)
 
 
 def settle(job: JobInfo, status: JobStatus, when: datetime, error: str | None, now: datetime, by: str | None) -> Change:

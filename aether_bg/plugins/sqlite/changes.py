@@ -153,7 +153,8 @@ def _stale(conn: sqlite3.Connection, changes: list[Change]) -> Exception:
     """Which guard did not hold? Rows already written in this statement show their new numbers."""
     for change in changes:
         current = one_job(conn, ROW, str(change.job_id))
-        if current is None or (current.seq, current.schedule_rev) != (change.next_seq, change.next_rev):
+        moved = current is None or (current.seq, current.schedule_rev) != (change.next_seq, change.next_rev)
+        if moved or len(changes) == 1:  # alone, it is this one, even if a rival's write gave it the same numbers
             return Stale(change.job_id, current)
     return Stale(changes[0].job_id, None)
 
