@@ -505,7 +505,7 @@ def test_retention_against_live_work(world: World, count: int, note: Callable[[s
             await worker.put("tick", "alive", schedule="@every 100ms")
             for number in range(count):
                 waiting = await app.enqueue("quick", f"waiting-{number}", {}, timedelta(hours=1))
-                paused = await app.enqueue("quick", f"paused-{number}", {}, timedelta(milliseconds=10))
+                paused = await app.enqueue("quick", f"paused-{number}", {}, timedelta(seconds=2))
                 await app.pause(paused)
                 done = [await app.enqueue("effect", f"done-{number}-{n}", {"ms": n}) for n in range(4)]
                 busy = await app.enqueue("quick", f"busy-{number}", {"ms": 60})
