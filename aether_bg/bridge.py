@@ -12,8 +12,8 @@ class Bridge:
     """The loop this was made on. `post(fn)` has the loop call it soon; False when the loop is gone."""
 
     def __init__(self) -> None:
-        native: Any = anyio.lowlevel.current_token().native_token
-        # asyncio's token is its loop, trio's is a TrioToken
+        token: Any = anyio.lowlevel.current_token()
+        native = getattr(token, "native_token", token)  # the loop, or trio's token; anyio before 4.11 gives it as it is
         self._post: Callable[[Callable[[], object]], object] = (
             getattr(native, "call_soon_threadsafe", None) or native.run_sync_soon
         )

@@ -56,8 +56,7 @@ class SQLiteStore:
     def __repr__(self) -> str:
         return f"<SQLiteStore {str(self.path)!r}{'' if self._file is None else ' open'}>"
 
-    @property
-    def _open(self) -> OpenFile:
+    def _open(self) -> OpenFile:  # no property: pluggy before 1.7 evaluates those when a plugin is registered
         if self._file is None:
             raise NotStarted(repr(self), "it is not open", "Use it inside `async with app` or `app.client()`.")
         if self._file.pid != os.getpid():
@@ -89,7 +88,7 @@ class SQLiteStore:
 
     @hookimpl
     async def store_transact(self, writes: Sequence[Write]) -> Sequence[object]:
-        file = self._open
+        file = self._open()
         rank = Rank.OUTCOME if writes and isinstance(writes[0], Save) else Rank.OTHER
         results = await file.write(lambda conn: changes.transact(conn, writes, file.writer.guard), rank)
         # an app and its client share one connection, which does not see itself write
@@ -99,13 +98,13 @@ class SQLiteStore:
 
     @hookimpl
     async def store_claim(self, claim: Claim) -> Claimed:
-        rows, next_due = await self._open.write(lambda conn: claims.claim(conn, claim), Rank.OTHER)
+        rows, next_due = await self._open().write(lambda conn: claims.claim(conn, claim), Rank.OTHER)
         jobs = sorted(read_jobs(rows), key=lambda job: job.due_at or claim.now)
         return Claimed(jobs=tuple(jobs), next_due=next_due)
 
     @hookimpl
     async def store_heartbeat(self, beat: Heartbeat) -> Alive:
-        file = self._open
+        file = self._open()
         if beat.join:
             await file.join(beat)
         if beat.leave or beat.bury:
@@ -116,7 +115,7 @@ class SQLiteStore:
 
     @hookimpl
     async def store_find(self, query: Query) -> Sequence[JobInfo]:
-        file = self._open
+        file = self._open()
         if query.unarmed and not file.has_unarmed_index:
             await file.write(lambda conn: conn.execute(MAKE_UNARMED_INDEX), Rank.OTHER)
             file.has_unarmed_index = True
@@ -124,13 +123,13 @@ class SQLiteStore:
 
     @hookimpl
     async def store_history(self, job_id: UUID, limit: int) -> Sequence[JobRun]:
-        return await self._open.read(lambda conn: queries.history(conn, job_id, limit))
+        return await self._open().read(lambda conn: queries.history(conn, job_id, limit))
 
     @hookimpl
     async def store_stats(self) -> Stats:
-        file = self._open
+        file = self._open()
         return await file.read(lambda conn: queries.stats(conn, file.size(), to_time(datetime.now(UTC))))
 
     @hookimpl
     async def store_purge(self, purge: Purge) -> int:
-        return await self._open.write(lambda conn: changes.purge(conn, purge), Rank.OTHER)
+        return await self._open().write(lambda conn: changes.purge(conn, purge), Rank.OTHER)
