@@ -46,9 +46,7 @@ def lowest() -> list[str]:
 def run_pytest(session: nox.Session, *arguments: str) -> None:
     """Each session remembers its own failures; `-- --last-failed` looks at just those again."""
     cache = f"cache_dir=.nox/.pytest-{session.name.replace('(', '-').replace(')', '')}"
-    again = "--last-failed" in arguments
-    extra = ["--last-failed-no-failures", "none"] if again else []
-    session.run("pytest", "-q", "-o", cache, *arguments, *extra, success_codes=[0, 5] if again else [0])
+    session.run("pytest", "-q", "-o", cache, *arguments)
 
 
 @nox.session(python=found())
