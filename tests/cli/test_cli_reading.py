@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -163,6 +166,21 @@ def test_reading_leaves_the_file_as_it_is(run: Run, db: Path) -> None:
     assert {path.name for path in db.parent.iterdir()} <= {"jobs.db", "jobs.db-wal", "jobs.db-shm"}
 
 
+def test_reading_never_checkpoints(run: Run, db: Path, tmp_path: Path) -> None:
+    """After a crash the WAL belongs to the processes that take the write lock (PROTOCOL P5), not to an onlooker."""
+    left = tmp_path / "crashed.db"
+    with closing(sqlite3.connect(db)) as conn:
+        conn.execute("UPDATE jobs SET modified_by = 'me'")
+        conn.commit()
+        for suffix in ("", "-wal"):
+            shutil.copy(f"{db}{suffix}", f"{left}{suffix}")
+    wal = Path(f"{left}-wal").read_bytes()
+    assert wal
+    assert {job["modified_by"] for job in lines(run("list", left, "--json"))} == {"me"}
+    assert run("check", left).exit_code == 0
+    assert Path(f"{left}-wal").read_bytes() == wal
+
+
 @pytest.mark.parametrize("machine", [[], ["--json"]])
 def test_nothing_stored_reaches_a_terminal_raw(run: Run, db: Path, machine: list[str]) -> None:
     for command in (["list"], ["show", "broken"], ["history", "broken"], ["explain", "broken"], ["stats"],
@@ -173,6 +191,17 @@ def test_nothing_stored_reaches_a_terminal_raw(run: Run, db: Path, machine: list
             assert text.replace("\n", "").isprintable(), command
             assert "\r" not in text
     assert "\\x1b[31mway" in run("show", db, "broken").stdout or "\\u001b[31mway" in run("show", db, "broken").stdout
+
+
+def test_names_that_no_app_would_accept_are_escaped_too(run: Run, db: Path) -> None:
+    with closing(sqlite3.connect(db)) as conn, conn:
+        conn.execute(
+            "UPDATE jobs SET job_name = ?, handler_name = ? WHERE job_name = 'later'", ["a\x1b[1m\nb", "\x9bH"]
+        )
+    for command in (["list"], ["stats"], ["show", "a\x1b[1m\nb"], ["explain", "a\x1b[1m\nb"], ["pause", "a\x1b[1m\nb"]):
+        text = run(command[0], db, *command[1:]).stdout
+        assert "\\x1b" in text or "\\x9b" in text
+        assert text.replace("\n", "").isprintable(), command
 
 
 # -- next ----------------------------------------------------------------------------------------
