@@ -86,7 +86,7 @@ def test_a_unit_of_work_in_a_script(work: Aether, path: Path) -> None:
             with pytest.raises(InsideUnitOfWork):
                 jobs.delete("job")
         assert jobs.wait("job", 10).status is JobStatus.COMPLETED
-        with pytest.raises(ZeroDivisionError), jobs.unit_of_work() as uow:
+        with pytest.raises(ZeroDivisionError), jobs.unit_of_work() as uow:  # noqa: PT012
             uow.execute("INSERT INTO orders VALUES ('pen')")
             jobs.enqueue("Work", "dropped")
             raise ZeroDivisionError
