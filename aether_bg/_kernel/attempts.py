@@ -141,13 +141,18 @@ class Attempts:
             ending = states.Failed(error=_text(error))
         if self.running.get(job.id) is attempt:
             del self.running[job.id]
-        if job.crash_count >= SUSPICIOUS:
-            engine.suspect_running = False
-            engine.wake()  # the next one waits for this
-        if not attempt.revoked:
+        if attempt.revoked:
+            self._cleared(job)
+        else:
             self.recording.add(job.id)
             self._record(_Outcome(attempt, job, ending, plan))
         self._room.set()
+
+    def _cleared(self, job: JobInfo) -> None:
+        """Once its outcome is safe, and not before, the next suspect may kill the process (PROTOCOL R3)."""
+        if job.crash_count >= SUSPICIOUS:
+            self._engine.suspect_running = False
+            self._engine.wake()
 
     def _judge(self, attempt: Attempt, plan: Plan) -> states.Ending | Change | None:
         """None: run it."""
@@ -295,6 +300,7 @@ class Attempts:
 
     def _done(self, outcome: _Outcome) -> None:
         self.recording.discard(outcome.job.id)
+        self._cleared(outcome.job)
         self._room.set()
 
     async def _record_again(self, outcome: _Outcome, error: BaseException) -> None:
