@@ -293,8 +293,13 @@ async def test_an_attempt_that_fails_leaves_nothing(
     assert rows(path) == [(1, "book")]
 
 
-async def test_a_revoked_attempts_work_is_rolled_back(shop: Aether, path: Path) -> None:
-    """PROTOCOL U2: the outcome of a deleted job is refused, and its unit of work with it."""
+@pytest.mark.parametrize("elsewhere", [False, True])
+async def test_a_revoked_attempts_work_is_rolled_back(
+    shop: Aether, make_app: Callable[..., Aether], path: Path, elsewhere: bool
+) -> None:
+    """PROTOCOL U2, C1: the outcome of a deleted job is refused, and its unit of work with it; deleted by another
+    process, the store refuses it, for this one does not know yet."""
+    other = make_app()
     begun, go, went = anyio.Event(), anyio.Event(), anyio.Event()
 
     @shop.handler("Buy")
@@ -305,15 +310,16 @@ async def test_a_revoked_attempts_work_is_rolled_back(shop: Aether, path: Path) 
             await go.wait()
         went.set()
 
-    async with shop as app:
+    async with shop as app, other:
         job_id = await app.enqueue("Buy")
         with anyio.fail_after(10):
             await begun.wait()
-            assert await app.delete(job_id)
+            assert await (other if elsewhere else app).delete(job_id)
             go.set()
             await went.wait()
         await app.drain()
         assert (await app.wait(job_id, 10)).status is JobStatus.CANCELLED
+        assert [str(run.outcome) for run in await app.store.history(job_id)] == ["cancelled"]
     assert rows(path) == []
 
 
