@@ -28,7 +28,7 @@ class NoTokenGuard(Watched):
     @hookimpl
     async def lifecycle_start(self, kernel: Kernel, stack: AsyncExitStack) -> None:
         await self.inner.lifecycle_start(kernel, stack)
-        await self.inner._open.write(lambda conn: conn.execute("DROP INDEX IF EXISTS runs_completed"), Rank.OTHER)
+        await self.inner._open().write(lambda conn: conn.execute("DROP INDEX IF EXISTS runs_completed"), Rank.OTHER)
 
     @hookimpl
     async def store_transact(self, writes: Sequence[Write]) -> Sequence[object]:
@@ -68,7 +68,7 @@ class NoOwnerCheck(Watched):
                 if not known:
                     conn.execute("DELETE FROM owners WHERE id = ?", row)
 
-        rows, next_due = await self.inner._open.write(unchecked, Rank.OTHER)
+        rows, next_due = await self.inner._open().write(unchecked, Rank.OTHER)
         return Claimed(jobs=tuple(read_jobs(rows)), next_due=next_due)
 
 

@@ -98,7 +98,7 @@ def test_a_handler_that_always_kills(worlds: Callable[[str], World], count: int,
         deaths = 0
         process = world.start(scheduler=scheduler, enqueue=[*others[:10], *poison, *others[10:]])
         deadline = time.monotonic() + 30
-        while world.sql("SELECT count(*) FROM jobs WHERE status < 2") != [(0,)] or len(world.find("ack")) < 21:
+        while world.sql("SELECT count(*), sum(status < 2) FROM jobs") != [(21, 0)]:
             assert time.monotonic() < deadline, world.sql("SELECT job_name, status, crash_count FROM jobs")
             if not process.alive:
                 assert process.code == -9, process.tail()
@@ -125,6 +125,7 @@ def test_a_recurring_handler_that_always_kills(worlds: Callable[[str], World], c
         while not world.sql("SELECT 1 FROM jobs WHERE status = 3"):
             assert time.monotonic() < deadline, world.sql("SELECT job_name, status, crash_count FROM jobs")
             if not process.alive:
+                assert process.code == -9, process.tail()
                 deaths += 1
                 process = world.start()
             time.sleep(0.005)

@@ -17,7 +17,7 @@ LEASE = 0.5
 
 def stop_for_three_leases(world: World, count: int, mutant: str | None = None) -> str:
     """SIGSTOP while it runs jobs, SIGCONT three leases later; more jobs come due right then."""
-    sleeper = world.ready(options={"lease": LEASE, "concurrency": 8}, mutant=mutant)
+    sleeper = world.ready(options={"lease": LEASE, "concurrency": 8}, mutant=mutant, look=1.0)  # learns of it late
     world.ready(options={"lease": LEASE, "concurrency": 3}, mutant=mutant)
     woken: list[tuple[float, bool]] = []
     for number in range(count):

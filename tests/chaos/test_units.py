@@ -127,7 +127,7 @@ def break_batches(world: World, count: int, mutant: str | None = None) -> str:
             for number in range(count):
                 kind = BREAKERS[number % len(BREAKERS)]
                 if kind == "full":
-                    await worker.store._open.write(limit, 2)
+                    await worker.store._open().write(limit, 2)
                 calls = [(f"{number}-good-{n}", good) for n in range(8)]
                 calls += [(f"{number}-unit-{n}", unit) for n in range(4)]
                 async with anyio.create_task_group() as group:
@@ -136,7 +136,7 @@ def break_batches(world: World, count: int, mutant: str | None = None) -> str:
                         group.start_soon(outcome, name, lambda name=name, call=call: call(name))
                     group.start_soon(outcome, f"{number}-bad", lambda n=number, kind=kind: bad(f"{n}-bad", kind))
                 if kind == "full":
-                    await worker.store._open.write(lambda conn: conn.execute("PRAGMA max_page_count = 1000000"), 2)
+                    await worker.store._open().write(lambda conn: conn.execute("PRAGMA max_page_count = 1000000"), 2)
 
     anyio.run(main)
     orders = [name for (name,) in world.sql("SELECT name FROM orders")]

@@ -20,6 +20,7 @@ from uuid import UUID
 import anyio
 
 from aether_bg import Aether, Backoff, InvalidTransition, JobContext, JobStatus, SQLiteStore, UnitOfWork
+from aether_bg._kernel import owners
 from chaos.history import History
 from chaos.plugins import Failpoint, Hook, Observer, Push, Watched, text
 
@@ -42,6 +43,8 @@ class Worker:
             from aether_bg.plugins.sqlite.locks import OwnerLocks
 
             OwnerLocks.dead = lambda self, owner: False
+        if spec.get("look"):
+            owners.LOOK = spec["look"]
         self.plugin = self.wrapped(store)
         scheduler: Any = "timer"
         if spec.get("scheduler") == "push":
