@@ -218,6 +218,7 @@ class _Walk:
         if depth > MOST_DEPTH:
             raise self.error("a value", f"it is nested more than {MOST_DEPTH} deep, or contains itself", path=path[:80])
         if isinstance(value, Mapping):
+            self.size += 2
             return {self._key(key, path): self.plain(item, f"{path}.{key}", depth + 1) for key, item in value.items()}
         if isinstance(value, list | tuple):
             self.size += 2

@@ -588,3 +588,47 @@ async def test_retention(make_app: Make, retention: Any, left: int) -> None:
         stats = await app.store.stats()
         assert (stats.completed, stats.scheduled) == (left, 1)
         assert await app.store.get_by_job_name("job-3" if left else "waiting") is not None
+
+
+async def test_clients_that_start_together_share_one_open_file(app: Aether) -> None:
+    app.handler("Work")(lambda: None)
+
+    def writers() -> int:
+        return sum(thread.name.startswith("aether_bg writer") for thread in threading.enumerate())
+
+    most = []
+
+    async def one() -> None:
+        async with app.client() as jobs:
+            await jobs.enqueue("Work")
+            most.append(writers())
+            await anyio.sleep(0.02)
+
+    before = writers()
+    async with anyio.create_task_group() as group:
+        for _ in range(5):
+            group.start_soon(one)
+    assert max(most) == before + 1
+    assert writers() <= before
+    async with app:
+        await app.drain()
+        assert (await app.store.stats()).completed == 5
+
+
+def test_a_folder_as_database_is_refused_at_construction(tmp_path: Path) -> None:
+    from aether_bg import StoreIsDirectory
+
+    for store in (tmp_path, str(tmp_path)):
+        with pytest.raises(StoreIsDirectory, match=r"it is a folder.*regular file"):
+            Aether(store, scheduler="timer")
+
+
+async def test_empty_objects_count_towards_the_limit_of_payloads(make_app: Make) -> None:
+    from aether_bg import InvalidPayload
+
+    app = make_app(max_payload=1000)
+    app.handler("Work")(lambda args: None)
+    async with app:
+        with pytest.raises(InvalidPayload, match=r"3,\d+ bytes.*1,000"):
+            await app.enqueue("Work", payload=[{}] * 1000)
+        await app.enqueue("Work", payload=[{}] * 300)

@@ -23,7 +23,7 @@ from aether_bg.bridge import Bridge
 from aether_bg.errors import ForkedProcess, InvalidOption, NotStarted, shown
 from aether_bg.hookspecs import hookimpl
 from aether_bg.model import Alive, Claim, Claimed, Heartbeat, JobInfo, JobRun, Purge, Query, Save, Stats, Write
-from aether_bg.plugins.sqlite import changes, claims, queries
+from aether_bg.plugins.sqlite import changes, claims, files, queries
 from aether_bg.plugins.sqlite.opened import OpenFile
 from aether_bg.plugins.sqlite.rows import read_jobs, to_time
 from aether_bg.plugins.sqlite.schema import MAKE_UNARMED_INDEX
@@ -50,8 +50,11 @@ class SQLiteStore:
         if str(path) == ":memory:":  # a real in-memory database has no WAL and no second connection
             self.path = Path(tempfile.mkdtemp(prefix="aether_bg-")) / "jobs.db"
             weakref.finalize(self, shutil.rmtree, self.path.parent, ignore_errors=True)
+        if self.path.is_dir():
+            raise files.irregular(self.path)
         self._file: OpenFile | None = None
         self._users: list[Kernel] = []
+        self._opening: anyio.Event | None = None
 
     def __repr__(self) -> str:
         return f"<SQLiteStore {str(self.path)!r}{'' if self._file is None else ' open'}>"
@@ -69,8 +72,15 @@ class SQLiteStore:
 
     @hookimpl
     async def lifecycle_start(self, kernel: Kernel, stack: AsyncExitStack) -> None:
+        while self._opening is not None:  # an app and its client may start at the same moment
+            await self._opening.wait()
         if self._file is None:
-            self._file = await anyio.to_thread.run_sync(OpenFile, self.path, self.busy, Bridge(), self._wake)
+            self._opening = opening = anyio.Event()
+            try:
+                self._file = await anyio.to_thread.run_sync(OpenFile, self.path, self.busy, Bridge(), self._wake)
+            finally:
+                self._opening = None
+                opening.set()
         self._users.append(kernel)
         stack.push_async_callback(self._close, kernel)
 

@@ -42,7 +42,7 @@ def prepare(path: Path) -> None:
         return
     if not stat.S_ISREG(found.st_mode):
         kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a link" if stat.S_ISLNK(found.st_mode) else "no file"
-        raise StoreIsDirectory(f"database {path}", f"it is {kind}", "Name a regular file inside an existing folder.")
+        raise irregular(path, kind)
     if not os.access(path, os.W_OK) or not os.access(path.parent, os.W_OK):
         raise _read_only(path)
     try:
@@ -52,6 +52,10 @@ def prepare(path: Path) -> None:
         raise translate(error, path) from error
     if start and start != _MAGIC:
         raise NotADatabase(f"file {path}", "it is not a SQLite database", "Name another file.")
+
+
+def irregular(path: Path, kind: str = "a folder") -> StoreIsDirectory:
+    return StoreIsDirectory(f"database {path}", f"it is {kind}", "Name a regular file inside an existing folder.")
 
 
 def _create(path: Path) -> None:
