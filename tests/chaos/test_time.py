@@ -18,7 +18,7 @@ import anyio
 import pytest
 
 from aether_bg import Aether, Backoff, JobContext, JobStatus, RunOutcome
-from aether_bg._kernel import occurrences, owners
+from aether_bg._kernel import occurrences, owners, states
 from aether_bg.testing import FakeClock
 from chaos.harness import TESTS, World
 from chaos.plugins import Hook
@@ -125,7 +125,8 @@ def test_down_for_an_hour(tmp_path: Path, count: int, full: bool, monkeypatch: p
     cap = 1000
     if not full:
         cap = 100
-        monkeypatch.setattr(occurrences, "KEPT", cap)
+        for room in (occurrences, states):
+            monkeypatch.setattr(room, "KEPT", cap)
 
     async def main(number: int) -> None:
         clock = FakeClock()
