@@ -44,10 +44,13 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return None
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    long = size_of(config) == "full" and config.pluginmanager.hasplugin("timeout")
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.chaos)
+            if long:
+                item.add_marker(pytest.mark.timeout(3600))
 
 
 @pytest.fixture(scope="session")
