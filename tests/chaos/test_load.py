@@ -236,7 +236,7 @@ def slope(samples: list[tuple[float, float]]) -> float:
 @pytest.mark.row(25, small=1, full=1)
 def test_soak(world: World, full: bool, note: Callable[[str], None]) -> None:
     """The process that is never killed stays as it is, while others die beside it. AETHER_BG_CHAOS_SOAK: seconds."""
-    seconds = float(os.environ.get("AETHER_BG_CHAOS_SOAK", 1800 if full else 25))
+    seconds = float(os.environ.get("AETHER_BG_CHAOS_SOAK", "1800" if full else "25"))
     warm = seconds / 5
     chance = random.Random(25)
     options = {"retention": 2000, "concurrency": 50}
