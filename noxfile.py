@@ -61,7 +61,7 @@ def lowest_dependencies(session: nox.Session) -> None:
     """The suite again, on the oldest dependencies allowed."""
     session.install("-q", ".[test]", *EXAMPLES)
     session.install("-q", *lowest())
-    core = ["tests/app", "tests/states", "tests/plugins"]
+    core = ["tests/app", "tests/test_state_machine.py", "tests/plugins"]
     run_pytest(session, "-n", "2", "--dist", "loadfile", *core, *session.posargs)
 
 
