@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from sqlite_utils import Database
 
-from aether_bg._kernel import states
-from aether_bg._kernel.occurrences import KEPT, Plan, anchor_for
+from aether_bg._rules import states
+from aether_bg._rules.occurrences import KEPT, Plan, anchor_for
 from aether_bg.errors import InvalidTransition, NameHeld, Stale
 from aether_bg.model import (
     Add,

@@ -1,6 +1,6 @@
-"""The kernel: what a job is and what may happen to it. Private; `aether_bg` exports what is public.
+"""The running kernel, from due rows to committed outcomes. Private; `aether_bg` exports what is public.
 
-`app` the service users hold · `options` its settings · `plugins`, `calls` hooks · `handlers`, `payloads`,
-`dependencies` the user's code · `jobs`, `work`, `view` the verbs · `states`, `occurrences` the pure state machine ·
-`engine`, `attempts`, `gather`, `owners`, `outbox`, `events`, `tasks` what runs · `lifecycle`, `blocking` start and stop
+`engine` the doors that schedulers knock at · `attempts`, `attempt`, `verdicts`, `outcomes` one attempt from its claim to
+its commit · `owners` who is alive · `outbox` what is to be armed · `gather` writes that share a transaction · `events`
+observers · `core`, `tasks` what all of them share. Above: `_app`. Below: `_handlers`, `_hooks`, `_rules`.
 """

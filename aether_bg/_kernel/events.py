@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import anyio
 
+from aether_bg._hooks.calls import Calls
 from aether_bg.model import Event, Problem
-
-if TYPE_CHECKING:
-    from aether_bg._kernel.engine import Engine
 
 log = logging.getLogger("aether_bg")
 
@@ -20,9 +18,9 @@ _SLOW: Final = 5.0
 
 
 class Events:
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self.observed = engine.calls.observed
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+        self.observed = calls.observed
         self._waiting: deque[Event] = deque()
         self._something = anyio.Event()
         self._dropped = 0
@@ -46,7 +44,7 @@ class Events:
 
     async def run(self) -> None:
         """What an observer raises is logged and goes no further; one that takes long is named."""
-        observers = self._engine.calls.observers()
+        observers = self._calls.observers()
         while True:
             await self._something.wait()
             self._something = anyio.Event()

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from uuid import UUID
 
 import anyio
 import attrs
 
-from aether_bg._kernel import states
+from aether_bg._kernel.core import Core
+from aether_bg._rules import states
 from aether_bg.errors import Stale, StoreError
 from aether_bg.model import JobInfo, JobStatus, Query, Save
-
-if TYPE_CHECKING:
-    from aether_bg._kernel.engine import Engine
 
 _MOST: Final = 500
 _AT_ONCE: Final = 32
@@ -24,17 +22,17 @@ _BACKOFF: Final = (0.5, 30.0)
 class Outbox:
     """Pumps rows into `schedule_arm`: those named by `changed`, and whatever the store says is not armed."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, core: Core) -> None:
+        self._core = core
         self._named: set[UUID] = set()
         self._forget: dict[UUID, int] = {}
         """Rows that moved on while their arm was under way, and the seq that the engine may hold of them."""
         self._wait = 0.0
-        engine.arm = self.changed
+        core.arm = self.changed
 
     def changed(self, job_id: UUID) -> None:
         self._named.add(job_id)
-        self._engine.nudge()
+        self._core.nudge()
 
     async def run(self) -> None:
         while True:
@@ -42,7 +40,7 @@ class Outbox:
             if self._wait:
                 await anyio.sleep(self._wait)
             elif not self._named:
-                await self._engine.changed(_LOOK)
+                await self._core.changed(_LOOK)
 
     async def flush(self, within: float) -> None:
         """At the stop: what is not armed by then is the next start's (PROTOCOL S1)."""
@@ -55,9 +53,9 @@ class Outbox:
             rows = {job.id: job for job in await self._unarmed()}
             for start in range(0, len(named), _MOST):
                 some = tuple(named)[start : start + _MOST]
-                rows |= {job.id: job for job in await self._engine.calls.find(Query(ids=some))}
+                rows |= {job.id: job for job in await self._core.calls.find(Query(ids=some))}
         except StoreError as error:
-            self._engine.report("outbox", error)
+            self._core.report("outbox", error)
             self._named |= named
             self._back_off()
             return
@@ -82,22 +80,22 @@ class Outbox:
             self._wait = 0.0
 
     async def _unarmed(self) -> list[JobInfo]:
-        return await self._engine.calls.find(Query(unarmed=True, order="due", limit=_MOST))
+        return await self._core.calls.find(Query(unarmed=True, order="due", limit=_MOST))
 
     async def _arm(self, job: JobInfo) -> bool:
         try:
-            held = await self._engine.calls.arm(job)
+            held = await self._core.calls.arm(job)
         except Exception as error:
-            self._engine.report("schedule_arm", error)
+            self._core.report("schedule_arm", error)
             held = False
         if held and _waits(job) and job.armed_seq != job.seq:
             try:
-                await self._engine.writes.write(Save(states.armed(job)))
+                await self._core.writes.write(Save(states.armed(job)))
             except Stale:
                 self._forget[job.id] = job.seq  # it moved on meanwhile: look again
                 self.changed(job.id)
             except StoreError as error:
-                self._engine.report("outbox", error)
+                self._core.report("outbox", error)
         return held
 
     def _back_off(self) -> None:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from uuid import UUID
 
 import anyio
 
-from aether_bg._kernel import states
-from aether_bg._kernel.ids import uuid7
+from aether_bg._kernel.engine import Engine
+from aether_bg._rules import states
+from aether_bg._rules.ids import uuid7
 from aether_bg.errors import InvalidSchedule, Stale, StoreError
 from aether_bg.model import Alive, Change, Claim, Heartbeat, JobInfo, JobStatus, Query, Recovered, Save
-
-if TYPE_CHECKING:
-    from aether_bg._kernel.engine import Engine
 
 LOOK: Final = 0.3
 """Seconds between looks at the other owners' locks (PROTOCOL P3)."""
@@ -49,7 +47,7 @@ class Owners:
 
     async def run(self) -> None:
         while True:
-            await anyio.sleep(LOOK)
+            await self._engine.look.wait(LOOK)
             known = dict(self._engine.attempts.running)
             try:
                 alive = await self._beat()
@@ -76,7 +74,7 @@ class Owners:
             owner=engine.owner, handlers=tuple(engine.handlers), now=engine.clock.now(), interval=lease / 3,
             keep_for=10 * lease if keep_for is None else keep_for, join=join, leave=leave, bury=bury,
         )  # fmt: skip
-        engine.view.jobs.alive = alive = await engine.calls.heartbeat(beat)
+        engine.alive = alive = await engine.calls.heartbeat(beat)
         return alive
 
     async def _start_over(self) -> None:

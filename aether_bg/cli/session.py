@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 import anyio
 
 from aether_bg import Aether
-from aether_bg._kernel.operator import Operator, operating
+from aether_bg._app.operator import Operator, operating
 from aether_bg.plugins.sqlite import files
 
 try:

@@ -13,7 +13,7 @@ import anyio
 import pytest
 
 from aether_bg import Aether, InsideUnitOfWork, JobNotFound, JobStatus, NotStarted, UnknownHandler
-from aether_bg._kernel.view import StoreView
+from aether_bg._app.view import StoreView
 
 
 @pytest.fixture

@@ -63,7 +63,7 @@ class Says:
             say("started")
 
 app.plugins.register(Says())
-from aether_bg._kernel.calls import Calls
+from aether_bg._hooks.calls import Calls
 app.calls = Calls(app.plugins)
 app.run(backend=backend)
 say("stopped")

@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def preload() -> None:
-    for name in ("aether_bg", "aether_bg.plugins.sqlite", "aether_bg._kernel.blocking", "sqlite_utils", "pytest"):
+    for name in ("aether_bg", "aether_bg.plugins.sqlite", "aether_bg._app.blocking", "sqlite_utils", "pytest"):
         importlib.import_module(name)
     importlib.import_module("anyio._backends._asyncio")
     importlib.import_module("chaos.worker")

@@ -18,7 +18,8 @@ import anyio
 import pytest
 
 from aether_bg import Aether, Backoff, JobContext, JobStatus, RunOutcome
-from aether_bg._kernel import occurrences, owners, states
+from aether_bg._kernel import owners
+from aether_bg._rules import occurrences, states
 from aether_bg.testing import FakeClock
 from chaos.harness import TESTS, World
 from chaos.plugins import Hook

@@ -15,7 +15,7 @@ import pytest
 
 import aether_bg
 from aether_bg import Aether, Backoff
-from aether_bg._kernel.view import StoreView
+from aether_bg._app.view import StoreView
 
 from .snippets import ROOT, Snippet, snippets, table
 

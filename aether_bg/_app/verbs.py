@@ -8,13 +8,14 @@ from datetime import datetime, timedelta
 from typing import Any, Concatenate, Literal, Never, TypeVar
 from uuid import UUID
 
-from aether_bg._kernel import options as checks
-from aether_bg._kernel import work
-from aether_bg._kernel.jobs import ENQUEUE_OPTIONS, Jobs
-from aether_bg._kernel.lifecycle import Run
-from aether_bg._kernel.plugins import name_of
-from aether_bg._kernel.view import StoreView
-from aether_bg._kernel.work import UnitOfWork
+from aether_bg._app.enqueue import ENQUEUE_OPTIONS
+from aether_bg._app.jobs import Jobs
+from aether_bg._app.lifecycle import Run
+from aether_bg._app.view import StoreView
+from aether_bg._handlers import work
+from aether_bg._handlers.work import UnitOfWork
+from aether_bg._hooks.plugins import name_of
+from aether_bg._rules import options as checks
 from aether_bg.errors import NotAnOwner, NotStarted
 from aether_bg.model import JobInfo, JobType, Misfire
 
@@ -42,7 +43,7 @@ class Verbs:
     @property
     def store(self) -> StoreView:
         """Queries: jobs, their history, statistics."""
-        return self._running.engine.view
+        return self._running.view
 
     async def enqueue(
         self,
@@ -75,7 +76,7 @@ class Verbs:
         the store is in trouble; nothing has been stored then. Inside a unit of work: durable when that commits.
         """
         checks.unknown_options(unknown, ENQUEUE_OPTIONS)
-        return await self._jobs.enqueue(
+        return await self._running.enqueues.enqueue(
             handler, job_name, payload, schedule, metadata, timezone=timezone, start=start, if_exists=if_exists,
             repeats=repeats, until=until, misfire=misfire, misfire_grace=misfire_grace,
         )  # fmt: skip
@@ -106,7 +107,7 @@ class Verbs:
             raise
         finally:
             work.current.reset(token)
-        await self._jobs.commit(unit)
+        await self._running.enqueues.commit(unit)
 
     async def explain(self, job: UUID | str) -> str:
         """Did it run, and if not, why not? In sentences, from the rows. Raises `JobNotFound`."""

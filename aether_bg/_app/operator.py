@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from aether_bg._kernel.lifecycle import Run
+from aether_bg._app.lifecycle import Run
 
 if TYPE_CHECKING:
-    from aether_bg._kernel.app import Aether
-    from aether_bg._kernel.jobs import Jobs
+    from aether_bg._app.app import Aether
+    from aether_bg._app.jobs import Jobs
     from aether_bg.model import Purge
 
 

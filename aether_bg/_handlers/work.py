@@ -8,7 +8,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from uuid import UUID
 
 from aether_bg.errors import InsideUnitOfWork, NotStarted, UnitOfWorkClosed
-from aether_bg.model import Call, Execute, Transaction, Write
+from aether_bg.model import Add, Call, Execute, JobInfo, Transaction, Write
 
 R = TypeVar("R")
 _UNSET: Any = object()
@@ -52,8 +52,10 @@ class UnitOfWork:
     database. `execute`, `run` and `app.enqueue` inside the block join it, from async code and threads alike.
     """
 
-    def __init__(self, enqueue: Callable[[Transaction], Callable[..., UUID]]) -> None:
+    def __init__(self, enqueue: Callable[[Transaction, list[JobInfo]], Callable[..., UUID]]) -> None:
         self._enqueue = enqueue
+        self._made: list[list[JobInfo]] = []
+        """What each function enqueues, when it last ran: a transaction that is refused is tried again."""
         self._steps: list[tuple[Write, Queued[Any] | None]] = []
         self._closed = False
 
@@ -68,8 +70,14 @@ class UnitOfWork:
 
         A plain function, on the store's thread: keep it short, and do no I/O of its own.
         """
-        queued = Queued[R]()
-        self.queue(Call(lambda tx: fn(_Tx(tx, self._enqueue(tx)))), queued)
+        queued, made = Queued[R](), list[JobInfo]()
+        self._made.append(made)
+
+        def carry_out(tx: Transaction) -> R:
+            made.clear()
+            return fn(_Tx(tx, self._enqueue(tx, made)))
+
+        self.queue(Call(carry_out), queued)
         return queued
 
     def __repr__(self) -> str:
@@ -85,6 +93,12 @@ class UnitOfWork:
     @property
     def writes(self) -> list[Write]:
         return [write for write, _ in self._steps]
+
+    @property
+    def jobs(self) -> list[JobInfo]:
+        """What it has enqueued, once it is committed."""
+        joined = [write.job for write in self.writes if isinstance(write, Add)]
+        return joined + [job for made in self._made for job in made]
 
     def close(self) -> list[Write]:
         """No more steps; those there are."""

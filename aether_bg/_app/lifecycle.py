@@ -11,17 +11,20 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 
-from aether_bg._kernel import states
+from aether_bg._app.enqueue import Enqueues
+from aether_bg._app.jobs import Jobs
+from aether_bg._app.rows import Rows
+from aether_bg._app.view import StoreView
 from aether_bg._kernel.engine import Engine
-from aether_bg._kernel.jobs import Jobs
 from aether_bg._kernel.outbox import Outbox
 from aether_bg._kernel.owners import Owners
 from aether_bg._kernel.tasks import spawner
+from aether_bg._rules import states
 from aether_bg.errors import ForkedProcess, StoreError
 from aether_bg.model import AppStarted, AppStopped, Change, Purge, Save
 
 if TYPE_CHECKING:
-    from aether_bg._kernel.app import Aether
+    from aether_bg._app.app import Aether
 
 AFTER_CANCEL: Final = 0.5
 """Seconds between cancelling what runs and taking its rows back."""
@@ -46,7 +49,9 @@ class Run:
         """Set by a second signal: skips the grace (PROTOCOL S3)."""
         self._failed: BaseException | None = None
         self.engine: Engine
+        self.enqueues: Enqueues
         self.jobs: Jobs
+        self.view: StoreView
 
     def check_process(self) -> None:
         """In a forked child nothing of the app lives: neither its loop nor its threads (PROTOCOL P2)."""
@@ -90,7 +95,10 @@ class Run:
     async def _live(self) -> None:
         app = self._app
         engine = self.engine = Engine(app.options, app.calls, app.handlers, app.dependencies, self._spawn)
-        self.jobs = engine.view.jobs = Jobs(engine, client=self._client)
+        rows = Rows(engine)
+        self.enqueues = Enqueues(engine, rows, client=self._client)
+        self.jobs = Jobs(engine, rows)
+        self.view = engine.store = StoreView(engine, self.jobs)
         stack = AsyncExitStack()
         try:
             await app.calls.start(engine, stack)
@@ -116,7 +124,7 @@ class Run:
         alive = await owners.join()
         try:
             for arguments in app.declared:
-                await self.jobs.enqueue(**arguments)
+                await self.enqueues.enqueue(**arguments)
             engine.supervise(owners.run, "heartbeat")
             if outbox is not None:
                 engine.supervise(outbox.run, "outbox")

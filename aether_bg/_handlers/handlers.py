@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from aether_bg._kernel.dependencies import Dependencies, hints_of
-from aether_bg._kernel.payloads import PayloadType, check_json, converter, name_of
-from aether_bg._kernel.work import UnitOfWork
+from aether_bg._handlers.dependencies import Dependencies, hints_of
+from aether_bg._handlers.payloads import PayloadType, check_json, converter, name_of
+from aether_bg._handlers.work import UnitOfWork
 from aether_bg.errors import DuplicateHandler, InvalidHandler, InvalidPayload, UnknownHandler, shown
 from aether_bg.model import HandlerInfo, JobContext, JobType
 from aether_bg.protocols import Runner

@@ -8,6 +8,7 @@ from typing import Final
 
 import attrs
 
+from aether_bg.errors import InvalidSchedule
 from aether_bg.model import Definition, JobInfo
 from aether_bg.schedule import Schedule
 
@@ -116,3 +117,12 @@ def anchor_for(schedule: Schedule, now: datetime, start: datetime | None) -> dat
         return now
     following = schedule.next(now, now)
     return now if following is None else start - (following - now)
+
+
+def first_of(schedule: Schedule, plan: Plan) -> datetime:
+    """Raises `InvalidSchedule` when there is none within the bounds."""
+    due = plan.first()
+    if due is None:
+        bounds = f"before until={plan.until:%Y-%m-%dT%H:%M:%SZ}" if plan.until else "from now on"
+        raise InvalidSchedule(schedule.text, field=None, reason=f"it has no occurrence {bounds}", example="@daily")
+    return due

@@ -9,16 +9,16 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager, asyn
 from types import TracebackType
 from typing import Any, Literal, Never, Self, TypeVar
 
-from aether_bg._kernel import options as checks
-from aether_bg._kernel.blocking import Blocking, blocking, run_until_signal
-from aether_bg._kernel.calls import Calls
-from aether_bg._kernel.dependencies import Dependencies
-from aether_bg._kernel.handlers import Handlers, info_of
-from aether_bg._kernel.jobs import ENQUEUE_OPTIONS
-from aether_bg._kernel.lifecycle import Run
-from aether_bg._kernel.options import Options
-from aether_bg._kernel.plugins import Plugins, default, entry_points, name_of
-from aether_bg._kernel.verbs import Client, OwnerVerbs, When
+from aether_bg._app.blocking import Blocking, blocking, run_until_signal
+from aether_bg._app.enqueue import ENQUEUE_OPTIONS
+from aether_bg._app.lifecycle import Run
+from aether_bg._app.verbs import Client, OwnerVerbs, When
+from aether_bg._handlers.dependencies import Dependencies
+from aether_bg._handlers.handlers import Handlers, info_of
+from aether_bg._hooks.calls import Calls
+from aether_bg._hooks.plugins import Plugins, default, entry_points, name_of
+from aether_bg._rules import options as checks
+from aether_bg._rules.options import Options
 from aether_bg.errors import AlreadyStarted, InvalidOption
 from aether_bg.model import Backoff
 from aether_bg.protocols import Clock

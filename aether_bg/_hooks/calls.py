@@ -11,7 +11,7 @@ from uuid import UUID
 import attrs
 
 from aether_bg import schedule as language
-from aether_bg._kernel.plugins import Plugins
+from aether_bg._hooks.plugins import Plugins
 from aether_bg.errors import InvalidPayload, InvalidSchedule
 from aether_bg.model import (
     Add,
@@ -205,7 +205,7 @@ class Calls:
 
 
 def _hook_of(plugin: Any, hook: str) -> Callable[..., Any] | None:
-    from aether_bg._kernel.plugins import implementations
+    from aether_bg._hooks.plugins import implementations
 
     for attribute, function, options in implementations(plugin):
         if (options.get("specname") or attribute) == hook:

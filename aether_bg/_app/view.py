@@ -4,25 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
-from aether_bg._kernel import options as checks
-from aether_bg._kernel.payloads import check_metadata
+from aether_bg._app.jobs import Jobs
+from aether_bg._handlers.payloads import check_metadata
+from aether_bg._kernel.engine import Engine
+from aether_bg._rules import options as checks
 from aether_bg.errors import InvalidOption, shown
 from aether_bg.model import JobInfo, JobRun, JobStatus, Purge, Query, Stats
-
-if TYPE_CHECKING:
-    from aether_bg._kernel.engine import Engine
-    from aether_bg._kernel.jobs import Jobs
 
 
 class StoreView:
     """Queries over the store, whichever plugin it is. Every read sees at least what was committed before the call."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self.jobs: Jobs
+    def __init__(self, engine: Engine, jobs: Jobs) -> None:
+        self._engine, self._jobs = engine, jobs
 
     def __repr__(self) -> str:
         return f"<StoreView of {self._engine.store_id}>"
@@ -67,7 +64,7 @@ class StoreView:
 
         Raises `InvalidTransition` for RUNNING, and from one terminal state to another (PROTOCOL U6).
         """
-        await self.jobs.update_status(id, status, handled_time, error)
+        await self._jobs.update_status(id, status, handled_time, error)
 
     async def purge(
         self,
@@ -106,6 +103,9 @@ def _query(query: Query | None, fields: Mapping[str, Any]) -> Query:
     checks.one_of("order", query.order, ("created", "due"))
     for name in ("due_before", "created_after", "created_before", "begun_after"):
         given[name] = checks.instant(name, getattr(query, name))
+    for name in ("job_name", "handler_name"):
+        if not isinstance(getattr(query, name), str | None):
+            checks.refuse(name, getattr(query, name), "is a string", "Pass the name a job was enqueued with.")
     for name in ("after", "owner"):
         if not isinstance(getattr(query, name), UUID | None):
             checks.refuse(name, getattr(query, name), "is a uuid.UUID", "Pass the id of a JobInfo.")

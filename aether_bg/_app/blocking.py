@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar,
 import anyio
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from aether_bg._kernel.verbs import OwnerVerbs
-from aether_bg._kernel.view import StoreView
-from aether_bg._kernel.work import UnitOfWork, current
+from aether_bg._app.verbs import OwnerVerbs
+from aether_bg._app.view import StoreView
+from aether_bg._handlers.work import UnitOfWork, current
 from aether_bg.bridge import Bridge
 from aether_bg.errors import ForkedProcess, UsageError
 from aether_bg.model import JobInfo
 
 if TYPE_CHECKING:
-    from aether_bg._kernel.app import Aether
+    from aether_bg._app.app import Aether
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -1,0 +1,41 @@
+"""A claimed row, while its handler runs and until its outcome is committed."""
+
+from __future__ import annotations
+
+import anyio
+import attrs
+
+from aether_bg._handlers.handlers import Handler
+from aether_bg._handlers.work import UnitOfWork
+from aether_bg.errors import InvalidPayload
+from aether_bg.model import JobContext, JobInfo
+
+
+@attrs.define(eq=False)
+class Attempt:
+    job: JobInfo
+    context: JobContext
+    handler: Handler | None = None
+    scope: anyio.CancelScope = attrs.field(factory=anyio.CancelScope)
+    begun: bool = False
+    revoked: bool = False
+    """Another one moved the row: whatever comes of this attempt is not recorded."""
+    releasing: bool = False
+    """The stop interrupts it."""
+    unreadable: InvalidPayload | None = None
+    """Its payload cannot be decoded."""
+    overdue_since: float | None = None
+    work: UnitOfWork | None = None
+    notes: list[str] = attrs.field(factory=list)
+    """Errors while its scope was closed."""
+
+    def revoke(self) -> None:
+        self.revoked = True
+        self.scope.cancel()
+
+    @property
+    def in_thread(self) -> bool:
+        return self.begun and self.handler is not None and not self.handler.info.is_async
+
+    def __str__(self) -> str:
+        return f"{self.job.handler_name} ({self.job.job_name})"

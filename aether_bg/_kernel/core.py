@@ -1,0 +1,218 @@
+"""What every room of the running kernel shares: the plugs, the clock, waking and sleeping, supervised loops."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
+from functools import lru_cache
+from typing import Final
+from uuid import UUID
+
+import anyio
+
+from aether_bg._handlers.dependencies import Dependencies
+from aether_bg._handlers.handlers import Handlers
+from aether_bg._handlers.work import UnitOfWork
+from aether_bg._hooks.calls import Calls
+from aether_bg._kernel.events import Events
+from aether_bg._kernel.gather import Gather
+from aether_bg._kernel.tasks import Signal, Spawn
+from aether_bg._rules.ids import uuid7
+from aether_bg._rules.occurrences import Plan
+from aether_bg._rules.options import Options
+from aether_bg.bridge import Bridge
+from aether_bg.model import Alive, Change, JobInfo, Transaction
+from aether_bg.protocols import Clock, Reader
+from aether_bg.schedule import Schedule
+
+log = logging.getLogger("aether_bg")
+
+NAP: Final = 1.0
+"""Longest sleep before the clock is read again (PROTOCOL R4)."""
+RECENT: Final = 60.0
+"""Seconds for which `health` and `explain` tell of a problem."""
+_BACKOFF: Final = (0.05, 5.0)
+
+
+class Core:
+    """One start of one app: made at the start, dropped at the stop."""
+
+    store: Reader
+    enqueue_in: Callable[[Transaction, list[JobInfo]], Callable[..., UUID]]
+    """`tx.enqueue` for a transaction, which lists what it makes; the verbs' part of a unit of work."""
+    committed: Callable[[UnitOfWork], object]
+    """A unit of work is durable: the verbs tell of what it enqueued."""
+
+    def __init__(
+        self, options: Options, calls: Calls, handlers: Handlers, dependencies: Dependencies, spawn: Spawn
+    ) -> None:
+        self.options, self.calls, self.handlers = options, calls, handlers
+        self.dependencies = dependencies
+        self.start_task = spawn
+        """A task of the kernel's own, with a clean context (PROTOCOL W6)."""
+        self.owner: UUID = uuid7()
+        self.store_id: UUID = UUID(int=0)
+        self.stopping = False
+        self.events = Events(calls)
+        self.writes = Gather(calls.transact)
+        self.schedule = lru_cache(maxsize=1024)(calls.load)
+        self.arm: Callable[[UUID], object] = lambda job_id: None
+        """Tell the outbox that a row has changed; set when a scheduler arms."""
+        self.look = Signal()
+        """Look at the other owners now, rather than at the next beat."""
+        self.alive: Alive | None = None
+        """The last answer to this owner's heartbeat; a client has none."""
+        self.suspect_running = False
+        """A job that has crashed before is running: no second one beside it (PROTOCOL R3)."""
+        self._problems: dict[str, tuple[float, str]] = {}
+        self._bridge = Bridge()
+        self._thread = threading.get_ident()
+        self._woken = anyio.Event()
+        self._alarm: datetime | None = None
+        """When the scheduler will look again, while it sleeps."""
+        self._changed = Signal()
+        self._loops: set[anyio.CancelScope] = set()
+        self._lasting: list[anyio.CancelScope] = []
+        self._endings: dict[UUID, anyio.Event] = {}
+
+    # -- what plugins may ask --------------------------------------------------------------------
+
+    @property
+    def clock(self) -> Clock:
+        return self.options.clock
+
+    def wake(self) -> None:
+        if threading.get_ident() == self._thread:
+            self._wake()
+        else:
+            self._bridge.post(self._wake)
+
+    def _wake(self) -> None:
+        self._woken.set()
+        self.nudge()
+
+    def expect(self, due: datetime | None) -> None:
+        """A row waits for `due`: wake the scheduler if it sleeps past that."""
+        if due is not None and (self._alarm is None or due < self._alarm):
+            self._woken.set()
+
+    def nudge(self) -> None:
+        """Let go of those who wait in `changed`."""
+        self._changed.set()
+
+    async def changed(self, within: float) -> None:
+        """Wait for a sign that some row may have changed, at most so many seconds."""
+        await self._changed.wait(within)
+
+    async def sleep_until(self, when: datetime | None) -> None:
+        now = self.clock.now()
+        latest = now + timedelta(seconds=NAP)
+        self._alarm = latest if when is None else min(when, latest)
+        wait = (self._alarm - now).total_seconds()
+        if wait > 0:
+            with anyio.move_on_after(wait):
+                await self._woken.wait()
+        else:
+            await anyio.sleep(0)
+        self._alarm = None
+        self._woken = anyio.Event()
+
+    def report(self, part: str, problem: BaseException | str) -> None:
+        error = problem if isinstance(problem, BaseException) else None
+        log.warning("%s: %s", part, _one_line(problem), exc_info=error if log.isEnabledFor(logging.DEBUG) else None)
+        self._problems[part] = (self.clock.monotonic(), _one_line(problem))
+        self._on_loop(lambda: self.events.problem(part, problem))
+
+    @property
+    def problems(self) -> dict[str, str]:
+        """What went wrong within the last minute, by part; the last of each."""
+        since = self.clock.monotonic() - RECENT
+        return {part: text for part, (when, text) in list(self._problems.items()) if when >= since}
+
+    def spawn(self, fn: Callable[[], Awaitable[object]], name: str) -> None:
+        self._on_loop(lambda: self.start_task(self._supervise, fn, name, False))
+
+    def _on_loop(self, fn: Callable[[], object]) -> None:
+        if threading.get_ident() == self._thread:
+            fn()
+        else:
+            self._bridge.post(fn)
+
+    def supervise(self, fn: Callable[[], Awaitable[object]], name: str) -> None:
+        """A loop that is not meant to return."""
+        self.start_task(self._supervise, fn, name, True)
+
+    async def until_end(self, loop: Callable[[], Awaitable[object]]) -> None:
+        """A loop of the kernel's that must outlast all others, since their last work goes through it."""
+        scope = anyio.CancelScope()
+        self._lasting.append(scope)
+        with scope:
+            await loop()
+
+    def end(self) -> None:
+        self.end_loops()
+        for scope in self._lasting:
+            scope.cancel()
+        self.writes.close()
+
+    def end_loops(self) -> None:
+        """Cancel what was spawned or supervised; the kernel's own tasks go on until their work is done."""
+        for scope in self._loops:
+            scope.cancel()
+
+    async def _supervise(self, fn: Callable[[], Awaitable[object]], name: str, forever: bool) -> None:
+        """A loop that fails is reported and started again; the host program never hears of it (PROTOCOL S6)."""
+        scope = anyio.CancelScope()
+        self._loops.add(scope)
+        try:
+            with scope:
+                await self._restart(fn, name, forever)
+        finally:
+            self._loops.discard(scope)
+
+    async def _restart(self, fn: Callable[[], Awaitable[object]], name: str, forever: bool) -> None:
+        wait = _BACKOFF[0]
+        while not self.stopping:
+            began = self.clock.monotonic()
+            try:
+                await fn()
+                if not forever:
+                    return
+                problem: BaseException | str = "it returned, though it should run until the stop"
+            except Exception as error:
+                problem = error
+            if self.stopping:
+                return
+            self.report(name, problem)
+            wait = _BACKOFF[0] if self.clock.monotonic() - began > 60 else min(wait * 2, _BACKOFF[1])
+            await anyio.sleep(wait)
+
+    # -- for the other rooms ---------------------------------------------------------------------
+
+    def plan(self, job: JobInfo) -> Plan:
+        """Raises `InvalidSchedule` when the schedule's plugin is gone."""
+        schedule: Schedule = self.schedule(job.expression_value, job.timezone)
+        return Plan.of(schedule, job)
+
+    def new_work(self) -> UnitOfWork:
+        return UnitOfWork(lambda tx, made: self.enqueue_in(tx, made))
+
+    def ending(self, job_id: UUID) -> anyio.Event:
+        """Set when this process learns that the job has ended."""
+        return self._endings.setdefault(job_id, anyio.Event())
+
+    def settled(self, change: Change) -> None:
+        """A change of a row has been committed here."""
+        if change.status.terminal:
+            if (ended := self._endings.pop(change.job_id, None)) is not None:
+                ended.set()
+        else:
+            self.expect(change.due_at)
+
+
+def _one_line(problem: BaseException | str) -> str:
+    """For logs: no line breaks or escape sequences of others, and bounded."""
+    text = f"{type(problem).__name__}: {problem}" if isinstance(problem, BaseException) else problem
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:2000])

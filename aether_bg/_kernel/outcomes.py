@@ -1,0 +1,135 @@
+"""Outcomes on their way to the store: handed in, committed with others, tried again, told (PROTOCOL C6, W2, W4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+from uuid import UUID
+
+import anyio
+import attrs
+
+from aether_bg._handlers.work import UnitOfWork
+from aether_bg._kernel.attempt import Attempt
+from aether_bg._kernel.core import Core
+from aether_bg._kernel.verdicts import abandon, decide, judge, text_of
+from aether_bg._rules import states
+from aether_bg._rules.names import taken
+from aether_bg._rules.occurrences import Plan
+from aether_bg.errors import InvalidSchedule, NameHeld, Stale, StoreError, StoreRefused, StoreTrouble
+from aether_bg.model import Change, Ended, JobContext, JobInfo, JobStatus, Missed, Purge, Raised, RunOutcome, Save
+
+HISTORY_BITE: Final = 100
+"""Occurrences of a recurring job between looks at the length of its history."""
+
+
+@attrs.define(eq=False)
+class Outcome:
+    """What is to be recorded of an attempt, until it is."""
+
+    attempt: Attempt
+    job: JobInfo
+    ending: states.Ending | Change
+    plan: Plan | None
+    wait: float = 0.05
+
+
+class Outcomes:
+    """`safe` is told of each job whose attempt is over in the store as well."""
+
+    def __init__(self, core: Core, safe: Callable[[JobInfo], object]) -> None:
+        self._core, self._safe = core, safe
+        self.waiting: set[UUID] = set()
+        """Jobs whose outcome has not been committed yet."""
+
+    def record(self, outcome: Outcome) -> None:
+        """Hand it in; nobody waits. With a unit of work it is a transaction of its own (PROTOCOL C6, W4)."""
+        core, ending = self._core, outcome.ending
+        self.waiting.add(outcome.job.id)
+        unit = outcome.attempt.work if isinstance(ending, states.Completed) else None
+        try:
+            if not isinstance(ending, Change):
+                plan = outcome.plan or core.plan(outcome.job)
+                ending = states.finish(outcome.job, ending, plan, core.clock.now(), core.options.by())
+        except InvalidSchedule as error:
+            ending = abandon(core, outcome.job, text_of(error))
+        if unit is None:
+            core.writes.put(Save(ending), partial(self._recorded, outcome, ending))
+        else:
+            core.start_task(self._commit, outcome, ending, unit)
+
+    async def _commit(self, outcome: Outcome, change: Change, unit: UnitOfWork) -> None:
+        core = self._core
+        try:
+            _, *results = await core.calls.transact([Save(change), *unit.close()])
+        except NameHeld as held:
+            self._recorded(outcome, change, taken(core.calls.decoded(held.current)))
+        except Exception as error:
+            self._recorded(outcome, change, error)
+        else:
+            unit.fill(results)
+            self._recorded(outcome, change, None)
+            core.committed(unit)
+
+    def _recorded(self, outcome: Outcome, change: Change, error: BaseException | None) -> None:
+        if error is None:
+            self._done(outcome)
+            self._announce(outcome.attempt, outcome.job, change)
+        else:
+            self._core.start_task(self._again, outcome, error)
+
+    def _done(self, outcome: Outcome) -> None:
+        self.waiting.discard(outcome.job.id)
+        self._safe(outcome.job)
+
+    async def _again(self, outcome: Outcome, error: BaseException) -> None:
+        """It was not committed: with the same token until that is lost or the stop comes (PROTOCOL W2, U1)."""
+        core, job, attempt = self._core, outcome.job, outcome.attempt
+        if isinstance(error, Stale):
+            current = error.current
+            if current is None or current.seq != job.seq or current.status is not JobStatus.RUNNING:
+                return self._done(outcome)  # the token is lost: nothing of this attempt may count
+            outcome.job, outcome.plan = core.calls.decoded(current), None  # changed while it ran: decide anew
+            if isinstance(outcome.ending, Change):
+                fresh = Attempt(outcome.job, JobContext(outcome.job))
+                outcome.ending = judge(core, fresh, core.plan(outcome.job)) or states.Released(begun=False)
+        elif isinstance(error, StoreTrouble):
+            core.report("recording outcomes", error)
+            if core.stopping:
+                return self._done(outcome)  # the next start recovers it
+            await anyio.sleep(outcome.wait)
+            outcome.wait = min(outcome.wait * 2, 5.0)
+        elif isinstance(error, StoreRefused) and isinstance(outcome.ending, states.Completed):
+            core.report(f"outcome of {attempt}", error)
+            attempt.work = None  # its occurrence has completed before: what that one wrote stands (PROTOCOL C6)
+            outcome.ending = states.Repeated(error=text_of(error))
+        elif attempt.work is not None and attempt.handler is not None:
+            attempt.work = None  # an error in the unit's own SQL is a failure of the handler (PROTOCOL W8)
+            outcome.ending = decide(core, attempt, attempt.handler, Raised(error))
+        else:
+            core.report(f"outcome of {attempt}", error)
+            return self._done(outcome)
+        return self.record(outcome)
+
+    def _announce(self, attempt: Attempt, job: JobInfo, change: Change) -> None:
+        core = self._core
+        core.settled(change)
+        if change.status is JobStatus.SCHEDULED:
+            core.arm(change.job_id)
+        if change.occurrences and change.occurrences % HISTORY_BITE == 0 and not change.status.terminal:
+            core.start_task(self._trim, change.job_id)
+        if not core.events.observed:
+            return
+        for run in change.runs:
+            if run.part == 0 and run.outcome not in (RunOutcome.SKIPPED, RunOutcome.COALESCED):
+                core.events.emit(Ended(attempt.context, run, change.status, change.due_at))
+            else:
+                core.events.emit(Missed(job, run))
+
+    async def _trim(self, job_id: UUID) -> None:
+        """A recurring job keeps its last 1,000 history rows (PROTOCOL N5)."""
+        try:
+            await self._core.calls.purge(Purge(job_id=job_id))
+        except StoreError as error:
+            self._core.report("history", error)

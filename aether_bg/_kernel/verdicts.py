@@ -1,0 +1,83 @@
+"""What is to become of an attempt: whether it runs at all, and what follows from a failure (PROTOCOL C7, R1, R2)."""
+
+from __future__ import annotations
+
+import random
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from aether_bg._handlers.handlers import Handler
+from aether_bg._kernel.attempt import Attempt
+from aether_bg._kernel.core import Core
+from aether_bg._rules import states
+from aether_bg._rules.occurrences import Plan
+from aether_bg.errors import shown
+from aether_bg.model import Change, Failure, GiveUpNow, JobInfo, Raised, RetryAt, RunOutcome, Snooze, TimedOut
+
+MOST_ERROR: Final = 8 * 1024
+"""Characters of an error kept on the row."""
+
+
+def judge(core: Core, attempt: Attempt, plan: Plan) -> states.Ending | Change | None:
+    """None: run it."""
+    job = attempt.job
+    if core.stopping or attempt.releasing:
+        return states.Released(begun=False)
+    if job.handler_name not in core.handlers:
+        return abandon(
+            core, job, f"no live process has had the handler {job.handler_name!r} for a minute; the payload is kept, "
+            "and `retry` runs the job again",
+        )  # fmt: skip
+    return states.misfired(job, plan, core.clock.now(), core.options.by())
+
+
+def abandon(core: Core, job: JobInfo, error: str) -> Change:
+    return states.abandon(job, error, core.clock.now(), core.options.by())
+
+
+def snoozed(core: Core, snooze: Snooze) -> states.Ending:
+    until = snooze.until
+    if isinstance(until, timedelta):
+        return states.Snoozed(core.clock.now() + until)
+    if isinstance(until, datetime) and until.utcoffset() is not None:
+        return states.Snoozed(until.astimezone(UTC))
+    return states.Failed(error=f"Snooze({shown(until)}): wants an aware datetime or a timedelta")
+
+
+def decide(core: Core, attempt: Attempt, handler: Handler, failure: Failure) -> states.Ending:
+    """Another attempt or none: as the plugins say, else by the handler's retries and backoff."""
+    job, info = attempt.job, handler.info
+    outcome = RunOutcome.TIMED_OUT if isinstance(failure, TimedOut) else RunOutcome.FAILED
+    match failure:
+        case TimedOut(seconds):
+            error = f"TimedOut: the attempt took longer than {seconds:g} s"
+        case Raised(raised):
+            error = text_of(raised)
+        case crashed:
+            error = str(crashed)
+    try:
+        decision = core.calls.decide(attempt.context, failure)
+    except Exception as trouble:
+        core.report("dispatch_decide", trouble)
+        decision = None
+    match decision:
+        case RetryAt(when):
+            return states.Failed(error=error, outcome=outcome, retry_at=when.astimezone(UTC))
+        case GiveUpNow(reason):
+            return states.Failed(error=f"{error}\ngiven up: {reason}", outcome=outcome)
+    if job.retry_count >= info.retries:
+        return states.Failed(error=error, outcome=outcome)
+    delay = info.backoff.delay(job.retry_count + 1, random.uniform(-1, 1))
+    return states.Failed(error=error, outcome=outcome, retry_at=core.clock.now() + timedelta(seconds=delay))
+
+
+def text_of(error: BaseException) -> str:
+    """An error as kept on the row: its type and message, with the last frames, bounded (RELIABILITY, security)."""
+    import traceback
+
+    try:
+        lines = traceback.format_exception(error, limit=-4)
+        text = "".join([f"{type(error).__name__}: {error}\n", *lines])
+    except Exception:  # a class whose str raises
+        text = f"{type(error).__name__} (its text cannot be had)"
+    return text.encode(errors="backslashreplace").decode()[:MOST_ERROR]

@@ -1,0 +1,135 @@
+"""How an attempt ended, as values, and what becomes of its job then (PROTOCOL C4, R1 to R3)."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Final, TypeAlias, assert_never
+
+import attrs
+
+from aether_bg._rules.occurrences import KEPT, Gap, Plan
+from aether_bg._rules.states.parts import attempt_run, end, gap_run, next_occurrence, once_more, wait
+from aether_bg.model import Change, JobInfo, JobStatus, RunOutcome
+
+LEAST_CRASHES: Final = 5
+"""Crashes that end an occurrence, even with fewer retries (PROTOCOL R3)."""
+
+
+@attrs.frozen
+class Completed:
+    """It returned. `error`: what went wrong afterwards, while its scope was closed."""
+
+    error: str | None = None
+
+
+@attrs.frozen
+class Repeated:
+    """It returned, and its occurrence turns out to have completed before (PROTOCOL C6)."""
+
+    error: str
+
+
+@attrs.frozen
+class Failed:
+    """It did not. `retry_at` None: no further attempt at this occurrence."""
+
+    error: str
+    outcome: RunOutcome = RunOutcome.FAILED
+    retry_at: datetime | None = None
+
+
+@attrs.frozen
+class Snoozed:
+    """It asked to be called again at `until`."""
+
+    until: datetime
+
+
+@attrs.frozen
+class Released:
+    """It was interrupted by the stop, or never begun (`begun` False). Not counted."""
+
+    begun: bool
+
+
+@attrs.frozen
+class Lost:
+    """Its process died. `retry_at`: when to run again while crashes are below their cap."""
+
+    error: str
+    retry_at: datetime
+    cap: int
+
+
+Ending: TypeAlias = Completed | Repeated | Failed | Snoozed | Released | Lost
+
+
+def finish(job: JobInfo, ending: Ending, plan: Plan, now: datetime, by: str | None) -> Change:
+    """The outcome of the attempt that `job` (RUNNING, as claimed or as read again) is at."""
+    match ending:
+        case Completed(error):
+            run = attempt_run(job, RunOutcome.COMPLETED, now, error)
+            return next_occurrence(job, plan, now, by, run, last_error=None, crash_count=0)
+        case Repeated(error):
+            run = attempt_run(job, RunOutcome.DUPLICATE, now, error)
+            return next_occurrence(job, plan, now, by, run, last_error=None, crash_count=0)
+        case Failed(error, outcome, retry_at):
+            run = attempt_run(job, outcome, now, error)
+            if retry_at is not None:
+                again = {"due_at": retry_at, "retry_count": job.retry_count + 1, "last_error": error}
+                return once_more(job, now, by, run, **again)
+            return next_occurrence(job, plan, now, by, run, last_error=error)
+        case Snoozed(until):
+            return once_more(job, now, by, attempt_run(job, RunOutcome.SNOOZED, now), due_at=until)
+        case Released(begun):
+            run = attempt_run(job, RunOutcome.RELEASED, now)
+            return once_more(job, now, by, run, attempt=job.attempt - (not begun))
+        case Lost(error, retry_at, cap):
+            run = attempt_run(job, RunOutcome.CRASHED, now, error)
+            crashes = job.crash_count + 1
+            lost = {"crash_count": crashes, "last_error": error}
+            if crashes >= 2 * cap or (crashes >= cap and not plan.schedule.recurring):
+                return end(job, JobStatus.FAILED, now, by, (run,), **lost)
+            if crashes >= cap:
+                return next_occurrence(job, plan, now, by, run, **lost)
+            return once_more(job, now, by, run, due_at=retry_at, **lost)
+        case _:
+            assert_never(ending)
+
+
+def abandon(job: JobInfo, error: str, now: datetime, by: str | None) -> Change:
+    """FAILED, even if recurring: its handler or its schedule cannot be had here, and nothing will change that."""
+    return end(job, JobStatus.FAILED, now, by, (attempt_run(job, RunOutcome.FAILED, now, error),), last_error=error)
+
+
+def misfired(job: JobInfo, plan: Plan, now: datetime, by: str | None) -> Change | None:
+    """Judge a claim (PROTOCOL R2). None: run it. Else the change that closes what was missed and moves on.
+
+    It keeps one occurrence to run: the newest (`once`), the oldest of the newest 1,000 (`all`), the first that is
+    not late (`skip`).
+    """
+    due, grace = job.occurrence, timedelta(seconds=job.misfire_grace)
+    first_try = job.attempt == 1 and not job.extra and due is not None and plan.schedule.recurring
+    if due is None or not first_try or now - due <= grace:
+        return None
+    if job.misfire == "all" and plan.few(due, now):
+        return None
+    gap = plan.passed(due, now - grace if job.misfire == "skip" else now)
+    if gap is None:
+        return None
+    if job.misfire == "skip":
+        kept, outcome, closed = plan.after(gap.last), RunOutcome.SKIPPED, gap
+    elif job.misfire == "once":
+        if gap.count == 1:
+            return None
+        kept, outcome = gap.kept[-1], RunOutcome.COALESCED
+        closed = Gap(first=due, last=gap.kept[-2], count=gap.count - 1, kept=gap.kept)
+    else:
+        if len(gap.kept) <= KEPT:
+            return None
+        kept, outcome = gap.kept[1], RunOutcome.SKIPPED
+        closed = Gap(first=due, last=gap.kept[0], count=gap.count - KEPT, kept=gap.kept)
+    run = gap_run(closed, outcome, now, job.id, job.seq, 0)
+    if kept is None:
+        return end(job, JobStatus.COMPLETED, now, by, (run,), last_occurrence=closed.last)
+    return wait(job, kept, now, by, (run,), last_occurrence=closed.last)

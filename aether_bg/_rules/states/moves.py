@@ -1,0 +1,141 @@
+"""What users ask of a job: each verb as a move of its row, or a refusal (PROTOCOL U, N3, R4)."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from aether_bg._rules.occurrences import Gap, Plan
+from aether_bg._rules.states.parts import (
+    attempt_run,
+    change,
+    end,
+    extra_instant,
+    gap_run,
+    note_run,
+    refuse,
+    spent,
+    wait,
+)
+from aether_bg.model import Change, Definition, JobInfo, JobRun, JobStatus, RunOutcome
+
+
+def update(job: JobInfo, definition: Definition, plan: Plan, now: datetime, by: str | None) -> Change:
+    """Another definition (PROTOCOL U1). `plan` is the new one; its anchor is now."""
+    refuse(job, "update", job.status.terminal, "enqueue it anew")
+    if job.status is JobStatus.RUNNING:
+        return change(job, now, by, bump=False, definition=definition)
+    superseded: tuple[JobRun, ...] = ()
+    occurrences = job.occurrences
+    if job.attempt:
+        superseded = (note_run(job, RunOutcome.SUPERSEDED, now),)
+        occurrences += not job.extra
+    refuse(job, "update", spent(plan, occurrences), "its repeats are used up: let it end, or enqueue it anew")
+    return wait(job, plan.first(), now, by, superseded, definition=definition, occurrences=occurrences, run_again=False)
+
+
+def cancel(job: JobInfo, now: datetime, by: str | None) -> Change | None:
+    """`delete` (PROTOCOL U2). None: it is terminal already."""
+    if job.status.terminal:
+        return None
+    runs = (attempt_run(job, RunOutcome.CANCELLED, now),) if job.status is JobStatus.RUNNING else ()
+    return end(job, JobStatus.CANCELLED, now, by, runs, holds_name=False)
+
+
+def pause(job: JobInfo, now: datetime, by: str | None) -> Change | None:
+    refuse(job, "pause", job.status.terminal, "there is nothing to hold back")
+    if job.paused:
+        return None
+    return change(job, now, by, bump=job.status is JobStatus.SCHEDULED, paused=True, manual=False)
+
+
+def resume(job: JobInfo, plan: Plan, now: datetime, by: str | None) -> Change | None:
+    """Overdue one-shots and retries at once; a recurring job from now, the gap one skipped row (PROTOCOL U4)."""
+    refuse(job, "resume", job.status.terminal, "use `retry`")
+    if not job.paused:
+        return None
+    gap = _paused_through(job, plan, now)
+    if job.status is JobStatus.RUNNING or job.extra:  # the regular ones that passed beside it
+        running = job.status is JobStatus.RUNNING
+        beside: dict[str, Any] = {"paused": False}
+        if gap is not None:
+            beside["last_occurrence"] = gap.last
+            beside["runs"] = (gap_run(gap, RunOutcome.SKIPPED, now, job.id, job.seq + (not running), 2),)
+        return change(job, now, by, beside, bump=not running)
+    if gap is None:
+        return change(job, now, by, paused=False)
+    run = gap_run(gap, RunOutcome.SKIPPED, now, job.id, job.seq + 1, 1)
+    following = plan.after(gap.last)
+    if following is None:
+        return end(job, JobStatus.COMPLETED, now, by, (run,), paused=False, last_occurrence=gap.last)
+    return wait(job, following, now, by, (run,), paused=False, last_occurrence=gap.last)
+
+
+def _paused_through(job: JobInfo, plan: Plan, now: datetime) -> Gap | None:
+    """The regular occurrences that passed while it was paused; a retry that waits is none of them."""
+    if not plan.schedule.recurring or (job.attempt and job.status is JobStatus.SCHEDULED and not job.extra):
+        return None
+    if job.status is JobStatus.SCHEDULED and not job.extra:
+        since = job.occurrence
+    else:
+        since = plan.after(job.last_occurrence if job.extra else job.occurrence)
+    return None if since is None else plan.passed(since, now)
+
+
+def trigger(job: JobInfo, plan: Plan, now: datetime, by: str | None) -> Change | None:
+    """Run now (PROTOCOL U3). None: a triggered run is waiting already."""
+    refuse(job, "trigger", job.status.terminal, "use `retry`, or enqueue it anew")
+    if job.status is JobStatus.RUNNING:
+        refuse(job, "trigger", not plan.schedule.recurring, "wait for it to end")
+        return None if job.run_again else change(job, now, by, bump=False, run_again=True)
+    if job.manual:
+        return None
+    if job.attempt or job.extra or not plan.schedule.recurring:
+        return change(job, now, by, manual=True, due_at=now)
+    instant = extra_instant(job, plan, now, job.handled_time)
+    return change(job, now, by, manual=True, extra=True, due_at=now, occurrence=instant)
+
+
+def retry(job: JobInfo, plan: Plan, now: datetime, by: str | None) -> Change:
+    """The one way back from FAILED and CANCELLED (PROTOCOL U5)."""
+    back = (JobStatus.FAILED, JobStatus.CANCELLED)
+    refuse(job, "retry", job.status not in back, "only FAILED and CANCELLED jobs can be retried")
+    counters = {"crash_count": 0, "last_error": None, "holds_name": True, "run_again": False}
+    if not plan.schedule.recurring:
+        own = plan.first()
+        occurrence = now if own is None else max(own, now)
+        return wait(job, occurrence, now, by, (), **counters | {"due_at": now})
+    following = plan.after(now)
+    refuse(job, "retry", following is None or spent(plan, job.occurrences), "its schedule has ended; enqueue it anew")
+    last = now if job.last_occurrence is None else max(job.last_occurrence, now)  # what passed meanwhile is over
+    return wait(job, following, now, by, (), **counters, last_occurrence=last)
+
+
+def settle(job: JobInfo, status: JobStatus, when: datetime, error: str | None, now: datetime, by: str | None) -> Change:
+    """`update_status` to a terminal state by hand; revokes a running attempt's token (PROTOCOL U6)."""
+    refuse(job, f"update_status({status.name})", job.status.terminal or not status.terminal, "use `retry`")
+    outcomes = {JobStatus.COMPLETED: RunOutcome.COMPLETED, JobStatus.FAILED: RunOutcome.FAILED}
+    running = job.status is JobStatus.RUNNING
+    runs = (attempt_run(job, outcomes.get(status, RunOutcome.CANCELLED), now, error),) if running else ()
+    cancelled = status is JobStatus.CANCELLED
+    return end(
+        job, status, now, by, runs, handled_time=when, last_error=error, holds_name=job.holds_name and not cancelled
+    )
+
+
+def hasten(job: JobInfo, now: datetime) -> Change | None:
+    """The wall clock went back while it waits: it waits from now no longer than was meant (PROTOCOL R4)."""
+    if job.handled_time is None or job.due_at is None or job.handled_time <= now:
+        return None
+    due = now + max(job.due_at - job.handled_time, timedelta(0))
+    return change(job, now, job.modified_by, due_at=due, handled_time=now)
+
+
+def release_name(job: JobInfo, now: datetime, by: str | None) -> Change:
+    """A terminal row gives its name up to its replacement (PROTOCOL N3)."""
+    return change(job, now, by, holds_name=False)
+
+
+def armed(job: JobInfo) -> Change:
+    """The scheduler holds this seq durably (PROTOCOL D4)."""
+    return change(job, job.modified_at, job.modified_by, bump=False, rev=False, armed_seq=job.seq)

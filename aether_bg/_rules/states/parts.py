@@ -1,0 +1,140 @@
+"""What every move is made of: the row as it is but for some fields, and the history rows that go with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import attrs
+
+from aether_bg._rules.occurrences import Gap, Plan
+from aether_bg.errors import InvalidTransition, shown
+from aether_bg.model import Change, JobInfo, JobRun, JobStatus, RunOutcome
+
+_JUST: Final = timedelta(microseconds=1)
+_STATE: Final = tuple(
+    name
+    for name in (field.name for field in attrs.fields(Change))
+    if name in attrs.fields_dict(JobInfo) and name not in ("seq", "schedule_rev", "modified_at", "modified_by")
+)
+
+_state_of: Callable[[JobInfo], dict[str, Any]] = eval(
+    f"lambda job: {{{', '.join(f'{name!r}: job.{name}' for name in _STATE)}}}"
+)
+
+
+def change(
+    job: JobInfo, now: datetime, by: str | None, *parts: dict[str, Any], bump: bool = True, rev: bool = True, **new: Any
+) -> Change:
+    """The row as it is, but for `parts` and `new`. Moves seq, or else schedule_rev (PROTOCOL C1, U1)."""
+    state = _state_of(job)
+    for part in parts:
+        state.update(part)
+    state.update(new)
+    return Change(
+        job_id=job.id,
+        seq=job.seq,
+        schedule_rev=job.schedule_rev,
+        next_seq=job.seq + bump,
+        next_rev=job.schedule_rev + (rev and (not bump or "definition" in state)),
+        modified_at=now,
+        modified_by=by,
+        **state,
+    )
+
+
+def wait(
+    job: JobInfo, due: datetime | None, now: datetime, by: str | None, runs: tuple[JobRun, ...], **new: Any
+) -> Change:
+    """SCHEDULED at a fresh occurrence."""
+    fresh: dict[str, Any] = {
+        "status": JobStatus.SCHEDULED, "due_at": due, "occurrence": due, "attempt": 0, "retry_count": 0,
+        "manual": False, "extra": False, "owner": None, "runs": runs,
+    }  # fmt: skip
+    return change(job, now, by, fresh, new)
+
+
+def once_more(job: JobInfo, now: datetime, by: str | None, run: JobRun, **new: Any) -> Change:
+    """SCHEDULED, the same occurrence."""
+    return change(
+        job, now, by, {"status": JobStatus.SCHEDULED, "owner": None, "handled_time": now, "runs": (run,)}, new
+    )
+
+
+def end(job: JobInfo, status: JobStatus, now: datetime, by: str | None, runs: tuple[JobRun, ...], **new: Any) -> Change:
+    """Terminal."""
+    last: dict[str, Any] = {
+        "status": status, "due_at": None, "owner": None, "manual": False, "extra": False, "run_again": False,
+        "handled_time": now, "runs": runs,
+    }  # fmt: skip
+    return change(job, now, by, last, new)
+
+
+def next_occurrence(job: JobInfo, plan: Plan, now: datetime, by: str | None, run: JobRun, **new: Any) -> Change:
+    """The occurrence has ended: on to the next one, to the extra one asked for meanwhile, or to the end."""
+    new["handled_time"] = now
+    last = job.last_occurrence
+    count = job.occurrences
+    if not job.extra:
+        last = job.occurrence if last is None or job.occurrence is None else max(last, job.occurrence)
+        count += 1
+    new |= {"last_occurrence": last, "occurrences": count}
+    ended_well = run.outcome in (RunOutcome.COMPLETED, RunOutcome.DUPLICATE)
+    following = None if spent(plan, count) else plan.after(last)
+    if following is None and not job.run_again:
+        status = JobStatus.COMPLETED if ended_well or job.extra else JobStatus.FAILED
+        return end(job, status, now, by, (run,), **new)
+    if job.run_again:
+        again = {"due_at": now, "manual": True, "extra": True, "run_again": False}
+        return wait(job, extra_instant(job, plan, now, job.occurrence), now, by, (run,), **new | again)
+    runs: tuple[JobRun, ...] = (run,)
+    if following is not None and following <= now and job.misfire != "all" and plan.schedule.recurring:
+        gap = plan.passed(following, now)  # what passed during the run, but for the newest (PROTOCOL C4)
+        if gap is not None and gap.count > 1:
+            following = gap.kept[-1]
+            closed = Gap(first=gap.first, last=gap.kept[-2], count=gap.count - 1, kept=gap.kept)
+            runs = (run, gap_run(closed, RunOutcome.OVERLAPPED, now, job.id, job.seq, 1))
+            new["last_occurrence"] = closed.last
+    return wait(job, following, now, by, runs, **new)
+
+
+def extra_instant(job: JobInfo, plan: Plan, now: datetime, last: datetime | None) -> datetime:
+    """The occurrence of an extra run is its trigger instant. Where that is one of the schedule's, or the clock stands
+    still, seq makes it unique (PROTOCOL C6)."""
+    free = (last is None or last < now) and plan.after(now - _JUST) != now
+    return now if free else now + timedelta(microseconds=job.seq + 1)
+
+
+def spent(plan: Plan, occurrences: int) -> bool:
+    return plan.repeats is not None and occurrences >= plan.repeats
+
+
+def attempt_run(job: JobInfo, outcome: RunOutcome, now: datetime, error: str | None = None) -> JobRun:
+    """The attempt's history row, ended."""
+    return JobRun(
+        job_id=job.id, token=job.seq, attempt=job.attempt, occurrence=job.occurrence, outcome=outcome,
+        started_at=job.started_at, finished_at=now, error=error, owner=job.owner,
+    )  # fmt: skip
+
+
+def note_run(job: JobInfo, outcome: RunOutcome, now: datetime) -> JobRun:
+    """A history row without an attempt, under the seq that the change makes."""
+    return JobRun(
+        job_id=job.id, token=job.seq + 1, part=1, attempt=job.attempt, occurrence=job.occurrence, outcome=outcome,
+        finished_at=now, error=job.last_error,
+    )  # fmt: skip
+
+
+def gap_run(gap: Gap, outcome: RunOutcome, now: datetime, job_id: Any, token: int, part: int) -> JobRun:
+    return JobRun(
+        job_id=job_id, token=token, part=part, occurrence=gap.first, last_occurrence=gap.last, count=gap.count,
+        outcome=outcome, finished_at=now,
+    )  # fmt: skip
+
+
+def refuse(job: JobInfo, verb: str, wrong: bool, remedy: str) -> None:
+    if wrong:
+        raise InvalidTransition(
+            f"{verb} of job {shown(job.job_name)}", f"it is {job.status.name}", remedy[0].upper() + remedy[1:] + "."
+        )
