@@ -94,7 +94,7 @@ async def test_find(filled: Aether, clock: FakeClock) -> None:
         ({"status": "FAILED"}, "status.*JobStatus"), ({"status": [9]}, "status"), ({"limit": -1}, "limit"),
         ({"limit": True}, "limit"), ({"ids": ["no id"]}, "ids"), ({"order": "name"}, "order"),
         ({"created_after": datetime(2030, 1, 1)}, "created_after.*time zone"), ({"metadata": 5}, "metadata"),
-        ({"after": "no id"}, "after"),
+        ({"after": "no id"}, "after"), ({"job_name": 5}, "job_name"), ({"handler_name": b"A"}, "handler_name"),
     ],
     ids=str,
 )  # fmt: skip
@@ -115,6 +115,16 @@ async def test_paging_sees_every_job_once(filled: Aether, order: Any) -> None:
             seen += page
         assert sorted(names(seen)) == [f"{number:02}" for number in range(23)]
         assert order == "created" or [job.due_at for job in seen] == sorted(job.due_at for job in seen)
+
+
+async def test_paging_goes_on_after_a_row_that_was_purged(filled: Aether) -> None:
+    async with filled as app:
+        for number in range(4):
+            await app.enqueue("A", f"{number}", schedule="@once" if number == 1 else HOUR)
+        last = (await app.store.find(limit=2))[-1].id
+        await app.drain()
+        assert await app.store.purge() == 1
+        assert names(await app.store.find(after=last)) == ["2", "3"]
 
 
 async def test_history_is_newest_first_and_limited(filled: Aether, clock: FakeClock) -> None:

@@ -25,7 +25,9 @@ from aether_bg import (
     UnitOfWork,
     UnitOfWorkClosed,
     UnknownHandler,
+    hookimpl,
 )
+from aether_bg.model import Enqueued, Event
 from aether_bg.testing import FakeClock
 
 pytestmark = pytest.mark.anyio
@@ -363,3 +365,37 @@ async def test_work_enqueued_by_a_handlers_unit_runs_at_once(shop: Aether, anyio
             await app.store.purge()
             second = anyio.Event()
         assert anyio.current_time() - begun < 4, "five looks at the clock would take five seconds"
+
+
+async def test_observers_hear_of_what_a_function_of_the_unit_enqueues(make_app: Callable[..., Aether]) -> None:
+    """Once each, and after the commit: not of those of a unit that is undone."""
+
+    class Observer:
+        names: list[str]
+
+        def __init__(self) -> None:
+            self.names = []
+
+        @hookimpl
+        async def lifecycle_event(self, event: Event) -> None:
+            if isinstance(event, Enqueued):
+                self.names.append(event.job.job_name)
+
+    observer = Observer()
+    app = make_app(plugins=[observer])
+    app.handler("Work")(lambda: None)
+
+    def two(tx: Any) -> None:
+        tx.enqueue("Work", "b")
+        tx.enqueue("Work", "c")
+
+    async with app:
+        async with app.unit_of_work() as uow:
+            await app.enqueue("Work", "a")
+            uow.run(two)
+        with contextlib.suppress(ZeroDivisionError):
+            async with app.unit_of_work() as uow:
+                uow.run(lambda tx: (tx.enqueue("Work", "d"), 1 / 0))
+        for name in "abc":
+            assert (await app.wait(name, timeout=5)).status is JobStatus.COMPLETED
+    assert observer.names == ["a", "b", "c"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -47,6 +48,23 @@ class WriteLock:
     def __exit__(self, *_: object) -> None:
         if self._fd >= 0:
             fcntl.flock(self._fd, fcntl.LOCK_UN)
+
+    def enter_within(self, seconds: float) -> bool:
+        """Take the lock as `with` does; False when it has not come by then: close this, and it goes when it comes.
+
+        A wait in `flock` cannot be ended, so that it is the wait of a thread, on a descriptor of its own.
+        """
+        if self._fd < 0:
+            return True
+        fd, came = os.dup(self._fd), threading.Event()
+
+        def wait() -> None:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            os.close(fd)  # the other descriptor holds the lock, if it is still open
+            came.set()
+
+        threading.Thread(target=wait, name="aether_bg write lock", daemon=True).start()
+        return came.wait(seconds)
 
     def close(self) -> None:
         """Close without unlocking: after a fork the lock belongs to the parent as well."""

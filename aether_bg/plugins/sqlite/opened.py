@@ -43,8 +43,12 @@ class OpenFile:
         self._lock = WriteLock(path.with_name(f"{path.name}-lock"))
         self.locks = OwnerLocks(path)
         try:
-            with self._lock:
+            if not self._lock.enter_within(_OPEN_FOR):
+                raise files.busy(path)
+            try:
                 self.store_id = self._set_up()
+            finally:
+                self._lock.__exit__()
             self._identity = files.identity(path)
             self.writer = Writer(path, self._lock, deliver=self._deliver, changed=partial(bridge.post, wake))
         except BaseException as error:

@@ -21,8 +21,8 @@ _PLACE = {"created": "id", "due": "coalesce(due_at, ''), id"}
 def find(conn: sqlite3.Connection, query: Query) -> list[JobInfo]:
     terms, params = _where(query)
     place = _PLACE[query.order]
-    if query.after is not None:
-        terms.append(f"({place}) > (SELECT {place} FROM jobs WHERE id = ?)")
+    if query.after is not None:  # by the id itself where that is the order: its row may be purged meanwhile
+        terms.append("id > ?" if place == "id" else f"({place}) > (SELECT {place} FROM jobs WHERE id = ?)")
         params.append(str(query.after))
     order = "holds_name DESC, id DESC" if query.job_name is not None else place
     where = f"WHERE {' AND '.join(terms)}" if terms else ""
