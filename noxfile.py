@@ -105,7 +105,7 @@ def wheel(session: nox.Session) -> None:
 @nox.session
 def dapr(session: nox.Session) -> None:
     """The suite on a real sidecar and scheduler; see DaprScheduler in README.md for how to get them."""
-    session.install("-q", ".[dapr,test]", *EXAMPLES)
+    session.install("-q", ".[dapr,test]", *EXAMPLES, "httpx")
     run_pytest(session, "tests/dapr", *session.posargs)
 
 
