@@ -1,0 +1,158 @@
+"""Payloads sealed at rest: who has the file, or a backup of it, cannot read them. Needs `cryptography`.
+
+    from encryption import Sealed, new_key
+
+    key = new_key()                                                    # once; keep it out of the file's backups
+    seal = Sealed({"2026-11": key})
+    app = Aether("jobs.db", plugins=[seal])                            # the producers' apps and clients as well
+
+To rotate, put the new key first: `Sealed({"2027-01": new, "2026-11": old})`. New payloads are sealed with the first
+key, old ones are read with theirs, whose name stands beside them. Inside of `async with app`, `reseal(store, seal)`
+seals anew what is stored; when it leaves nothing, the old key is needed no more. For a file that has plain payloads,
+begin with `Sealed(…, accept_plain=True)` and `reseal`, then drop the option and VACUUM the file.
+
+AES-256-GCM with a random nonce; a payload that was tampered with is refused and its job fails, keeping its row.
+
+What it does not do: handler name, job name, schedule, metadata, results in your own tables and `last_error` stay
+readable; put no secret there, nor into exceptions. A codec does not see the job, so a sealed payload is not bound to
+it: who can write the file can swap two of them. The command line has no keys, and shows payloads as they are stored.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from base64 import b64decode, b64encode
+from collections.abc import Mapping
+from typing import Any, Final, TypeAlias
+from uuid import UUID
+
+import attrs
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from aether_bg import JobInfo, JobStatus, Stale, hookimpl
+from aether_bg.errors import InvalidOption, shown
+from aether_bg.model import Change, Definition, Query, Save
+from aether_bg.protocols import Store
+
+MARK: Final = "sealed_with"
+"""The key of an envelope that names the key: `{"sealed_with": "2026-11", "data": "…"}`."""
+NONCE: Final = 12
+BITE: Final = 200
+Json: TypeAlias = Any
+
+
+def new_key() -> bytes:
+    """32 random bytes."""
+    return AESGCM.generate_key(256)
+
+
+class Sealed:
+    """The plugin. `keys`: 32 bytes each, by name; the first seals. `accept_plain`: also read payloads that are not
+    sealed, from before this plugin. Raises `InvalidOption` for none, or for one that is no key.
+    """
+
+    def __init__(self, keys: Mapping[str, bytes], *, accept_plain: bool = False) -> None:
+        if not keys:
+            raise InvalidOption("keys={}", "at least one is needed", "Make one with new_key() and keep it safe.")
+        for name, key in keys.items():
+            if not isinstance(key, bytes) or len(key) != 32:
+                raise InvalidOption(f"key {shown(name)}", "must be 32 bytes", "Make one with new_key().")
+        self._ciphers = {name: AESGCM(key) for name, key in keys.items()}
+        self.current = next(iter(keys))
+        """The name of the key that seals."""
+        self._accept_plain = accept_plain
+
+    def __repr__(self) -> str:
+        return f"<Sealed with {self.current!r}>"
+
+    @hookimpl
+    def dispatch_codec(self) -> Sealed:
+        return self
+
+    def encode(self, payload: Json) -> Json:
+        """Any JSON value as an envelope, new each time."""
+        nonce = os.urandom(NONCE)
+        plain = json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode()
+        data = nonce + self._ciphers[self.current].encrypt(nonce, plain, self.current.encode())
+        return {MARK: self.current, "data": b64encode(data).decode()}
+
+    def decode(self, stored: Json) -> Json:
+        """What is in the envelope. Raises `ValueError` for another's key, a broken seal, and what has none."""
+        name = self.key_of(stored)
+        if name is None:
+            if self._accept_plain:
+                return stored
+            raise ValueError("it is not sealed. Read it with Sealed(…, accept_plain=True), and reseal")
+        if name not in self._ciphers:
+            raise ValueError(f"it is sealed with the key {shown(name)}, which is not here. Add it to the keys")
+        data = b64decode(stored["data"], validate=True)
+        try:
+            return json.loads(self._ciphers[name].decrypt(data[:NONCE], data[NONCE:], name.encode()))
+        except InvalidTag:
+            raise ValueError(f"its seal is broken: it was changed, or the key {shown(name)} is another one") from None
+
+    @staticmethod
+    def key_of(stored: Json) -> str | None:
+        """The name of the key that a stored payload is sealed with; None for a plain one."""
+        if isinstance(stored, dict) and stored.keys() == {MARK, "data"}:
+            return str(stored[MARK])
+        return None
+
+
+@attrs.frozen
+class Resealed:
+    """What `reseal` did: how many rows it sealed anew, how many it passed over since they ran or were changed at that
+    moment, and the jobs whose payload nobody here can read."""
+
+    done: int
+    left: int
+    unreadable: tuple[UUID, ...]
+
+
+async def reseal(store: Store, seal: Sealed) -> Resealed:
+    """Seal with the current key what is stored with another, or plain. `store`: open, of an app or a client.
+
+    Apps may go on meanwhile: each row is written under its guard, and passed over while it runs. Raises `StoreError`.
+    """
+    done = left = 0
+    unreadable: list[UUID] = []
+    after: UUID | None = None
+    while rows := await store.store_find(Query(after=after, limit=BITE)):
+        after = rows[-1].id
+        for job in rows:
+            if seal.key_of(job.payload) == seal.current:
+                continue
+            try:
+                payload = seal.encode(seal.decode(job.payload))
+            except ValueError:
+                unreadable.append(job.id)
+                continue
+            try:
+                if job.status is JobStatus.RUNNING:
+                    raise Stale(job.id, job)
+                await store.store_transact([Save(_with_payload(job, payload))])
+                done += 1
+            except Stale:
+                left += 1
+    return Resealed(done, left, tuple(unreadable))
+
+
+_STATE: Final = attrs.fields_dict(Change).keys() & attrs.fields_dict(JobInfo).keys() - {"seq", "schedule_rev"}
+_DEFINITION: Final = attrs.fields_dict(Definition).keys()
+
+
+def _with_payload(job: JobInfo, payload: Json) -> Change:
+    """The row as it is, but for its payload. The seq stays, so what a scheduler holds for it stays right."""
+    state: dict[str, Any] = {name: getattr(job, name) for name in _STATE}
+    definition: dict[str, Any] = {name: getattr(job, name) for name in _DEFINITION} | {"payload": payload}
+    return Change(
+        job_id=job.id,
+        seq=job.seq,
+        schedule_rev=job.schedule_rev,
+        next_seq=job.seq,
+        next_rev=job.schedule_rev + 1,
+        definition=Definition(**definition),
+        **state,
+    )
