@@ -206,7 +206,7 @@ class Core:
     def settled(self, change: Change) -> None:
         """A change of a row has been committed here."""
         if change.status.terminal:
-            if (ended := self._endings.pop(change.job_id, None)) is not None:
+            if self._endings and (ended := self._endings.pop(change.job_id, None)) is not None:
                 ended.set()
         else:
             self.expect(change.due_at)

@@ -108,9 +108,11 @@ def misfired(job: JobInfo, plan: Plan, now: datetime, by: str | None) -> Change 
     It keeps one occurrence to run: the newest (`once`), the oldest of the newest 1,000 (`all`), the first that is
     not late (`skip`).
     """
-    due, grace = job.occurrence, timedelta(seconds=job.misfire_grace)
-    first_try = job.attempt == 1 and not job.extra and due is not None and plan.schedule.recurring
-    if due is None or not first_try or now - due <= grace:
+    due = job.occurrence
+    if due is None or not plan.schedule.recurring or job.attempt != 1 or job.extra:
+        return None
+    grace = timedelta(seconds=job.misfire_grace)
+    if now - due <= grace:
         return None
     if job.misfire == "all" and plan.few(due, now):
         return None
