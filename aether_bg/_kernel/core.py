@@ -60,6 +60,8 @@ class Core:
         self.schedule = lru_cache(maxsize=1024)(calls.load)
         self.arm: Callable[[UUID], object] = lambda job_id: None
         """Tell the outbox that a row has changed; set when a scheduler arms."""
+        self.roused = Signal()
+        """A plugin or another process says that something may have changed."""
         self.look = Signal()
         """Look at the other owners now, rather than at the next beat."""
         self.alive: Alive | None = None
@@ -72,7 +74,6 @@ class Core:
         self._woken = anyio.Event()
         self._alarm: datetime | None = None
         """When the scheduler will look again, while it sleeps."""
-        self._changed = Signal()
         self._loops: set[anyio.CancelScope] = set()
         self._lasting: list[anyio.CancelScope] = []
         self._endings: dict[UUID, anyio.Event] = {}
@@ -91,20 +92,12 @@ class Core:
 
     def _wake(self) -> None:
         self._woken.set()
-        self.nudge()
+        self.roused.set()
 
     def expect(self, due: datetime | None) -> None:
         """A row waits for `due`: wake the scheduler if it sleeps past that."""
         if due is not None and (self._alarm is None or due < self._alarm):
             self._woken.set()
-
-    def nudge(self) -> None:
-        """Let go of those who wait in `changed`."""
-        self._changed.set()
-
-    async def changed(self, within: float) -> None:
-        """Wait for a sign that some row may have changed, at most so many seconds."""
-        await self._changed.wait(within)
 
     async def sleep_until(self, when: datetime | None) -> None:
         now = self.clock.now()

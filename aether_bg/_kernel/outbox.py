@@ -32,15 +32,17 @@ class Outbox:
 
     def changed(self, job_id: UUID) -> None:
         self._named.add(job_id)
-        self._core.nudge()
+        if not self._wait:
+            self._core.roused.set()
 
     async def run(self) -> None:
         while True:
             await self._pump()
-            if self._wait:
-                await anyio.sleep(self._wait)
+            if self._wait:  # a plugin that is well again says so with `wake`
+                await anyio.sleep(_BACKOFF[0])
+                await self._core.roused.wait(self._wait - _BACKOFF[0])
             elif not self._named:
-                await self._core.changed(_LOOK)
+                await self._core.roused.wait(_LOOK)
 
     async def flush(self, within: float) -> None:
         """At the stop: what is not armed by then is the next start's (PROTOCOL S1)."""

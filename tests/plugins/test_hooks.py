@@ -565,6 +565,28 @@ async def test_arming_that_fails_is_asked_again(make_app: Make) -> None:
         assert "ConnectionError" in (await app.health())["problems"]["schedule_arm"]
 
 
+async def test_an_engine_that_is_back_is_not_kept_waiting(make_app: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The outbox asks ever more rarely; `wake` says that it may ask again."""
+    monkeypatch.setattr("aether_bg._kernel.outbox._BACKOFF", (0.05, 600.0))
+    push = Push()
+    push.refuse = 6  # 0.05, 0.1 … 1.6 s between
+    app = make_app(scheduler=push)
+    app.handler("Work")(lambda: None)
+    async with app:
+        job_id = await app.enqueue("Work", schedule=timedelta(hours=1))
+        with anyio.fail_after(10):
+            while push.refuse:
+                push.kernel.wake()
+                await anyio.sleep(0.003)
+        push.refuse = 10**6
+        await anyio.sleep(0.3)
+        refused = 10**6 - push.refuse
+        push.refuse = 0
+        push.kernel.wake()
+        await push.until_held(job_id, 0)
+        assert refused <= 3
+
+
 async def test_a_caller_cancelled_at_the_door_leaves_no_orphan(make_app: Make) -> None:
     """PROTOCOL C5."""
     push = Push()
