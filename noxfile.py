@@ -5,6 +5,7 @@ The usual runs the tests on every supported Python that is found here, then styl
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -119,7 +120,15 @@ def chaos(session: nox.Session) -> None:
 
 
 @nox.session
+def soak(session: nox.Session) -> None:
+    """Half an hour at a hundred jobs a second, with kills; AETHER_BG_CHAOS_SOAK sets other seconds."""
+    session.install("-q", ".[test]")
+    seconds = float(os.environ.get("AETHER_BG_CHAOS_SOAK", "1800"))
+    run_pytest(session, f"--timeout={seconds + 600:.0f}", "tests/chaos/test_load.py::test_soak", "--chaos=full")
+
+
+@nox.session(python=next((version for version in found() if version >= "3.12"), found()[0]))  # tinyjobs needs 3.12
 def bench(session: nox.Session) -> None:
-    """Beside raw sqlite3 and the libraries a user would pick instead; a table, and JSON."""
+    """Beside raw sqlite3 and the libraries a user would pick instead; a table, JSON and a plot. `-- --help`."""
     session.install("-q", ".")
     session.run("python", "benchmarks/run.py", *session.posargs)

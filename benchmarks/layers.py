@@ -1,0 +1,278 @@
+"""Where the time of a drain goes, layer by layer, in µs per job: `nox -s bench -- --layers`.
+
+Each layer is measured alone, doing what it does in a drain, so that the lines can be compared; they add up only
+roughly, since the writer's thread works beside the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import cProfile
+import os
+import pstats
+import queue
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import anyio
+import attrs
+import pluggy
+from no_store import NoStore, claimed
+from timed_store import TimedStore
+
+from aether_bg import Aether, JobInfo, SQLiteStore
+from aether_bg.bridge import Bridge
+from aether_bg.hookspecs import hookimpl, hookspec
+from aether_bg.model import Change, Claim, Heartbeat, JobRun, JobStatus, RunOutcome, Save, Write
+from aether_bg.plugins.sqlite import changes, claims, files, guard, rows
+
+JOBS = 10_000
+BATCH = 100
+
+
+@attrs.define
+class Letter:
+    to: str
+    subject: str
+    tags: list[str]
+
+
+LETTER = {"to": "ada@example.org", "subject": "hello", "tags": ["a", "b"]}
+
+
+def app_for(store: Any, count: int) -> tuple[Aether, anyio.Event]:
+    """An app with a no-op handler with and without payload; the event: so many have run."""
+    app, finished, left = Aether(store, scheduler="timer"), anyio.Event(), count
+
+    def one() -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            finished.set()
+
+    @app.handler("Noop")
+    async def noop() -> None:
+        one()
+
+    @app.handler("Letter")
+    async def letter(args: Letter) -> None:
+        one()
+
+    return app, finished
+
+
+async def fill(app: Aether, count: int) -> None:
+    async with app.client() as jobs:
+        for _ in range(0, count, 500):
+            async with jobs.unit_of_work():
+                for _ in range(500):
+                    await jobs.enqueue("Noop")
+
+
+async def drained(app: Aether, finished: anyio.Event) -> float:
+    """Seconds from the start of the app to its last job."""
+    async with app:
+        began = time.perf_counter()
+        await finished.wait()
+        return time.perf_counter() - began
+
+
+async def kernel(handler: str = "Noop", payload: Any = None) -> float:
+    best = 9.9
+    for _ in range(3):
+        app, finished = app_for(NoStore(claimed(JOBS, handler, payload)), JOBS)
+        best = min(best, await drained(app, finished))
+    return best / JOBS
+
+
+async def whole(path: Path) -> tuple[float, TimedStore]:
+    store = TimedStore(SQLiteStore(path))
+    app, finished = app_for(store, JOBS)
+    await fill(app, JOBS)
+    store.spent.clear()
+    return await drained(app, finished) / JOBS, store
+
+
+def completion(job: JobInfo) -> Save:
+    """What the kernel writes when a one-shot has run."""
+    now = datetime.now(UTC)
+    run = JobRun(
+        job_id=job.id, token=job.seq, attempt=1, occurrence=job.occurrence, outcome=RunOutcome.COMPLETED,
+        started_at=job.started_at, finished_at=now, owner=job.owner,
+    )  # fmt: skip
+    return Save(Change(
+        job_id=job.id, seq=job.seq, schedule_rev=job.schedule_rev, next_seq=job.seq + 1, next_rev=job.schedule_rev,
+        status=JobStatus.COMPLETED, due_at=None, occurrence=job.occurrence, last_occurrence=job.occurrence,
+        occurrences=1, attempt=1, retry_count=0, crash_count=0, last_error=None, handled_time=now, paused=False,
+        manual=False, extra=False, run_again=False, holds_name=True, armed_seq=job.armed_seq, owner=None,
+        modified_at=now, modified_by=None, runs=(run,),
+    ))  # fmt: skip
+
+
+def sql(path: Path) -> dict[str, float]:
+    """The statements of a drain on one connection, one thread: seconds per job."""
+    conn = files.connect(path)
+    watch = guard.Guard(conn)
+    owner = uuid4()
+    beat = Heartbeat(owner=owner, handlers=("Noop",), now=datetime.now(UTC), interval=5, keep_for=50)
+    spent: defaultdict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def timed(what: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        spent[what] += time.perf_counter() - began
+
+    def begin() -> None:
+        conn.execute(f"BEGIN IMMEDIATE {watch.mark}")
+
+    begin()
+    claims.join(conn, beat)
+    conn.execute(f"COMMIT {watch.mark}")
+    done = 0
+    while True:
+        wanted = Claim(owner=owner, now=datetime.now(UTC), limit=BATCH, handlers=("Noop",))
+        begin()
+        with timed("SQL: claim"):
+            text, _ = claims.claim(conn, wanted)
+        with timed("commit (fsync)"):
+            conn.execute(f"COMMIT {watch.mark}")
+        with timed("rows to JobInfo"):
+            jobs = rows.read_jobs(text)
+        if not jobs:
+            break
+        saves = [completion(job) for job in jobs]
+        begin()
+        with timed("SQL: outcomes"):
+            changes.transact(conn, saves, watch)
+        with timed("commit (fsync)"):
+            conn.execute(f"COMMIT {watch.mark}")
+        done += len(jobs)
+    conn.close()
+    return {what: seconds / done for what, seconds in spent.items()}
+
+
+def fsync(folder: Path) -> float:
+    """Seconds of one fdatasync after 4 KiB, the median of 200."""
+    spent = []
+    with open(folder / "sync", "wb", buffering=0) as file:
+        for _ in range(200):
+            file.write(b"x" * 4096)
+            began = time.perf_counter()
+            os.fdatasync(file.fileno())
+            spent.append(time.perf_counter() - began)
+    return sorted(spent)[100]
+
+
+async def hop() -> float:
+    """Seconds from the loop to an idle thread and back, as a write does it."""
+    bridge, waiting = Bridge(), queue.SimpleQueue[Callable[[], object] | None]()
+
+    def serve() -> None:
+        while (answer := waiting.get()) is not None:
+            bridge.post(answer)
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    began = time.perf_counter()
+    for _ in range(1000):
+        event = anyio.Event()
+        waiting.put(event.set)
+        await event.wait()
+    took = time.perf_counter() - began
+    waiting.put(None)
+    return took / 1000
+
+
+async def task() -> float:
+    """Seconds per task that does nothing."""
+
+    async def nothing() -> None: ...
+
+    loop, count = asyncio.get_running_loop(), 20_000
+    began = time.perf_counter()
+    for _ in range(count // BATCH):
+        tasks = [loop.create_task(nothing()) for _ in range(BATCH)]
+        while not tasks[-1].done():
+            await asyncio.sleep(0)
+    return (time.perf_counter() - began) / count
+
+
+def hook() -> float:
+    """Seconds per hook call."""
+
+    class Spec:
+        @hookspec(firstresult=True)
+        def store_transact(self, writes: Sequence[Write]) -> object:
+            raise NotImplementedError
+
+    class Plugin:
+        @hookimpl
+        def store_transact(self, writes: Sequence[Write]) -> object:
+            return 1
+
+    manager = pluggy.PluginManager("aether_bg")
+    manager.add_hookspecs(Spec)
+    manager.register(Plugin())
+    call, count = manager.hook.store_transact, 50_000
+    began = time.perf_counter()
+    for _ in range(count):
+        call(writes=())
+    return (time.perf_counter() - began) / count
+
+
+async def functions(top: int = 28) -> str:
+    """The kernel's own functions by time spent in them, on a store that costs nothing."""
+    app, finished = app_for(NoStore(claimed(JOBS)), JOBS)
+    profile = cProfile.Profile()
+    async with app:
+        profile.enable()
+        await finished.wait()
+        profile.disable()
+    stats = pstats.Stats(profile)
+    lines = []
+    own: list[Any] = sorted(stats.stats.items(), key=lambda item: -item[1][2])  # type: ignore[attr-defined]
+    for (file, line, name), (_, calls, inside, cumulative, _) in own[:top]:
+        place = f"{file[file.rfind('aether_bg/') :] if 'aether_bg/' in file else Path(file).name}:{line}"
+        lines.append(f"{inside / JOBS * 1e6:7.2f} {cumulative / JOBS * 1e6:8.2f} {calls / JOBS:6.2f}  {place} {name}")
+    return "\n".join(["    own    total  calls  per job, µs, under cProfile (about twice as slow)", *lines])
+
+
+async def main() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        await whole(folder / "warm.db")
+        runs = [await whole(folder / f"{n}.db") for n in range(3)]
+        total, store = min(runs, key=lambda run: run[0])
+        plain, typed = await kernel(), await kernel("Letter", LETTER)
+        app, _ = app_for(folder / "sql.db", 1)
+        await fill(app, JOBS)
+        alone = sql(folder / "sql.db")
+        writes = sum(len(store.spent[hook]) for hook in ("store_claim", "store_transact")) / JOBS
+        hop_, sync, task_, hook_ = await hop(), fsync(folder), await task(), hook()
+    table = [
+        ("drain, whole", total, ""),
+        ("kernel on a store that costs nothing", plain, "claim to outcome, no payload"),
+        ("  of it: one task", task_, "alone, started and ended"),
+        ("  of it: hook calls", writes * hook_, f"{writes:.4f} per job × {hook_ * 1e6:.2f} µs"),
+        ("typing: payload to an attrs class", typed - plain, "three fields"),
+        ("thread hops", writes * hop_, f"{writes:.4f} per job × {hop_ * 1e6:.0f} µs there and back"),
+        *((name, seconds, f"batches of {BATCH}, no threads") for name, seconds in alone.items()),
+        ("fsync alone", 2 / BATCH * sync, f"2 per {BATCH} jobs × {sync * 1e6:.0f} µs (fdatasync of 4 KiB)"),
+    ]
+    for what, seconds, remark in table:
+        print(f"{what:40}{seconds * 1e6:8.2f} µs/job   {remark}")
+    print()
+    print(await functions())
+
+
+if __name__ == "__main__":
+    anyio.run(main)

@@ -1,0 +1,77 @@
+"""What is printed, and the JSON that is kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import attrs
+from plan import PEERS
+from targets import Best, Line
+
+NAMES = {"aether": "aether_bg", "huey": "Huey", "tinyjobs": "tinyjobs", "apscheduler": "APScheduler"}
+DURABILITY = "WAL and synchronous=FULL everywhere, but for tinyjobs (NORMAL, its only setting)"
+Versions = dict[str, dict[str, str]]
+
+RAW = (
+    ("raw, one a commit", "raw.speed", "enqueue", "drain"),
+    ("  our kind of rows", "raw.speed_alike", "enqueue", "drain"),
+    ("raw, 100 a commit", "raw.speed", "enqueue_many", "drain_many"),
+    ("  our kind of rows", "raw.speed_alike", "enqueue_many", "drain_many"),
+)
+
+
+def head(versions: Versions, quick: bool) -> str:
+    """What the figures are figures of."""
+    ours = versions.get("aether") or versions.get("raw") or {}
+    told = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+    if ours:
+        told += f", Python {ours['python']}, SQLite {ours['sqlite']}"
+    return f"{told}; {DURABILITY}{'; quick run' if quick else ''}"
+
+
+def table(lines: list[Line]) -> str:
+    """Aligned columns."""
+    rows = [("", "aether_bg", "", "target", "")]
+    rows += [(line.what, line.value, line.against, line.target, _verdict(line.met)) for line in lines]
+    widths = [max(len(row[n]) for row in rows) for n in range(5)]
+    cells = ([cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows)
+    return "\n".join("  ".join(row).rstrip() for row in cells)
+
+
+def _verdict(met: bool | None) -> str:
+    return "" if met is None else "met" if met else "MISSED"
+
+
+def systems(found: Best, versions: Versions) -> str:
+    """All of them side by side."""
+    lines = [f"{'':24}{'enqueue/s':>10}{'64 at once':>12}{'drain/s':>10}   idle latency p50 / p99"]
+    for name, step, enqueue, drain in RAW:
+        if speed := found.get(step):
+            lines.append(f"{name:24}{speed[enqueue]:>10,.0f}{'':12}{speed[drain]:>10,.0f}")
+    for system in ("aether", *PEERS):
+        speed, waits = found.get(f"{system}.speed"), found.get(f"{system}.latency")
+        if not speed and not waits:
+            continue
+        version = versions[system].get(NAMES[system].lower(), "")
+        rates = [f"{speed[name]:,.0f}" if speed else "" for name in ("enqueue", "enqueue_many", "drain")]
+        told = f"{waits['p50']:.1f} / {waits['p99']:.1f} ms" if waits else ""
+        lines.append(
+            f"{NAMES[system]} {version}".ljust(24) + f"{rates[0]:>10}{rates[1]:>12}{rates[2]:>10}   {told}".rstrip()
+        )
+    return "\n".join(lines) if len(lines) > 1 else ""
+
+
+def write(
+    path: Path, *, rounds: Any, best: Best, lines: list[Line], versions: Versions, missing: Any, quick: bool
+) -> None:
+    content = {
+        "when": datetime.now(UTC).isoformat(timespec="seconds"), "what": head(versions, quick), "versions": versions,
+        "table": [attrs.asdict(line) for line in lines], "best": best, "rounds": rounds, "missing": missing,
+    }  # fmt: skip
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

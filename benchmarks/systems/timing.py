@@ -1,0 +1,61 @@
+"""Rates and percentiles, for every system alike."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+Figures = dict[str, float]
+Measurement = Callable[[int, Path], Figures]
+
+TOGETHER = 64
+"""How many enqueue at a time, where many do."""
+
+
+def rate(count: int, work: Callable[[], object]) -> float:
+    """Per second."""
+    began = time.perf_counter()
+    work()
+    return count / (time.perf_counter() - began)
+
+
+def rate_of_threads(count: int, one: Callable[[], object], threads: int = TOGETHER) -> float:
+    """Per second, `one` called `count` times by so many threads."""
+
+    def some(_: int) -> None:
+        for _ in range(count // threads):
+            one()
+
+    with ThreadPoolExecutor(threads) as pool:
+        return rate(count // threads * threads, lambda: list(pool.map(some, range(threads))))
+
+
+def spread(seconds: Sequence[float]) -> Figures:
+    """The median and the 99th percentile, in milliseconds."""
+    ordered = sorted(seconds)
+    return {"p50": ordered[len(ordered) // 2] * 1000, "p99": ordered[int(len(ordered) * 0.99)] * 1000}
+
+
+class Countdown:
+    """Counts what has run; `wait` until it is all, and says when that was."""
+
+    def __init__(self, count: int) -> None:
+        self.left, self.at = count, 0.0
+        self._lock = threading.Lock()
+
+    def one(self) -> None:
+        with self._lock:
+            self.left -= 1
+            if self.left <= 0:
+                self.at = time.perf_counter()
+
+    def wait(self, within: float = 120.0) -> None:
+        """Raises `TimeoutError`."""
+        deadline = time.perf_counter() + within
+        while self.left > 0:
+            if time.perf_counter() > deadline:
+                raise TimeoutError(f"{self.left} jobs have not run within {within:.0f} s")
+            time.sleep(0.002)

@@ -1,0 +1,119 @@
+"""The figures to reach, each from what was measured: value, target, met or missed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+from plan import BACKLOGS, PEERS
+
+Best = dict[str, dict[str, float]]
+"""Per step, its figures; of each the round that was least disturbed."""
+
+
+def best(found: dict[str, list[dict[str, float]]]) -> Best:
+    def pick(step: str, values: list[float]) -> float:
+        return max(values) if ".speed" in step else min(values)  # rates, and costs
+
+    return {
+        step: {name: pick(step, [round_[name] for round_ in rounds]) for name in rounds[0]}
+        for step, rounds in found.items()
+        if rounds
+    }
+
+
+@attrs.frozen
+class Line:
+    """One row of the table. `met` None: nothing is asked of it."""
+
+    what: str
+    value: str
+    against: str = ""
+    target: str = ""
+    met: bool | None = None
+
+
+class Table:
+    """Lines for what was measured; a line whose figures are missing is left out."""
+
+    def __init__(self, found: Best) -> None:
+        self._found = found
+        self.lines: list[Line] = []
+
+    def _add(self, make: Callable[[Best], Line]) -> None:
+        try:
+            self.lines.append(make(self._found))
+        except (KeyError, ValueError):  # not measured in this run
+            pass
+
+    def ratio(self, what: str, name: str, yardstick: tuple[str, str, str], target: float) -> None:
+        """`what`: a rate of ours, over one of `raw`; at least `target`."""
+
+        def make(found: Best) -> Line:
+            step, figure, whom = yardstick
+            ours, theirs = found["aether.speed"][name], found[step][figure]
+            return Line(
+                what, f"{ours:,.0f}/s", f"{ours / theirs:.2f} × {whom} ({theirs:,.0f}/s)",
+                f"≥ {target} ×" if target else "", ours / theirs >= target if target else None,
+            )  # fmt: skip
+
+        self._add(make)
+
+    def peer(self, what: str, name: str, target: float) -> None:
+        def make(found: Best) -> Line:
+            ours = found["aether.speed"][name]
+            theirs, who = max((found[f"{p}.speed"][name], p) for p in PEERS if f"{p}.speed" in found)
+            return Line(
+                what, f"{ours:,.0f}/s", f"{ours / theirs:.1f} × {who} ({theirs:,.0f}/s)", f"≥ {target:.0f} ×",
+                ours / theirs >= target,
+            )  # fmt: skip
+
+        self._add(make)
+
+    def most(self, what: str, step: str, name: str, unit: str, target: float) -> None:
+        def make(found: Best) -> Line:
+            value = found[step][name]
+            return Line(what, f"{value:,.2f} {unit}", "", f"≤ {target:g} {unit}", value <= target)
+
+        self._add(make)
+
+    def grows(self, what: str, name: str, unit: str, times: float | None = None, more: float | None = None) -> None:
+        """The largest backlog against the smallest: at most so many `times`, or so much `more`."""
+
+        def make(found: Best) -> Line:
+            few, many = (found[f"aether.backlog.{size}"][name] for size in (BACKLOGS[0], BACKLOGS[-1]))
+            value = f"{few:.2f} → {many:.2f} {unit}"
+            if times is not None:
+                return Line(what, value, f"{many / few:.2f} ×", f"≤ {times} ×", many / few <= times)
+            assert more is not None
+            return Line(what, value, f"{many - few:+.1f} {unit}", f"≤ +{more:g} {unit}", many - few <= more)
+
+        self._add(make)
+
+
+def table(found: Best) -> list[Line]:
+    made = Table(found)
+    one, many = ("raw.speed", "enqueue", "raw, a commit each"), ("raw.speed", "enqueue_many", "raw, 100 a commit")
+    alike_one = ("raw.speed_alike", "enqueue", "raw, our kind of rows")
+    alike_many = ("raw.speed_alike", "enqueue_many", "raw, our kind of rows")
+    made.ratio("enqueue, one at a time", "enqueue", one, 0.5)
+    made.ratio("", "enqueue", alike_one, 0)
+    made.peer("enqueue, 64 at once", "enqueue_many", 4)
+    made.ratio("", "enqueue_many", many, 0.15)
+    made.ratio("", "enqueue_many", alike_many, 0)
+    made.peer("drain, no-op coroutines", "drain", 4)
+    made.ratio("", "drain", ("raw.speed", "drain_many", "raw, 100 a commit"), 0.2)
+    made.ratio("", "drain", ("raw.speed_alike", "drain_many", "raw, our kind of rows"), 0)
+    made.most("idle latency, p50", "aether.latency", "p50", "ms", 1)
+    made.most("idle latency, p99", "aether.latency", "p99", "ms", 5)
+    made.most("lateness of 1,000 in 10 s, p99", "aether.lateness", "p99", "ms", 5)
+    made.grows("10³ → 10⁶ waiting: enqueue", "enqueue", "ms", times=1.25)
+    made.grows("10³ → 10⁶ waiting: claim of 100", "claim", "ms", times=1.25)
+    made.grows("10³ → 10⁶ waiting: latency", "latency", "ms", times=1.25)
+    made.grows("10³ → 10⁶ waiting: memory", "rss", "MiB", more=20)
+    made.most("start with 10⁶ waiting", f"aether.backlog.{BACKLOGS[-1]}", "start", "s", 1)
+    made.most("recovery after kill -9, longest", "aether.recovery", "longest", "s", 1)
+    made.most("idle process", "aether.idle", "cpu", "% CPU", 0.5)
+    made.most("import aether_bg", "aether.import", "ms", "ms", 120)
+    made.most("kernel's own time per job", "aether.kernel", "us", "µs", 60)
+    return made.lines
