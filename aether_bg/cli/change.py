@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 import attrs
 import click
 
+from aether_bg import Aether
+from aether_bg.cli.apps import app_option, policies
 from aether_bg.cli.database import database_argument, reading
 from aether_bg.cli.output import at, json_option, note, print_line
 from aether_bg.cli.session import Operator, operate
@@ -40,7 +42,8 @@ def jobs_arguments(command: F) -> F:
 
 @click.command()
 @jobs_arguments
-def retry(database: Path, jobs: tuple[str, ...], as_json: bool) -> None:
+@app_option
+def retry(database: Path, jobs: tuple[str, ...], app: Aether | None, as_json: bool) -> None:
     """Bring FAILED or CANCELLED jobs back.
 
     One-shots run at once, recurring ones at their next occurrence.
@@ -48,7 +51,7 @@ def retry(database: Path, jobs: tuple[str, ...], as_json: bool) -> None:
     \b
     aether-bg retry jobs.db send-email-order-123
     """
-    _each("retry", database, jobs, as_json, lambda operator, job: operator.verbs.retry(job.id))
+    _each("retry", database, jobs, as_json, lambda operator, job: operator.verbs.retry(job.id), app)
 
 
 @click.command()
@@ -79,7 +82,8 @@ def pause(database: Path, jobs: tuple[str, ...], as_json: bool) -> None:
 
 @click.command()
 @jobs_arguments
-def resume(database: Path, jobs: tuple[str, ...], as_json: bool) -> None:
+@app_option
+def resume(database: Path, jobs: tuple[str, ...], app: Aether | None, as_json: bool) -> None:
     """Let paused jobs go on.
 
     Overdue one-shots and retries run at once, recurring ones from now.
@@ -87,12 +91,13 @@ def resume(database: Path, jobs: tuple[str, ...], as_json: bool) -> None:
     \b
     aether-bg resume jobs.db Backup
     """
-    _each("resume", database, jobs, as_json, lambda operator, job: operator.verbs.resume(job.id))
+    _each("resume", database, jobs, as_json, lambda operator, job: operator.verbs.resume(job.id), app)
 
 
 @click.command()
 @jobs_arguments
-def trigger(database: Path, jobs: tuple[str, ...], as_json: bool) -> None:
+@app_option
+def trigger(database: Path, jobs: tuple[str, ...], app: Aether | None, as_json: bool) -> None:
     """Run jobs now.
 
     Waiting one-shots and retries at once, recurring ones one extra time.
@@ -100,17 +105,19 @@ def trigger(database: Path, jobs: tuple[str, ...], as_json: bool) -> None:
     \b
     aether-bg trigger jobs.db Backup
     """
-    _each("trigger", database, jobs, as_json, lambda operator, job: operator.verbs.trigger(job.id))
+    _each("trigger", database, jobs, as_json, lambda operator, job: operator.verbs.trigger(job.id), app)
 
 
-def _each(name: str, database: Path, jobs: tuple[str, ...], as_json: bool, verb: Verb) -> None:
+def _each(
+    name: str, database: Path, jobs: tuple[str, ...], as_json: bool, verb: Verb, app: Aether | None = None
+) -> None:
     """One after another; a job that refuses does not keep the others from it. Exit code 1 if any did."""
     with reading(database) as db:  # says what is wrong with the file, before anything opens it for writing
 
         async def all_of_them(operator: Operator) -> list[Done]:
             return [await _one(name, text, verb, operator, db.job) for text in jobs]
 
-        results = operate(database, all_of_them)
+        results = operate(database, all_of_them, policies(app) if app else ())
     for done in results:
         if as_json:
             print_line(done)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from uuid import UUID
 import attrs
 import click
 
+from aether_bg import Aether
+from aether_bg.cli.apps import app_option
 from aether_bg.cli.database import database_argument, job_argument, reading
 from aether_bg.cli.output import (
     at,
@@ -41,8 +44,9 @@ STATUSES = [status.name.lower() for status in JobStatus]
 @job_argument
 @click.option("--limit", type=click.IntRange(1), default=10, show_default=True, help="Newest rows of its history.")
 @local_option
+@app_option
 @json_option
-def explain_(database: Path, job: str, limit: int, local: bool, as_json: bool) -> None:
+def explain_(database: Path, job: str, limit: int, local: bool, app: Aether | None, as_json: bool) -> None:
     """Did it run, and if not, why not? In sentences.
 
     Says when it is due, who claimed it, its attempts and their errors, what was skipped and why, and what it waits
@@ -57,7 +61,12 @@ def explain_(database: Path, job: str, limit: int, local: bool, as_json: bool) -
         facts = around(processes(db))
     now = datetime.now(UTC)
     zone = zone_of(local) or now.astimezone().tzinfo or UTC
-    told = explain(row, runs, now=now, around=facts, zone=zone)
+    schedule = None
+    if app is not None:
+        row = app.calls.decoded(row)
+        with suppress(InvalidSchedule):
+            schedule = app.calls.load(row.expression_value, row.timezone)
+    told = explain(row, runs, now=now, around=facts, schedule=schedule, zone=zone)
     if as_json:
         print_document(
             {"job": row, "waiting_for": waiting(row, now, facts), "sentences": told.split("\n"), "runs": runs}

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import inspect
-import os
 import re
-import sys
-import traceback
 
 import attrs
 import click
 
 from aether_bg import Aether, hookspecs
+from aether_bg.cli.apps import load_app
 from aether_bg.cli.output import json_option, print_document, table
-from aether_bg.errors import AetherError, InvalidOption, shown
-
-_EXAMPLE = "For example: myservice.jobs:app."
 
 
 @attrs.frozen(kw_only=True)
@@ -54,37 +47,6 @@ def plugins(app: str, as_json: bool) -> None:
             ["HOOK", "LAYER", "SHAPE", "PLUGINS"],
             ([hook.hook, hook.layer, hook.shape, " > ".join(hook.plugins) or "-"] for hook in hooks),
         )
-
-
-def load_app(text: str) -> Aether:
-    """Import it. Raises `InvalidOption` for a text that leads nowhere, and what the app itself raises."""
-    what = f"app {shown(text)}"
-    module, separator, path = text.partition(":")
-    if not module or not separator or not path:
-        raise InvalidOption(what, "is not MODULE:APP", _EXAMPLE)
-    if "" not in sys.path and os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        with contextlib.redirect_stdout(sys.stderr):  # what the module prints is not our output
-            found = importlib.import_module(module)
-    except AetherError:
-        raise
-    except ModuleNotFoundError as error:
-        raise InvalidOption(what, f"there is no module {error.name!r}", "Run it in the folder of your code.") from None
-    except (Exception, SystemExit) as error:
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        said = f"{type(error).__name__}: {error} ({place.filename}:{place.lineno})"
-        raise InvalidOption(what, f"importing {module} raised {said}", "Mend the module.") from error
-    for part in path.split("."):
-        try:
-            found = getattr(found, part)
-        except AttributeError:
-            near = [name for name, value in vars(found).items() if isinstance(value, Aether)]
-            remedy = f"Did you mean {module}:{near[0]}?" if near else _EXAMPLE
-            raise InvalidOption(what, f"{module} has no {path!r}", remedy) from None
-    if not isinstance(found, Aether):
-        raise InvalidOption(what, f"it is a {type(found).__name__}, not an Aether", _EXAMPLE)
-    return found
 
 
 def _hook(app: Aether, name: str) -> Hook:

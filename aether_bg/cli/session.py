@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import getpass
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import anyio
 
@@ -27,13 +27,13 @@ _BUSY: Final = 5.0
 """Seconds to wait for the write lock of a process that hangs."""
 
 
-def operate(path: Path, act: Callable[[Operator], Awaitable[R]]) -> R:
+def operate(path: Path, act: Callable[[Operator], Awaitable[R]], plugins: Sequence[Any] = ()) -> R:
     """Open the store, act, close it. The caller has made sure that the file is a database of this version.
 
     The rows say who acted; the processes that run jobs notice within a moment.
     """
     _wait_for_writers(path)
-    app = Aether(path, scheduler="timer", actor=_actor())
+    app = Aether(path, scheduler="timer", plugins=plugins, actor=_actor())
 
     async def session() -> R:
         async with operating(app) as operator:

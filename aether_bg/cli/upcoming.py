@@ -6,7 +6,9 @@ from datetime import UTC, datetime
 
 import click
 
+from aether_bg import Aether
 from aether_bg import schedule as language
+from aether_bg.cli.apps import app_option
 from aether_bg.cli.output import at, json_option, note, print_document, table
 from aether_bg.errors import InvalidOption, shown
 from aether_bg.explain import plain
@@ -32,8 +34,9 @@ def instant(text: str | None, option: str) -> datetime | None:
 @click.option("--timezone", "-z", metavar="ZONE", help="IANA zone of the schedule, for example Europe/Berlin.")
 @click.option("-n", "count", type=click.IntRange(1, 10_000), default=5, show_default=True, help="How many.")
 @click.option("--after", metavar="ISO", help="Those after this instant, as if made then, instead of now.")
+@app_option
 @json_option
-def next_(text: str, timezone: str | None, count: int, after: str | None, as_json: bool) -> None:
+def next_(text: str, timezone: str | None, count: int, after: str | None, app: Aether | None, as_json: bool) -> None:
     """Show the coming instants of a schedule, and its words.
 
     Each in the schedule's zone and in UTC; one that daylight saving moves or doubles is flagged, with the reason. Exit
@@ -44,7 +47,7 @@ def next_(text: str, timezone: str | None, count: int, after: str | None, as_jso
     aether-bg next "@every 90m" -n 3 --json
     """
     since = instant(after, "--after") or datetime.now(UTC)
-    schedule = language.parse(text, timezone)
+    schedule = (app.calls if app else language).parse(text, timezone)
     coming = schedule.upcoming(count, after=since, anchor=since)
     if as_json:
         print_document({
