@@ -71,6 +71,7 @@ class Aether(OwnerVerbs):
         self.handlers = Handlers()
         self.dependencies = Dependencies()
         self.declared: list[dict[str, Any]] = []
+        self.provided: list[tuple[Any, Callable[..., Any] | None, Callable[..., Any] | None]] = []
         self.plugins = Plugins()
         self._scheduler_reason = self._register(store, scheduler, plugins, entry_points)
         self.calls = Calls(self.plugins)
@@ -172,6 +173,7 @@ class Aether(OwnerVerbs):
         """
         self._before_start("provide")
         self.dependencies.provide(type, factory, ping)
+        self.provided.append((type, factory, ping))
 
     def _before_start(self, verb: str) -> None:
         if self._run is not None:
