@@ -1,5 +1,30 @@
-"""For tests of apps and plugins. `sidecar` starts a real Dapr for them and is imported by its own name."""
+"""For tests of apps and plugins. `sidecar` starts a real Dapr for them and is imported by its own name.
 
-from aether_bg.testing.clock import FakeClock
+`foundations` the app in a sandbox · `jobs` what a test does there · `wanted` what it expects · `still` nothing runs
+by itself · `clock` time that tests move · `pytest_plugin` all of it as fixtures · `dapr_processes` a real Dapr
+"""
 
-__all__ = ["FakeClock"]
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from aether_bg.testing.clock import FakeClock
+    from aether_bg.testing.foundations import Sandbox, sandbox
+    from aether_bg.testing.jobs import JobFailed, Jobs, PlainJobs
+    from aether_bg.testing.still import Ran
+
+__all__ = ["FakeClock", "JobFailed", "Jobs", "PlainJobs", "Ran", "Sandbox", "sandbox"]
+
+_ROOMS = {
+    "FakeClock": "clock", "JobFailed": "jobs", "Jobs": "jobs", "PlainJobs": "jobs", "Ran": "still",
+    "Sandbox": "foundations", "sandbox": "foundations",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Imported when first named: pytest imports this package at its start, whether a test uses it or not."""
+    if name in _ROOMS:
+        return getattr(import_module(f"aether_bg.testing.{_ROOMS[name]}"), name)
+    raise AttributeError(f"module 'aether_bg.testing' has no attribute {name!r}")

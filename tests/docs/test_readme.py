@@ -39,12 +39,13 @@ def test_code_runs_in_order(
     first.run(names)
     assert capsys.readouterr().out == "Hello, Ada!\nCOMPLETED\n"
     assert len([line for line in first.code.splitlines() if line.strip()]) == 8
-    assert len(rest) == 6
+    assert len(rest) == 7
     for snippet in rest:
         if snippet.words == ("python", "await"):
             anyio.run(run_awaiting, snippet, names)
         else:
             snippet.run(names)
+    anyio.run(names["test_a_reminder"])
     assert "COMPLETED" in capsys.readouterr().out
 
 

@@ -1,0 +1,147 @@
+"""An app on other foundations while a test lasts: a store to throw away, a clock to move, fakes for dependencies."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from types import TracebackType
+from typing import Any, Literal
+
+from aether_bg import Aether
+from aether_bg.errors import AlreadyStarted, InvalidOption, shown
+from aether_bg.plugins.inprocess import InProcess
+from aether_bg.testing.clock import FakeClock
+from aether_bg.testing.jobs import Jobs, PlainJobs
+from aether_bg.testing.still import Still
+
+
+def sandbox(
+    app: Aether,
+    *,
+    clock: FakeClock | None = None,
+    override: Mapping[Any, Any] | None = None,
+    store: Any = ":memory:",
+) -> Sandbox:
+    """The app itself, for the length of a block, on a store to throw away, where nothing runs until it is drained.
+
+        async with sandbox(app, override={Mailer: FakeMailer()}) as jobs:    # a Jobs
+            await sign_up("ada@example.org")                    # code under test, which uses the global `app`
+            await jobs.assert_enqueued("Welcome", payload={"to": "ada@example.org"})
+            await jobs.drain()
+
+    Its handlers, declared jobs, dependencies, options and plugins are as they are; only the owners of persistence and
+    scheduling stand back. `with sandbox(app).blocking() as jobs:` is the same for tests that are not async, with plain
+    functions. `with sandbox(app) as jobs:` does not start the app: that is left to the code under test.
+
+    `clock`: a new FakeClock by default. `override`: a type to what stands in for it: a function or class is a factory
+    as in `app.provide`, anything else is the thing itself, a mock for instance. `store`: another one, as for `Aether`.
+
+    Raises `AlreadyStarted` at the block when the app is running, and `InvalidOption` for what cannot be overridden.
+    """
+    return Sandbox(app, FakeClock() if clock is None else clock, dict(override or {}), store)
+
+
+class Sandbox:
+    """Made by `sandbox`. Each block has a store of its own."""
+
+    def __init__(self, app: Aether, clock: FakeClock, override: Mapping[Any, Any], store: Any) -> None:
+        if not callable(getattr(clock, "advance", None)):
+            raise InvalidOption(f"clock={shown(clock)}", "is one that tests move", "Pass a FakeClock, or leave it out.")
+        self._app, self._clock, self._override, self._store = app, clock, override, store
+        self._before: dict[str, Any] = {}
+        self._jobs: Jobs
+
+    def __repr__(self) -> str:
+        return f"<Sandbox of {self._app!r}>"
+
+    # -- not started -----------------------------------------------------------------------------
+
+    def __enter__(self) -> Jobs:
+        """Whoever holds the app, under whatever name, is to find the sandbox: so its state is exchanged, not itself."""
+        app, still = self._app, Still()
+        if app._run is not None:
+            raise AlreadyStarted(repr(app), "it runs already, in a sandbox or without one", "Leave that block first.")
+        trial = self._trial(still)
+        self._before = dict(vars(app))
+        vars(app).update(vars(trial))
+        self._jobs = Jobs(app, self._clock, still)
+        return self._jobs
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        vars(self._app).clear()
+        vars(self._app).update(self._before)
+        if kind is None:
+            self._jobs.close()
+
+    def _trial(self, still: Still) -> Aether:
+        """An app with the same registrations on other foundations."""
+        app, options = self._app, self._app.options
+        owners = [*app.plugins.owners("persistence"), *app.plugins.owners("scheduling")]
+        kept = [p for p in app.plugins.all if not isinstance(p, InProcess) and all(p is not owner for owner in owners)]
+        trial = Aether(
+            self._store, scheduler=still, plugins=kept, concurrency=options.concurrency, grace=options.grace,
+            lease=options.lease, clock=self._clock, actor=options.actor, retention=dict(options.retention),
+            max_payload=options.max_payload,
+        )  # fmt: skip
+        for kind, factory, ping in app.provided:
+            trial.provide(kind, factory, ping=ping)
+        for kind, fake in self._override.items():
+            trial.provide(kind, _factory(fake))
+        trial.handlers, trial.declared, trial.provided = app.handlers, app.declared, app.provided
+        self._check_wanted(trial)
+        return trial
+
+    def _check_wanted(self, trial: Aether) -> None:
+        """A fake that nobody asks for hides a mistake: the real thing would be used."""
+        trial.handlers.resolve(trial.dependencies)
+        wanted = {kind for kind, _, _ in trial.provided}
+        for handler in map(trial.handlers.compiled, trial.handlers):
+            wanted |= {*handler.wanted.values(), *(handler.constructor or {}).values()}
+        for kind in self._override:
+            if kind not in wanted:
+                raise InvalidOption(
+                    f"override of {shown(kind)}", "no handler asks for that type, and nothing provides it",
+                    "Is it another class of the same name, imported from elsewhere?",
+                )  # fmt: skip
+
+    # -- started ---------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Jobs:
+        jobs = self.__enter__()
+        try:
+            await self._app.__aenter__()
+        except BaseException as error:
+            self.__exit__(type(error), error, error.__traceback__)
+            raise
+        return jobs
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await self._app.__aexit__(kind, error, trace)
+        finally:
+            self.__exit__(kind, error, trace)
+
+    def blocking(self, *, backend: Literal["asyncio", "trio"] = "asyncio") -> AbstractContextManager[PlainJobs]:
+        """`with sandbox(app).blocking() as jobs`: the app in a thread of its own, everything as plain functions."""
+        return self._blocking(backend)
+
+    @contextmanager
+    def _blocking(self, backend: Literal["asyncio", "trio"]) -> Iterator[PlainJobs]:
+        with self as jobs, self._app.blocking(backend=backend) as verbs:
+            yield PlainJobs(jobs, verbs)
+
+
+def _factory(fake: Any) -> Callable[..., Any]:
+    if inspect.isclass(fake) or inspect.isroutine(fake) or isinstance(fake, partial):
+        return fake
+
+    def as_it_is() -> Iterator[Any]:
+        yield fake  # not returned: a fake that is a context manager, as every MagicMock, is not to be entered
+
+    return as_it_is

@@ -1,0 +1,145 @@
+"""The scheduling layer of a sandbox: nothing runs by itself; what is run is noted, with the exceptions as they were."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from threading import Condition
+from typing import Any, Final
+from uuid import UUID
+
+import anyio
+import attrs
+from anyio.from_thread import BlockingPortal
+
+from aether_bg.errors import NotStarted
+from aether_bg.hookspecs import hookimpl
+from aether_bg.model import Decision, Failure, JobContext, JobInfo, JobRun, Raised, RunOutcome
+from aether_bg.protocols import Kernel
+
+_FAILED: Final = (RunOutcome.FAILED, RunOutcome.TIMED_OUT, RunOutcome.CRASHED)
+_ROWS: Final = 10
+"""Of history per attempt: the attempt itself, and what was skipped, coalesced or overlapped with it."""
+_SOON: Final = 5.0
+"""Real seconds that another thread waits for the app to be there."""
+
+
+@attrs.frozen(eq=False, repr=False)
+class Ran:
+    """One attempt that a `drain` has run."""
+
+    job: JobInfo
+    """The row at the claim."""
+    run: JobRun
+    """Its row of history; outcome None when that has been purged already."""
+    exception: BaseException | None
+    """What the handler raised, as it was, traceback and all."""
+
+    @property
+    def job_name(self) -> str:
+        return self.job.job_name
+
+    @property
+    def handler_name(self) -> str:
+        return self.job.handler_name
+
+    @property
+    def outcome(self) -> RunOutcome | None:
+        return self.run.outcome
+
+    @property
+    def failed(self) -> bool:
+        """It raised or took too long, whether it will be tried again or not."""
+        return self.outcome in _FAILED
+
+    def __str__(self) -> str:
+        what = f"job {self.job_name!r} ({self.handler_name}), attempt {self.job.attempt}: {self.outcome}"
+        return f"{what}, {self.run.error.splitlines()[0]}" if self.run.error else what
+
+    def __repr__(self) -> str:
+        return f"<Ran {self}>"
+
+
+class Still:
+    """A scheduler that never calls. It lends the app's loop to other threads: the user chose where the app runs."""
+
+    def __init__(self) -> None:
+        self._begun: list[JobInfo] = []
+        self._raised: dict[tuple[UUID, int], BaseException] = {}
+        self._changed = Condition()
+        self._kernel: Kernel | None = None
+        self._portal: BlockingPortal | None = None
+
+    def __repr__(self) -> str:
+        return "<Still>"
+
+    @hookimpl
+    async def schedule_run(self, kernel: Kernel) -> None:
+        async with BlockingPortal() as portal:
+            self._set(kernel, portal)
+            try:
+                await anyio.sleep_forever()
+            finally:
+                self._set(None, None)
+
+    def _set(self, kernel: Kernel | None, portal: BlockingPortal | None) -> None:
+        with self._changed:
+            self._kernel, self._portal = kernel, portal
+            self._changed.notify_all()
+
+    async def kernel(self) -> Kernel:
+        """The running app's. Raises `TimeoutError` where none is."""
+        with anyio.fail_after(_SOON):
+            while self._kernel is None:
+                await anyio.sleep(0.001)
+        return self._kernel
+
+    @property
+    def portal(self) -> BlockingPortal:
+        """Into the loop of the running app. Raises `NotStarted`."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._portal is not None, _SOON)
+            if self._portal is None:
+                raise NotStarted("the app of the sandbox", "it is not running", "Use it inside of its block.")
+            return self._portal
+
+    # -- what ran --------------------------------------------------------------------------------
+
+    @hookimpl(tryfirst=True)
+    def dispatch_wrap(self, ctx: JobContext) -> AbstractAsyncContextManager[Any]:
+        return self._noting(ctx)
+
+    @asynccontextmanager
+    async def _noting(self, ctx: JobContext) -> AsyncIterator[None]:
+        self._begun.append(ctx.job)
+        try:
+            yield
+        except Exception as error:
+            self._raised[ctx.job.id, ctx.token] = error
+            raise
+
+    @hookimpl(tryfirst=True)
+    def dispatch_decide(self, ctx: JobContext, failure: Failure) -> Decision | None:
+        """Hears also of what a unit of work raised at its commit, after the handler."""
+        if isinstance(failure, Raised):
+            self._raised[ctx.job.id, ctx.token] = failure.error
+        return None
+
+    async def take(self) -> list[Ran]:
+        """What has begun since the last time, in that order, and how it ended."""
+        begun, self._begun = self._begun, []
+        raised, self._raised = self._raised, {}
+        kernel = await self.kernel()
+        ended: dict[tuple[UUID, int], JobRun] = {}
+        for job_id, times in Counter(job.id for job in begun).items():
+            runs = await kernel.store.history(job_id, _ROWS * times)
+            ended |= {(job_id, run.token): run for run in runs if run.part == 0}
+        return [
+            Ran(job, ended.get((job.id, job.seq)) or _purged(job), raised.get((job.id, job.seq)))
+            for job in begun
+        ]  # fmt: skip
+
+
+def _purged(job: JobInfo) -> JobRun:
+    return JobRun(job_id=job.id, token=job.seq, attempt=job.attempt, occurrence=job.occurrence)

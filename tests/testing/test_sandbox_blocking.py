@@ -1,0 +1,116 @@
+"""The sandbox for tests that are not async; and without pytest."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from datetime import timedelta
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from shop import FakeMailer, Mail, Mailer
+
+from aether_bg import Aether, UsageError
+from aether_bg.testing import JobFailed, sandbox
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_everything_as_plain_functions(app: Aether, mailer: FakeMailer, backend: Literal["asyncio", "trio"]) -> None:
+    before = dict(vars(app))
+    with sandbox(app, override={Mailer: mailer}).blocking(backend=backend) as jobs:
+        job = jobs.enqueue("SendEmail", "mail", Mail("ada"))
+        jobs.enqueue("Print", "later", "text", timedelta(hours=2))
+        (found,) = jobs.assert_enqueued("SendEmail", payload={"to": "ada"})
+        assert found.id == job
+        assert mailer.sent == []
+        assert [ran.job_name for ran in jobs.drain()] == ["mail"]
+        assert jobs.wait(job).status.name == "COMPLETED"
+        assert [ran.job_name for ran in jobs.advance(days=1)] == ["later", "Report"]
+        assert [job.job_name for job in jobs.completed()] == ["mail", "later"]
+        assert [job.job_name for job in jobs.pending()] == ["Report"]
+        assert jobs.failed() == []
+        assert jobs.store.stats().completed == 2
+        with jobs.unit_of_work():
+            jobs.enqueue("Print", "joined", "text")
+            jobs.assert_not_enqueued("Print", "joined")
+        jobs.assert_enqueued("Print", "joined")
+        with pytest.raises(AssertionError, match="Print 'joined'"):
+            jobs.assert_enqueued("Print", "nothing")
+    assert vars(app) == before
+
+
+def test_a_failure_is_raised_with_its_cause(app: Aether) -> None:
+    with sandbox(app, override={Mailer: FakeMailer(OSError("no route"))}).blocking() as jobs:
+        jobs.enqueue("SendEmail", "mail", Mail("ada"))
+        with pytest.raises(JobFailed, match="no route") as caught:
+            jobs.drain()
+        assert isinstance(caught.value.__cause__, OSError)
+        assert len(jobs.advance(minutes=5)) == 1
+
+
+def test_from_any_thread(app: Aether) -> None:
+    with sandbox(app).blocking() as jobs:
+        jobs.enqueue("Print", "page", "text")
+        names: list[str] = []
+        thread = threading.Thread(target=lambda: names.extend(ran.job_name for ran in jobs.drain()))
+        thread.start()
+        thread.join(20)
+        assert names == ["page"]
+
+
+def test_after_the_block_it_says_so(app: Aether) -> None:
+    with sandbox(app).blocking() as jobs:
+        pass
+    with pytest.raises((UsageError, RuntimeError)):
+        jobs.enqueue("Print", "page", "text")
+
+
+WITHOUT_PYTEST = """
+import sys, unittest
+from aether_bg import Aether
+from aether_bg.testing import sandbox
+
+app = Aether("production/jobs.db", scheduler="timer")
+hellos = []
+
+@app.handler("Hello")
+def hello(name: str) -> None:
+    hellos.append(name)
+
+class HelloTest(unittest.TestCase):
+    def setUp(self):
+        hellos.clear()
+        self.jobs = self.enterContext(sandbox(app).blocking())
+
+    def test_hello(self):
+        self.jobs.enqueue("Hello", payload="Ada")
+        self.jobs.assert_enqueued(hello)
+        self.jobs.drain()
+        self.assertEqual(hellos, ["Ada"])
+        assert "pytest" not in sys.modules
+
+class AsyncTest(unittest.IsolatedAsyncioTestCase):
+    async def test_hello(self):
+        jobs = await self.enterAsyncContext(sandbox(app))
+        await app.enqueue("Hello", payload="Bob")
+        await jobs.drain()
+        self.assertEqual(hellos[-1], "Bob")
+
+unittest.main()
+"""
+
+
+def test_unittest_alone(tmp_path: Path) -> None:
+    (tmp_path / "test_hello.py").write_text(WITHOUT_PYTEST, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "test_hello.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Ran 2 tests" in done.stderr
