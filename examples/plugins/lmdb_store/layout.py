@@ -1,0 +1,124 @@
+"""How rows lie in LMDB: JSON values, and keys whose byte order is the order in which they are read.
+
+Every key of the index is a function of one row, so that a write only has to compare what a row had with what it has.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from hashlib import blake2b
+from typing import Any
+from uuid import UUID
+
+from cattrs.preconf.json import make_converter
+
+from aether_bg import JobInfo, JobRun, JobStatus, RunOutcome
+
+SUSPECT = 2  # crashes from which on a job runs alone (PROTOCOL R3)
+
+ID = 16  # bytes of a UUID, and of a name's digest
+AFTER_ALL = b"\xff" * 33  # greater than what follows any prefix
+
+NAME, HOLDER = b"n", b"h"  # + digest of the job's name + id
+STATUS = b"s"  # + status + id
+HANDLER = b"k"  # + digest of the handler's name + status + id: the handler's name
+DUE = b"t"  # + due_at + id
+READY = b"d"  # + digest of the handler's name + suspect + due_at + id: the handler's name
+UNARMED = b"u"  # + id
+HELD = b"o"  # + owner + id: seq
+PAUSED = b"p"  # + id
+ENDED = b"e"  # + status + handled_time + id
+COMPLETED = b"c"  # + job id + occurrence: token
+
+_json = make_converter()
+_json.register_unstructure_hook(UUID, str)
+_json.register_structure_hook(UUID, lambda text, _: UUID(text))
+_START = datetime.min.replace(tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def pack(row: JobInfo | JobRun) -> bytes:
+    return _json.dumps(row, separators=(",", ":")).encode()
+
+
+def unpack_job(value: bytes) -> JobInfo:
+    return _json.loads(value, JobInfo)
+
+
+def unpack_run(value: bytes) -> JobRun:
+    return _json.loads(value, JobRun)
+
+
+def digest(name: str) -> bytes:
+    """16 bytes for a name of any length: LMDB's keys have at most 511."""
+    return blake2b(name.encode(), digest_size=ID).digest()
+
+
+def instant(at: datetime | None) -> bytes:
+    """8 bytes, earlier before later, None before all."""
+    return number(0 if at is None else (at - _START) // _MICROSECOND)
+
+
+def datetime_of(key: bytes) -> datetime:
+    return _START + int.from_bytes(key) * _MICROSECOND
+
+
+def number(value: int) -> bytes:
+    return value.to_bytes(8)
+
+
+def flag(status: JobStatus) -> bytes:
+    return bytes([status])
+
+
+def ready(job: JobInfo) -> bool:
+    """It waits, and nothing but its instant holds it back."""
+    return job.status is JobStatus.SCHEDULED and job.due_at is not None and (not job.paused or job.manual)
+
+
+def group(handler: str, suspect: bool) -> bytes:
+    """The prefix of the ready rows of a handler; with or without those that may have crashed their process."""
+    return READY + digest(handler) + bytes([suspect])
+
+
+def job_entries(job: JobInfo) -> dict[bytes, bytes]:
+    """What the index holds about this row."""
+    row, name, handler = job.id.bytes, digest(job.job_name), job.handler_name.encode()
+    entries = {
+        NAME + name + row: b"",
+        STATUS + flag(job.status) + row: b"",
+        HANDLER + digest(job.handler_name) + flag(job.status) + row: handler,
+        DUE + instant(job.due_at) + row: b"",
+    }
+    if job.holds_name:
+        entries[HOLDER + name + row] = b""
+    if ready(job):
+        entries[group(job.handler_name, job.crash_count >= SUSPECT) + instant(job.due_at) + row] = handler
+        if job.armed_seq != job.seq:
+            entries[UNARMED + row] = b""
+    if job.paused and not job.status.terminal:
+        entries[PAUSED + row] = b""
+    if job.status is JobStatus.RUNNING and job.owner is not None:
+        entries[HELD + job.owner.bytes + row] = number(job.seq)
+    if job.status.terminal and job.handled_time is not None:
+        entries[ENDED + flag(job.status) + instant(job.handled_time) + row] = b""
+    return entries
+
+
+def run_key(run: JobRun) -> bytes:
+    return run.job_id.bytes + number(run.token) + number(run.part)
+
+
+def run_entries(run: JobRun) -> dict[bytes, bytes]:
+    if run.outcome is not RunOutcome.COMPLETED:
+        return {}
+    return {COMPLETED + run.job_id.bytes + instant(run.occurrence): number(run.token)}
+
+
+def owner_row(beat: int, handlers: list[str]) -> bytes:
+    return _json.dumps({"beat": beat, "handlers": handlers}).encode()
+
+
+def unpack_owner(value: bytes) -> tuple[int, list[str]]:
+    row: dict[str, Any] = _json.loads(value, dict[str, Any])
+    return row["beat"], row["handlers"]

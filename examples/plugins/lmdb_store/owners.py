@@ -1,0 +1,116 @@
+"""Who is alive: a lock that the system releases when its process dies, and beats from a thread of its own."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
+from uuid import UUID
+
+import attrs
+from filelock import FileLock, Timeout
+
+from aether_bg.model import Heartbeat
+
+from .rows import Rows, Tables
+from .writer import Writer
+
+TICK = 0.1  # seconds between two looks for what other processes have written
+
+
+class Locks:
+    """One file per owner in a folder, locked while its process lives."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._held: dict[UUID, FileLock] = {}
+
+    def hold(self, owner: UUID) -> None:
+        if owner not in self._held:
+            self._folder.mkdir(mode=0o700, exist_ok=True)
+            lock = self._lock(owner)
+            lock.acquire()
+            self._held[owner] = lock
+
+    def drop(self, owners: Iterable[UUID]) -> None:
+        """Of those who have no row any more. Unlinked first: nobody may find an unlocked file of a clean stop."""
+        for owner in owners:
+            self._path(owner).unlink(missing_ok=True)
+            if lock := self._held.pop(owner, None):
+                lock.release()
+
+    def released(self, owners: Iterable[UUID]) -> set[UUID]:
+        """Those of `owners` whose process is proven dead."""
+        return {owner for owner in owners if owner not in self._held and self._is_free(owner)}
+
+    def _is_free(self, owner: UUID) -> bool:
+        if not self._path(owner).exists():
+            return False  # that proves nothing; its beats decide
+        lock = self._lock(owner)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return False
+        lock.release()
+        return True
+
+    def _lock(self, owner: UUID) -> FileLock:
+        return FileLock(self._path(owner), timeout=5, mode=0o600, thread_local=False)
+
+    def _path(self, owner: UUID) -> Path:
+        return self._folder / f"{owner}.lock"
+
+
+@attrs.define(eq=False)
+class _Beating:
+    interval: float
+    until: float
+    due: float
+    last: Future[None] | None = None
+
+
+class Pulse:
+    """A thread that keeps this process's beats moving, and tells when another process has committed something."""
+
+    def __init__(self, tables: Tables, writer: Writer, wake: Callable[[], None]) -> None:
+        self._tables, self._writer, self._wake = tables, writer, wake
+        self._beating: dict[UUID, _Beating] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="lmdb-pulse", daemon=True)
+        self._thread.start()
+
+    def keep(self, beat: Heartbeat) -> None:
+        """Beat for this owner every `interval` seconds, until `keep_for` seconds from now."""
+        now = time.monotonic()
+        beating = self._beating.setdefault(beat.owner, _Beating(beat.interval, now, now + beat.interval))
+        beating.until = now + beat.keep_for
+
+    def cease(self, owner: UUID) -> None:
+        self._beating.pop(owner, None)
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        seen = 0
+        while not self._stop.wait(TICK):
+            newest = self._tables.env.info()["last_txnid"]
+            if newest != seen:
+                seen = newest
+                self._wake()
+            now = time.monotonic()
+            for owner, beating in list(self._beating.items()):
+                if beating.due <= now < beating.until and (beating.last is None or beating.last.done()):
+                    beating.due = now + beating.interval
+                    beating.last = self._writer.submit(partial(_beat, owner=owner))
+
+
+def _beat(rows: Rows, owner: UUID) -> None:
+    """Nothing for one who is not registered: who was buried must learn it."""
+    if found := rows.owner(owner):
+        count, handlers = found
+        rows.put_owner(owner, count + 1, handlers)

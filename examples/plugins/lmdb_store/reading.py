@@ -1,0 +1,159 @@
+"""What only reads, each over one snapshot: queries, history, counts, who is alive."""
+
+from __future__ import annotations
+
+import heapq
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from itertools import islice
+from uuid import UUID
+
+from aether_bg import JobInfo, JobRun, JobStatus
+from aether_bg.model import Alive, Heartbeat, Query, Stats
+
+from . import layout
+from .rows import Rows
+
+
+def find(rows: Rows, query: Query) -> list[JobInfo]:
+    jobs = (job for job in map(rows.job, _candidates(rows, query)) if job is not None)
+    return list(islice((job for job in jobs if _matches(job, query)), query.limit))
+
+
+def _candidates(rows: Rows, query: Query) -> Iterator[UUID]:
+    """Ids in the order asked for, beyond `after`: by the index that leaves the fewest to look at."""
+    after = query.after.bytes if query.after is not None else b""
+    if query.job_name is not None:
+        return _named(rows, query.job_name, query.after)
+    if query.order == "due":
+        last = rows.job(query.after) if query.after is not None else None
+        if query.after is not None and last is None:
+            return iter(())
+        start = layout.DUE + layout.instant(last.due_at) + after if last is not None else b""
+        return (UUID(bytes=key[-layout.ID :]) for key, _ in rows.index(layout.DUE, start))
+    if query.ids is not None:
+        return iter(sorted(job_id for job_id in set(query.ids) if job_id.bytes > after))
+    waiting = query.unarmed or query.due_before is not None or query.begun_after is not None
+    status = (JobStatus.SCHEDULED,) if waiting else query.status
+    if query.unarmed:
+        prefixes = [layout.UNARMED]
+    elif query.owner is not None:
+        prefixes = [layout.HELD + query.owner.bytes]
+    elif query.handler_name is not None:
+        handler = layout.HANDLER + layout.digest(query.handler_name)
+        prefixes = [handler + layout.flag(one) for one in status or JobStatus]
+    elif status is not None:
+        prefixes = [layout.STATUS + layout.flag(one) for one in status]
+    else:
+        return (UUID(bytes=key) for key, _ in rows.every_job(after))
+    scans = (rows.index(prefix, prefix + after) for prefix in prefixes)
+    return (UUID(bytes=row) for row in heapq.merge(*map(_ids, scans)))
+
+
+def _ids(entries: Iterable[tuple[bytes, bytes]]) -> Iterator[bytes]:
+    return (key[-layout.ID :] for key, _ in entries)
+
+
+def _named(rows: Rows, name: str, after: UUID | None) -> Iterator[UUID]:
+    """The holder of the name, then the newest that had it."""
+    holder = rows.holder(name)
+    had = sorted((UUID(bytes=row) for row in _ids(rows.index(layout.NAME + layout.digest(name)))), reverse=True)
+    if holder is not None:
+        had.remove(holder.id)
+        had.insert(0, holder.id)
+    if after is not None:
+        had = had[had.index(after) + 1 :] if after in had else []
+    return iter(had)
+
+
+def _matches(job: JobInfo, query: Query) -> bool:
+    """Every field given must hold."""
+    metadata = query.metadata or {}
+    return (
+        (query.ids is None or job.id in query.ids)
+        and (query.handler_name is None or job.handler_name == query.handler_name)
+        and (query.status is None or job.status in query.status)
+        and all(name in job.metadata and _same(job.metadata[name], value) for name, value in metadata.items())
+        and (query.owner is None or (job.status is JobStatus.RUNNING and job.owner == query.owner))
+        and (query.due_before is None or _due(job, query.due_before))
+        and (query.created_after is None or job.created_at > query.created_after)
+        and (query.created_before is None or job.created_at < query.created_before)
+        and (not query.unarmed or (layout.ready(job) and job.armed_seq != job.seq))
+        and (query.begun_after is None or _begun(job, query.begun_after))
+    )
+
+
+def _due(job: JobInfo, at: datetime) -> bool:
+    return layout.ready(job) and job.due_at is not None and job.due_at <= at
+
+
+def _begun(job: JobInfo, at: datetime) -> bool:
+    waits = job.status is JobStatus.SCHEDULED and job.attempt > 0
+    return waits and job.handled_time is not None and job.handled_time > at
+
+
+def _same(one: object, other: object) -> bool:
+    """As JSON: true is not 1, nor 1 1.0."""
+    return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
+
+
+def history(rows: Rows, job_id: UUID, limit: int) -> list[JobRun]:
+    return [layout.unpack_run(value) for _, value in islice(rows.runs(job_id), limit)]
+
+
+def stats(rows: Rows) -> Stats:
+    by_handler = dict[str, Counter[str]]()
+    status_at = len(layout.HANDLER) + layout.ID
+    for key, handler in rows.index(layout.HANDLER):
+        by_handler.setdefault(handler.decode(), Counter())[JobStatus(key[status_at]).name.lower()] += 1
+    now = layout.instant(datetime.now(UTC))
+    waiting = [due for key, _ in rows.index(layout.READY) if (due := key[-layout.ID - 8 : -layout.ID])]
+    total = sum(by_handler.values(), Counter[str]())
+    return Stats(
+        store_id=rows.tables.store_id,
+        **total,
+        paused=sum(1 for _ in rows.index(layout.PAUSED)),
+        due=sum(due <= now for due in waiting),
+        oldest_due=layout.datetime_of(min(waiting)) if waiting else None,
+        owners=len(rows.owners()),
+        runs=rows.txn.stat(rows.tables.runs)["entries"],
+        size=size(rows),
+        by_handler=by_handler,
+    )
+
+
+def size(rows: Rows) -> int:
+    """Bytes of the pages in use."""
+    return rows.tables.env.stat()["psize"] * (rows.tables.env.info()["last_pgno"] + 1)
+
+
+def alive(rows: Rows, beat: Heartbeat, proven: set[UUID]) -> Alive:
+    """`proven`: the registered owners whose lock nobody holds."""
+    owners = rows.owners()
+    holding = set[UUID]()  # whoever has RUNNING rows
+    position = layout.HELD
+    while entry := next(rows.index(layout.HELD, position), None):
+        prefix = entry[0][: len(layout.HELD) + layout.ID]
+        holding.add(UUID(bytes=prefix[1:]))
+        position = prefix + layout.AFTER_ALL
+    due, now, position = set[str](), layout.instant(beat.now), layout.READY
+    while entry := next(rows.index(layout.READY, position), None):
+        key, handler = entry
+        if key[-layout.ID - 8 : -layout.ID] <= now:
+            due.add(handler.decode())
+        position = key[: -layout.ID - 8] + layout.AFTER_ALL
+    return Alive(
+        store_id=rows.tables.store_id,
+        known=beat.owner in owners,
+        beats={owner: count for owner, (count, _) in owners.items()},
+        dead=tuple((proven & owners.keys()) | (holding - owners.keys() - {beat.owner})),
+        running=tuple(
+            (UUID(bytes=key[-layout.ID :]), int.from_bytes(seq))
+            for key, seq in rows.index(layout.HELD + beat.owner.bytes)
+        ),
+        advertised=frozenset(name for _, handlers in owners.values() for name in handlers),
+        due=frozenset(due),
+        size=size(rows),
+    )

@@ -1,0 +1,153 @@
+"""What changes rows, each inside one transaction: writes, claims, purges, owners."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any
+from uuid import UUID
+
+import attrs
+
+from aether_bg import JobInfo, JobRun, JobStatus, NameHeld, RunOutcome, Stale, StoreRefused, Unsupported
+from aether_bg.model import Add, Change, Claim, Claimed, Definition, Heartbeat, Purge, Save, Write
+
+from . import layout
+from .rows import Rows
+
+STATE = attrs.fields_dict(Change).keys() & attrs.fields_dict(JobInfo).keys() - {"seq", "schedule_rev"}
+AUTHORS = attrs.fields_dict(Definition).keys()
+ENDED = (JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED)
+
+
+def transact(rows: Rows, writes: Sequence[Write]) -> list[object]:
+    for write in writes:
+        match write:
+            case Add(job):
+                _add(rows, job)
+            case Save(change):
+                _save(rows, change)
+            case _:
+                raise Unsupported("LMDBStore", "it has no SQL", "Use SQLiteStore for a unit of work with SQL.")
+    return [None] * len(writes)
+
+
+def _add(rows: Rows, job: JobInfo) -> None:
+    if rows.job(job.id) is not None:
+        raise StoreRefused(f"job {job.id}", "there is a job of this id already")
+    if job.holds_name:
+        _check_free(rows, job.job_name)
+    rows.put_job(job)
+
+
+def _save(rows: Rows, change: Change) -> None:
+    job = rows.job(change.job_id)
+    if job is None or (job.seq, job.schedule_rev) != (change.seq, change.schedule_rev):
+        raise Stale(change.job_id, job)
+    if change.holds_name and not job.holds_name:
+        _check_free(rows, job.job_name)
+    new: dict[str, Any] = {name: getattr(change, name) for name in STATE}
+    if change.definition is not None:
+        new |= {name: getattr(change.definition, name) for name in AUTHORS}
+    rows.put_job(attrs.evolve(job, seq=change.next_seq, schedule_rev=change.next_rev, **new), job)
+    for run in change.runs:
+        _check_once(rows, run)
+        rows.put_run(run)
+
+
+def _check_free(rows: Rows, name: str) -> None:
+    if holder := rows.holder(name):
+        raise NameHeld(name, holder)
+
+
+def _check_once(rows: Rows, run: JobRun) -> None:
+    """No second Completed for one occurrence (PROTOCOL C6)."""
+    for key, token in layout.run_entries(run).items():
+        done = rows.txn.get(key, db=rows.tables.index)
+        if run.outcome is RunOutcome.COMPLETED and done is not None and done != token:
+            raise StoreRefused(f"job {run.job_id}", f"its occurrence {run.occurrence} has completed already")
+
+
+def claim(rows: Rows, claim: Claim) -> Claimed:
+    """Find and take in one transaction: of two that want a row, one sees it taken."""
+    if rows.owner(claim.owner) is None:
+        return Claimed()  # the next beat tells it (PROTOCOL P4)
+    if claim.job_id is not None:
+        return _claim_one(rows, claim, claim.job_id)
+    groups = [layout.group(name, suspect) for name in claim.handlers for suspect in (False, True)[: 1 + claim.suspect]]
+    start = len(layout.READY) + layout.ID + 1
+    waiting = heapq.merge(*(rows.index(group) for group in groups), key=lambda entry: entry[0][start:])
+    found, now, next_due, suspects = list[UUID](), layout.instant(claim.now), None, 0
+    for key, _ in waiting:
+        suspect, due = key[start - 1], key[start : start + 8]
+        if suspect and suspects:
+            continue  # one at a time, lest a poisoned one takes another with it (PROTOCOL R3)
+        if due > now or len(found) == claim.limit:
+            next_due = layout.datetime_of(due)
+            break
+        suspects += suspect
+        found.append(UUID(bytes=key[-layout.ID :]))
+    jobs = [job for job in map(rows.job, found) if job is not None]
+    return Claimed(jobs=tuple(_take(rows, claim, job) for job in jobs), next_due=next_due)
+
+
+def _claim_one(rows: Rows, claim: Claim, job_id: UUID) -> Claimed:
+    job = rows.job(job_id)
+    if job is None or job.seq != claim.seq or not layout.ready(job) or job.handler_name not in claim.handlers:
+        return Claimed()
+    if job.due_at is not None and job.due_at > claim.now:
+        return Claimed(next_due=job.due_at)
+    return Claimed(jobs=(_take(rows, claim, job),))
+
+
+def _take(rows: Rows, claim: Claim, job: JobInfo) -> JobInfo:
+    taken = attrs.evolve(
+        job,
+        status=JobStatus.RUNNING,
+        seq=job.seq + 1,
+        attempt=job.attempt + 1,
+        manual=False,
+        owner=claim.owner,
+        started_at=claim.now,
+        modified_at=claim.now,
+    )
+    rows.put_job(taken, job)
+    run = JobRun(
+        job_id=taken.id,
+        token=taken.seq,
+        attempt=taken.attempt,
+        occurrence=taken.occurrence,
+        started_at=claim.now,
+        owner=claim.owner,
+    )
+    rows.put_run(run)
+    return taken
+
+
+def purge(rows: Rows, purge: Purge) -> int:
+    if purge.job_id is not None:
+        old = list(islice(rows.runs(purge.job_id), purge.history, None))
+        for key, value in old:
+            rows.delete_run(key, value)
+        return len(old)
+    prefixes = [layout.ENDED + layout.flag(status) for status in ENDED if purge.status in (None, status)]
+    most = None if purge.keep is None else max(0, sum(1 for p in prefixes for _ in rows.index(p)) - purge.keep)
+    oldest = heapq.merge(*(rows.index(prefix) for prefix in prefixes), key=lambda entry: entry[0][2:])
+    gone = list[UUID]()
+    for key, _ in islice(oldest, most):
+        if len(gone) == purge.limit or (purge.before is not None and key[2:10] >= layout.instant(purge.before)):
+            break
+        gone.append(UUID(bytes=key[-layout.ID :]))
+    for job in map(rows.job, gone):
+        if job is not None:
+            rows.delete_job(job)
+    return len(gone)
+
+
+def register(rows: Rows, beat: Heartbeat) -> None:
+    """Who joins, leaves, or has been buried."""
+    if beat.join:
+        rows.put_owner(beat.owner, 0, list(beat.handlers))
+    for gone in (*beat.bury, *([beat.owner] if beat.leave else [])):
+        rows.delete_owner(gone)
