@@ -17,7 +17,8 @@ import nox
 HERE = Path(__file__).parent
 PROJECT = tomllib.loads((HERE / "pyproject.toml").read_text(encoding="utf-8"))
 PYTHONS = nox.project.python_versions(PROJECT)
-EXAMPLES = ["fastapi", "uvicorn", "cryptography", "opentelemetry-sdk", "lmdb", "apscheduler<4", "sqlalchemy"]  # what examples/ use beyond the package
+# what examples/ use beyond the package
+EXAMPLES = ["fastapi", "uvicorn", "cryptography", "opentelemetry-sdk", "lmdb", "apscheduler<4", "sqlalchemy"]
 
 nox.options.sessions = ["tests", "lint", "types"]
 nox.options.error_on_missing_interpreters = False
