@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
 import anyio
@@ -117,8 +117,15 @@ class Blocking(_Plain[OwnerVerbs]):
 
 @contextmanager
 def blocking(app: Aether, backend: str) -> Iterator[Blocking]:
-    with start_blocking_portal(backend) as portal, portal.wrap_async_context_manager(app):
-        yield Blocking(app, portal)
+    pid = os.getpid()
+    with ExitStack() as stack:
+        portal = stack.enter_context(start_blocking_portal(backend))
+        stack.enter_context(portal.wrap_async_context_manager(app))
+        try:
+            yield Blocking(app, portal)
+        finally:
+            if os.getpid() != pid:  # a forked child: the thread that would end the app is the parent's (PROTOCOL P2)
+                stack.pop_all()
 
 
 def run_until_signal(app: Aether, backend: str) -> None:

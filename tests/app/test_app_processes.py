@@ -304,6 +304,36 @@ with app.blocking() as jobs:
     assert said.endswith("COMPLETED")
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_may_leave_the_block(start: Any) -> None:
+    """PROTOCOL P2: there is nothing of the app in it that could be ended, nor waited for."""
+    program = (
+        PROGRAM
+        + """
+import warnings
+warnings.simplefilter("ignore")
+with app.blocking() as jobs:
+    child = os.fork()
+    if child:
+        deadline = time.monotonic() + 20
+        while os.waitpid(child, os.WNOHANG) == (0, 0):
+            if time.monotonic() > deadline:
+                os.kill(child, signal.SIGKILL)
+                say("hangs")
+                break
+            time.sleep(0.02)
+        say(jobs.wait(jobs.enqueue("Quick"), 10).status.name)
+if not child:
+    say("left")
+    os._exit(0)
+"""
+    )
+    process = start(program)
+    status, err = process.end()
+    assert status == 0, err
+    assert process.lines == ["left", "quick", "COMPLETED"]
+
+
 def test_run_belongs_to_the_main_thread(app: Aether) -> None:
     errors: list[BaseException] = []
 
