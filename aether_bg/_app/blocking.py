@@ -115,6 +115,10 @@ class Blocking(_Plain[OwnerVerbs]):
                 current.reset(token)
 
 
+_left: list[ExitStack] = []
+"""What a forked child has left, kept from being ended by the garbage collector."""
+
+
 @contextmanager
 def blocking(app: Aether, backend: str) -> Iterator[Blocking]:
     pid = os.getpid()
@@ -125,7 +129,7 @@ def blocking(app: Aether, backend: str) -> Iterator[Blocking]:
             yield Blocking(app, portal)
         finally:
             if os.getpid() != pid:  # a forked child: the thread that would end the app is the parent's (PROTOCOL P2)
-                stack.pop_all()
+                _left.append(stack.pop_all())
 
 
 def run_until_signal(app: Aether, backend: str) -> None:
