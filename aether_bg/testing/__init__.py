@@ -1,7 +1,8 @@
 """For tests of apps and plugins. `sidecar` starts a real Dapr for them and is imported by its own name.
 
-`foundations` the app in a sandbox · `jobs` what a test does there · `wanted` what it expects · `still` nothing runs
-by itself · `clock` time that tests move · `pytest_plugin` all of it as fixtures · `dapr_processes` a real Dapr
+`foundations` the app in a sandbox · `jobs` what a test does there, `plain` without async · `wanted` what it expects
+`still` nothing runs by itself · `clock` time that tests move · `pytest_plugin` all of it as fixtures
+`dapr_processes` a real Dapr
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from aether_bg.testing.clock import FakeClock
     from aether_bg.testing.foundations import Sandbox, sandbox
-    from aether_bg.testing.jobs import JobFailed, Jobs, PlainJobs
+    from aether_bg.testing.jobs import JobFailed, Jobs
+    from aether_bg.testing.plain import PlainJobs
     from aether_bg.testing.still import Ran
 
 __all__ = ["FakeClock", "JobFailed", "Jobs", "PlainJobs", "Ran", "Sandbox", "sandbox"]
 
 _ROOMS = {
-    "FakeClock": "clock", "JobFailed": "jobs", "Jobs": "jobs", "PlainJobs": "jobs", "Ran": "still",
+    "FakeClock": "clock", "JobFailed": "jobs", "Jobs": "jobs", "PlainJobs": "plain", "Ran": "still",
     "Sandbox": "foundations", "sandbox": "foundations",
 }  # fmt: skip
 

@@ -13,7 +13,8 @@ from aether_bg import Aether
 from aether_bg.errors import AlreadyStarted, InvalidOption, shown
 from aether_bg.plugins.inprocess import InProcess
 from aether_bg.testing.clock import FakeClock
-from aether_bg.testing.jobs import Jobs, PlainJobs
+from aether_bg.testing.jobs import Jobs
+from aether_bg.testing.plain import Elsewhere, PlainJobs
 from aether_bg.testing.still import Still
 
 
@@ -33,7 +34,8 @@ def sandbox(
 
     Its handlers, declared jobs, dependencies, options and plugins are as they are; only the owners of persistence and
     scheduling stand back. `with sandbox(app).blocking() as jobs:` is the same for tests that are not async, with plain
-    functions. `with sandbox(app) as jobs:` does not start the app: that is left to the code under test.
+    functions. `with sandbox(app) as jobs:` does not start the app: that is left to the code under test, which then runs
+    on the same loop; for one that runs in another thread, a test client's, `blocking(start=False)`.
 
     `clock`: a new FakeClock by default. `override`: a type to what stands in for it: a function or class is a factory
     as in `app.provide`, anything else is the thing itself, a mock for instance. `store`: another one, as for `Aether`.
@@ -127,14 +129,23 @@ class Sandbox:
         finally:
             self.__exit__(kind, error, trace)
 
-    def blocking(self, *, backend: Literal["asyncio", "trio"] = "asyncio") -> AbstractContextManager[PlainJobs]:
-        """`with sandbox(app).blocking() as jobs`: the app in a thread of its own, everything as plain functions."""
-        return self._blocking(backend)
+    def blocking(
+        self, *, start: bool = True, backend: Literal["asyncio", "trio"] = "asyncio"
+    ) -> AbstractContextManager[PlainJobs]:
+        """`with sandbox(app).blocking() as jobs`: the app in a thread of its own, everything as plain functions.
+
+        `start=False`: the code under test starts it, a web service in a test client for instance.
+        """
+        return self._blocking(start, backend)
 
     @contextmanager
-    def _blocking(self, backend: Literal["asyncio", "trio"]) -> Iterator[PlainJobs]:
-        with self as jobs, self._app.blocking(backend=backend) as verbs:
-            yield PlainJobs(jobs, verbs)
+    def _blocking(self, start: bool, backend: Literal["asyncio", "trio"]) -> Iterator[PlainJobs]:
+        with self as jobs:
+            if start:
+                with self._app.blocking(backend=backend) as verbs:
+                    yield PlainJobs(jobs, verbs)
+            else:
+                yield PlainJobs(jobs, Elsewhere(self._app, jobs))
 
 
 def _factory(fake: Any) -> Callable[..., Any]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from datetime import datetime, timedelta
-from functools import partial, update_wrapper
-from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+from typing import Any, Final, TypeVar
 
 import anyio
 from anyio.from_thread import BlockingPortal
@@ -18,7 +17,6 @@ from aether_bg.testing.clock import FakeClock
 from aether_bg.testing.still import Ran, Still
 from aether_bg.testing.wanted import ANY, Wanted, due_from, due_of, listed
 
-P = ParamSpec("P")
 R = TypeVar("R")
 _ALL: Final = 10**9
 
@@ -194,37 +192,6 @@ class Jobs:
             check.close()
         if forgotten:
             raise UsageError(f"jobs.{forgotten[0][0]}(…)", "it was never awaited, so nothing was checked", "Add await.")
-
-
-def _plain(verb: Callable[Concatenate[Jobs, P], Coroutine[Any, Any, R]]) -> Callable[Concatenate[PlainJobs, P], R]:
-    def call(self: PlainJobs, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        result: R = self._jobs.portal.call(partial(verb, self._jobs, *args, **kwargs))
-        return result
-
-    return update_wrapper(call, verb)
-
-
-class PlainJobs:
-    """`Jobs` as plain functions, from any thread. `app`: what `app.blocking()` yields; its verbs are here as well."""
-
-    def __init__(self, jobs: Jobs, app: Any) -> None:
-        self._jobs, self.app, self.clock = jobs, app, jobs.clock
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        return getattr(self.app, name)
-
-    def __repr__(self) -> str:
-        return f"<PlainJobs of {self.app!r}>"
-
-    drain = _plain(Jobs.drain)
-    advance = _plain(Jobs.advance)
-    pending = _plain(Jobs.pending)
-    completed = _plain(Jobs.completed)
-    failed = _plain(Jobs.failed)
-    assert_enqueued = _plain(Jobs.assert_enqueued)
-    assert_not_enqueued = _plain(Jobs.assert_not_enqueued)
 
 
 def _cause(raised: Sequence[BaseException | None]) -> BaseException | None:

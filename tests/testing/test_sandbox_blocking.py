@@ -9,11 +9,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
+import anyio
 import pytest
 from shop import FakeMailer, Mail, Mailer
 
-from aether_bg import Aether, UsageError
-from aether_bg.testing import JobFailed, sandbox
+from aether_bg import Aether, NotStarted, UsageError
+from aether_bg.testing import JobFailed, sandbox, still
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
@@ -58,6 +59,37 @@ def test_from_any_thread(app: Aether) -> None:
         thread.start()
         thread.join(20)
         assert names == ["page"]
+
+
+def test_a_service_that_runs_the_app_in_another_thread(app: Aether, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the test client of a web framework does."""
+    up, leave = threading.Event(), threading.Event()
+
+    async def service() -> None:
+        async with app:
+            await app.enqueue("Print", "page", "text")
+            up.set()
+            while not leave.is_set():
+                await anyio.sleep(0.01)
+
+    with sandbox(app).blocking(start=False) as jobs:
+        thread = threading.Thread(target=anyio.run, args=[service])
+        thread.start()
+        try:
+            assert up.wait(20)
+            jobs.assert_enqueued("Print", payload="text")
+            assert [ran.job_name for ran in jobs.drain()] == ["page"]
+            job = jobs.enqueue("Print", "second", "text")
+            assert [ran.job_name for ran in jobs.advance(hours=4)] == ["second", "Report"]
+            assert len(jobs.store.history(job)) == 1
+            with pytest.raises(UsageError, match="the code under test runs the app"):
+                jobs.unit_of_work()
+        finally:
+            leave.set()
+            thread.join(20)
+        monkeypatch.setattr(still, "_SOON", 0.05)
+        with pytest.raises(NotStarted):
+            jobs.enqueue("Print", "third", "text")
 
 
 def test_after_the_block_it_says_so(app: Aether) -> None:
