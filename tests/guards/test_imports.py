@@ -1,0 +1,54 @@
+"""What `import aether_bg` brings along, pinned by name: every further library is paid for by every start."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import aether_bg
+
+ALLOWED = {"aether_bg", "anyio", "attr", "attrs", "idna", "pluggy", "sniffio", "typing_extensions"}
+"""Top-level modules beyond the standard library. `idna`, `sniffio` and `typing_extensions` come with anyio, in some
+of its versions."""
+UNWANTED = (
+    "concurrent.futures.process",
+    "email",
+    "http",
+    "importlib.metadata",
+    "multiprocessing",
+    "sqlite3",
+    "unittest",
+)
+"""Parts of the standard library that take time to import and that nothing needs before an app starts."""
+
+
+def loaded(code: str) -> set[str]:
+    """The modules of a fresh interpreter after `code`, less those that it has by itself."""
+    script = f"import sys; before = set(sys.modules); {code}; print(*(set(sys.modules) - before))"
+    root = Path(aether_bg.__file__).parent.parent
+    return set(subprocess.check_output([sys.executable, "-c", script], text=True, cwd=root).split())
+
+
+def foreign(modules: set[str]) -> set[str]:
+    """Top-level names beyond the standard library, whose own parts begin with an underscore where they are not listed."""
+    tops = {name.split(".")[0] for name in modules}
+    return {name for name in tops - sys.stdlib_module_names if not name.startswith("_")}
+
+
+def test_the_libraries_that_the_import_brings_along() -> None:
+    found = foreign(loaded("import aether_bg"))
+    assert found <= ALLOWED
+    assert {"aether_bg", "anyio", "attr", "pluggy"} <= found
+
+
+def test_the_parts_of_the_standard_library_that_can_wait() -> None:
+    found = loaded("import aether_bg")
+    assert {name for name in UNWANTED if name in found} == set()
+
+
+def test_an_app_with_a_file_and_the_timer_brings_only_its_layers() -> None:
+    """Built, not started: no command line, no cron, no Dapr, no web framework."""
+    found = foreign(loaded("import aether_bg; aether_bg.Aether('jobs.db', scheduler='timer')"))
+    unwanted = {"click", "croniter", "dapr", "fastapi", "flask", "grpc", "numpy", "pandas", "sqlite_utils", "starlette"}
+    assert found & unwanted == set()
