@@ -71,7 +71,7 @@ async def test_one_at_a_time(noop_app: Aether, counted: Recording) -> None:
 async def test_one_at_a_time_while_the_scheduler_runs(
     noop_app: Aether, counted: Recording, anyio_backend: str, request: pytest.FixtureRequest
 ) -> None:
-    """The same with a scheduler beside it: jobs of tomorrow are no reason for it to look. It has its own hops a second."""
+    """The same with a scheduler beside it: jobs of tomorrow are no reason for it to look."""
     if anyio_backend == "asyncio":
         reason = "an enqueue that ends while a claim runs leads to another claim, and so on"
         request.applymarker(pytest.mark.xfail(reason=reason, strict=False))
