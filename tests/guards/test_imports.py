@@ -31,7 +31,7 @@ def loaded(code: str) -> set[str]:
 
 
 def foreign(modules: set[str]) -> set[str]:
-    """Top-level names beyond the standard library, whose own parts begin with an underscore where they are not listed."""
+    """Top-level names beyond the standard library (its parts that are not listed begin with an underscore)."""
     tops = {name.split(".")[0] for name in modules}
     return {name for name in tops - sys.stdlib_module_names if not name.startswith("_")}
 
