@@ -1,0 +1,45 @@
+"""One function per layer: from somebody's factory to the contract."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from aether_bg.testing.contracts import (
+    store_claims,
+    store_guards,
+    store_lasting,
+    store_owners,
+    store_reading,
+    store_values,
+)
+from aether_bg.testing.contracts.opening import STORE, StoreWorld
+from aether_bg.testing.contracts.suite import BACKENDS, Contract
+
+_ROOMS = (store_values, store_guards, store_claims, store_owners, store_reading, store_lasting)
+"""Imported for their rules, in this order."""
+
+
+def store_contract(
+    make: Callable[[Path], Any],
+    *,
+    durable: bool = True,
+    shared: bool | None = None,
+    name: str = "store",
+    backends: Sequence[str] = BACKENDS,
+    limit: float = 30.0,
+) -> Contract[StoreWorld]:
+    """The rules of the persistence hooks, for the store that `make(place)` makes.
+
+    `durable`: made again at the same place, it has the same jobs. `shared`: also while the first is open; by default
+    as `durable`. `name`: part of the tests' names. `backends`: event loops to test on. `limit`: seconds per rule.
+    """
+
+    @asynccontextmanager
+    async def enter(folder: Path) -> AsyncIterator[StoreWorld]:
+        yield StoreWorld(make, folder)
+
+    has = {"durable": durable, "shared": durable if shared is None else shared}
+    return Contract(STORE, enter, name=name, has=has, backends=backends, limit=limit)

@@ -1,0 +1,157 @@
+"""A store's owners: who is alive, what they hold, and what is left when they are gone (PROTOCOL P)."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+
+import anyio
+
+from aether_bg.testing.contracts.opening import STORE, StoreWorld
+from aether_bg.testing.contracts.suite import expect, expect_same
+from aether_bg.testing.contracts.values import a_job, back_to_waiting, completed, new_id, now
+
+
+@STORE.rule("P1", "an owner is known from join to leave", because="others judge by it whether its jobs are orphans")
+async def owners_come_and_go(world: StoreWorld) -> None:
+    async with world.open() as store:
+        me = new_id()
+        joined = await store.beat(me, join=True, handlers=("Work", "Süß"))
+        expect(joined.known, "`known` is False in the answer to a join")
+        expect(me in joined.beats, "an owner that joined is not in `beats`")
+        expect({"Work", "Süß"} <= joined.advertised, f"`advertised` is {set(joined.advertised)}")
+        expect((await store.beat(me)).known, "`known` is False in the beat after a join")
+        left = await store.beat(me, leave=True)
+        expect(not left.known and me not in left.beats, "an owner that left is still known")
+        expect("Süß" not in left.advertised, "the handlers of an owner that left are still advertised")
+
+
+@STORE.rule("P4", "a beat without join registers nobody", because="an owner taken for dead must start anew, not go on")
+async def a_beat_does_not_register(world: StoreWorld) -> None:
+    async with world.open() as store:
+        me = new_id()
+        answer = await store.beat(me)
+        expect(not answer.known and me not in answer.beats, "a beat without join registered its owner")
+        await store.add(a_job())
+        expect(not (await store.claim(me)).jobs, "and it was given a job")
+
+
+@STORE.rule(
+    "P3", "the store keeps the beat while the event loop is blocked", because="a busy handler must not look dead"
+)
+async def the_beat_goes_on_by_itself(world: StoreWorld) -> None:
+    async with world.open() as store:
+        me = new_id()
+        before = (await store.beat(me, join=True, interval=0.05, keep_for=30.0)).beats[me]
+        calls, after, deadline = 0, before, time.monotonic() + 10
+        while after - before <= calls + 1 and time.monotonic() < deadline:  # a call itself may count as one
+            time.sleep(0.3)
+            after = (await store.beat(me, interval=0.05, keep_for=30.0)).beats[me]
+            calls += 1
+        expect(
+            after - before > calls + 1, f"ten seconds of beats every 50 ms counted {after - before} in {calls} calls"
+        )
+
+
+@STORE.rule(
+    "P3", "the beat stands still after `keep_for`", because="an event loop that is stuck for good must look dead",
+    needs="shared",
+)  # fmt: skip
+async def the_beat_ends(world: StoreWorld) -> None:
+    async with world.open() as store, world.open() as observer:
+        stuck, me = new_id(), await observer.owner()
+        await store.beat(stuck, join=True, interval=0.05, keep_for=0.2)
+        await anyio.sleep(0.5)
+        first = (await observer.beat(me)).beats.get(stuck)
+        await anyio.sleep(0.4)
+        expect_same((await observer.beat(me)).beats.get(stuck), first, "the counter, 0.4 s later")
+
+
+@STORE.rule("C5", "`running` is what this owner holds", because="the kernel releases claims that it does not know of")
+async def what_an_owner_holds(world: StoreWorld) -> None:
+    async with world.open() as store:
+        other = await store.owner()
+        theirs = await store.running(other)
+        await store.beat(other, leave=True)
+        me = await store.owner()
+        mine, also = await store.running(me), await store.running(me)
+        held = (await store.beat(me)).running
+        expect_same(sorted(held), sorted((job.id, job.seq) for job in (mine, also)), "(id, token) of what it holds")
+        await store.save(completed(mine), back_to_waiting(also))
+        expect_same(list((await store.beat(me)).running), [], "what it holds after both outcomes")
+        await store.same(theirs, "a RUNNING row of another owner")
+
+
+@STORE.rule("P4", "owners of RUNNING rows that are not registered are `dead`", because="their jobs would hang for ever")
+async def orphans_are_reported(world: StoreWorld) -> None:
+    async with world.open() as store:
+        gone = await store.owner()
+        job = await store.running(gone)
+        await store.beat(gone, leave=True)
+        me = await store.owner()
+        answer = await store.beat(me)
+        expect(gone in answer.dead, "an owner that left a RUNNING row behind is not in `dead`")
+        expect(me not in answer.dead, "the asking owner is in its own `dead`")
+        expect_same([row.id for row in await store.find(owner=gone)], [job.id], "rows found by the owner that is gone")
+        await store.save(back_to_waiting(job))
+        expect(gone not in (await store.beat(me)).dead, "it is still `dead` after its row was recovered")
+
+
+@STORE.rule("C7", "`due` names the handlers that have due rows", because="work nobody can do must be told of")
+async def handlers_with_due_rows(world: StoreWorld) -> None:
+    async with world.open() as store:
+        me, at = await store.owner(), now()
+        await store.add(
+            a_job(handler_name="Due"), a_job(handler_name="Later", due_at=at + timedelta(hours=1)),
+            a_job(handler_name="Paused", paused=True), a_job(handler_name="Manual", paused=True, manual=True),
+        )  # fmt: skip
+        expect_same(set((await store.beat(me, now=at)).due), {"Due", "Manual"}, "handlers with due rows")
+        later = (await store.beat(me, now=at + timedelta(hours=2))).due
+        expect_same(set(later), {"Due", "Later", "Manual"}, "two hours later")
+
+
+@STORE.rule("D3", "the store has one id", because="a trigger names the store it belongs to")
+async def one_store_id(world: StoreWorld) -> None:
+    async with world.open() as store:
+        ids = {(await store.stats()).store_id, (await store.beat(await store.owner())).store_id}
+        expect_same(len(ids), 1, f"ids given by stats and heartbeat ({ids})")
+
+
+@STORE.rule(
+    "P2",
+    "an owner that is gone is dead, or its beat stands still",
+    because="its jobs must be taken back",
+    needs="shared",
+)
+async def a_dead_owner_is_seen(world: StoreWorld) -> None:
+    async with world.open() as store:
+        me = await store.owner()
+        async with world.open() as other:
+            gone = await other.owner(interval=0.05, keep_for=60.0)
+            job = await other.running(gone)
+            alive = await store.beat(me)
+            expect(
+                gone in alive.beats and gone not in alive.dead, "an owner that is alive is not seen, or seen as dead"
+            )
+        first = (await store.beat(me)).beats.get(gone)
+        await anyio.sleep(0.3)
+        answer = await store.beat(me)
+        expect(
+            gone in answer.dead or answer.beats.get(gone) == first,
+            "its beat goes on although its store was closed",
+        )
+        expect_same((await store.the(job)).owner, gone, "the owner of the row it left RUNNING")
+
+
+@STORE.rule(
+    "P4", "an owner that was buried is unknown", because="it must notice that its jobs were taken over", needs="shared"
+)
+async def the_buried_are_forgotten(world: StoreWorld) -> None:
+    async with world.open() as store, world.open() as other:
+        me, taken_for_dead = await store.owner(), await other.owner()
+        await other.add(a_job())
+        answer = await store.beat(me, bury=(taken_for_dead,))
+        expect(taken_for_dead not in answer.beats, "a buried owner is still in `beats`")
+        expect(not (await other.beat(taken_for_dead)).known, "`known` is True for an owner that was buried")
+        expect(not (await other.claim(taken_for_dead)).jobs, "a buried owner was given a job")
+        expect((await store.beat(me)).known, "the one that buried it is unknown as well")

@@ -1,0 +1,220 @@
+"""A store's values: what is written is read back, whole, and each write does what it says."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import attrs
+
+from aether_bg.errors import StoreError, Unsupported
+from aether_bg.model import Add, Call, Execute, JobInfo, JobStatus, RunOutcome, Transaction
+from aether_bg.testing.contracts.opening import STORE, StoreWorld
+from aether_bg.testing.contracts.suite import expect, expect_same, refused
+from aether_bg.testing.contracts.values import (
+    INSTANTS,
+    PAYLOADS,
+    TEXTS,
+    a_full_job,
+    a_job,
+    a_run,
+    ago,
+    change,
+    completed,
+    definition_of,
+    difference,
+    new_id,
+    now,
+)
+
+
+@STORE.rule("store_transact", "an added job is read back field by field", because="the kernel decides on the whole row")
+async def an_added_job_is_read_back(world: StoreWorld) -> None:
+    async with world.open() as store:
+        for job in (a_job(), a_full_job()):
+            await store.add(job)
+            await store.same(job, "a job was added and read back")
+
+
+@STORE.rule(
+    "store_transact", "payload and metadata keep every JSON value to the digit",
+    because="a handler must get what was enqueued",
+)  # fmt: skip
+async def payloads_are_read_back(world: StoreWorld) -> None:
+    async with world.open() as store:
+        jobs = [a_job(payload=value, extra_properties={"value": value}) for value in PAYLOADS]
+        await store.add(*jobs)
+        rows = {row.id: row for row in await store.find(handler_name="Work")}
+        for job in jobs:
+            expect(job.id in rows, f"the job with payload {job.payload!r:.80} is gone")
+            differs = difference(rows[job.id], job)
+            expect(not differs, f"a value came back changed: {differs}")
+
+
+@STORE.rule(
+    "store_transact", "texts are kept to the character", because="names, errors and authors are compared and shown"
+)
+async def texts_are_read_back(world: StoreWorld) -> None:
+    async with world.open() as store:
+        for number, text in enumerate(TEXTS):
+            job = a_job(f"{number}{text[:60]}", handler_name=f"H{text[:60]}", last_error=text, created_by=text)
+            await store.add(job)
+            await store.same(job, "a text came back changed")
+            found = await store.find(job_name=job.job_name)
+            expect([row.id for row in found] == [job.id], f"find(job_name={job.job_name!r:.80}) does not find it")
+
+
+@STORE.rule(
+    "store_transact", "instants keep their microseconds and come back in UTC", because="an occurrence is an identity"
+)
+async def instants_are_read_back(world: StoreWorld) -> None:
+    async with world.open() as store:
+        jobs = [a_job(due_at=at, occurrence=at, start=at, until=at, last_occurrence=at) for at in INSTANTS]
+        await store.add(*jobs)
+        for job in jobs:
+            await store.same(job, "an instant came back changed")
+
+
+@STORE.rule("store_transact", "a Save writes all of its change", because="what it leaves behind is a state of no job")
+async def a_save_writes_everything(world: StoreWorld) -> None:
+    async with world.open() as store:
+        before, after = a_job(), a_full_job()
+        await store.add(before)
+        written = change(after, job_id=before.id, seq=0, schedule_rev=0, next_seq=5, next_rev=6)
+        kept = {f.name: getattr(before, f.name) for f in attrs.fields(JobInfo) if not hasattr(written, f.name)}
+        await store.save(written)
+        wanted = attrs.evolve(after, **{**kept, "seq": 5, "schedule_rev": 6, "modified_at": written.modified_at})
+        await store.same(wanted, "the row after a Save, without a definition")
+
+
+@STORE.rule(
+    "store_transact", "a definition is replaced whole, or left as it is", because="an update must not mix two schedules"
+)
+async def a_definition_is_replaced(world: StoreWorld) -> None:
+    async with world.open() as store:
+        before, other = a_job(payload={"old": 1}, extra_properties={"old": 1}), a_full_job()
+        await store.add(before)
+        await store.save(change(before, definition=definition_of(other)))
+        row = await store.the(before)
+        differs = [name for name in attrs.asdict(definition_of(other)) if getattr(row, name) != getattr(other, name)]
+        expect(not differs, f"a Save with a definition left {', '.join(differs)} as before")
+        await store.save(change(row, retry_count=1))
+        again = await store.the(before)
+        expect_same(definition_of(again), definition_of(row), "the definition after a Save without one")
+
+
+@STORE.rule(
+    "store_transact", "history rows are written whole, by (job_id, token, part)",
+    because="`did it run, and if not, why not` is answered from them",
+)  # fmt: skip
+async def history_is_written_whole(world: StoreWorld) -> None:
+    async with world.open() as store:
+        job = await store.running()
+        end = now()
+        attempt = a_run(job, outcome=RunOutcome.FAILED, finished_at=end, error="boom 🦊")
+        gap = a_run(
+            job, part=1, attempt=0, outcome=RunOutcome.COALESCED, started_at=None, owner=None, finished_at=end,
+            occurrence=ago(50), last_occurrence=ago(10), count=41,
+        )  # fmt: skip
+        await store.save(change(job, status=JobStatus.FAILED, due_at=None, owner=None, runs=(attempt, gap)))
+        rows = await store.history(job.id)
+        expect_same([(row.token, row.part) for row in rows], [(1, 1), (1, 0)], "history, newest first by (token, part)")
+        for row, wanted in zip(rows, (gap, attempt), strict=True):
+            differs = difference(row, wanted)
+            expect(not differs, f"a history row came back changed: {differs}")
+
+
+@STORE.rule(
+    "store_transact", "there is one answer per write, in order", because="a unit of work gives them to its user"
+)
+async def one_answer_per_write(world: StoreWorld) -> None:
+    async with world.open() as store:
+        expect_same(list(await store.transact()), [], "the answers to no writes")
+        job = a_job()
+        expect_same(list(await store.transact(Add(job), Add(a_job()))), [None, None], "the answers to two Adds")
+
+
+@STORE.rule(
+    "store_transact", "Execute and Call are carried out, or refused with `Unsupported`",
+    because="a unit of work that is silently dropped is lost work",
+)  # fmt: skip
+async def sql_is_done_or_refused(world: StoreWorld) -> None:
+    async with world.open() as store:
+        job, later = a_job(), a_job()
+
+        def add_later(tx: Transaction) -> int:
+            tx.add(later)
+            return 42
+
+        try:
+            rows, answer = await store.transact(Execute("SELECT 1, ?", ["two"]), Call(add_later))
+        except Unsupported:
+            for write in (Execute("SELECT 1"), Call(lambda tx: 1)):
+                await refused(store.transact(Add(job), write), Unsupported, "SQL in a store that has none")
+                expect(await store.row(job) is None, "an Add beside an unsupported write has happened")
+            return
+        expect_same(rows, [(1, "two")], "the rows of an Execute")
+        expect_same(answer, 42, "the answer of a Call")
+        await store.same(later, "a job added by a Call")
+
+
+class _Mine(Exception):
+    """Of the user's function."""
+
+
+@STORE.rule(
+    "W5", "what a Call raises is raised as it is, and nothing has happened", because="it is the user's own error"
+)
+async def a_call_that_raises(world: StoreWorld) -> None:
+    async with world.open() as store:
+        job, other = a_job(), a_job()
+
+        def fails(tx: Transaction) -> None:
+            tx.add(other)
+            raise _Mine("no")
+
+        try:
+            await store.transact(Call(lambda tx: None))
+        except Unsupported:
+            return  # the rule before this one
+        await refused(store.transact(Add(job), Call(fails)), _Mine, "a function that raises")
+        expect(await store.row(job) is None, "an Add before a Call that raised has happened")
+        expect(await store.row(other) is None, "what a Call added before it raised is there")
+
+
+@STORE.rule("store_transact", "an id is used once", because="a row is its job's whole identity")
+async def an_id_is_unique(world: StoreWorld) -> None:
+    async with world.open() as store:
+        job = a_job(payload="first")
+        await store.add(job)
+        twin = attrs.evolve(job, job_name="another", payload="second")
+        await refused(store.transact(Add(a_job("beside")), Add(twin)), StoreError, "an Add with an id that is there")
+        await store.same(job, "after a second Add with its id")
+        expect(not await store.find(job_name="beside"), "an Add beside one that was refused has happened")
+
+
+@STORE.rule("C6", "an occurrence completes once", because="nothing may be completed twice, whoever holds which token")
+async def an_occurrence_completes_once(world: StoreWorld) -> None:
+    async with world.open() as store:
+        owner = await store.owner()
+        job = await store.running(owner)
+        again = completed(job, status=JobStatus.SCHEDULED, due_at=job.due_at, occurrence=job.occurrence)
+        await store.save(again)  # Completed, and yet waiting for the same occurrence: only a fault does that
+        second = (await store.claim(owner, job_id=job.id, seq=again.next_seq)).jobs[0]
+        await refused(store.save(completed(second)), StoreError, "a second Completed for one occurrence")
+        row = await store.the(job)
+        expect_same((row.status, row.seq), (JobStatus.RUNNING, second.seq), "the row after the refusal")
+        done = [run for run in await store.history(job.id) if run.outcome is RunOutcome.COMPLETED]
+        expect_same(len(done), 1, "Completed rows in the history")
+
+
+@STORE.rule("store_transact", "five hundred writes are one transaction too", because="outcomes are written in batches")
+async def a_large_batch(world: StoreWorld) -> None:
+    async with world.open() as store:
+        jobs = [a_job() for _ in range(500)]
+        await store.add(*jobs)
+        await store.save(*(change(job, due_at=job.anchor + timedelta(hours=1)) for job in jobs))
+        rows = await store.find(handler_name="Work")
+        expect_same((len(rows), {row.seq for row in rows}), (500, {1}), "rows and their seq")
+        lost = change(attrs.evolve(rows[0], id=new_id()))
+        await refused(store.save(*map(change, rows), lost), StoreError, "500 Saves and one for a job that is not there")
+        expect_same({row.seq for row in await store.find(handler_name="Work")}, {1}, "seq after a refused batch")

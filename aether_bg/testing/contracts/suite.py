@@ -1,0 +1,227 @@
+"""Rules, the suites they stand in, and what a run of them found. Knows nothing of stores or schedulers.
+
+A check is a plain async function with one parameter, its world. `Suite.rule` names the rule it is evidence for;
+`expect` says what was seen when it is broken. A `Contract` is a suite bound to somebody's factory.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any, Final, Generic, TypeVar
+
+import anyio
+import attrs
+
+from aether_bg.errors import InvalidOption, shown
+
+W = TypeVar("W")
+Check = Callable[[W], Awaitable[None]]
+
+BACKENDS: Final = ("asyncio", "trio")
+
+
+class Broken(AssertionError):
+    """A rule is broken. The message has the rule's number, the rule, its reason, and what was seen."""
+
+
+class _Seen(Exception):
+    """What a check saw; becomes a `Broken` where its rule is known."""
+
+
+def expect(holds: object, seen: str) -> None:
+    """Go on if `holds`; otherwise the check's rule is broken, and `seen` says by what."""
+    if not holds:
+        raise _Seen(seen)
+
+
+def expect_same(got: object, wanted: object, what: str) -> None:
+    """`got == wanted`, or the rule is broken."""
+    expect(got == wanted, f"{what}: expected {_brief(wanted)}, got {_brief(got)}")
+
+
+async def refused(doing: Awaitable[object], error: type[BaseException], what: str) -> Any:
+    """Await `doing`, which must raise `error`; returns the error."""
+    try:
+        answer = await doing
+    except error as raised:
+        return raised
+    except Exception as other:
+        raise _Seen(f"{what}: expected {error.__name__}, got {type(other).__name__}: {other}") from other
+    raise _Seen(f"{what}: expected {error.__name__}, but it was accepted and answered {_brief(answer)}")
+
+
+@attrs.frozen(kw_only=True)
+class Rule(Generic[W]):
+    """`number`: PROTOCOL's, DESIGN's or the hook's name; `law`: what must hold; `because`: what goes wrong otherwise.
+    `needs`: a property of the plugin without which the rule says nothing."""
+
+    number: str
+    law: str
+    because: str
+    check: Check[W]
+    needs: str | None = None
+
+    @property
+    def name(self) -> str:
+        return self.check.__name__
+
+    def __str__(self) -> str:
+        return f"{self.number}: {self.law}, because {self.because}"
+
+
+class Suite(Generic[W]):
+    """The rules of one layer, in the order in which they are written."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.rules: list[Rule[W]] = []
+
+    def rule(self, number: str, law: str, *, because: str, needs: str | None = None) -> Callable[[Check[W]], Check[W]]:
+        def register(check: Check[W]) -> Check[W]:
+            assert check.__name__ not in {rule.name for rule in self.rules}, f"two checks named {check.__name__}"
+            self.rules.append(Rule(number=number, law=law, because=because, check=check, needs=needs))
+            return check
+
+        return register
+
+
+@attrs.frozen
+class Report:
+    """What a run found. `kept`: names of rules that hold; `broken`: messages by name; `left_out`: why, by name."""
+
+    kept: Sequence[str]
+    broken: Mapping[str, str]
+    left_out: Mapping[str, str]
+
+    @property
+    def ok(self) -> bool:
+        """Nothing is broken. Rules left out were not asked."""
+        return not self.broken
+
+    def __str__(self) -> str:
+        lines = [f"BROKEN {name}\n    {message}" for name, message in self.broken.items()]
+        lines += [f"left out {name}: {why}" for name, why in self.left_out.items()]
+        return "\n".join([*lines, f"{len(self.kept)} kept, {len(self.broken)} broken, {len(self.left_out)} left out"])
+
+
+class Contract(Mapping[str, Callable[..., None]], Generic[W]):
+    """A suite bound to a plugin: a mapping of pytest functions by name, and `run` without pytest.
+
+    `enter`: from a private folder, which one check has to itself, to its world. `has`: the properties this plugin has,
+    for rules that need one. `backends`: event loops. `limit`: seconds that one check may take.
+    """
+
+    def __init__(
+        self,
+        suite: Suite[W],
+        enter: Callable[[Path], AbstractAsyncContextManager[W]],
+        *,
+        name: str,
+        has: Mapping[str, bool],
+        backends: Sequence[str] = BACKENDS,
+        limit: float = 30.0,
+    ) -> None:
+        if not re.fullmatch(r"[a-z_][a-z0-9_]*", name):
+            raise InvalidOption(
+                f"contract name {shown(name)}", "must be a lower-case identifier", 'For example: name="memory".'
+            )
+        self._suite, self._enter, self._has = suite, enter, has
+        self._name, self._backends, self._limit = name, tuple(backends), limit
+        self.rules: Mapping[str, Rule[W]] = {f"test_{name}_{rule.name}": rule for rule in suite.rules}
+
+    def __repr__(self) -> str:
+        return f"<Contract {self._name}: {len(self.rules)} rules>"
+
+    # -- the door of pytest ------------------------------------------------------------------------
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.rules)
+
+    def __len__(self) -> int:
+        return len(self.rules)
+
+    def __getitem__(self, name: str) -> Callable[..., None]:
+        """A test function, once per event loop. It needs no plugin of pytest and no fixture."""
+        import pytest
+
+        rule = self.rules[name]
+
+        @pytest.mark.parametrize("backend", self._backends)
+        def test(backend: str, tmp_path: Path) -> None:
+            if (why := self._left_out(rule)) is not None:
+                pytest.skip(why)
+            told = None
+            try:
+                anyio.run(self._check, rule, tmp_path, backend=backend)
+            except Broken as broken:
+                if broken.__cause__ is not None:
+                    raise  # with the plugin's own stack
+                told = _told(broken)
+            if told is not None:
+                pytest.fail(told, pytrace=False)  # a sentence, not our stack
+
+        test.__name__ = test.__qualname__ = name
+        test.__doc__ = str(rule)
+        return test
+
+    # -- the door without pytest ---------------------------------------------------------------------
+
+    async def run(self, *names: str) -> Report:
+        """Check every rule (or those named), one after the other, on the event loop of the caller.
+
+        Raises `InvalidOption` for a name that is not among `rules`; a broken rule is no error but in the report.
+        """
+        kept, broken, left_out = list[str](), dict[str, str](), dict[str, str]()
+        for name in names or self.rules:
+            if name not in self.rules:
+                raise InvalidOption(f"rule {shown(name)}", "is none of this contract", f"Rules: {', '.join(self)}.")
+            if (why := self._left_out(self.rules[name])) is not None:
+                left_out[name] = why
+                continue
+            with tempfile.TemporaryDirectory(prefix="aether_bg-contract-", ignore_cleanup_errors=True) as folder:
+                try:
+                    await self._check(self.rules[name], Path(folder))
+                except Broken as error:
+                    broken[name] = _told(error)
+                else:
+                    kept.append(name)
+        return Report(kept, broken, left_out)
+
+    def _left_out(self, rule: Rule[W]) -> str | None:
+        if rule.needs is None or self._has[rule.needs]:
+            return None
+        return f"not asked of a plugin that is not {rule.needs}"
+
+    async def _check(self, rule: Rule[W], folder: Path) -> None:
+        """Raises `Broken`."""
+        try:
+            with anyio.fail_after(self._limit):
+                async with self._enter(folder) as world:
+                    await rule.check(world)
+        except TimeoutError as error:
+            raise Broken(f"{rule}. Seen: no end within {self._limit:g} s ({error or 'something hangs'})") from error
+        except Exception as error:
+            seen = _innermost(error)
+            if isinstance(seen, _Seen):
+                raise Broken(f"{rule}. Seen: {seen}") from seen.__cause__
+            raise Broken(f"{rule}. Seen: {type(seen).__name__}: {seen}") from error
+
+
+def _told(broken: Broken) -> str:
+    return " ".join(str(broken).split())
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """Task groups wrap what a check saw."""
+    while isinstance(error, BaseExceptionGroup):
+        error = next((e for e in error.exceptions if isinstance(_innermost(e), _Seen)), error.exceptions[0])
+    return error
+
+
+def _brief(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 400 else f"{text[:399]}…"
