@@ -1,0 +1,252 @@
+"""Stores with one fault each: SQLite with one hook replaced. What the contract for stores must find."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import attrs
+
+from aether_bg import JobInfo, JobRun, SQLiteStore, hookimpl
+from aether_bg.errors import NameHeld, Stale, StoreRefused
+from aether_bg.model import (
+    Add,
+    Alive,
+    Claim,
+    Claimed,
+    Heartbeat,
+    JobStatus,
+    Purge,
+    Query,
+    Save,
+    Stats,
+    Write,
+)
+from aether_bg.protocols import Kernel
+
+Hook = Callable[..., Awaitable[Any]]
+
+
+class Faulty:
+    """Passes every hook on to a SQLite store, but for those given: called with that store and the hook's argument."""
+
+    def __init__(self, inner: SQLiteStore, **faults: Hook) -> None:
+        self._inner, self._faults = inner, faults
+
+    async def _do(self, hook: str, *given: Any) -> Any:
+        if (fault := self._faults.get(hook)) is not None:
+            return await fault(self._inner, *given)
+        return await getattr(self._inner, hook)(*given)
+
+    @hookimpl
+    async def lifecycle_start(self, kernel: Kernel, stack: AsyncExitStack) -> None:
+        await self._inner.lifecycle_start(kernel, stack)
+
+    @hookimpl
+    async def store_transact(self, writes: Sequence[Write]) -> Sequence[object]:
+        return await self._do("store_transact", writes)  # type: ignore[no-any-return]
+
+    @hookimpl
+    async def store_claim(self, claim: Claim) -> Claimed:
+        return await self._do("store_claim", claim)  # type: ignore[no-any-return]
+
+    @hookimpl
+    async def store_heartbeat(self, beat: Heartbeat) -> Alive:
+        return await self._do("store_heartbeat", beat)  # type: ignore[no-any-return]
+
+    @hookimpl
+    async def store_find(self, query: Query) -> Sequence[JobInfo]:
+        return await self._do("store_find", query)  # type: ignore[no-any-return]
+
+    @hookimpl
+    async def store_history(self, job_id: UUID, limit: int) -> Sequence[JobRun]:
+        return await self._do("store_history", job_id, limit)  # type: ignore[no-any-return]
+
+    @hookimpl
+    async def store_stats(self) -> Stats:
+        return await self._do("store_stats")  # type: ignore[no-any-return]
+
+    @hookimpl
+    async def store_purge(self, purge: Purge) -> int:
+        return await self._do("store_purge", purge)  # type: ignore[no-any-return]
+
+
+# -- writing ---------------------------------------------------------------------------------------
+
+
+async def no_token_guard(store: SQLiteStore, writes: Sequence[Write]) -> Any:
+    try:
+        return await store.store_transact(writes)
+    except Stale as stale:
+        if stale.current is None or len(writes) != 1 or not isinstance(writes[0], Save):
+            raise
+        now = stale.current
+        change = attrs.evolve(writes[0].change, seq=now.seq, schedule_rev=now.schedule_rev, next_seq=now.seq + 1)
+        return await store.store_transact([Save(change)])
+
+
+async def no_revision_guard(store: SQLiteStore, writes: Sequence[Write]) -> Any:
+    try:
+        return await store.store_transact(writes)
+    except Stale as stale:
+        if not isinstance(writes[0], Save) or stale.current is None or stale.current.seq != writes[0].change.seq:
+            raise
+        change = attrs.evolve(writes[0].change, schedule_rev=stale.current.schedule_rev)
+        return await store.store_transact([Save(change)])
+
+
+async def half_a_batch(store: SQLiteStore, writes: Sequence[Write]) -> Any:
+    return [(await store.store_transact([write]))[0] for write in writes]
+
+
+async def names_are_no_matter(store: SQLiteStore, writes: Sequence[Write]) -> Any:
+    try:
+        return await store.store_transact(writes)
+    except NameHeld:
+        free = [Add(attrs.evolve(w.job, holds_name=False)) if isinstance(w, Add) else w for w in writes]
+        return await store.store_transact(free)
+
+
+async def no_history(store: SQLiteStore, writes: Sequence[Write]) -> Any:
+    bare = [Save(attrs.evolve(w.change, runs=())) if isinstance(w, Save) else w for w in writes]
+    return await store.store_transact(bare)
+
+
+async def completes_twice(store: SQLiteStore, writes: Sequence[Write]) -> Any:
+    try:
+        return await store.store_transact(writes)
+    except StoreRefused:
+        return [None] * len(writes)
+
+
+# -- reading ---------------------------------------------------------------------------------------
+
+
+def seen_as(change: Callable[[JobInfo], dict[str, Any]]) -> Hook:
+    async def find(store: SQLiteStore, query: Query) -> Any:
+        return [attrs.evolve(job, **change(job)) for job in await store.store_find(query)]
+
+    return find
+
+
+def _whole_seconds(job: JobInfo) -> dict[str, Any]:
+    return {"due_at": job.due_at and job.due_at.replace(microsecond=0)}
+
+
+def _as_float(job: JobInfo) -> dict[str, Any]:
+    return {"payload": float(job.payload)} if isinstance(job.payload, int) and job.payload > 2**53 else {}
+
+
+async def one_page_for_ever(store: SQLiteStore, query: Query) -> Any:
+    return await store.store_find(attrs.evolve(query, after=None))
+
+
+# -- claiming --------------------------------------------------------------------------------------
+
+
+def claims_twice() -> Hook:
+    last: list[JobInfo] = []
+
+    async def claim(store: SQLiteStore, claim: Claim) -> Any:
+        claimed = await store.store_claim(claim)
+        if not claimed.jobs and last:
+            return Claimed(jobs=(last.pop(),))
+        last[:] = claimed.jobs
+        return claimed
+
+    return claim
+
+
+async def latest_first(store: SQLiteStore, claim: Claim) -> Any:
+    due = await store.store_find(Query(due_before=claim.now, order="due"))
+    taken: list[JobInfo] = []
+    for job in [job for job in reversed(due) if job.handler_name in claim.handlers][: claim.limit]:
+        taken += (await store.store_claim(attrs.evolve(claim, job_id=job.id, seq=job.seq))).jobs
+    return Claimed(jobs=tuple(taken))
+
+
+async def a_second_early(store: SQLiteStore, claim: Claim) -> Any:
+    return await store.store_claim(attrs.evolve(claim, now=claim.now + timedelta(seconds=1)))
+
+
+async def any_owner_will_do(store: SQLiteStore, claim: Claim) -> Any:
+    about: dict[str, Any] = {"owner": claim.owner, "handlers": (), "now": claim.now, "interval": 5, "keep_for": 5}
+    if (await store.store_heartbeat(Heartbeat(**about))).known:
+        return await store.store_claim(claim)
+    await store.store_heartbeat(Heartbeat(**about, join=True))
+    claimed = await store.store_claim(claim)
+    await store.store_heartbeat(Heartbeat(**about, leave=True))
+    return claimed
+
+
+async def all_suspects(store: SQLiteStore, claim: Claim) -> Any:
+    jobs: list[JobInfo] = []
+    while some := (await store.store_claim(claim)).jobs:
+        jobs += some
+    return Claimed(jobs=tuple(jobs))
+
+
+async def never_due_again(store: SQLiteStore, claim: Claim) -> Any:
+    return attrs.evolve(await store.store_claim(claim), next_due=None)
+
+
+# -- owners and retention --------------------------------------------------------------------------
+
+
+async def beats_only_when_asked(store: SQLiteStore, beat: Heartbeat) -> Any:
+    return await store.store_heartbeat(attrs.evolve(beat, keep_for=0.0))
+
+
+async def holds_nothing(store: SQLiteStore, beat: Heartbeat) -> Any:
+    return attrs.evolve(await store.store_heartbeat(beat), running=())
+
+
+async def knows_no_orphans(store: SQLiteStore, beat: Heartbeat) -> Any:
+    return attrs.evolve(await store.store_heartbeat(beat), dead=())
+
+
+async def another_id_each_time(store: SQLiteStore) -> Any:
+    return attrs.evolve(await store.store_stats(), store_id=uuid4())
+
+
+async def purges_the_living(store: SQLiteStore, purge: Purge) -> Any:
+    for job in await store.store_find(Query(status=(JobStatus.RUNNING,))):
+        await store._open().write(lambda conn, id_=str(job.id): conn.execute("DELETE FROM jobs WHERE id = ?", [id_]), 2)  # type: ignore[arg-type,misc]
+    return await store.store_purge(purge)
+
+
+def _made(**faults: Hook) -> Callable[[Path], Any]:
+    return lambda place: Faulty(SQLiteStore(place / "jobs.db"), **faults)
+
+
+STORES: dict[str, tuple[str, str, Callable[[Path], Any]]] = {
+    "no token guard": ("C1", "an_old_token_is_refused", _made(store_transact=no_token_guard)),
+    "no revision guard": ("U1", "an_old_revision_is_refused", _made(store_transact=no_revision_guard)),
+    "half a batch": ("store_transact", "all_or_nothing", _made(store_transact=half_a_batch)),
+    "names are no matter": ("N1", "a_name_is_unique", _made(store_transact=names_are_no_matter)),
+    "no history": ("store_transact", "history_is_written_whole", _made(store_transact=no_history)),
+    "completes twice": ("C6", "an_occurrence_completes_once", _made(store_transact=completes_twice)),
+    "forgets metadata": (
+        "store_transact", "an_added_job_is_read_back", _made(store_find=seen_as(lambda job: {"extra_properties": {}})),
+    ),
+    "whole seconds": ("store_transact", "instants_are_read_back", _made(store_find=seen_as(_whole_seconds))),
+    "integers as floats": ("store_transact", "payloads_are_read_back", _made(store_find=seen_as(_as_float))),
+    "one page for ever": ("store_find", "page_by_page", _made(store_find=one_page_for_ever)),
+    "claims twice": ("C1", "each_job_once", lambda place: _made(store_claim=claims_twice())(place)),
+    "latest first": ("store_claim", "the_earliest_first", _made(store_claim=latest_first)),
+    "a second early": ("store_claim", "only_what_is_due", _made(store_claim=a_second_early)),
+    "any owner will do": ("P4", "strangers_get_nothing", _made(store_claim=any_owner_will_do)),
+    "all suspects at once": ("R3", "suspects_come_alone", _made(store_claim=all_suspects)),
+    "never due again": ("store_claim", "when_the_next_is_due", _made(store_claim=never_due_again)),
+    "beats only when asked": ("P3", "the_beat_goes_on_by_itself", _made(store_heartbeat=beats_only_when_asked)),
+    "holds nothing": ("C5", "what_an_owner_holds", _made(store_heartbeat=holds_nothing)),
+    "knows no orphans": ("P4", "orphans_are_reported", _made(store_heartbeat=knows_no_orphans)),
+    "another id each time": ("D3", "one_store_id", _made(store_stats=another_id_each_time)),
+    "purges the living": ("N5", "purge_spares_the_living", _made(store_purge=purges_the_living)),
+    "forgets at the end": ("DESIGN 2.1", "opened_again", lambda place: SQLiteStore(":memory:")),
+}  # fmt: skip
+"""What is wrong: the number and check that must say so, and the store."""
