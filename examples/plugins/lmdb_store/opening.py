@@ -1,19 +1,57 @@
-"""Opening an environment: its folder, its format, its id."""
+"""Opening an environment, once in a process for all stores on its folder: LMDB allows no second time."""
 
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 from uuid import UUID, uuid4
 
+import attrs
 import lmdb
 
 from aether_bg.errors import NotADatabase, SchemaTooNew, StoreFolderMissing
 
 from .rows import Tables
-from .writer import trouble
+from .writer import Writer, trouble
 
 FORMAT = b"1"
+
+
+@attrs.define(eq=False)
+class Shared:
+    """An open environment and its one writer, for `users` stores of process `pid`."""
+
+    tables: Tables
+    writer: Writer
+    users: int = 0
+    pid: int = attrs.field(factory=os.getpid)
+
+
+_open: dict[tuple[Path, int], Shared] = {}
+_guard = threading.Lock()
+
+
+def enter(path: Path, map_size: int) -> Shared:
+    """Opens it, or joins those who have it open in this process: then with their map size. Raises as `open_tables`."""
+    with _guard:
+        key = path.resolve(), os.getpid()
+        if key not in _open:
+            tables = open_tables(path, map_size)
+            _open[key] = Shared(tables, Writer(tables))
+        _open[key].users += 1
+        return _open[key]
+
+
+def leave(shared: Shared, within: float) -> None:
+    """The last one closes it, when the writer is done with what it has; not if that takes over `within` seconds."""
+    with _guard:
+        shared.users -= 1
+        if not shared.users:
+            for key in [key for key, each in _open.items() if each is shared]:
+                del _open[key]
+            if shared.writer.close(within):
+                shared.tables.env.close()
 
 
 def open_tables(path: Path, map_size: int) -> Tables:

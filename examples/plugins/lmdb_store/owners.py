@@ -42,6 +42,12 @@ class Locks:
             if lock := self._held.pop(owner, None):
                 lock.release()
 
+    def close(self) -> None:
+        """Whoever has not left is dead to the others: their files stay, unlocked."""
+        for lock in self._held.values():
+            lock.release()
+        self._held.clear()
+
     def released(self, owners: Iterable[UUID]) -> set[UUID]:
         """Those of `owners` whose process is proven dead."""
         return {owner for owner in owners if owner not in self._held and self._is_free(owner)}

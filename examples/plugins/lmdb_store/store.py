@@ -22,19 +22,16 @@ from aether_bg.model import Alive, Claim, Claimed, Heartbeat, Purge, Query, Stat
 from aether_bg.protocols import Kernel
 
 from . import reading, writing
-from .opening import open_tables
+from .opening import Shared, enter, leave
 from .owners import Locks, Pulse
 from .rows import Rows, Tables
-from .writer import Writer, outcome, trouble
+from .writer import outcome, trouble
 
 T = TypeVar("T")
 
 
 class LMDBStore:
-    """Jobs in an LMDB environment: a folder on a local disk, made where there is none.
-
-    One object serves any number of apps and clients of a process; LMDB refuses a second one for the same folder.
-    """
+    """Jobs in an LMDB environment: a folder on a local disk, made where there is none."""
 
     def __init__(self, path: str | os.PathLike[str], *, map_size: int = 16 << 30, busy: float = 30) -> None:
         """`map_size`: the most bytes it can grow to; the file has holes, so it takes only what it needs.
@@ -99,26 +96,25 @@ class LMDBStore:
     # -- the environment, open while somebody uses it --
 
     async def _write(self, work: Callable[[Rows], T]) -> T:
-        return await outcome(self._in_use().writer.submit(work), self._busy)
+        return await outcome(self._in_use().shared.writer.submit(work), self._busy)
 
     async def _read(self, work: Callable[[Rows], T]) -> T:
         opened = self._in_use()
-        return await outcome(opened.readers.submit(_over_snapshot, work, opened.tables), self._busy)
+        return await outcome(opened.readers.submit(_over_snapshot, work, opened.shared.tables), self._busy)
 
     def _in_use(self) -> _Opened:
         if self._opened is None:
             raise NotStarted(repr(self), "it is not open", "Use it inside `async with app` or `app.client()`.")
-        if self._opened.pid != os.getpid():
+        if self._opened.shared.pid != os.getpid():
             raise ForkedProcess(repr(self), "this process was forked after it was opened", "Start after forking.")
         return self._opened
 
     def _enter(self, wake: Callable[[], None]) -> None:
         with self._guard:
             if self._opened is None:
-                tables = open_tables(self._path, self._map_size)
-                writer = Writer(tables)
-                pulse = Pulse(tables, writer, self._wake)
-                self._opened = _Opened(tables, writer, pulse, ThreadPoolExecutor(4, "lmdb-reader"))
+                shared = enter(self._path, self._map_size)
+                pulse = Pulse(shared.tables, shared.writer, self._wake)
+                self._opened = _Opened(shared, pulse, ThreadPoolExecutor(4, "lmdb-reader"))
             self._wakes.append(wake)
 
     async def _leave(self, wake: Callable[[], None]) -> None:
@@ -132,8 +128,8 @@ class LMDBStore:
                 opened, self._opened = self._opened, None
                 opened.pulse.close()
                 opened.readers.shutdown()
-                if opened.writer.close(within=self._busy):
-                    opened.tables.env.close()
+                leave(opened.shared, self._busy)
+                self._locks.close()
 
     def _wake(self) -> None:
         for wake in list(self._wakes):
@@ -142,11 +138,9 @@ class LMDBStore:
 
 @attrs.frozen(eq=False)
 class _Opened:
-    tables: Tables
-    writer: Writer
+    shared: Shared
     pulse: Pulse
     readers: ThreadPoolExecutor
-    pid: int = attrs.field(factory=os.getpid)
 
 
 def _over_snapshot(work: Callable[[Rows], T], tables: Tables) -> T:

@@ -109,8 +109,6 @@ def trouble(error: Exception, path: str) -> Exception:
             kind, remedy = StoreBroken, "Give every process the same map_size."
         case lmdb.InvalidError() | lmdb.VersionMismatchError():
             kind, remedy = NotADatabase, "Name a folder that LMDBStore made, or one that is not there."
-        case lmdb.Error() if "already open" in str(error):
-            kind, remedy = StoreBusy, "Pass the same LMDBStore object to all apps of this process."
         case lmdb.Error() | OSError():
             kind, remedy = StoreBroken, "Look at the disk, and at the folder's permissions."
         case _:
