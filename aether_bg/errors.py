@@ -30,7 +30,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from aether_bg.model import JobInfo
+    from aether_bg.model.job import JobInfo
 
 __all__ = [
     "AetherError",

@@ -11,7 +11,7 @@ from typing import Any, Literal, Never, Self, TypeVar
 
 from aether_bg._app.blocking import Blocking, blocking, run_until_signal
 from aether_bg._app.enqueue import ENQUEUE_OPTIONS
-from aether_bg._app.lifecycle import Run
+from aether_bg._app.lifecycle import Parts, Run
 from aether_bg._app.verbs import Client, OwnerVerbs, When
 from aether_bg._handlers.dependencies import Dependencies
 from aether_bg._handlers.handlers import Handlers, info_of
@@ -175,6 +175,10 @@ class Aether(OwnerVerbs):
         self.dependencies.provide(type, factory, ping)
         self.provided.append((type, factory, ping))
 
+    def _make_run(self, *, client: bool) -> Run:
+        parts = Parts(self.options, self.calls, self.handlers, self.dependencies, self.declared)
+        return Run(parts, repr(self), client=client)
+
     def _before_start(self, verb: str) -> None:
         if self._run is not None:
             raise AlreadyStarted(f"{verb} on a running app", "it belongs before the start", "Move it up.")
@@ -192,7 +196,7 @@ class Aether(OwnerVerbs):
             handler.run = runner
         scheduler = name_of(self.plugins.owners("scheduling")[0])
         log.info("scheduler: %s (%s)", scheduler, self._scheduler_reason)
-        self._run = run = Run(self, client=False)
+        self._run = run = self._make_run(client=False)
         try:
             await run.start()
         except BaseException:
@@ -215,7 +219,7 @@ class Aether(OwnerVerbs):
 
     @asynccontextmanager
     async def _client(self) -> AsyncIterator[Client]:
-        run = Run(self, client=True)
+        run = self._make_run(client=True)
         await run.start()
         try:
             yield Client(run)
@@ -227,7 +231,7 @@ class Aether(OwnerVerbs):
 
         The only place that touches signals. Raises what keeps the app from starting.
         """
-        run_until_signal(self, backend)
+        run_until_signal(self, self.options.grace, self._hurry, backend)
 
     def blocking(self, *, backend: Literal["asyncio", "trio"] = "asyncio") -> AbstractContextManager[Blocking]:
         """`with app.blocking() as jobs`: every verb as a plain function, the app running in a thread of its own."""

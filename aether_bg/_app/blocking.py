@@ -8,8 +8,8 @@ import signal
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
+from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
 import anyio
 from anyio.from_thread import BlockingPortal, start_blocking_portal
@@ -20,9 +20,6 @@ from aether_bg._handlers.work import UnitOfWork, current
 from aether_bg.bridge import Bridge
 from aether_bg.errors import ForkedProcess, UsageError
 from aether_bg.model import JobInfo
-
-if TYPE_CHECKING:
-    from aether_bg._app.app import Aether
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -120,29 +117,34 @@ _left: list[ExitStack] = []
 
 
 @contextmanager
-def blocking(app: Aether, backend: str) -> Iterator[Blocking]:
+def blocking(app: AbstractAsyncContextManager[OwnerVerbs], backend: str) -> Iterator[Blocking]:
     pid = os.getpid()
     with ExitStack() as stack:
         portal = stack.enter_context(start_blocking_portal(backend))
-        stack.enter_context(portal.wrap_async_context_manager(app))
+        running = stack.enter_context(portal.wrap_async_context_manager(app))
         try:
-            yield Blocking(app, portal)
+            yield Blocking(running, portal)
         finally:
             if os.getpid() != pid:  # a forked child: the thread that would end the app is the parent's (PROTOCOL P2)
                 _left.append(stack.pop_all())
 
 
-def run_until_signal(app: Aether, backend: str) -> None:
+def run_until_signal(
+    app: AbstractAsyncContextManager[object], grace: float, hurry: Callable[[], object], backend: str
+) -> None:
+    """`hurry`: no more grace, please."""
     if threading.current_thread() is not threading.main_thread():
         raise UsageError("app.run()", "only the main thread receives signals", "Use `async with app:` elsewhere.")
-    watchdog = _Watchdog(app.options.grace + 1.0)
+    watchdog = _Watchdog(grace + 1.0)
     try:
-        anyio.run(_until_signal, app, watchdog, backend=backend)
+        anyio.run(_until_signal, app, watchdog, hurry, backend=backend)
     finally:  # the loop's own end may hang as well, on a task that swallows its cancellation
         watchdog.over()
 
 
-async def _until_signal(app: Aether, watchdog: _Watchdog) -> None:
+async def _until_signal(
+    app: AbstractAsyncContextManager[object], watchdog: _Watchdog, hurry: Callable[[], object]
+) -> None:
     """The first signal stops gracefully, a second one skips the grace (PROTOCOL S3)."""
     bridge = Bridge()
     stop = anyio.Event()
@@ -151,7 +153,7 @@ async def _until_signal(app: Aether, watchdog: _Watchdog) -> None:
         if not stop.is_set():
             stop.set()
         else:
-            app._hurry()
+            hurry()
 
     def on_signal(*_: object) -> None:
         watchdog.begin()  # here and not on the loop, which may be what hangs

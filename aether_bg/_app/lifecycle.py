@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Any, Final
 
 import anyio
+import attrs
 
 from aether_bg._app.enqueue import Enqueues
 from aether_bg._app.jobs import Jobs
 from aether_bg._app.rows import Rows
 from aether_bg._app.view import StoreView
+from aether_bg._handlers.dependencies import Dependencies
+from aether_bg._handlers.handlers import Handlers
+from aether_bg._hooks.calls import Calls
 from aether_bg._kernel.engine import Engine
 from aether_bg._kernel.outbox import Outbox
 from aether_bg._kernel.owners import Owners
 from aether_bg._kernel.tasks import spawner
 from aether_bg._rules import states
+from aether_bg._rules.options import Options
 from aether_bg.errors import ForkedProcess, StoreError
 from aether_bg.model import AppStarted, AppStopped, Change, Purge, Save
-
-if TYPE_CHECKING:
-    from aether_bg._app.app import Aether
 
 AFTER_CANCEL: Final = 0.5
 """Seconds between cancelling what runs and taking its rows back."""
@@ -36,11 +38,23 @@ _outliving: list[AsyncExitStack] = []
 """Stores kept open because a thread still runs a job of theirs (PROTOCOL S4)."""
 
 
-class Run:
-    """Made in `async with`; lives in a detached task of its own."""
+@attrs.frozen
+class Parts:
+    """What an app is made of, before any start."""
 
-    def __init__(self, app: Aether, *, client: bool) -> None:
-        self._app, self._client = app, client
+    options: Options
+    calls: Calls
+    handlers: Handlers
+    dependencies: Dependencies
+    declared: Sequence[Mapping[str, Any]]
+    """Arguments of `enqueue`."""
+
+
+class Run:
+    """Made in `async with`; lives in a detached task of its own. `name`: what is starting, for errors."""
+
+    def __init__(self, parts: Parts, name: str, *, client: bool) -> None:
+        self._app, self._name, self._client = parts, name, client
         self._pid = os.getpid()
         self._started = anyio.Event()
         self._stop = anyio.Event()
@@ -56,7 +70,7 @@ class Run:
     def check_process(self) -> None:
         """In a forked child nothing of the app lives: neither its loop nor its threads (PROTOCOL P2)."""
         if os.getpid() != self._pid:
-            raise ForkedProcess(repr(self._app), "this process was forked after the start", "Start after forking.")
+            raise ForkedProcess(self._name, "this process was forked after the start", "Start after forking.")
 
     async def start(self) -> None:
         """Raises what kept the app from starting; everything opened has been closed again then."""

@@ -35,7 +35,7 @@ class Operator:
 @asynccontextmanager
 async def operating(app: Aether) -> AsyncIterator[Operator]:
     """Open `app`'s store. No owner row, no declarations, no scheduler: a client with an owner's verbs."""
-    run = Run(app, client=True)
+    run = app._make_run(client=True)
     await run.start()
     try:
         yield Operator(run)

@@ -1,6 +1,6 @@
 """The values that cross hooks: attrs classes, frozen, keyword-only where they are long. No I/O here.
 
-`job`: what a job is · `storing`: persistence · `dispatching`: running and observing
+`job`: what a job is · `failing`: what its author says of it · `storing`: rows · `dispatching`: running, observing
 """
 
 from aether_bg.model.dispatching import (
@@ -26,7 +26,8 @@ from aether_bg.model.dispatching import (
     Started,
     TimedOut,
 )
-from aether_bg.model.job import Backoff, GiveUp, JobInfo, JobRun, JobStatus, JobType, Misfire, RunOutcome, Snooze
+from aether_bg.model.failing import Backoff, GiveUp, Snooze
+from aether_bg.model.job import JobInfo, JobRun, JobStatus, JobType, Misfire, RunOutcome
 from aether_bg.model.storing import (
     Add,
     Alive,

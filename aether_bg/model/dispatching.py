@@ -12,7 +12,8 @@ from uuid import UUID
 
 import attrs
 
-from aether_bg.model.job import Backoff, JobInfo, JobRun, JobStatus
+from aether_bg.model.failing import Backoff
+from aether_bg.model.job import JobInfo, JobRun, JobStatus
 
 if TYPE_CHECKING:
     from logging import LoggerAdapter
