@@ -101,7 +101,9 @@ def test_a_handler_longer_than_its_period(world: World, count: int, scheduler: s
     longer_than_the_period(world, count, scheduler)
 
 
-def longer_than_the_period(world: World, count: int, scheduler: str, mutant: str | None = None) -> None:
+def longer_than_the_period(
+    world: World, count: int, scheduler: str, mutant: str | None = None, *, within: float = 10, **spec: Any
+) -> None:
     """With kills in between, the chain never breaks and no two runs overlap (C3)."""
     chance = random.Random(27)
     jobs: list[dict[str, Any]] = [
@@ -114,18 +116,20 @@ def longer_than_the_period(world: World, count: int, scheduler: str, mutant: str
     def runs() -> dict[str, int]:
         return dict(world.sql("SELECT job_id, count(*) FROM runs WHERE outcome = 'completed' GROUP BY job_id"))
 
-    process = world.ready(scheduler=scheduler, mutant=mutant, enqueue=jobs)
+    process = world.ready(scheduler=scheduler, mutant=mutant, enqueue=jobs, **spec)
     world.until(lambda: len(world.find("ack")) >= 3)
     for _ in range(count):
         before = runs()
         if chance.random() < 0.7:
             world.until(lambda before=before: len(runs()) == 3 and min(
-                done - before.get(job, 0) for job, done in runs().items()) > 0, 10, "a run of each job")  # fmt: skip
+                done - before.get(job, 0) for job, done in runs().items()
+            ) > 0, within, "a run of each job")  # fmt: skip
         time.sleep(chance.random() * 0.2)
         process.end()
-        process = world.ready(scheduler=scheduler, mutant=mutant)
+        process = world.ready(scheduler=scheduler, mutant=mutant, **spec)
     before = runs()
-    world.until(lambda: min(done - before.get(job, 0) for job, done in runs().items()) >= 3, 20, "three more runs")
+    enough = 2 * within
+    world.until(lambda: min(done - before.get(job, 0) for job, done in runs().items()) >= 3, enough, "three more runs")
     process.end()
     world.settle()
     world.check(overlaps=False, late=300)  # misfire="all" lags behind for good: its runs are longer than the period

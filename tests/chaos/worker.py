@@ -1,7 +1,7 @@
 """What a worker process does: handlers that write the history, and the roles a process can have.
 
 `spec`: db, history, log, entry, seed; options (of Aether), moment and nth (a failpoint), scheduler ("timer" or "push"),
-without (handlers left out), enqueue, count.
+dapr (options of DaprScheduler), without (handlers left out), enqueue, count.
 """
 
 from __future__ import annotations
@@ -19,7 +19,16 @@ from uuid import UUID
 
 import anyio
 
-from aether_bg import Aether, Backoff, InvalidTransition, JobContext, JobStatus, SQLiteStore, UnitOfWork
+from aether_bg import (
+    Aether,
+    Backoff,
+    DaprScheduler,
+    InvalidTransition,
+    JobContext,
+    JobStatus,
+    SQLiteStore,
+    UnitOfWork,
+)
 from aether_bg._kernel import owners
 from chaos.history import History
 from chaos.plugins import Failpoint, Hook, Observer, Push, Watched, text
@@ -49,6 +58,8 @@ class Worker:
         scheduler: Any = "timer"
         if spec.get("scheduler") == "push":
             scheduler = getattr(self.plugin, "scheduler", Push)(spec["db"] + "-engine", self.failpoint)
+        if spec.get("dapr"):
+            scheduler = DaprScheduler(**spec["dapr"])
         options = {"grace": 1.0, **spec.get("options", {})}
         self.app = Aether(self.plugin, scheduler=scheduler, plugins=[Observer(self.history)], **options)
         self.register(set(spec.get("without", ())))
