@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from aether_bg.testing.contracts import schedulers as _schedulers
 from aether_bg.testing.contracts import (
     store_claims,
     store_guards,
@@ -16,9 +17,10 @@ from aether_bg.testing.contracts import (
     store_values,
 )
 from aether_bg.testing.contracts.opening import STORE, StoreWorld
+from aether_bg.testing.contracts.scheduling import SCHEDULER, SchedulerWorld
 from aether_bg.testing.contracts.suite import BACKENDS, Contract
 
-_ROOMS = (store_values, store_guards, store_claims, store_owners, store_reading, store_lasting)
+_ROOMS = (store_values, store_guards, store_claims, store_owners, store_reading, store_lasting, _schedulers)
 """Imported for their rules, in this order."""
 
 
@@ -43,3 +45,25 @@ def store_contract(
 
     has = {"durable": durable, "shared": durable if shared is None else shared}
     return Contract(STORE, enter, name=name, has=has, backends=backends, limit=limit)
+
+
+def scheduler_contract(
+    make: Callable[[], Any],
+    *,
+    patience: float = 10.0,
+    name: str = "scheduler",
+    backends: Sequence[str] = BACKENDS,
+    limit: float = 60.0,
+) -> Contract[SchedulerWorld]:
+    """The rules of the scheduling hooks, for the scheduler that `make()` makes: an app on a SQLite file runs under it.
+
+    Time is real: about half a minute for each event loop. What `make()` makes later finds the engine as the earlier
+    one left it. `patience`: seconds after which what should have been called counts as forgotten. `name, backends,
+    limit`: as for `store_contract`.
+    """
+
+    @asynccontextmanager
+    async def enter(folder: Path) -> AsyncIterator[SchedulerWorld]:
+        yield SchedulerWorld(make, folder, patience)
+
+    return Contract(SCHEDULER, enter, name=name, has={}, backends=backends, limit=limit)
