@@ -106,9 +106,9 @@ def wheel(session: nox.Session) -> None:
 
 @nox.session
 def dapr(session: nox.Session) -> None:
-    """The suite on a real sidecar and scheduler; see DaprScheduler in README.md for how to get them."""
+    """The suite and the main scenarios on a real sidecar and scheduler; README.md says how to get them."""
     session.install("-q", ".[dapr,test]", *EXAMPLES, "httpx")
-    run_pytest(session, "tests/dapr", *session.posargs)
+    run_pytest(session, "tests/dapr", "tests/app/test_scenarios.py", *session.posargs)
 
 
 @nox.session

@@ -1,4 +1,4 @@
-"""The whole: an app, a SQLite file, a real sidecar and scheduler. The scenario every scheduler has to master."""
+"""The whole: an app, a SQLite file, a real sidecar and scheduler. What any scheduler must do is in tests/app."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dapr_standin import callback, dapr_api, until
 from fastapi import FastAPI
 from google.protobuf import any_pb2  # type: ignore[import-untyped]
 
-from aether_bg import Aether, Backoff, DaprScheduler, JobContext, JobStatus, RunOutcome
+from aether_bg import Aether, Backoff, DaprScheduler, JobContext, JobStatus
 from aether_bg.plugins.dapr.names import body_of, name_of
 from aether_bg.testing.sidecar import DaprRuntime
 
@@ -78,38 +78,6 @@ async def test_dapr_is_chosen_under_a_sidecar(
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-async def test_one_shots_delays_and_a_unit_of_work(dapr: DaprRuntime, tmp_path: Path) -> None:
-    log = Log()
-    app = log.app(tmp_path / "jobs.db")
-    async with app:
-        begun = datetime.now(UTC)
-        delayed = await app.enqueue("Work", payload="delayed", schedule=timedelta(seconds=1))
-        async with app.unit_of_work():
-            ids = [await app.enqueue("Work", payload=str(n)) for n in range(5)]
-        for job_id in ids:
-            await app.wait(job_id, 10)
-        assert sorted(log.seen) == ["0", "1", "2", "3", "4"]
-        await app.wait(delayed, 10)
-        assert log.seen[-1] == "delayed"
-        assert timedelta(seconds=1) <= log.at[-1] - begun < timedelta(seconds=3)
-        with anyio.fail_after(5):
-            while await held(dapr):
-                await anyio.sleep(0.05)
-
-
-async def test_recurring_jobs(dapr: DaprRuntime, tmp_path: Path) -> None:
-    app = Log().app(tmp_path / "jobs.db")
-    async with app:
-        job_id = await app.enqueue("Work", "tick", "x", "@every 1s", repeats=3)
-        job = await app.wait(job_id, 15)
-        assert job.status is JobStatus.COMPLETED
-        runs = await app.store.history(job_id)
-        assert [run.outcome for run in runs] == [RunOutcome.COMPLETED] * 3
-        occurrences = sorted(run.occurrence for run in runs if run.occurrence)
-        assert occurrences[2] - occurrences[0] == timedelta(seconds=2)
-        assert all(run.started_at and run.occurrence and run.started_at >= run.occurrence for run in runs)
-
-
 async def test_retries_wait_out_their_backoff_whatever_dapr_redelivers(dapr: DaprRuntime, tmp_path: Path) -> None:
     app = Aether(tmp_path / "jobs.db")
     attempts: list[datetime] = []
@@ -136,100 +104,36 @@ async def test_retries_wait_out_their_backoff_whatever_dapr_redelivers(dapr: Dap
     assert attempts[2] - attempts[1] >= timedelta(seconds=1)
 
 
-async def test_update_delete_and_what_dapr_holds_then(dapr: DaprRuntime, tmp_path: Path) -> None:
+async def only_held(dapr: DaprRuntime, count: int) -> None:
+    with anyio.fail_after(10):
+        while len(await held(dapr)) != count:
+            await anyio.sleep(0.05)
+
+
+async def test_what_dapr_holds(dapr: DaprRuntime, tmp_path: Path) -> None:
+    """What waits and is not paused, nothing else."""
     log = Log()
     app = log.app(tmp_path / "jobs.db")
     async with app:
         moved = await app.enqueue("Work", "moved", "moved", LATER)
-        gone = await app.enqueue("Work", "gone", "gone", timedelta(seconds=1.5))
-        await armed(app, moved)
-        await armed(app, gone)
-        assert len(await held(dapr)) == 2
-        assert await app.delete(gone)
+        gone = await app.enqueue("Work", "gone", "gone", LATER)
+        daily = await app.enqueue("Work", "daily", "daily", "@daily")
+        for job in (moved, gone, daily):
+            await armed(app, job)
+        await only_held(dapr, 3)
+        await app.delete(gone)
+        await only_held(dapr, 2)
         await app.update(moved, SOON)
         await app.wait(moved, 10)
-        await anyio.sleep(1.5)
-        assert log.seen == ["moved"]
-        assert await held(dapr) == set()
-
-
-async def test_pause_resume_and_trigger(dapr: DaprRuntime, tmp_path: Path) -> None:
-    log = Log()
-    app = log.app(tmp_path / "jobs.db", scheduler=DaprScheduler(reconcile=0.5))
-    async with app:
-        job_id = await app.enqueue("Work", "daily", "daily", "@daily")
-        await armed(app, job_id)
-        await app.trigger(job_id)
-        await until(lambda: log.seen == ["daily"])
-        await app.pause(job_id)
-        with anyio.fail_after(5):
-            while await held(dapr):
-                await anyio.sleep(0.05)
-        await app.trigger(job_id)  # works while paused, which stays (PROTOCOL U3)
-        await until(lambda: log.seen == ["daily"] * 2)
-        once = await app.enqueue("Work", "once", "once", SOON)
-        await app.pause(once)
-        await anyio.sleep(1)
-        assert "once" not in log.seen
-        await app.resume(once)
-        await app.resume(job_id)
-        await app.wait(once, 10)
-        await armed(app, job_id)
-        with anyio.fail_after(5):
-            while len(await held(dapr)) != 1:
-                await anyio.sleep(0.05)
-
-
-async def test_a_restart_with_a_backlog(dapr: DaprRuntime, tmp_path: Path) -> None:
-    log = Log()
-    path = tmp_path / "jobs.db"
-    async with log.app(path) as app:
-        for n in range(30):
-            await app.enqueue("Work", f"job-{n}", f"{n}", SOON)
-    async with log.app(path).client() as client:  # nobody runs jobs now
-        await client.enqueue("Work", "from a client", "30")
-    await anyio.sleep(1)
-    assert len(log.seen) < 31
-    async with log.app(path) as app:
-        await until(lambda: len(log.seen) >= 31, timeout=20)
-        await anyio.sleep(1.2)
-        assert (await app.store.stats()).completed == 31
-    assert sorted(map(int, log.seen)) == list(range(31))
-
-
-async def test_a_handler_that_takes_longer_than_its_period(dapr: DaprRuntime, tmp_path: Path) -> None:
-    app = Aether(tmp_path / "jobs.db")
-    busy = most = done = 0
-
-    @app.handler("Slow", schedule="@every 1s")
-    async def slow() -> None:
-        nonlocal busy, most, done
-        busy += 1
-        most = max(most, busy)
-        await anyio.sleep(1.3)
-        busy -= 1
-        done += 1
-
-    async with app:
-        await until(lambda: done >= 3, timeout=20)  # the chain does not break (PROTOCOL C3)
-    assert most == 1
-
-
-async def test_two_replicas_on_one_file(dapr: DaprRuntime, tmp_path: Path) -> None:
-    one, two = Log(), Log()
-    path = tmp_path / "jobs.db"
-    replica = await anyio.to_thread.run_sync(dapr.replica)
-    second = DaprScheduler(endpoint=f"127.0.0.1:{replica.grpc_port}", app_port=replica.app_port)
-    async with one.app(path) as app, two.app(path, scheduler=second):
-        await anyio.to_thread.run_sync(dapr.sidecar.wait_healthy)
-        await anyio.to_thread.run_sync(replica.wait_healthy)
-        for n in range(40):
-            await app.enqueue("Work", payload=f"{n}")
-        await until(lambda: len(one.seen) + len(two.seen) >= 40)
-        await anyio.sleep(1.2)
-    assert sorted(map(int, one.seen + two.seen)) == list(range(40))
-    assert one.seen
-    assert two.seen
+        await only_held(dapr, 1)
+        await app.pause(daily)
+        await only_held(dapr, 0)
+        await app.trigger(daily)  # works while paused, which stays (PROTOCOL U3)
+        await until(lambda: log.seen == ["moved", "daily"])
+        await only_held(dapr, 0)
+        await app.resume(daily)
+        await armed(app, daily)
+        await only_held(dapr, 1)
 
 
 async def test_a_fastapi_service(tmp_path: Path, need_dapr: None) -> None:
