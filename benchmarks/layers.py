@@ -1,4 +1,4 @@
-"""Where the time of a drain goes, layer by layer, in µs per job: `nox -s bench -- --layers`.
+"""Where the time of a drain and of an enqueue goes, layer by layer, in µs per job: `nox -s bench -- --layers`.
 
 Each layer is measured alone, doing what it does in a drain, so that the lines can be compared; they add up only
 roughly, since the writer's thread works beside the event loop.
@@ -6,36 +6,30 @@ roughly, since the writer's thread works beside the event loop.
 
 from __future__ import annotations
 
-import asyncio
 import cProfile
-import os
 import pstats
-import queue
 import tempfile
-import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 from typing import Any
 from uuid import uuid4
 
 import anyio
 import attrs
-import pluggy
 from no_store import NoStore, claimed
+from pieces import BATCH, fsync, hook, hop, task
 from timed_store import TimedStore
 
 from aether_bg import Aether, JobInfo, SQLiteStore
-from aether_bg.bridge import Bridge
-from aether_bg.hookspecs import hookimpl, hookspec
-from aether_bg.model import Change, Claim, Heartbeat, JobRun, JobStatus, RunOutcome, Save, Write
+from aether_bg.model import Add, Change, Claim, Heartbeat, JobRun, JobStatus, RunOutcome, Save
 from aether_bg.plugins.sqlite import changes, claims, files, guard, rows
 
 JOBS = 10_000
-BATCH = 100
 
 
 @attrs.define
@@ -160,75 +154,6 @@ def sql(path: Path) -> dict[str, float]:
     return {what: seconds / done for what, seconds in spent.items()}
 
 
-def fsync(folder: Path) -> float:
-    """Seconds of one fdatasync after 4 KiB, the median of 200."""
-    spent = []
-    with open(folder / "sync", "wb", buffering=0) as file:
-        for _ in range(200):
-            file.write(b"x" * 4096)
-            began = time.perf_counter()
-            os.fdatasync(file.fileno())
-            spent.append(time.perf_counter() - began)
-    return sorted(spent)[100]
-
-
-async def hop() -> float:
-    """Seconds from the loop to an idle thread and back, as a write does it."""
-    bridge, waiting = Bridge(), queue.SimpleQueue[Callable[[], object] | None]()
-
-    def serve() -> None:
-        while (answer := waiting.get()) is not None:
-            bridge.post(answer)
-
-    thread = threading.Thread(target=serve, daemon=True)
-    thread.start()
-    began = time.perf_counter()
-    for _ in range(1000):
-        event = anyio.Event()
-        waiting.put(event.set)
-        await event.wait()
-    took = time.perf_counter() - began
-    waiting.put(None)
-    return took / 1000
-
-
-async def task() -> float:
-    """Seconds per task that does nothing."""
-
-    async def nothing() -> None: ...
-
-    loop, count = asyncio.get_running_loop(), 20_000
-    began = time.perf_counter()
-    for _ in range(count // BATCH):
-        tasks = [loop.create_task(nothing()) for _ in range(BATCH)]
-        while not tasks[-1].done():
-            await asyncio.sleep(0)
-    return (time.perf_counter() - began) / count
-
-
-def hook() -> float:
-    """Seconds per hook call."""
-
-    class Spec:
-        @hookspec(firstresult=True)
-        def store_transact(self, writes: Sequence[Write]) -> object:
-            raise NotImplementedError
-
-    class Plugin:
-        @hookimpl
-        def store_transact(self, writes: Sequence[Write]) -> object:
-            return 1
-
-    manager = pluggy.PluginManager("aether_bg")
-    manager.add_hookspecs(Spec)
-    manager.register(Plugin())
-    call, count = manager.hook.store_transact, 50_000
-    began = time.perf_counter()
-    for _ in range(count):
-        call(writes=())
-    return (time.perf_counter() - began) / count
-
-
 async def functions(top: int = 28) -> str:
     """The kernel's own functions by time spent in them, on a store that costs nothing."""
     app, finished = app_for(NoStore(claimed(JOBS)), JOBS)
@@ -246,6 +171,40 @@ async def functions(top: int = 28) -> str:
     return "\n".join(["    own    total  calls  per job, µs, under cProfile (about twice as slow)", *lines])
 
 
+async def enqueued(store: Any, count: int) -> float:
+    """Seconds per enqueue, one at a time, by a client of this store."""
+    app, _ = app_for(store, 1)
+    async with app.client() as jobs:
+        began = time.perf_counter()
+        for _ in range(count):
+            await jobs.enqueue("Noop")
+        return (time.perf_counter() - began) / count
+
+
+def inserted(path: Path, count: int) -> tuple[float, float]:
+    """Seconds per row and per commit, one row each, with the same rows and statements but no threads: medians."""
+    conn = files.connect(path)
+    watch = guard.Guard(conn)
+    rows, commits = [], []
+    for job in claimed(count):
+        began = time.perf_counter()
+        conn.execute(f"BEGIN IMMEDIATE {watch.mark}")
+        changes.transact(conn, [Add(job)], watch)
+        between = time.perf_counter()
+        conn.execute(f"COMMIT {watch.mark}")
+        rows.append(between - began)
+        commits.append(time.perf_counter() - between)
+    conn.close()
+    return median(rows), median(commits)
+
+
+def print_table(what: str, rows: list[tuple[str, float, str]]) -> None:
+    print(what)
+    for name, seconds, remark in rows:
+        print(f"  {name:40}{seconds * 1e6:8.2f} µs/job   {remark}")
+    print()
+
+
 async def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -256,21 +215,28 @@ async def main() -> None:
         app, _ = app_for(folder / "sql.db", 1)
         await fill(app, JOBS)
         alone = sql(folder / "sql.db")
+        one = min([await enqueued(folder / f"{n}.db", 1000) for n in range(3)])
+        one_kernel = min([await enqueued(NoStore([]), 1000) for _ in range(3)])
+        row, commit = inserted(folder / "sql.db", 1000)
         writes = sum(len(store.spent[hook]) for hook in ("store_claim", "store_transact")) / JOBS
         hop_, sync, task_, hook_ = await hop(), fsync(folder), await task(), hook()
-    table = [
-        ("drain, whole", total, ""),
+    print_table("drain", [
+        ("whole", total, ""),
         ("kernel on a store that costs nothing", plain, "claim to outcome, no payload"),
         ("  of it: one task", task_, "alone, started and ended"),
         ("  of it: hook calls", writes * hook_, f"{writes:.4f} per job × {hook_ * 1e6:.2f} µs"),
         ("typing: payload to an attrs class", typed - plain, "three fields"),
         ("thread hops", writes * hop_, f"{writes:.4f} per job × {hop_ * 1e6:.0f} µs there and back"),
         *((name, seconds, f"batches of {BATCH}, no threads") for name, seconds in alone.items()),
-        ("fsync alone", 2 / BATCH * sync, f"2 per {BATCH} jobs × {sync * 1e6:.0f} µs (fdatasync of 4 KiB)"),
-    ]
-    for what, seconds, remark in table:
-        print(f"{what:40}{seconds * 1e6:8.2f} µs/job   {remark}")
-    print()
+        ("  of it: fsync", 2 / BATCH * sync, f"2 per {BATCH} jobs × {sync * 1e6:.0f} µs (fdatasync of 4 KiB)"),
+    ])  # fmt: skip
+    print_table("enqueue, one at a time", [
+        ("whole", one, "a client: no scheduler beside it"),
+        ("kernel on a store that costs nothing", one_kernel, "checks, ids, tasks"),
+        ("thread hop", hop_, "there and back"),
+        ("SQL: one row", row, "no threads"),
+        ("commit (fsync)", commit, f"of it fsync {sync * 1e6:.0f} µs"),
+    ])  # fmt: skip
     print(await functions())
 
 
