@@ -177,7 +177,7 @@ class Jobs:
     @property
     def portal(self) -> BlockingPortal:
         """Into the loop that the app runs on. Raises `NotStarted`."""
-        return self._still.portal
+        return self._still.portal()
 
     def _to_await(self, name: str, check: Coroutine[Any, Any, R]) -> Coroutine[Any, Any, R]:
         self._checks.append((name, check))

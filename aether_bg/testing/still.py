@@ -95,8 +95,7 @@ class Still:
                 await anyio.sleep(0.001)
         return self._kernel
 
-    @property
-    def portal(self) -> BlockingPortal:
+    def portal(self) -> BlockingPortal:  # no property: pluggy before 1.7 evaluates those when a plugin is registered
         """Into the loop of the running app. Raises `NotStarted`."""
         with self._changed:
             self._changed.wait_for(lambda: self._portal is not None, _SOON)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from aether_bg.testing.sidecar import require_dapr
+
 pytest_plugins = "pytester"
 
 HOME = Path.home()  # pytester has one of its own
@@ -93,8 +95,7 @@ def test_without_dapr(
 
 @pytest.mark.dapr
 def test_with_dapr(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    from aether_bg.testing.sidecar import require_dapr
-
+    pytest.importorskip("grpc", reason="needs pip install 'aether-bg[dapr]'")
     monkeypatch.setenv("HOME", str(HOME))
     require_dapr()
     done = project(
