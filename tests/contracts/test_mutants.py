@@ -8,8 +8,9 @@ import anyio
 import pytest
 from engines import SCHEDULERS
 from faulty import STORES
+from policies_with_faults import POLICIES, RUNNERS
 
-from aether_bg.testing.contracts import Contract, scheduler_contract, store_contract
+from aether_bg.testing.contracts import Contract, policy_contract, runner_contract, scheduler_contract, store_contract
 
 
 @pytest.mark.parametrize("fault", STORES)
@@ -22,6 +23,18 @@ def test_a_faulty_store_is_told_which_rule_it_breaks(fault: str) -> None:
 def test_a_faulty_scheduler_is_told_which_rule_it_breaks(fault: str) -> None:
     number, check, make = SCHEDULERS[fault]
     named(scheduler_contract(make, patience=4), f"test_scheduler_{check}", number, fault)
+
+
+@pytest.mark.parametrize("fault", RUNNERS)
+def test_a_faulty_runner_is_told_which_rule_it_breaks(fault: str) -> None:
+    number, check, make = RUNNERS[fault]
+    named(runner_contract(make), f"test_runner_{check}", number, fault)
+
+
+@pytest.mark.parametrize("fault", POLICIES)
+def test_a_faulty_policy_is_told_which_rule_it_breaks(fault: str) -> None:
+    number, check, make = POLICIES[fault]
+    named(policy_contract(make, words=["@still"]), f"test_policy_{check}", number, fault)
 
 
 def named(contract: Contract[Any], name: str, number: str, fault: str) -> None:

@@ -33,9 +33,10 @@ A rule that is broken tells its number in PROTOCOL.md or its hook, what must hol
 
 from __future__ import annotations
 
-from aether_bg.testing.contracts.doors import scheduler_contract, store_contract
+from aether_bg.testing.contracts.doors import policy_contract, runner_contract, scheduler_contract, store_contract
 from aether_bg.testing.contracts.suite import Broken, Contract, Report, Rule, Suite
 
 __all__ = [
-    "Broken", "Contract", "Report", "Rule", "Suite", "scheduler_contract", "store_contract",
+    "Broken", "Contract", "Report", "Rule", "Suite", "policy_contract", "runner_contract", "scheduler_contract",
+    "store_contract",
 ]  # fmt: skip

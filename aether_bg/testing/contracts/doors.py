@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ from aether_bg.testing.contracts import (
     store_reading,
     store_values,
 )
-from aether_bg.testing.contracts.opening import STORE, StoreWorld
+from aether_bg.testing.contracts.opening import STORE, StoreWorld, plugin_of
+from aether_bg.testing.contracts.policies import POLICY, PolicyWorld
+from aether_bg.testing.contracts.runners import RUNNER, RunnerWorld
 from aether_bg.testing.contracts.scheduling import SCHEDULER, SchedulerWorld
 from aether_bg.testing.contracts.suite import BACKENDS, Contract
 
@@ -67,3 +69,40 @@ def scheduler_contract(
         yield SchedulerWorld(make, folder, patience)
 
     return Contract(SCHEDULER, enter, name=name, has={}, backends=backends, limit=limit)
+
+
+def runner_contract(
+    make: Callable[[], Any], *, name: str = "runner", backends: Sequence[str] = BACKENDS, limit: float = 60.0
+) -> Contract[RunnerWorld]:
+    """The rules of `dispatch_runner`, for the plugin that `make()` makes: for async handlers, plain ones, or both.
+
+    `name, backends, limit`: as for `store_contract`.
+    """
+
+    @asynccontextmanager
+    async def enter(folder: Path) -> AsyncIterator[RunnerWorld]:
+        async with AsyncExitStack() as stack:
+            yield RunnerWorld(await plugin_of(make(), stack), folder)
+
+    return Contract(RUNNER, enter, name=name, has={}, backends=backends, limit=limit)
+
+
+def policy_contract(
+    make: Callable[[], Any],
+    *,
+    words: Sequence[str] = (),
+    name: str = "policy",
+    backends: Sequence[str] = BACKENDS,
+    limit: float = 30.0,
+) -> Contract[PolicyWorld]:
+    """The rules of every other hook, for the plugin that `make()` makes: those it implements are looked at.
+
+    `words`: schedules that its `schedule_parse` reads. `name, backends, limit`: as for `store_contract`.
+    """
+
+    @asynccontextmanager
+    async def enter(folder: Path) -> AsyncIterator[PolicyWorld]:
+        async with AsyncExitStack() as stack:
+            yield PolicyWorld(make, await plugin_of(make(), stack), tuple(words), folder)
+
+    return Contract(POLICY, enter, name=name, has={}, backends=backends, limit=limit)

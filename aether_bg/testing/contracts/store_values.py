@@ -12,6 +12,7 @@ from aether_bg.testing.contracts.opening import STORE, StoreWorld
 from aether_bg.testing.contracts.suite import expect, expect_same, refused
 from aether_bg.testing.contracts.values import (
     INSTANTS,
+    NAMES,
     PAYLOADS,
     TEXTS,
     a_full_job,
@@ -41,7 +42,8 @@ async def an_added_job_is_read_back(world: StoreWorld) -> None:
 )  # fmt: skip
 async def payloads_are_read_back(world: StoreWorld) -> None:
     async with world.open() as store:
-        jobs = [a_job(payload=value, extra_properties={"value": value}) for value in PAYLOADS]
+        small = {repr(value): value for value in PAYLOADS if len(repr(value)) < 2000}
+        jobs = [a_job(payload=value, extra_properties={"v": small.get(repr(value))}) for value in PAYLOADS]
         await store.add(*jobs)
         rows = {row.id: row for row in await store.find(handler_name="Work")}
         for job in jobs:
@@ -55,12 +57,17 @@ async def payloads_are_read_back(world: StoreWorld) -> None:
 )
 async def texts_are_read_back(world: StoreWorld) -> None:
     async with world.open() as store:
-        for number, text in enumerate(TEXTS):
-            job = a_job(f"{number}{text[:60]}", handler_name=f"H{text[:60]}", last_error=text, created_by=text)
+        for text in TEXTS:
+            job = a_job(last_error=text, created_by=text)
             await store.add(job)
             await store.same(job, "a text came back changed")
-            found = await store.find(job_name=job.job_name)
-            expect([row.id for row in found] == [job.id], f"find(job_name={job.job_name!r:.80}) does not find it")
+        for name in NAMES:
+            await store.add(job := a_job(name, handler_name=name))
+            await store.same(job, "a name came back changed")
+        for name in NAMES:
+            expect_same([row.job_name for row in await store.find(job_name=name)], [name], f"found by {name!r:.80}")
+            found = await store.find(handler_name=name)
+            expect_same([row.job_name for row in found], [name], f"found by the handler {name!r:.80}")
 
 
 @STORE.rule(

@@ -21,12 +21,18 @@ TEXTS: Final = (
 )  # fmt: skip
 """Strings that some layer is fond of changing."""
 
+NAMES: Final = (
+    "plain", "Plain", "plain ", "naïve Ünïcode ß", "日本語", "🦊👍🏽", "e\u0301", "é", "'; DROP TABLE jobs; --",
+    '"quoted"', "%like_", "*", "null", "{}", "None", "0", "x" * 200,
+)  # fmt: skip
+"""Names of jobs and handlers within the kernel's limits: each is another one."""
+
 PAYLOADS: Final[tuple[Any, ...]] = (
-    None, True, False, 0, 1, -1, 1.0, -0.0, 0.1, 1e308, 5e-324, 2**53 + 1, 2**63, -(2**64), 10**40, [], {}, [[]],
+    None, True, False, 0, 1, -1, 1.0, -0.0, 0.1, 1e308, 5e-324, 2**53 + 1, 2**63 - 1, -(2**63), [], {}, [[]],
     [None], {"": ""}, {"a": {"b": [1, 1.0, "1", True, None]}}, {"z": 1, "a": 2}, *TEXTS,
     {text[:50]: text for text in TEXTS},
 )  # fmt: skip
-"""JSON values whose type or digits a careless store loses."""
+"""JSON values, within the kernel's limits, whose type or digits a careless store loses."""
 
 INSTANTS: Final = (
     datetime(1, 1, 1, tzinfo=UTC), datetime(1970, 1, 1, tzinfo=UTC), datetime(2026, 3, 29, 1, 0, tzinfo=UTC),
@@ -62,8 +68,8 @@ def a_full_job() -> JobInfo:
     """Every field differs from its default, and each number from the others."""
     at = iter([now() + timedelta(microseconds=n) for n in range(1, 20)])
     return JobInfo(
-        id=new_id(), handler_name="Süß 'Work'", job_name="mail/🦊 %_ \"x\"", expression_value="30 2 * * MON-FRI",
-        payload={"to": ["日本", None, 2**70, 0.1]}, status=JobStatus.SCHEDULED, handled_time=next(at), retry_count=2,
+        id=new_id(), handler_name="Süß 'Work'", job_name="mail:🦊 %_ \"x\"", expression_value="30 2 * * MON-FRI",
+        payload={"to": ["日本", None, 7**9, 0.1]}, status=JobStatus.SCHEDULED, handled_time=next(at), retry_count=2,
         last_error="Traceback:\n  boom 'é'", extra_properties={"OrderId": 123, "flag": True, "deep": {"a": [1]}},
         created_at=next(at), created_by="ada", modified_at=next(at), modified_by="grace", due_at=next(at),
         occurrence=next(at), timezone="Asia/Kathmandu", start=next(at), repeats=11, until=INSTANTS[-1], misfire="all",

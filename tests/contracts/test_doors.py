@@ -1,0 +1,130 @@
+"""The two doors: pytest functions, and a report without pytest; and the shell's."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from faulty import STORES, Faulty
+
+from aether_bg import SQLiteStore
+from aether_bg.errors import InvalidOption
+from aether_bg.testing.contracts import (
+    Contract,
+    policy_contract,
+    runner_contract,
+    scheduler_contract,
+    store_contract,
+)
+
+HERE = Path(__file__).parent
+
+
+def in_a_file(place: Path) -> SQLiteStore:
+    return SQLiteStore(place / "jobs.db")
+
+
+def every_contract() -> list[Contract[Any]]:
+    return [store_contract(in_a_file), scheduler_contract(object), runner_contract(object), policy_contract(object)]
+
+
+@pytest.mark.parametrize("contract", every_contract(), ids=repr)
+def test_every_rule_has_a_number_a_reason_and_a_name(contract: Contract[Any]) -> None:
+    for name, rule in contract.rules.items():
+        assert name == f"test_{repr(contract).split()[1].rstrip(':')}_{rule.name}"
+        assert str(rule) == f"{rule.number}: {rule.law}, because {rule.because}"
+        assert not any(text.endswith(".") for text in (rule.law, rule.because))
+        assert contract[name].__doc__ == str(rule)
+
+
+@pytest.mark.anyio
+async def test_a_report_tells_what_holds_what_is_broken_and_what_was_left_out() -> None:
+    contract = store_contract(STORES["claims twice"][2], durable=False)
+    names = ["each_job_once", "opened_again", "one_store_id"]
+    report = await contract.run(*(f"test_store_{name}" for name in names))
+    assert not report.ok
+    assert list(report.kept) == ["test_store_one_store_id"]
+    assert list(report.broken) == ["test_store_each_job_once"]
+    assert report.left_out == {"test_store_opened_again": "not asked of a plugin that is not durable"}
+    assert "C1: a claim hands out each job once, because two holders" in str(report)
+    assert str(report).endswith("1 kept, 1 broken, 1 left out")
+
+
+@pytest.mark.anyio
+async def test_a_factory_may_be_a_context_manager() -> None:
+    seen: list[str] = []
+
+    @asynccontextmanager
+    async def make(place: Path) -> AsyncIterator[SQLiteStore]:
+        seen.append("made")
+        yield in_a_file(place)
+        seen.append("cleaned up")
+
+    assert (await store_contract(make).run("test_store_opened_again")).ok
+    assert seen == ["made", "cleaned up"] * 2
+
+
+@pytest.mark.anyio
+async def test_what_is_no_plugin_is_told_so_in_the_words_of_registration() -> None:
+    report = await store_contract(lambda place: object()).run("test_store_one_store_id")
+    assert "NotAPlugin" in report.broken["test_store_one_store_id"]
+
+
+@pytest.mark.anyio
+async def test_a_store_that_hangs_is_a_broken_rule() -> None:
+    async def hangs(*_: object) -> Any:
+        await anyio.sleep_forever()
+
+    contract = store_contract(lambda place: Faulty(in_a_file(place), store_stats=hangs), limit=0.5)
+    report = await contract.run("test_store_one_store_id")
+    assert "no end within 0.5 s" in report.broken["test_store_one_store_id"]
+
+
+@pytest.mark.anyio
+async def test_a_name_that_is_no_rule() -> None:
+    with pytest.raises(InvalidOption, match="is none of this contract"):
+        await store_contract(in_a_file).run("test_store_nothing")
+    with pytest.raises(InvalidOption, match="must be a lower-case identifier"):
+        store_contract(in_a_file, name="My store")
+
+
+def shell(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "aether_bg.testing.contracts", *arguments]
+    return subprocess.run(command, cwd=HERE, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_from_a_shell() -> None:
+    good = shell("store", "test_doors:in_a_file", "-k", "name")
+    assert (good.returncode, good.stderr) == (0, "")
+    assert "0 broken" in good.stdout
+    bad = shell("store", "aether_bg:SQLiteStore", "-k", "one_store_id")
+    assert bad.returncode == 1
+    assert "BROKEN test_store_one_store_id" in bad.stdout
+    for wrong in ("store nowhere:make", "store faulty:STORES", "sofa x:y", "policy faulty:Faulty --not-durable"):
+        assert shell(*wrong.split()).returncode == 2
+    assert "Check a plugin against the contract of its layer" in shell("--help").stdout
+
+
+def test_a_strangers_broken_store_gets_a_sentence_from_pytest(tmp_path: Path) -> None:
+    (tmp_path / "test_theirs.py").write_text(
+        "from faulty import STORES\n"
+        "from aether_bg.testing.contracts import store_contract\n"
+        'globals().update(store_contract(STORES["claims twice"][2], backends=["trio"]))\n'
+    )
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "each_job_once", "test_theirs.py"]
+
+    environment = os.environ | {"PYTHONPATH": str(HERE)}
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False, env=environment
+    )
+    assert done.returncode == 1
+    assert "\nC1: a claim hands out each job once, because two holders" in done.stdout
+    assert "Traceback" not in done.stdout
+    assert "suite.py" not in done.stdout
