@@ -103,6 +103,7 @@ def policy_contract(
     @asynccontextmanager
     async def enter(folder: Path) -> AsyncIterator[PolicyWorld]:
         async with AsyncExitStack() as stack:
-            yield PolicyWorld(make, await plugin_of(make(), stack), tuple(words), folder)
+            plugin, later = [await plugin_of(make(), stack) for _ in range(2)]
+            yield PolicyWorld(plugin, later, tuple(words), folder)
 
     return Contract(POLICY, enter, name=name, has={}, backends=backends, limit=limit)

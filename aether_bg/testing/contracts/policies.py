@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,7 +19,7 @@ from aether_bg import Aether, GiveUp, JobContext, Snooze, hookimpl
 from aether_bg.errors import InvalidSchedule
 from aether_bg.model import Event, GiveUpNow, JobStatus, Problem, Raised, RetryAt, TimedOut
 from aether_bg.testing.contracts.opening import hooks_of, implements
-from aether_bg.testing.contracts.suite import Suite, expect, expect_same
+from aether_bg.testing.contracts.suite import Suite, expect, expect_same, only_if
 from aether_bg.testing.contracts.values import PAYLOADS, a_job, alike, now
 
 
@@ -55,15 +55,16 @@ class _Problems(logging.Handler):
 
 @attrs.frozen
 class PolicyWorld:
-    """`plugin`: what is looked at. `make`: another one, as a later start of the program would."""
+    """`plugin`: what is looked at. `later`: another one of the same factory, as a later start would make."""
 
-    make: Callable[[], Any]
     plugin: Any
+    later: Any
     words: tuple[str, ...]
     folder: Path
 
-    def has(self, hook: str) -> bool:
-        return implements(self.plugin, hook)
+    def needs(self, hook: str) -> None:
+        """The rule is about this hook: left out where the plugin has none."""
+        only_if(implements(self.plugin, hook), f"the plugin has no {hook}")
 
     @property
     def hooks(self) -> Any:
@@ -98,8 +99,7 @@ POLICY: Suite[PolicyWorld] = Suite("policy")
     "dispatch_decide", "it answers None, RetryAt or GiveUpNow, and raises nothing", because="else nobody hears it"
 )
 async def a_decision(world: PolicyWorld) -> None:
-    if not world.has("dispatch_decide"):
-        return
+    world.needs("dispatch_decide")
     async with world.started():
         for failure in (Raised(Mishap("no")), Raised(KeyError("x")), Raised(SystemExit(1)), TimedOut(1.0)):
             decided = world.hooks.dispatch_decide(ctx=_attempt(), failure=failure)
@@ -110,8 +110,7 @@ async def a_decision(world: PolicyWorld) -> None:
 
 @POLICY.rule("dispatch_wrap", "it answers None or an async context manager", because="it is entered around the attempt")
 async def something_to_enter(world: PolicyWorld) -> None:
-    if not world.has("dispatch_wrap"):
-        return
+    world.needs("dispatch_wrap")
     async with world.started():
         for wrap in world.hooks.dispatch_wrap(ctx=_attempt()):
             expect(hasattr(type(wrap), "__aenter__") and hasattr(type(wrap), "__aexit__"), f"it answers {wrap!r}")
@@ -119,8 +118,7 @@ async def something_to_enter(world: PolicyWorld) -> None:
 
 @POLICY.rule("dispatch_wrap", "the handler's error passes through", because="a failed attempt would count as done")
 async def the_error_passes(world: PolicyWorld) -> None:
-    if not world.has("dispatch_wrap"):
-        return
+    world.needs("dispatch_wrap")
     async with world.started():
         for error in (Mishap("no"), Snooze(timedelta(hours=1)), GiveUp("no")):
             for wrap in world.hooks.dispatch_wrap(ctx=_attempt()):
@@ -138,8 +136,7 @@ async def the_error_passes(world: PolicyWorld) -> None:
 
 @POLICY.rule("dispatch_wrap", "cancellation passes through", because="timeouts, deletes and the stop are cancellations")
 async def cancellation_passes(world: PolicyWorld) -> None:
-    if not world.has("dispatch_wrap"):
-        return
+    world.needs("dispatch_wrap")
     async with world.started():
         for wrap in world.hooks.dispatch_wrap(ctx=_attempt()):
             after = False
@@ -159,8 +156,7 @@ async def cancellation_passes(world: PolicyWorld) -> None:
     because="metadata is JSON",
 )
 async def a_stamp(world: PolicyWorld) -> None:
-    if not world.has("dispatch_stamp"):
-        return
+    world.needs("dispatch_stamp")
     job = a_job(payload={"a": [1]}, extra_properties={"OrderId": 123})
     before = copy.deepcopy(attrs.asdict(job))
     for stamp in world.hooks.dispatch_stamp(job=job):
@@ -176,6 +172,7 @@ async def a_stamp(world: PolicyWorld) -> None:
 
 @POLICY.rule("dispatch_codec", "decode undoes encode, to the digit", because="a handler must get what was enqueued")
 async def a_codec(world: PolicyWorld) -> None:
+    world.needs("dispatch_codec")
     for codec in world.hooks.dispatch_codec():
         for payload in PAYLOADS:
             before = copy.deepcopy(payload)
@@ -191,7 +188,8 @@ async def a_codec(world: PolicyWorld) -> None:
 
 @POLICY.rule("dispatch_codec", "the next start reads what this one wrote", because="jobs outlive the process")
 async def a_codec_after_a_restart(world: PolicyWorld) -> None:
-    later = hooks_of(world.make()).dispatch_codec()
+    world.needs("dispatch_codec")
+    later = hooks_of(world.later).dispatch_codec()
     for codec, next_codec in zip(world.hooks.dispatch_codec(), later, strict=True):
         payload = {"to": "ada", "n": 2**62 + 1}
         back = next_codec.decode(json.loads(json.dumps(codec.encode(payload))))
@@ -202,8 +200,7 @@ async def a_codec_after_a_restart(world: PolicyWorld) -> None:
     "schedule_parse", "None for what is not its own, InvalidSchedule for what is wrong", because="others come next"
 )
 async def other_words(world: PolicyWorld) -> None:
-    if not world.has("schedule_parse"):
-        return
+    world.needs("schedule_parse")
     for text in ("@once", "0 3 * * *", "@every 1h", "", "nobody's words \x00 at all", "x" * 10_000):
         try:
             answer = world.hooks.schedule_parse(text=text, timezone=None)
@@ -214,10 +211,11 @@ async def other_words(world: PolicyWorld) -> None:
 
 @POLICY.rule("schedule_parse", "a schedule goes on, and means the same at the next load", because="it is loaded anew")
 async def its_own_words(world: PolicyWorld) -> None:
+    only_if(world.words, "no words of its own were given")
     for text in world.words:
         schedule = world.hooks.schedule_parse(text=text, timezone=None)
         expect(schedule is not None, f"it does not read {text!r}, one of the words it was given")
-        later_hooks = hooks_of(world.make())
+        later_hooks = hooks_of(world.later)
         loaded = later_hooks.schedule_parse(text=schedule.text, timezone=schedule.timezone)
         anchor = datetime(2026, 1, 1, 12, tzinfo=UTC)
         at: datetime | None = schedule.first(anchor)

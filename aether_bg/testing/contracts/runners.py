@@ -19,7 +19,7 @@ from aether_bg import Aether, JobContext
 from aether_bg.model import HandlerInfo, JobStatus, RunOutcome
 from aether_bg.protocols import Runner
 from aether_bg.testing.contracts.opening import hooks_of, implements
-from aether_bg.testing.contracts.suite import Suite, expect, expect_same, refused
+from aether_bg.testing.contracts.suite import Suite, expect, expect_same, only_if, refused
 from aether_bg.testing.contracts.values import a_job, new_id, now
 
 
@@ -145,8 +145,7 @@ async def cancelled_in_the_middle(world: RunnerWorld) -> None:
 @RUNNER.rule("P3", "the event loop goes on while a plain handler runs", because="all other jobs wait for it")
 async def the_loop_goes_on(world: RunnerWorld) -> None:
     async with world.started():
-        if world.runner(plain_work, False) is None:
-            return
+        only_if(world.runner(plain_work, False), "it leaves plain handlers to others")
         ticks = 0
         async with anyio.create_task_group() as tasks:
 
@@ -180,8 +179,7 @@ async def in_an_app(world: RunnerWorld) -> None:
 
 @RUNNER.rule("S5", "a handler that exits has failed, and takes nobody along", because="others are at work")
 async def a_handler_that_exits(world: RunnerWorld) -> None:
-    if world.runner(plain_exit, False) is None:
-        return
+    only_if(world.runner(plain_exit, False), "it leaves plain handlers to others")
     async with (app := world.app("Exit", plain_exit)):
         row = await app.wait(await app.enqueue("Exit"), timeout=15)
         expect_same(row.status, JobStatus.FAILED, "a plain handler that raises SystemExit")
@@ -189,8 +187,7 @@ async def a_handler_that_exits(world: RunnerWorld) -> None:
 
 @RUNNER.rule("dispatch_runner", "a timeout ends an async handler as timed out", because="a hung job must make room")
 async def a_timeout(world: RunnerWorld) -> None:
-    if world.runner(async_hang, True) is None:
-        return
+    only_if(world.runner(async_hang, True), "it leaves async handlers to others")
     async with (app := world.app("Hang", async_hang, timeout=0.2)):
         job = await app.enqueue("Hang")
         row = await app.wait(job, timeout=15)

@@ -12,7 +12,7 @@ import anyio
 
 from aether_bg.model import JobStatus, RunOutcome
 from aether_bg.testing.contracts.scheduling import SCHEDULER, SchedulerWorld
-from aether_bg.testing.contracts.suite import expect, expect_same
+from aether_bg.testing.contracts.suite import expect, expect_same, only_if
 from aether_bg.testing.contracts.values import now
 
 SECOND = timedelta(seconds=1)
@@ -231,8 +231,7 @@ async def far_away(world: SchedulerWorld) -> None:
 @SCHEDULER.rule("D1", "an arm that comes late displaces nothing", because="the outbox may be overtaken by itself")
 async def an_old_arm(world: SchedulerWorld) -> None:
     async with world.app() as on:
-        if not on.pushes:
-            return  # nothing is armed
+        only_if(on.pushes, "it has no schedule_arm: nothing is armed")
         job = await on.app.enqueue("Note", "moved", schedule=timedelta(hours=1))
         await world.until(on.armed, "the job was armed")
         old = await on.app.store.get(job)

@@ -32,6 +32,16 @@ class _Seen(Exception):
     """What a check saw; becomes a `Broken` where its rule is known."""
 
 
+class _NotAsked(Exception):
+    """Why a rule says nothing of this plugin."""
+
+
+def only_if(holds: object, why_not: str) -> None:
+    """Go on if `holds`; otherwise the rule is left out, and the report says why."""
+    if not holds:
+        raise _NotAsked(why_not)
+
+
 def expect(holds: object, seen: str) -> None:
     """Go on if `holds`; otherwise the check's rule is broken, and `seen` says by what."""
     if not holds:
@@ -152,15 +162,17 @@ class Contract(Mapping[str, Callable[..., None]], Generic[W]):
 
         @pytest.mark.parametrize("backend", self._backends)
         def test(backend: str, tmp_path: Path) -> None:
-            if (why := self._left_out(rule)) is not None:
-                pytest.skip(why)
-            told = None
+            told = left_out = None
             try:
                 anyio.run(self._check, rule, tmp_path, backend=backend)
+            except _NotAsked as why_not:
+                left_out = str(why_not)
             except Broken as broken:
                 if broken.__cause__ is not None:
                     raise  # with the plugin's own stack
                 told = _told(broken)
+            if left_out is not None:
+                pytest.skip(left_out)
             if told is not None:
                 pytest.fail(told, pytrace=False)  # a sentence, not our stack
 
@@ -179,25 +191,20 @@ class Contract(Mapping[str, Callable[..., None]], Generic[W]):
         for name in names or self.rules:
             if name not in self.rules:
                 raise InvalidOption(f"rule {shown(name)}", "is none of this contract", f"Rules: {', '.join(self)}.")
-            if (why := self._left_out(self.rules[name])) is not None:
-                left_out[name] = why
-                continue
             with tempfile.TemporaryDirectory(prefix="aether_bg-contract-", ignore_cleanup_errors=True) as folder:
                 try:
                     await self._check(self.rules[name], Path(folder))
+                except _NotAsked as why_not:
+                    left_out[name] = str(why_not)
                 except Broken as error:
                     broken[name] = _told(error)
                 else:
                     kept.append(name)
         return Report(kept, broken, left_out)
 
-    def _left_out(self, rule: Rule[W]) -> str | None:
-        if rule.needs is None or self._has[rule.needs]:
-            return None
-        return f"not asked of a plugin that is not {rule.needs}"
-
     async def _check(self, rule: Rule[W], folder: Path) -> None:
-        """Raises `Broken`."""
+        """Raises `Broken`; `_NotAsked` for a rule that says nothing of this plugin."""
+        only_if(rule.needs is None or self._has[rule.needs], f"not asked of a plugin that is not {rule.needs}")
         try:
             with anyio.fail_after(self._limit):
                 async with self._enter(folder) as world:
@@ -206,6 +213,8 @@ class Contract(Mapping[str, Callable[..., None]], Generic[W]):
             raise Broken(f"{rule}. Seen: no end within {self._limit:g} s ({error or 'something hangs'})") from error
         except Exception as error:
             seen = _innermost(error)
+            if isinstance(seen, _NotAsked):
+                raise seen from None
             if isinstance(seen, _Seen):
                 raise Broken(f"{rule}. Seen: {seen}") from seen.__cause__
             raise Broken(f"{rule}. Seen: {type(seen).__name__}: {seen}") from error
@@ -218,7 +227,7 @@ def _told(broken: Broken) -> str:
 def _innermost(error: BaseException) -> BaseException:
     """Task groups wrap what a check saw."""
     while isinstance(error, BaseExceptionGroup):
-        error = next((e for e in error.exceptions if isinstance(_innermost(e), _Seen)), error.exceptions[0])
+        error = next((e for e in error.exceptions if isinstance(_innermost(e), _Seen | _NotAsked)), error.exceptions[0])
     return error
 
 
