@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,6 +22,15 @@ WORKER = "import sys; from systems.aether_recovery import worker; worker(sys.arg
 def worker(folder: str) -> None:
     """Runs jobs until it is killed; tells of each start."""
     app = Aether(Path(folder) / "jobs.db", scheduler="timer")
+    parent = os.getppid()
+
+    def follow() -> None:
+        """Whoever measures may be killed: nothing may stay behind."""
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
     @app.handler("Sleep")
     async def sleep() -> None:
