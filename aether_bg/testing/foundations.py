@@ -153,6 +153,6 @@ def _factory(fake: Any) -> Callable[..., Any]:
         return fake
 
     def as_it_is() -> Iterator[Any]:
-        yield fake  # not returned: a fake that is a context manager, as every MagicMock, is not to be entered
+        yield fake  # not returned: a fake that happens to be a context manager is not to be entered
 
     return as_it_is

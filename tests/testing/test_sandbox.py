@@ -191,13 +191,28 @@ async def test_an_override_by_class_is_injected_itself(app: Aether) -> None:
 
 @pytest.mark.parametrize("mock", [MagicMock, AsyncMock, lambda: MagicMock(spec=FakeMailer())])
 async def test_a_mock_is_the_thing_itself(app: Aether, mock: Any) -> None:
-    """Though it can be called, and entered as a context manager."""
+    """Though it can be called."""
     fake = mock()
     fake.send = MagicMock()
     async with sandbox(app, override={Mailer: fake}) as jobs:
         await app.enqueue("SendEmail", payload=Mail("ada"))
         await jobs.drain()
     fake.send.assert_called_once_with(Mail("ada"))
+
+
+async def test_a_fake_that_is_a_context_manager_is_not_entered(app: Aether) -> None:
+    class Fake(FakeMailer):
+        def __enter__(self) -> FakeMailer:
+            raise AssertionError("entered")
+
+        def __exit__(self, *_: object) -> None: ...
+
+    fake = Fake()
+    async with sandbox(app, override={Mailer: fake}) as jobs:
+        for _ in range(2):
+            await app.enqueue("SendEmail", payload=Mail("ada"))
+        await jobs.drain()
+    assert len(fake.sent) == 2
 
 
 async def test_an_override_of_what_nobody_asks_for(app: Aether) -> None:
