@@ -2,7 +2,7 @@
 
 `foundations` the app in a sandbox · `jobs` what a test does there, `plain` without async · `wanted` what it expects
 `still` nothing runs by itself · `clock` time that tests move · `pytest_plugin` all of it as fixtures
-`dapr_processes` a real Dapr
+`dapr_processes` a real Dapr · `contracts` what the kernel relies on of a store, a scheduler, a runner, a policy
 """
 
 from __future__ import annotations
@@ -12,16 +12,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from aether_bg.testing.clock import FakeClock
+    from aether_bg.testing.contracts import policy_contract, runner_contract, scheduler_contract, store_contract
     from aether_bg.testing.foundations import Sandbox, sandbox
     from aether_bg.testing.jobs import JobFailed, Jobs
     from aether_bg.testing.plain import PlainJobs
     from aether_bg.testing.still import Ran
 
-__all__ = ["FakeClock", "JobFailed", "Jobs", "PlainJobs", "Ran", "Sandbox", "sandbox"]
+__all__ = [
+    "FakeClock", "JobFailed", "Jobs", "PlainJobs", "Ran", "Sandbox", "policy_contract", "runner_contract", "sandbox",
+    "scheduler_contract", "store_contract",
+]  # fmt: skip
 
 _ROOMS = {
     "FakeClock": "clock", "JobFailed": "jobs", "Jobs": "jobs", "PlainJobs": "plain", "Ran": "still",
     "Sandbox": "foundations", "sandbox": "foundations",
+    **dict.fromkeys(("policy_contract", "runner_contract", "scheduler_contract", "store_contract"), "contracts"),
 }  # fmt: skip
 
 
