@@ -29,6 +29,7 @@ class Owners:
         self._missing: dict[str, float] = {}
         self._strays: set[tuple[UUID, int]] = set()
         self._next_sweep = 0.0
+        self._late: dict[tuple[UUID, int], JobInfo] = {}
         self._warned: set[tuple[UUID, int]] = set()
 
     async def join(self) -> Alive:
@@ -198,14 +199,16 @@ class Owners:
                     engine.attempts.start(job)
 
     async def _overdue(self) -> None:
-        """Whatever the scheduler: overdue by more than a minute is armed again, and told once."""
+        """Whatever the scheduler: overdue by more than a minute is armed again, and, at the second look, told once: at the
+        first it may be the clock that was moved."""
         engine = self._engine
         late = await engine.calls.find(Query(due_before=engine.clock.now() - OVERDUE, order="due", limit=100))
         mine = [job for job in late if job.handler_name in engine.handlers]
         for job in mine:
             engine.arm(job.id)
-        fresh = [job for job in mine if (job.id, job.seq) not in self._warned]
-        self._warned = {(job.id, job.seq) for job in mine}
+        seen, self._late = self._late, {(job.id, job.seq): job for job in mine}
+        fresh = [job for key, job in self._late.items() if key in seen and key not in self._warned]
+        self._warned = {key for key in self._warned if key in self._late} | {(job.id, job.seq) for job in fresh}
         if fresh and engine.free > 0:
             engine.report(
                 "scheduler",

@@ -117,3 +117,26 @@ async def test_opening_waits_for_others_but_not_for_ever(
                 with contextlib.suppress(StoreError):
                     async with app:
                         break
+
+
+async def test_an_overdue_job_is_told_of_at_the_second_look(
+    fake_app: Aether, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once. At the first look it may be the clock that was moved, in a test or by a laptop's sleep."""
+    monkeypatch.setattr(owners, "LOOK", 0.005)
+    fake_app.handler("Work")(lambda: None)
+    async with fake_app as app:
+        await app.enqueue("Work", "job")
+        clock.advance(minutes=2)
+        await anyio.sleep(0.3)
+        assert (await app.health())["problems"] == {}
+        clock.advance(seconds=11)
+        with anyio.fail_after(10):
+            while not (problems := (await app.health())["problems"]):
+                await anyio.sleep(0.01)
+        assert "1 jobs are overdue" in problems["scheduler"]
+        for _ in range(7):
+            clock.advance(seconds=11)
+            await anyio.sleep(0.05)
+        assert (await app.health())["problems"] == {}, "told once"
+        await app.drain()
