@@ -139,6 +139,11 @@ async def exactly_one(world: StoreWorld) -> None:
             expect(not (await store.claim(owner, job_id=wanted.id, seq=seq)).jobs, f"seq 3 was claimed with seq={seq}")
         expect(not (await store.claim(owner, job_id=later.id, seq=0)).jobs, "a job was claimed an hour early")
         expect(not (await store.claim(owner, job_id=new_id(), seq=0)).jobs, "an unknown id was claimed")
+        not_now = [a_job(paused=True), *(a_job(status=status) for status in JobStatus if status)]
+        await store.add(*not_now)
+        for job in not_now:
+            taken = (await store.claim(owner, job_id=job.id, seq=0)).jobs
+            expect(not taken, f"a job that is {'paused' if job.paused else job.status.name} was claimed by its id")
         taken = (await store.claim(owner, job_id=wanted.id, seq=3)).jobs
         expect_same([job.id for job in taken], [wanted.id], "ids taken by a claim of exactly one")
 
