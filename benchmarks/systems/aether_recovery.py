@@ -32,7 +32,7 @@ def worker(folder: str) -> None:
 
     threading.Thread(target=follow, daemon=True).start()
 
-    @app.handler("Sleep")
+    @app.handler("Sleep", retries=100)  # crashes have a cap, of five or of the retries
     async def sleep() -> None:
         with open(Path(folder) / "starts", "a", encoding="ascii") as file:
             file.write(f"{os.getpid()} {time.time()}\n")
