@@ -220,7 +220,7 @@ async def tokens_grow(world: StoreWorld) -> None:
 async def a_claim_against_a_delete(world: StoreWorld) -> None:
     async with world.open() as store:
         owner = await store.owner()
-        for _ in range(10):
+        for _ in range(5):
             job = a_job()
             await store.add(job)
             won: list[str] = []

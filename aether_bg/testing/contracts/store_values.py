@@ -57,13 +57,11 @@ async def payloads_are_read_back(world: StoreWorld) -> None:
 )
 async def texts_are_read_back(world: StoreWorld) -> None:
     async with world.open() as store:
-        for text in TEXTS:
-            job = a_job(last_error=text, created_by=text)
-            await store.add(job)
+        jobs = [a_job(last_error=text, created_by=text) for text in TEXTS]
+        jobs += [a_job(name, handler_name=name) for name in NAMES]
+        await store.add(*jobs)
+        for job in jobs:
             await store.same(job, "a text came back changed")
-        for name in NAMES:
-            await store.add(job := a_job(name, handler_name=name))
-            await store.same(job, "a name came back changed")
         for name in NAMES:
             expect_same([row.job_name for row in await store.find(job_name=name)], [name], f"found by {name!r:.80}")
             found = await store.find(handler_name=name)
