@@ -149,8 +149,8 @@ async def test_a_worker_killed_from_outside(pool_app: Make, folder: Path) -> Non
         assert (await app.wait(job, timeout=20)).status is JobStatus.COMPLETED
         assert await outcomes(app, job) == [RunOutcome.FAILED, RunOutcome.COMPLETED]
         idle = noted(folder, "end")[0]
-        os.kill(idle, signal.SIGKILL)
-        await until(lambda: not lives(idle))
+        os.kill(idle, signal.SIGKILL)  # its main thread may be gone before the process is
+        await until(lambda: os.waitid(os.P_PID, idle, os.WEXITED | os.WNOHANG | os.WNOWAIT))
         job_after = await run_one(app, folder)
         assert await outcomes(app, job_after) == [RunOutcome.COMPLETED]
 
