@@ -199,8 +199,8 @@ class Owners:
                     engine.attempts.start(job)
 
     async def _overdue(self) -> None:
-        """Whatever the scheduler: overdue by more than a minute is armed again, and told once, at the second look: at the
-        first it may be the clock that was moved."""
+        """Whatever the scheduler: overdue by more than a minute is armed again, and told once, at the second look: at
+        the first it may be the clock that was moved."""
         engine = self._engine
         late = await engine.calls.find(Query(due_before=engine.clock.now() - OVERDUE, order="due", limit=100))
         mine = [job for job in late if job.handler_name in engine.handlers]
