@@ -10,8 +10,9 @@ from typing import Any
 import attrs
 import pytest
 
-from aether_bg import Aether, errors, hookimpl, hookspecs
+from aether_bg import Aether, SQLiteStore, errors, hookimpl, hookspecs
 from aether_bg.hookspecs import LAYERS
+from aether_bg.plugins.timer import Timer
 
 from .snippets import ROOT, Snippet, snippets, table
 
@@ -95,6 +96,14 @@ def test_store_of_the_tutorial_passes_what_the_document_asks_of_stores() -> None
     assert len(blocks) == 2
     for snippet in blocks:
         snippet.run(names)
+
+
+def test_the_contracts_make_tests_as_documented() -> None:
+    (snippet,) = snippets(DOCUMENT, "python", "pytest")
+    names = snippet.run({"MyStore": SQLiteStore, "MyScheduler": Timer})
+    made = [name for name in names if name.startswith("test_")]
+    assert len(made) > 60
+    assert all(inspect.isroutine(names[name]) for name in made)
 
 
 @pytest.mark.parametrize("hook", SPECS)
