@@ -27,7 +27,7 @@ AetherError
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from aether_bg.model.job import JobInfo
@@ -106,6 +106,17 @@ class AetherError(Exception):
         self.value, self.rule, self.remedy = value, rule, remedy
         message = f"{value}: {rule}".rstrip(".") + "."
         super().__init__(f"{message} {remedy}".rstrip())
+
+    def __reduce__(self) -> Any:
+        """Errors cross processes as they are, whatever their class is made from."""
+        return _restored, (type(self), self.args, vars(self))
+
+
+def _restored(kind: type[AetherError], args: tuple[Any, ...], state: dict[str, Any]) -> AetherError:
+    error = kind.__new__(kind)
+    error.args = args
+    vars(error).update(state)
+    return error
 
 
 # -- input ---------------------------------------------------------------------------------------

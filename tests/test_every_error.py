@@ -499,6 +499,8 @@ async def test_raised_by_something_a_user_can_do(name: str, make_app: Make, path
     assert error.remedy
     assert str(error).endswith(error.remedy)
     assert "\n" not in str(error)
+    again = pickle.loads(pickle.dumps(error))  # from a process pool, say
+    assert (type(again), str(again), vars(again).keys()) == (kind, str(error), vars(error).keys())
 
 
 def leaves(kind: type[AetherError] = AetherError) -> set[str]:
