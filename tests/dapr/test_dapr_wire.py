@@ -8,7 +8,7 @@ import sys
 from contextlib import AsyncExitStack
 from importlib import util
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import anyio
 import httpx
@@ -26,7 +26,7 @@ from aether_bg.plugins.dapr.names import NotOurs, body_of, name_of, read_name, r
 from aether_bg.plugins.dapr.sidecar import Sidecar
 from aether_bg.testing.sidecar import DaprMissing, DaprRuntime, DaprStartFailed, find_binary
 
-STORE = uuid4()
+STORE = UUID("8d2e61c4-0f0f-4a7e-9b63-5a0b3c9d7e21")
 
 
 def test_a_trigger_survives_the_wire() -> None:
