@@ -20,6 +20,7 @@ from apscheduler.executors.base import BaseExecutor
 from apscheduler.jobstores.base import JobLookupError
 from apscheduler.jobstores.sqlalchemy import SQLAlchemyJobStore
 from apscheduler.schedulers.background import BackgroundScheduler
+from sqlalchemy import Engine, create_engine
 
 from aether_bg import JobInfo, JobStatus, hookimpl
 from aether_bg.bridge import Bridge
@@ -53,13 +54,17 @@ class APScheduler:
 
     @hookimpl
     async def schedule_run(self, kernel: Kernel) -> None:
-        to_loop = Bridge()
+        to_loop, stopping = Bridge(), False
+
+        def ring(arrived: Trigger) -> None:
+            if not stopping:  # else the next start finds its row
+                kernel.spawn(partial(_ring, kernel, arrived), "apscheduler")
 
         def deliver(arrived: Trigger) -> None:
-            """On APScheduler's thread. A loop that has ended needs no word: the next start finds the row."""
-            to_loop.post(partial(kernel.spawn, partial(_ring, kernel, arrived), "apscheduler"))
+            """On APScheduler's thread."""
+            to_loop.post(partial(ring, arrived))
 
-        engine = _Engine(SQLAlchemyJobStore(self._url, tablename=self._table), deliver, kernel.store_id)
+        engine = _Engine(create_engine(self._url), self._table, deliver, kernel.store_id)
         try:
             await engine.start()
             self._engine = engine
@@ -67,7 +72,7 @@ class APScheduler:
             await _arm_what_was_lost(kernel, engine)
             await anyio.sleep_forever()
         finally:
-            self._engine = None
+            self._engine, stopping = None, True
             with anyio.CancelScope(shield=True):
                 await engine.stop()
 
@@ -99,7 +104,7 @@ async def _arm_what_was_lost(kernel: Kernel, engine: _Engine) -> None:
 
 
 class _Executor(BaseExecutor):  # type: ignore[misc]  # APScheduler has no types; it wants a subclass
-    """Where APScheduler would run jobs: passes them on, and is done with them."""
+    """Where APScheduler would run jobs, by its own rules on misfires and overlaps: passes them on."""
 
     def __init__(self, deliver: Callable[[Trigger], None]) -> None:
         super().__init__()
@@ -115,7 +120,8 @@ class _Executor(BaseExecutor):  # type: ignore[misc]  # APScheduler has no types
 class _Engine:
     """APScheduler, holding one-shots. Its calls wait for a database, so they are made in threads."""
 
-    _jobstore: SQLAlchemyJobStore
+    _database: Engine
+    _table: str
     _deliver: Callable[[Trigger], None]
     _store_id: UUID
     _lock: Lock = attrs.field(factory=Lock)
@@ -124,13 +130,14 @@ class _Engine:
     _scheduler: BackgroundScheduler = attrs.field(factory=partial(BackgroundScheduler, timezone=UTC))
 
     async def start(self) -> None:
-        self._scheduler.add_jobstore(self._jobstore)
+        self._scheduler.add_jobstore(SQLAlchemyJobStore(engine=self._database, tablename=self._table))
         self._scheduler.add_executor(_Executor(self._deliver))
         await self._in_thread(self._scheduler.start)
 
     async def stop(self) -> None:
         if self._scheduler.running:
             await self._in_thread(self._scheduler.shutdown)
+        self._database.dispose()  # its thread looks once more after APScheduler has done so
 
     async def hold(self, job: JobInfo) -> None:
         """What this row says, and nothing else about it; durable when it returns."""
@@ -156,7 +163,6 @@ class _Engine:
                     id=name,
                     name=job.job_name,
                     run_date=job.due_at,
-                    misfire_grace_time=None,  # however late: what a delay means is the kernel's to say
                     replace_existing=True,
                 )
             elif held is not None:
