@@ -56,6 +56,8 @@ class Run:
                 continue
             try:
                 self.found[step.key].append(self._measure(step))
+            except KeyboardInterrupt:  # what has been measured by then is told
+                break
             except (subprocess.SubprocessError, ValueError, IndexError) as error:
                 told = getattr(error, "stderr", None) or str(error)
                 self.missing[step.key] = str(told).strip().splitlines()[-1]
