@@ -16,7 +16,7 @@ from aether_bg import Aether
 from systems.aether_backlog import backlog
 from systems.aether_kernel import kernel
 from systems.aether_recovery import recovery
-from systems.timing import TOGETHER, Countdown, Figures, Measurement, spread
+from systems.timing import PAUSE, TOGETHER, Countdown, Figures, Measurement, spread
 
 
 def on_asyncio(measure: Callable[[int, Path], Awaitable[Figures]]) -> Measurement:
@@ -81,7 +81,7 @@ async def _latency(size: int, folder: Path) -> Figures:
             await app.enqueue("Noop", payload=time.perf_counter())
             while len(waits) < number:
                 await anyio.sleep(0.001)
-            await anyio.sleep(0.004)
+            await anyio.sleep(PAUSE)
     return spread(waits)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from apscheduler.jobstores.sqlalchemy import SQLAlchemyJobStore  # type: ignore[import-not-found, import-untyped, unused-ignore]
 from apscheduler.schedulers.background import BackgroundScheduler  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
-from systems.timing import Countdown, Figures, Measurement, rate_of_threads, spread
+from systems.timing import PAUSE, Countdown, Figures, Measurement, rate_of_threads, spread
 
 counted = Countdown(0)
 waits: list[float] = []
@@ -68,7 +68,7 @@ def _latency(size: int, folder: Path) -> Figures:
         ran.clear()
         scheduler.add_job(timed, "date", run_date=datetime.now(UTC), args=[time.perf_counter()])
         ran.wait(10)
-        time.sleep(0.004)
+        time.sleep(PAUSE)
     scheduler.shutdown()
     return spread(waits)
 

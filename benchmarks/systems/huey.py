@@ -14,7 +14,7 @@ from typing import Any
 
 from huey import SqliteHuey  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
-from systems.timing import Countdown, Figures, Measurement, rate_of_threads, spread
+from systems.timing import PAUSE, Countdown, Figures, Measurement, rate_of_threads, spread
 
 POLL = 0.005
 
@@ -69,7 +69,7 @@ def _latency(size: int, folder: Path) -> Figures:
         ran.clear()
         noop(time.perf_counter())
         ran.wait(10)
-        time.sleep(0.004)
+        time.sleep(PAUSE)
     consumer.stop(graceful=True)
     return spread(waits)
 

@@ -11,6 +11,8 @@ from pathlib import Path
 Figures = dict[str, float]
 Measurement = Callable[[int, Path], Figures]
 
+PAUSE = 0.05
+"""Seconds between jobs where latency is measured: long enough for those that poll to have slowed down."""
 TOGETHER = 64
 """How many enqueue at a time, where many do."""
 

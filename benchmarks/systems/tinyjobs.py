@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tinyjobs import TinyJobs  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
-from systems.timing import TOGETHER, Countdown, Figures, Measurement, spread
+from systems.timing import PAUSE, TOGETHER, Countdown, Figures, Measurement, spread
 
 
 async def _rate(count: int, work: Callable[[], Awaitable[object]]) -> float:
@@ -70,7 +70,7 @@ async def _waits(size: int, path: Path) -> list[float]:
             ran.clear()
             await noop.aenqueue(time.perf_counter())
             await asyncio.wait_for(ran.wait(), 10)
-            await asyncio.sleep(0.004)
+            await asyncio.sleep(PAUSE)
     return waits
 
 
