@@ -190,7 +190,7 @@ class OwnerVerbs(Verbs):
         if trouble:
             problems["scheduler"] = str(trouble)
         return {
-            "ok": stats is not None and not trouble and not any(pings.values()),
+            "ok": stats is not None and "scheduler" not in problems and not any(pings.values()),
             "owner": engine.owner,
             "scheduler": name_of(scheduler),
             "running": [str(attempt) for attempt in engine.attempts.running.values()],

@@ -206,6 +206,12 @@ class Core:
 
 
 def _one_line(problem: BaseException | str) -> str:
-    """For logs: no line breaks or escape sequences of others, and bounded."""
-    text = f"{type(problem).__name__}: {problem}" if isinstance(problem, BaseException) else problem
+    """For logs: no line breaks or escape sequences of others, and bounded. Of a group, what is in it."""
+    text = _told(problem) if isinstance(problem, BaseException) else problem
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:2000])
+
+
+def _told(problem: BaseException) -> str:
+    if isinstance(problem, BaseExceptionGroup):
+        return "; ".join(map(_told, problem.exceptions))
+    return f"{type(problem).__name__}: {problem}"

@@ -587,6 +587,40 @@ async def test_an_engine_that_is_back_is_not_kept_waiting(make_app: Make, monkey
         assert refused <= 3
 
 
+async def test_a_verb_beside_the_arming_does_not_hide_it(make_app: Make) -> None:
+    """A verb that read the row before it was marked as armed: the engine is told to forget all the same."""
+    push = Push()
+    app = make_app(scheduler=push)
+    app.handler("Work")(lambda: None)
+    async with app:
+        for _ in range(20):
+            job_id = await app.enqueue("Work", schedule=timedelta(hours=1))
+            while job_id not in push.held:
+                await anyio.sleep(0)
+            await app.pause(job_id)  # while the mark is on its way
+            with anyio.fail_after(10):
+                while job_id in push.held:
+                    await anyio.sleep(0.003)
+
+
+async def test_of_a_group_of_errors_each_is_named(make_app: Make) -> None:
+    class Broken:
+        @hookimpl
+        async def schedule_run(self, kernel: Kernel) -> None:
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._fail)
+
+        async def _fail(self) -> None:
+            raise ConnectionError("no engine at port 1")
+
+    async with make_app(scheduler=Broken()) as app:
+        with anyio.fail_after(10):
+            while not (health := await app.health())["problems"]:
+                await anyio.sleep(0.01)
+        assert health["problems"] == {"scheduler": "ConnectionError: no engine at port 1"}
+        assert not health["ok"]
+
+
 async def test_a_caller_cancelled_at_the_door_leaves_no_orphan(make_app: Make) -> None:
     """PROTOCOL C5."""
     push = Push()

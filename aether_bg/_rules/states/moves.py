@@ -137,5 +137,6 @@ def release_name(job: JobInfo, now: datetime, by: str | None) -> Change:
 
 
 def armed(job: JobInfo) -> Change:
-    """The scheduler holds this seq durably (PROTOCOL D4)."""
-    return change(job, job.modified_at, job.modified_by, bump=False, rev=False, armed_seq=job.seq)
+    """The scheduler holds this seq durably (PROTOCOL D4). Moves the revision, so that a verb which has read the row
+    before does not write back that nothing is held."""
+    return change(job, job.modified_at, job.modified_by, bump=False, armed_seq=job.seq)

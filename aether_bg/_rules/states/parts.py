@@ -25,7 +25,7 @@ _state_of: Callable[[JobInfo], dict[str, Any]] = eval(
 
 
 def change(
-    job: JobInfo, now: datetime, by: str | None, *parts: dict[str, Any], bump: bool = True, rev: bool = True, **new: Any
+    job: JobInfo, now: datetime, by: str | None, *parts: dict[str, Any], bump: bool = True, **new: Any
 ) -> Change:
     """The row as it is, but for `parts` and `new`. Moves seq, or else schedule_rev (PROTOCOL C1, U1)."""
     state = _state_of(job)
@@ -37,7 +37,7 @@ def change(
         seq=job.seq,
         schedule_rev=job.schedule_rev,
         next_seq=job.seq + bump,
-        next_rev=job.schedule_rev + (rev and (not bump or "definition" in state)),
+        next_rev=job.schedule_rev + (not bump or "definition" in state),
         modified_at=now,
         modified_by=by,
         **state,
