@@ -74,6 +74,8 @@ class Core:
         self._woken = anyio.Event()
         self._alarm: datetime | None = None
         """When the scheduler will look again, while it sleeps."""
+        self._expected: datetime | None = None
+        """The earliest that has been expected while it was awake."""
         self._loops: set[anyio.CancelScope] = set()
         self._lasting: list[anyio.CancelScope] = []
         self._endings: dict[UUID, anyio.Event] = {}
@@ -95,14 +97,23 @@ class Core:
         self.roused.set()
 
     def expect(self, due: datetime | None) -> None:
-        """A row waits for `due`: wake the scheduler if it sleeps past that."""
-        if due is not None and (self._alarm is None or due < self._alarm):
-            self._woken.set()
+        """A row waits for `due`: the scheduler must not sleep past that."""
+        if due is None:
+            return
+        if self._alarm is not None:
+            if due < self._alarm:
+                self._woken.set()
+        elif self._expected is None or due < self._expected:
+            self._expected = due
+
+    def expect_nothing(self) -> None:
+        """The scheduler looks now: it will find what has been expected so far."""
+        self._expected = None
 
     async def sleep_until(self, when: datetime | None) -> None:
         now = self.clock.now()
         latest = now + timedelta(seconds=NAP)
-        self._alarm = latest if when is None else min(when, latest)
+        self._alarm = min(due for due in (when, self._expected, latest) if due is not None)
         wait = (self._alarm - now).total_seconds()
         if wait > 0:
             with anyio.move_on_after(wait):

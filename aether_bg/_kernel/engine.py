@@ -56,6 +56,7 @@ class Engine(Core):
                 owner=self.owner, now=self.clock.now(), limit=self.free, handlers=tuple(self.handlers),
                 suspect=not self.suspect_running,
             )  # fmt: skip
+            self.expect_nothing()
             with anyio.CancelScope(shield=True):  # between commit and start no cancellation may come (PROTOCOL C5)
                 try:
                     claimed = await self.calls.claim(claim)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import timedelta
 from typing import Final
 from uuid import UUID
@@ -18,6 +19,8 @@ LOOK: Final = 0.3
 """Seconds between looks at the other owners' locks (PROTOCOL P3)."""
 UNKNOWN: Final = 60.0
 """Seconds that a due job waits for some process to have its handler (PROTOCOL C7)."""
+GONE_BACK: Final = 0.05
+"""Seconds from which on the wall clock counts as put back; less is the drift of a clock that is being set right."""
 OVERDUE: Final = timedelta(minutes=1)
 _SWEEP: Final = 10.0
 
@@ -29,6 +32,8 @@ class Owners:
         self._missing: dict[str, float] = {}
         self._strays: set[tuple[UUID, int]] = set()
         self._next_sweep = 0.0
+        self._lead = math.inf
+        """Of the wall clock over the monotonic one, at the last look."""
         self._late: dict[tuple[UUID, int], JobInfo] = {}
         self._warned: set[tuple[UUID, int]] = set()
 
@@ -65,7 +70,7 @@ class Owners:
             await self._clock()
             if self._engine.clock.monotonic() >= self._next_sweep:
                 self._next_sweep = self._engine.clock.monotonic() + _SWEEP
-                await self._overdue()
+                await self._overdue(alive)
 
     async def _beat(
         self, *, join: bool = False, leave: bool = False, bury: tuple[UUID, ...] = (), keep_for: float | None = None
@@ -172,6 +177,10 @@ class Owners:
     async def _clock(self) -> None:
         """Waiting retries and snoozes are judged anew when the wall clock has gone back (PROTOCOL R4)."""
         engine, now = self._engine, self._engine.clock.now()
+        lead = now.timestamp() - engine.clock.monotonic()
+        before, self._lead = self._lead, lead
+        if lead > before - GONE_BACK:
+            return
         for row in await engine.calls.find(Query(begun_after=now)):
             if row.handler_name in engine.handlers and (change := states.hasten(row, now)) is not None:
                 await self._save(change)
@@ -198,12 +207,14 @@ class Owners:
                 for job in (await engine.calls.claim(claim)).jobs:
                     engine.attempts.start(job)
 
-    async def _overdue(self) -> None:
+    async def _overdue(self, alive: Alive) -> None:
         """Whatever the scheduler: overdue by more than a minute is armed again, and told once, at the second look: at
         the first it may be the clock that was moved."""
         engine = self._engine
-        late = await engine.calls.find(Query(due_before=engine.clock.now() - OVERDUE, order="due", limit=100))
-        mine = [job for job in late if job.handler_name in engine.handlers]
+        mine: list[JobInfo] = []
+        for name in sorted(alive.due.intersection(engine.handlers)):
+            due_before = engine.clock.now() - OVERDUE
+            mine += await engine.calls.find(Query(handler_name=name, due_before=due_before, order="due", limit=100))
         for job in mine:
             engine.arm(job.id)
         seen, self._late = self._late, {(job.id, job.seq): job for job in mine}

@@ -68,7 +68,6 @@ async def test_one_at_a_time(noop_app: Aether, counted: Recording) -> None:
         within(counted, commits=1000, statements=3000, hops=1000)
 
 
-@pytest.mark.xfail(reason="an enqueue that ends while a claim runs leads to another claim, and so on", strict=False)
 async def test_one_at_a_time_while_the_scheduler_runs(noop_app: Aether, counted: Recording) -> None:
     """The same with a scheduler beside it: jobs of tomorrow are no reason for it to look."""
     async with noop_app as app:

@@ -25,8 +25,9 @@ JUSTIFIED = {
     r"json_each\(extra_properties\)": "metadata has no index: a search reads row by row",
     r"FROM jobs (WHERE (created_at|handler_name|status IN).*)?ORDER BY id LIMIT": "a page of a listing: read in the "
         "order of ids until it is full",
-    r"ORDER BY coalesce\(due_at, ''\), id LIMIT": "a listing by due instant; of the kernel's own, the rows that are "
-        "overdue, every ten seconds and on a reader, and those that a push scheduler does not hold yet",
+    r"ORDER BY coalesce\(due_at, ''\), id LIMIT": "a listing by due instant",
+    r"armed_seq <> seq ORDER BY due_at": "what a push scheduler does not hold yet: an index of just these rows",
+    r"manual = 1\) AND due_at <= \? ORDER BY due_at": "a listing of what is due; the kernel asks handler by handler",
 }  # fmt: skip
 """Statements that may read a whole table or index, by a pattern of their text, and why."""
 

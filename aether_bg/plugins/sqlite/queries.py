@@ -21,6 +21,8 @@ _PLACE = {"created": "id", "due": "coalesce(due_at, ''), id"}
 def find(conn: sqlite3.Connection, query: Query) -> list[JobInfo]:
     terms, params = _where(query)
     place = _PLACE[query.order]
+    if query.order == "due" and (query.due_before is not None or query.unarmed):
+        place = "due_at, id"  # what can be claimed has a due instant: the order of an index
     if query.after is not None:  # by the id itself where that is the order: its row may be purged meanwhile
         terms.append("id > ?" if place == "id" else f"({place}) > (SELECT {place} FROM jobs WHERE id = ?)")
         params.append(str(query.after))
