@@ -49,7 +49,7 @@ class Reader(Protocol):
 
 
 class Kernel(Protocol):
-    """What a plugin may ask of the kernel, from its event loop; `wake` and `report` from any thread."""
+    """What a plugin may ask of the kernel, from its event loop; `wake`, `spawn` and `report` from any thread."""
 
     @property
     def owner(self) -> UUID:
@@ -87,8 +87,9 @@ class Kernel(Protocol):
         ...
 
     def spawn(self, fn: Callable[[], Awaitable[object]], name: str) -> None:
-        """Run `fn` beside the app, supervised: when it raises it is reported and started again with backoff; when it
-        returns it is done; it is cancelled at the stop."""
+        """Run `fn` on the app's event loop, beside the app, supervised: when it raises it is reported and started again
+        with backoff; when it returns it is done; it is cancelled at the stop. From any thread: an engine that calls
+        back on one of its own hands `fire` over with this."""
         ...
 
     def report(self, part: str, problem: BaseException | str) -> None:
@@ -107,7 +108,8 @@ class Runner(Protocol):
     """Runs one handler call somewhere: awaits it on the loop, or carries it to a thread or a process.
 
     `call()` returns a coroutine for an async handler and the result for a plain one. Must end when cancelled, or, if
-    it cannot (a thread), keep going shielded until the work has really ended (PROTOCOL S4).
+    it cannot (a thread), keep going shielded until the work has really ended (PROTOCOL S4), and let the cancellation
+    out afterwards: `anyio.lowlevel.checkpoint_if_cancelled`.
     """
 
     async def __call__(self, ctx: JobContext, call: Invocation) -> Any: ...
@@ -129,6 +131,10 @@ class Store(Protocol):
 
 @runtime_checkable
 class Scheduler(Protocol):
-    """The scheduling layer. `schedule_arm` is left out by a scheduler that reads due rows itself."""
+    """The scheduling layer. `schedule_arm` is left out by a scheduler that reads due rows itself.
+
+    It may have `health`, an attribute or a plain method: None while it is well, else what is wrong, as text;
+    `app.health()` asks it.
+    """
 
     async def schedule_run(self, kernel: Kernel) -> None: ...

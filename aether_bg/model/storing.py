@@ -80,7 +80,8 @@ class Transaction(Protocol):
 
 @attrs.frozen
 class Add:
-    """Insert `job`. Raises `NameHeld` (with the holder) when `holds_name` and the name is taken."""
+    """Insert `job`. Raises `NameHeld` (with the holder) when `holds_name` and the name is taken, `StoreRefused` when
+    its id is there already."""
 
     job: JobInfo
 
@@ -139,7 +140,7 @@ class Claimed:
 @attrs.frozen(kw_only=True)
 class Heartbeat:
     """I am alive (PROTOCOL P). `join`: register a new owner; `leave`: withdraw it; `bury`: owners whose rows have
-    been recovered and which can be forgotten.
+    been taken back: they are registered no longer, and what proved them dead (a lock) can be let go.
 
     Until `keep_for` seconds from now the store renews the beat by itself every `interval` seconds, off the
     event loop. `now` serves to tell which handlers have due rows.
@@ -174,9 +175,11 @@ class Alive:
 
 @attrs.frozen(kw_only=True)
 class Query:
-    """Which rows; every field given must hold. `metadata`: equal at these top-level keys.
+    """Which rows; every field given must hold. `metadata`: equal as JSON, types included, at these top-level keys.
 
-    `after`: only rows that come after the one with this id in the order asked for (keyset paging).
+    `order`: by id ("created"), or by `due_at`, then id ("due"); rows without `due_at` come first. `after`: only rows
+    that come after the one with this id (keyset paging); by id that one need not exist any more, by due nothing follows
+    one that is gone.
     `due_before`: rows that could be claimed by then. `unarmed`: waiting rows whose current seq the scheduler does not
     hold. `begun_after`: waiting rows that have been attempted, the last outcome recorded after this instant (if that is
     now, the clock has gone back). `job_name` finds the holder of the name first, then the newest that had it.
@@ -223,9 +226,10 @@ class Stats:
 
 @attrs.frozen(kw_only=True)
 class Purge:
-    """Delete up to `limit` jobs of one terminal status, with their history: those handled before `before`, and
-    those beyond the newest `keep`. With both None: all. With `job_id`: instead, of that job the history rows beyond
-    the newest `history` (PROTOCOL N5)."""
+    """Delete up to `limit` terminal jobs of `status` (None: any) with their history, oldest `handled_time` first: those
+    handled before `before`, and those beyond the newest `keep`, which comes with a `status`. With both None: all; with
+    both given, both must hold; with either, a row without `handled_time` stays. With `job_id`: instead, of that job all
+    history rows beyond the newest `history`, whatever `limit` says (PROTOCOL N5)."""
 
     status: JobStatus | None = None
     before: datetime | None = None

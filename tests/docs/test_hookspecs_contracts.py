@@ -1,0 +1,236 @@
+"""The plugins that hookspecs.md shows keep the contracts, and its sentences about stores are true of SQLite's too."""
+
+from __future__ import annotations
+
+import ast
+import threading
+from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
+from functools import cache, partial
+from typing import Any
+from uuid import UUID, uuid4
+
+import anyio
+import pytest
+
+from aether_bg import Aether, JobInfo, JobStatus, SQLiteStore, StoreRefused, hookimpl
+from aether_bg.bridge import Bridge
+from aether_bg.model import Add, Heartbeat, Purge, Query, Save
+from aether_bg.protocols import Kernel, Store
+from aether_bg.testing import policy_contract, runner_contract, scheduler_contract, store_contract
+from aether_bg.testing.contracts.values import a_job, a_run, ago, change, now
+
+from .snippets import snippets
+
+pytestmark = pytest.mark.anyio
+DOCUMENT = "hookspecs.md"
+
+
+def shown(section: str, name: str, *arguments: object) -> Any:
+    """A plugin of the document's, new."""
+    return defined(section)[name](*arguments)
+
+
+@cache
+def defined(section: str) -> dict[str, Any]:
+    """What the examples of a section define; nothing of theirs is run."""
+    names: dict[str, Any] = {"__name__": "hookspecs_md"}
+    for snippet in snippets(DOCUMENT):
+        if "prelude" in snippet.words or (snippet.section == section and snippet.words[1:] in ((), ("store",))):
+            kept = [step for step in ast.parse("\n" * snippet.line + snippet.code).body if defines(step)]
+            exec(compile(ast.Module(kept, []), DOCUMENT, "exec"), names)
+    return names
+
+
+def defines(step: ast.stmt) -> bool:
+    match step:
+        case ast.Import() | ast.ImportFrom() | ast.ClassDef() | ast.AnnAssign():
+            return True
+        case ast.FunctionDef() | ast.AsyncFunctionDef():
+            return not step.decorator_list
+        case ast.Assign(targets=[ast.Name(name)]):
+            return name.isupper() or name == "numbers"
+    return False
+
+
+def memory_store() -> Any:
+    return shown("Write a store", "MemoryStore")
+
+
+IN = {
+    "RetryAfter": "Write a policy",
+    "Lunch": "schedule_parse",
+    "Tenants": "dispatch_stamp",
+    "Compressed": "dispatch_codec",
+    "Traced": "dispatch_wrap",
+    "NobodyIsNobody": "dispatch_decide",
+    "Scratch": "lifecycle_start",
+    "Counting": "lifecycle_event",
+}
+globals().update(
+    store_contract(lambda place: memory_store(), durable=False, shared=False, name="memory_store"),
+    **scheduler_contract(partial(shown, "Write a scheduler", "Alarms"), name="alarms"),
+    **runner_contract(partial(shown, "dispatch_runner", "OneAtATime"), name="one_at_a_time"),
+    **policy_contract(partial(shown, "Wrap every run", "Closed", ago(1)), name="closed"),
+)
+for name, section in IN.items():
+    words = ["@lunch"] if name == "Lunch" else []
+    globals().update(policy_contract(partial(shown, section, name), words=words, name=name.lower()))
+
+
+# -- what the document says of stores, and no contract asks ------------------------------------------
+
+
+@pytest.fixture(params=[memory_store, partial(SQLiteStore, ":memory:")], ids=["memory", "sqlite"])
+def made(request: pytest.FixtureRequest) -> Store:
+    """Not opened."""
+    store: Store = request.param()
+    return store
+
+
+@pytest.fixture
+async def store(made: Store) -> AsyncIterator[Store]:
+    async with Aether(made).client():
+        yield made
+
+
+def ended(number: int, **fields: Any) -> Add:
+    about: dict[str, Any] = {"status": JobStatus.COMPLETED, "due_at": None, "handled_time": ago(100 - number)}
+    return Add(a_job(f"{number}", **about | fields))
+
+
+async def names(store: Store, query: Query) -> list[str]:
+    return [job.job_name for job in await store.store_find(query)]
+
+
+async def test_keep_above_the_number_of_rows_deletes_none(store: Store) -> None:
+    await store.store_transact([ended(n) for n in range(3)])
+    assert await store.store_purge(Purge(status=JobStatus.COMPLETED, keep=5)) == 0
+
+
+async def test_before_and_keep_must_both_hold(store: Store) -> None:
+    await store.store_transact([ended(n) for n in range(6)])
+    assert await store.store_purge(Purge(status=JobStatus.COMPLETED, before=ago(97.5), keep=5)) == 1
+    assert await store.store_purge(Purge(status=JobStatus.COMPLETED, before=ago(97.5), keep=0)) == 2
+    assert await names(store, Query()) == ["3", "4", "5"]
+
+
+async def test_a_row_without_handled_time_has_no_age(store: Store) -> None:
+    await store.store_transact([ended(0, handled_time=None)])
+    assert await store.store_purge(Purge(status=JobStatus.COMPLETED, before=now())) == 0
+    assert await store.store_purge(Purge(status=JobStatus.COMPLETED, keep=0)) == 0
+
+
+async def test_no_limit_for_the_history_of_one_job(store: Store) -> None:
+    job = a_job()
+    await store.store_transact([Add(job), Save(change(job, runs=tuple(a_run(job, token=n) for n in range(20))))])
+    assert await store.store_purge(Purge(job_id=job.id, history=5, limit=1)) == 15
+
+
+async def test_an_id_is_added_once(store: Store) -> None:
+    job = a_job("one")
+    await store.store_transact([Add(job)])
+    for again in (job, a_job("two", id=job.id)):
+        with pytest.raises(StoreRefused):
+            await store.store_transact([Add(again)])
+
+
+async def test_by_due_rows_without_due_at_come_first(store: Store) -> None:
+    await store.store_transact([Add(a_job("due", due_at=ago(9e8))), ended(1)])
+    assert await names(store, Query(order="due")) == ["1", "due"]
+
+
+async def test_what_follows_a_row_that_is_gone(store: Store) -> None:
+    await store.store_transact([Add(a_job("there"))])
+    assert await names(store, Query(after=UUID(int=1))) == ["there"]
+    assert await names(store, Query(after=UUID(int=1), order="due")) == []
+
+
+async def test_metadata_is_equal_as_json(store: Store) -> None:
+    await store.store_transact([Add(a_job("deep", extra_properties={"k": {"n": [1, None]}}))])
+    assert await names(store, Query(metadata={"k": {"n": [1, None]}})) == ["deep"]
+    for other in ([True, None], [1.0, None], ["1", None], [1]):
+        assert await names(store, Query(metadata={"k": {"n": other}})) == []
+
+
+async def test_the_buried_are_registered_no_longer(store: Store) -> None:
+    gone, me = uuid4(), uuid4()
+    await store.store_heartbeat(beat(gone, join=True))
+    await store.store_heartbeat(beat(me, join=True))
+    assert (await store.store_heartbeat(beat(me, bury=(gone,)))).beats.keys() == {me}
+    assert not (await store.store_heartbeat(beat(gone))).known
+
+
+def beat(owner: UUID, **fields: Any) -> Heartbeat:
+    return Heartbeat(owner=owner, handlers=("Work",), now=now(), interval=0.05, keep_for=60, **fields)
+
+
+async def test_an_owner_that_never_left_stops_beating_when_its_store_closes(made: Store) -> None:
+    me, seen = uuid4(), list[int | None]()
+    async with Aether(made).client():
+        assert me in (await made.store_heartbeat(beat(me, join=True))).beats
+    async with Aether(made).client():
+        for _ in range(2):
+            seen.append((await made.store_heartbeat(beat(uuid4()))).beats.get(me))
+            await anyio.sleep(0.2)
+    assert seen[0] == seen[1]
+
+
+async def test_an_app_and_its_client_use_one_store(made: Store) -> None:
+    app = Aether(made)
+    app.handler("Work")(lambda: None)
+    async with app:
+        async with app.client() as client:
+            await client.wait(await client.enqueue("Work"), timeout=10)
+        await app.wait(await app.enqueue("Work"), timeout=10)  # still open
+
+
+# -- threads ------------------------------------------------------------------------------------------
+
+
+async def test_a_thread_reaches_the_loop_by_a_bridge() -> None:
+    bridge, done = Bridge(), anyio.Event()
+    threading.Thread(target=bridge.post, args=(done.set,)).start()
+    with anyio.fail_after(10):
+        await done.wait()
+
+
+class Timers:
+    """A push scheduler whose engine calls back on threads; it has no bridge."""
+
+    kernel: Kernel | None = None
+    health: str | Callable[[], str | None] | None = None
+
+    @hookimpl
+    async def schedule_run(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        await anyio.sleep_forever()
+
+    @hookimpl
+    async def schedule_arm(self, job: JobInfo) -> bool:
+        kernel = self.kernel
+        if kernel is None or job.due_at is None or job.occurrence is None:
+            return False
+        fire = partial(kernel.fire, kernel.store_id, job.id, job.seq, job.occurrence)
+        wait = max(0.0, (job.due_at - kernel.clock.now()).total_seconds())
+        threading.Timer(wait, kernel.spawn, (fire, "timers")).start()
+        return True
+
+
+async def test_a_push_scheduler_spawns_from_its_threads() -> None:
+    app = Aether(":memory:", scheduler=Timers())
+    app.handler("Work")(lambda: None)
+    async with app:
+        await app.wait(await app.enqueue("Work", schedule=timedelta(seconds=0.1)), timeout=10)
+
+
+@pytest.mark.parametrize("said", ["its engine is away", lambda: "its engine is away"], ids=["attribute", "method"])
+async def test_health_asks_the_scheduler(said: Any) -> None:
+    scheduler = Timers()
+    async with Aether(":memory:", scheduler=scheduler) as app:
+        for well in (None, lambda: None):
+            scheduler.health = well
+            assert (await app.health())["ok"]
+        scheduler.health = said
+        health = await app.health()
+        assert (health["ok"], health["problems"]) == (False, {"scheduler": "its engine is away"})
