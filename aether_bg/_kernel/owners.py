@@ -16,7 +16,7 @@ from aether_bg.errors import InvalidSchedule, Stale, StoreError
 from aether_bg.model import Alive, Change, Claim, Heartbeat, JobInfo, JobStatus, Query, Recovered, Save
 
 LOOK: Final = 0.3
-"""Seconds between looks at the other owners' locks (PROTOCOL P3)."""
+"""Seconds between looks at the other owners' locks (PROTOCOL P3); twice that while alone and idle."""
 UNKNOWN: Final = 60.0
 """Seconds that a due job waits for some process to have its handler (PROTOCOL C7)."""
 GONE_BACK: Final = 0.05
@@ -31,6 +31,8 @@ class Owners:
         self._beats: dict[UUID, tuple[int, float]] = {}
         self._missing: dict[str, float] = {}
         self._strays: set[tuple[UUID, int]] = set()
+        self._company = True
+        """There are other owners, whose locks are to be looked at."""
         self._next_sweep = 0.0
         self._lead = math.inf
         """Of the wall clock over the monotonic one, at the last look."""
@@ -53,13 +55,15 @@ class Owners:
 
     async def run(self) -> None:
         while True:
-            await self._engine.look.wait(LOOK)
+            watching = self._company or self._engine.attempts.running
+            await self._engine.look.wait(LOOK if watching else 2 * LOOK)
             known = dict(self._engine.attempts.running)
             try:
                 alive = await self._beat()
             except StoreError as error:
                 self._engine.report("heartbeat", error)
                 continue
+            self._company = len(alive.beats) > 1
             if not alive.known:
                 await self._start_over()
                 continue

@@ -22,7 +22,7 @@ log = logging.getLogger("aether_bg.sqlite")
 
 MOST_OPERATIONS: Final = 500
 LONGEST_BATCH: Final = 0.020
-TICK: Final = 0.05
+TICK: Final = 0.1
 """Seconds between looks at other processes' writes, the heartbeat and the size of the WAL."""
 WAL_PLENTY: Final = 4 * 1024 * 1024
 """Bytes of WAL after which an idle moment is used for a checkpoint; four times that does not wait for one."""
