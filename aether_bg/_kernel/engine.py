@@ -35,7 +35,7 @@ class Engine(Core):
     ) -> None:
         super().__init__(options, calls, handlers, dependencies, spawn)
         self.attempts = Attempts(self)
-        self._claiming = anyio.Lock()
+        self._claiming = anyio.Lock(fast_acquire=True)
         self._knocking = 0
         """Slots kept for triggers whose claim is on its way."""
         self._trouble = 0.0
