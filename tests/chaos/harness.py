@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -203,3 +204,8 @@ class World:
 
     def logs(self) -> str:
         return "\n".join(path.read_text(errors="replace") for path in sorted(self.folder.glob("*.log")))
+
+
+def stamp(at: float) -> str:
+    """Seconds since the epoch as the store writes instants."""
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="microseconds")[:26] + "Z"

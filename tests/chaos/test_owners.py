@@ -5,12 +5,11 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from chaos.harness import World
+from chaos.harness import World, stamp
 
 LEASE = 0.5
 
@@ -61,10 +60,6 @@ def stop_for_three_leases(world: World, count: int, mutant: str | None = None) -
     taken = sum(recovered for _, recovered in woken)
     assert taken > count * 0.7
     return f"{taken} times taken for dead, {len(refused)} stale outcomes refused, {found['restarted']} attempts again"
-
-
-def stamp(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="microseconds")[:26] + "Z"
 
 
 @pytest.mark.row(6, small=4, full=50)
