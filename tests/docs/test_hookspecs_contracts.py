@@ -17,7 +17,7 @@ from aether_bg import Aether, JobInfo, JobStatus, SQLiteStore, StoreRefused, hoo
 from aether_bg.bridge import Bridge
 from aether_bg.model import Add, Heartbeat, Purge, Query, Save
 from aether_bg.protocols import Kernel, Store
-from aether_bg.testing import policy_contract, runner_contract, scheduler_contract, store_contract
+from aether_bg.testing import FakeClock, policy_contract, runner_contract, scheduler_contract, store_contract
 from aether_bg.testing.contracts.values import a_job, a_run, ago, change, now
 
 from .snippets import snippets
@@ -182,10 +182,12 @@ async def test_an_app_and_its_client_use_one_store(made: Store) -> None:
     async with app:
         async with app.client() as client:
             await client.wait(await client.enqueue("Work"), timeout=10)
-        await app.wait(await app.enqueue("Work"), timeout=10)  # still open
+        await anyio.sleep(0.7)  # two heartbeats: the store is open still, and knows its owner
+        await app.wait(await app.enqueue("Work"), timeout=10)
+        assert (await app.health())["problems"] == {}
 
 
-# -- threads ------------------------------------------------------------------------------------------
+# -- schedulers ---------------------------------------------------------------------------------------
 
 
 async def test_a_thread_reaches_the_loop_by_a_bridge() -> None:
@@ -222,6 +224,43 @@ async def test_a_push_scheduler_spawns_from_its_threads() -> None:
     app.handler("Work")(lambda: None)
     async with app:
         await app.wait(await app.enqueue("Work", schedule=timedelta(seconds=0.1)), timeout=10)
+
+
+class Forgetful:
+    """Its engine promises to hold what it is told, and loses it."""
+
+    def __init__(self) -> None:
+        self.told: list[JobInfo] = []
+
+    @hookimpl
+    async def schedule_run(self, kernel: Kernel) -> None:
+        await anyio.sleep_forever()
+
+    @hookimpl
+    async def schedule_arm(self, job: JobInfo) -> bool:
+        self.told.append(job)
+        return True
+
+
+async def test_what_looks_armed_is_armed_again_when_it_is_overdue_by_a_minute() -> None:
+    clock, scheduler = FakeClock(), Forgetful()
+    app = Aether(":memory:", scheduler=scheduler, clock=clock)
+    app.handler("Work")(lambda: None)
+    async with app:
+        await app.enqueue("Work")
+        with anyio.fail_after(10):
+            while not scheduler.told or await app.store.find(unarmed=True):
+                await anyio.sleep(0.01)
+        await anyio.sleep(0.5)  # what was enqueued may be told twice
+        scheduler.told.clear()
+        clock.advance(seconds=50)
+        await anyio.sleep(0.7)
+        assert not scheduler.told, "the kernel believes what was promised"
+        clock.advance(seconds=20)
+        with anyio.fail_after(10):
+            while not scheduler.told:
+                await anyio.sleep(0.01)
+        assert (scheduler.told[0].seq, scheduler.told[0].armed_seq) == (0, 0)
 
 
 @pytest.mark.parametrize("said", ["its engine is away", lambda: "its engine is away"], ids=["attribute", "method"])
