@@ -270,6 +270,8 @@ async def main():
         await app.enqueue("Quick", "before")
         child = os.fork()
         if child == 0:
+            held = [os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
+            assert not [name for name in held if "-owner-" in name or name.endswith("-lock")], held
             try:
                 await app.enqueue("Quick", "in the child")
             except BaseException as error:

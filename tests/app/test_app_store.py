@@ -74,6 +74,11 @@ async def test_find(filled: Aether, clock: FakeClock) -> None:
         assert names(await find(metadata={"none": None})) == ["b1"]
         assert names(await find(metadata={"yes": True})) == ["b1"]
         assert names(await find(metadata={"missing": None})) == []
+        await app.enqueue("A", "nested", schedule=HOUR, metadata={"of": {"a": 1, "b": [{"c": 1, "d": 2}]}})
+        assert names(await find(metadata={"of": {"b": [{"d": 2, "c": 1}], "a": 1}})) == ["nested"]
+        assert names(await find(metadata={"of": {"b": [{"d": 2, "c": True}], "a": 1}})) == []
+        await app.delete("nested")
+        await app.store.purge(JobStatus.CANCELLED)
         assert names(await find(created_after=begun)) == ["a2", "b1", "f1"]
         assert names(await find(created_before=begun + timedelta(minutes=1))) == ["a1"]
         assert names(await find(created_after=begun, created_before=begun + timedelta(minutes=2))) == ["a2"]

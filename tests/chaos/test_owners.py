@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from chaos.harness import World, stamp
+from chaos.harness import Process, World, stamp
 
 LEASE = 0.5
 
@@ -32,7 +35,7 @@ def stop_for_three_leases(world: World, count: int, mutant: str | None = None) -
         seen = len(world.find("start", pid=sleeper.pid))
         assert world.start("put", enqueue=some("before", None)).wait() == 0
         world.until(lambda seen=seen: len(world.find("start", pid=sleeper.pid)) > seen, what="a start by the sleeper")
-        sleeper.send(signal.SIGSTOP)
+        stop_outside_a_write(world, sleeper)
         stopped = time.monotonic()
         known = len(world.find("recovered"))
         assert world.start("put", enqueue=some("then", 3 * LEASE - 0.1), busy=10).wait() == 0
@@ -60,6 +63,18 @@ def stop_for_three_leases(world: World, count: int, mutant: str | None = None) -
     taken = sum(recovered for _, recovered in woken)
     assert taken > count * 0.7
     return f"{taken} times taken for dead, {len(refused)} stale outcomes refused, {found['restarted']} attempts again"
+
+
+def stop_outside_a_write(world: World, process: Process) -> None:
+    """Stopped while it holds the write lock it would keep everybody from writing, which is another story."""
+    while True:
+        process.send(signal.SIGSTOP)
+        time.sleep(0.01)
+        with Path(f"{world.db}-lock").open("rb+") as lock, contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        process.send(signal.SIGCONT)
+        time.sleep(0.003)
 
 
 @pytest.mark.row(6, small=4, full=50)

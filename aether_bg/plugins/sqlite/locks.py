@@ -121,6 +121,14 @@ class OwnerLocks:
             os.close(fd)
 
     def close(self) -> None:
+        """An owner that has not left is as good as dead: its file stays, unlocked."""
+        self.forked()
+        if self._mine is not None:
+            self._mine.release(force=True)
+            self._mine = None
+
+    def forked(self) -> None:
+        """In the child: let go of the copies of the graves. Of its own lock's copy filelock itself does (since 4.0)."""
         for fd in self._graves.values():
             os.close(fd)
         self._graves.clear()

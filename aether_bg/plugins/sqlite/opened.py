@@ -179,7 +179,7 @@ class OpenFile:
         """In the child: close its copies of our locks without unlocking them, or the child would keep the dead
         parent alive (PROTOCOL P2)."""
         self._lock.close()
-        self.locks.close()
+        self.locks.forked()
 
 
 def _renew(conn: sqlite3.Connection, owner: str) -> bool:

@@ -8,7 +8,15 @@ from typing import Any
 from uuid import UUID
 
 from aether_bg.model import JobInfo, JobRun, JobStatus, Query, Stats
-from aether_bg.plugins.sqlite.rows import JOBS_AS_JSON, RUN_COLUMNS, from_time, read_jobs, read_run, to_json, to_time
+from aether_bg.plugins.sqlite.rows import (
+    JOBS_AS_JSON,
+    RUN_COLUMNS,
+    from_time,
+    read_jobs,
+    read_run,
+    to_sorted_json,
+    to_time,
+)
 from aether_bg.plugins.sqlite.schema import READY
 
 _SAME_METADATA = """(
@@ -66,7 +74,7 @@ def _where(query: Query) -> tuple[list[str], list[Any]]:
     if query.begun_after is not None:
         add("status = 0 AND attempt > 0 AND handled_time > ?", to_time(query.begun_after))
     if query.metadata is not None:
-        add(_SAME_METADATA, to_json(dict(query.metadata)), len(query.metadata))
+        add(_SAME_METADATA, to_sorted_json(dict(query.metadata)), len(query.metadata))
     return terms, params
 
 

@@ -16,8 +16,16 @@ from aether_bg.model import Change, Definition, JobInfo, JobRun, JobStatus, RunO
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
+_encode_sorted = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True).encode
+
+
 def to_json(value: Any) -> str:
     return "null" if value is None else _encode(value)
+
+
+def to_sorted_json(value: Any) -> str:
+    """Of equal objects the same text: metadata are compared by it."""
+    return _encode_sorted(value)
 
 
 def from_json(text: str) -> Any:
@@ -58,7 +66,7 @@ _CODECS: Final[dict[str, Codec]] = {
     "status": ("int(x)", "_STATUS[x]"),
     "outcome": ("str(x)", "RunOutcome(x)"),
     "payload": ("to_json(x)", "from_json(x)"),
-    "extra_properties": ("'{}' if not x else to_json(x)", "{} if x == '{}' else from_json(x)"),
+    "extra_properties": ("'{}' if not x else to_sorted_json(x)", "{} if x == '{}' else from_json(x)"),
     **dict.fromkeys(("paused", "manual", "extra", "run_again", "holds_name"), ("int(x)", "x == 1")),
     **dict.fromkeys(
         ("created_at", "modified_at", "handled_time", "due_at", "start", "until", "anchor", "occurrence",
@@ -69,7 +77,8 @@ _CODECS: Final[dict[str, Codec]] = {
 _NOT_NULL: Final = ("id", "job_id", "status", "extra_properties", "created_at", "modified_at", "anchor")
 _SCOPE: Final[dict[str, Any]] = {
     "_iso": _iso, "fromisoformat": datetime.fromisoformat, "UUID": UUID, "_text": _text, "_uuid": _uuid,
-    "_STATUS": _STATUS, "RunOutcome": RunOutcome, "to_json": to_json, "from_json": from_json,
+    "_STATUS": _STATUS, "RunOutcome": RunOutcome, "to_json": to_json, "to_sorted_json": to_sorted_json,
+    "from_json": from_json,
 }  # fmt: skip
 
 
