@@ -791,7 +791,7 @@ CONFIGURATION: list[tuple[dict[str, Any], str]] = [
     ({"leese": 5}, r"^option 'leese': there is no such option\. Did you mean 'lease'\?"),
     ({"schedular": "timer"}, "Did you mean 'scheduler'"), ({"zzz": 1}, r"^option 'zzz': .*Known: scheduler, plugins, "),
     ({"store": ""}, "must be the path of a file"), ({"store": "a\0b"}, "must be the path of a file"),
-    ({"store": SimpleNamespace()}, "no method of it is marked"), ({"store": b"jobs.db"}, "b'jobs.db'"),
+    ({"store": SimpleNamespace()}, "no method of it is marked"), ({"store": "sqlite:///jobs.db"}, "a URL, not a path"), ({"store": b"jobs.db"}, "b'jobs.db'"),
 ]  # fmt: skip
 
 
@@ -819,6 +819,11 @@ HANDLERS: list[tuple[dict[str, Any], str]] = [
     ({"timeout": "30"}, r"^timeout='30'"), ({"backoff": 5}, r"^backoff=5: is a Backoff\. For example: Backoff\("),
     ({"retrys": 3}, "Did you mean 'retries'"), ({"schedule": "sometimes"}, "schedule 'sometimes'"),
 ]  # fmt: skip
+
+
+def test_a_handler_without_its_name(app: Aether) -> None:
+    with pytest.raises(InvalidOption, match=r'is the handler\'s name.*Write @app\.handler\("SendEmail"\)'):
+        app.handler(lambda: None)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("options", "said"), HANDLERS, ids=[said for _, said in HANDLERS])

@@ -128,6 +128,8 @@ class Aether(OwnerVerbs):
         """
         checks.unknown_options(unknown, ("retries", "backoff", "timeout", "schedule"))
         self._before_start("handler")
+        if callable(name):
+            checks.refuse("name", name, "is the handler's name, not the handler", 'Write @app.handler("SendEmail").')
         checks.name(name, "handler")
         checks.whole("retries", retries, least=0)
         if backoff is not None and not isinstance(backoff, Backoff):

@@ -51,6 +51,8 @@ class StoreView:
 
     async def history(self, job_id: UUID, limit: int = 100) -> list[JobRun]:
         """Attempts and missed occurrences of a job, newest first."""
+        if not isinstance(job_id, UUID):
+            raise InvalidOption(f"job_id={shown(job_id)}", "is a uuid.UUID", "For a name: get_by_job_name(name).id.")
         return await self._engine.calls.history(job_id, checks.whole("limit", limit, least=1))
 
     async def stats(self) -> Stats:
@@ -80,6 +82,8 @@ class StoreView:
                 "status", status, "is a terminal one", "Only COMPLETED, FAILED and CANCELLED jobs are purged."
             )
         if older_than is not None:
+            if not isinstance(older_than, timedelta):
+                checks.refuse("older_than", older_than, "is a timedelta", "For example: timedelta(days=7).")
             checks.seconds("older_than", older_than, zero=True)
         if keep is not None:
             checks.whole("keep", keep, least=0)

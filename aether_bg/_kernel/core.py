@@ -125,8 +125,8 @@ class Core:
 
     def report(self, part: str, problem: BaseException | str) -> None:
         error = problem if isinstance(problem, BaseException) else None
-        log.warning("%s: %s", part, _one_line(problem), exc_info=error if log.isEnabledFor(logging.DEBUG) else None)
-        self._problems[part] = (self.clock.monotonic(), _one_line(problem))
+        log.warning("%s: %s", part, one_line(problem), exc_info=error if log.isEnabledFor(logging.DEBUG) else None)
+        self._problems[part] = (self.clock.monotonic(), one_line(problem))
         self._on_loop(lambda: self.events.problem(part, problem))
 
     @property
@@ -216,7 +216,7 @@ class Core:
             self.expect(change.due_at)
 
 
-def _one_line(problem: BaseException | str) -> str:
+def one_line(problem: BaseException | str) -> str:
     """For logs: no line breaks or escape sequences of others, and bounded. Of a group, what is in it."""
     text = _told(problem) if isinstance(problem, BaseException) else problem
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:2000])

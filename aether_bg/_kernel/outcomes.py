@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Final
@@ -12,13 +13,15 @@ import attrs
 
 from aether_bg._handlers.work import UnitOfWork
 from aether_bg._kernel.attempt import Attempt
-from aether_bg._kernel.core import Core
+from aether_bg._kernel.core import Core, one_line
 from aether_bg._kernel.verdicts import abandon, decide, judge, text_of
 from aether_bg._rules import states
 from aether_bg._rules.names import taken
 from aether_bg._rules.occurrences import Plan
 from aether_bg.errors import InvalidSchedule, NameHeld, Stale, StoreError, StoreRefused, StoreTrouble
 from aether_bg.model import Change, Ended, JobContext, JobInfo, JobStatus, Missed, Purge, Raised, RunOutcome, Save
+
+log = logging.getLogger("aether_bg")
 
 HISTORY_BITE: Final = 100
 """Occurrences of a recurring job between looks at the length of its history."""
@@ -119,6 +122,15 @@ class Outcomes:
             core.arm(change.job_id)
         if change.occurrences and change.occurrences % HISTORY_BITE == 0 and not change.status.terminal:
             core.start_task(self._trim, change.job_id)
+        for run in change.runs:
+            if run.outcome in (RunOutcome.FAILED, RunOutcome.TIMED_OUT):
+                again = change.status is JobStatus.SCHEDULED and change.retry_count > 0
+                told = "it is tried again" if again else "that was the last try"
+                error = one_line((run.error or "").partition("\n")[0])
+                log.log(
+                    logging.INFO if again else logging.WARNING,
+                    "%s: attempt %d failed, %s: %s", attempt, run.attempt, told, error,
+                )  # fmt: skip
         if not core.events.observed:
             return
         for run in change.runs:

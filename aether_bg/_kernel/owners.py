@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from datetime import timedelta
 from typing import Final
@@ -14,6 +15,8 @@ from aether_bg._rules import states
 from aether_bg._rules.ids import uuid7
 from aether_bg.errors import InvalidSchedule, Stale, StoreError
 from aether_bg.model import Alive, Change, Claim, Heartbeat, JobInfo, JobStatus, Query, Recovered, Save
+
+log = logging.getLogger("aether_bg")
 
 LOOK: Final = 0.3
 """Seconds between looks at the other owners' locks (PROTOCOL P3); twice that while alone and idle."""
@@ -140,6 +143,9 @@ class Owners:
         except InvalidSchedule as error:
             change = states.abandon(row, str(error), now, by)
         if await self._save(change):
+            log.warning(
+                "%s (%s): the process that ran it died; it is %s now", row.handler_name, row.job_name, change.status
+            )
             engine.events.emit(Recovered(row, change.runs[0]))
 
     # -- this owner's own rows -------------------------------------------------------------------

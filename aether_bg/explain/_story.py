@@ -221,20 +221,20 @@ class Story:
 
     def _run(self, run: JobRun) -> str:
         if run.outcome is None:
-            return f"- attempt {run.attempt} at {self._at(run.occurrence)}: running since {self._at(run.started_at)}"
+            return f"- attempt {run.attempt} of {self._at(run.occurrence)}: running since {self._at(run.started_at)}"
         words = _WORDS.get(run.outcome, run.outcome.replace("_", " "))
         error = f": {first_line(run.error)}" if run.error else ""
         if run.started_at is None:
             which = f"the occurrence of {self._at(run.occurrence)}"
             if run.outcome is RunOutcome.SUPERSEDED:
-                which = f"the retry after attempt {run.attempt} at {self._at(run.occurrence)}"
+                which = f"the retry after attempt {run.attempt} of {self._at(run.occurrence)}"
             elif run.count > 1 and run.last_occurrence is not None:
                 which = f"{run.count} occurrences from {self._at(run.occurrence)} to {self._at(run.last_occurrence)}"
             return f"- {which}: {words}{error}"
         length = (run.finished_at - run.started_at).total_seconds() if run.finished_at else 0.0
         took = f" after {span(length)}" if length >= 0.01 else ""
         ended = f"{words} at {self._at(run.finished_at)}{took}{error}"
-        return f"- attempt {run.attempt} at {self._at(run.occurrence)}: {ended}"
+        return f"- attempt {run.attempt} of {self._at(run.occurrence)}: {ended}"
 
     def _at(self, when: datetime | None) -> str:
         return moment(when, self.zone)

@@ -28,6 +28,9 @@ class JobStatus(IntEnum):
     def terminal(self) -> bool:
         return self > JobStatus.RUNNING
 
+    def __str__(self) -> str:
+        return self.name
+
 
 class RunOutcome(StrEnum):
     """How an attempt ended, or why an occurrence had none."""

@@ -91,6 +91,26 @@ async def test_a_trigger_for_a_running_job_has_its_owner_looked_at(
         assert row.crash_count == 1
 
 
+async def test_failures_are_logged(fake_app: Aether, clock: FakeClock, caplog: pytest.LogCaptureFixture) -> None:
+    """One line each: a retry as information, the last try as a warning."""
+    caplog.set_level("INFO", "aether_bg")
+
+    @fake_app.handler("Fails", retries=1)
+    async def fails() -> None:
+        raise ValueError("no\nsecond line")
+
+    async with fake_app as app:
+        await app.enqueue("Fails", "job")
+        await app.drain()
+        clock.advance(hours=1)
+        await app.drain()
+    told = [(record.levelname, record.getMessage()) for record in caplog.records if "Fails" in record.getMessage()]
+    assert told == [
+        ("INFO", "Fails (job): attempt 1 failed, it is tried again: ValueError: no"),
+        ("WARNING", "Fails (job): attempt 2 failed, that was the last try: ValueError: no"),
+    ]
+
+
 async def test_problems_fade(fake_app: Aether, clock: FakeClock) -> None:
     async with fake_app as app:
         app._running.engine.report("outbox", "the engine is away")

@@ -122,6 +122,19 @@ async def test_paging_sees_every_job_once(filled: Aether, order: Any) -> None:
         assert order == "created" or [job.due_at for job in seen] == sorted(job.due_at for job in seen)
 
 
+async def test_wrong_arguments_are_told(filled: Aether) -> None:
+    async with filled as app:
+        with pytest.raises(InvalidOption, match=r"job_id='a1'.*uuid\.UUID.*get_by_job_name"):
+            await app.store.history("a1")  # type: ignore[arg-type]
+        with pytest.raises(InvalidOption, match=r"older_than=5.*timedelta"):
+            await app.store.purge(older_than=5)  # type: ignore[arg-type]
+        await app.enqueue("A", "done")
+        await app.drain()
+        with pytest.raises(InvalidTransition, match="it is COMPLETED.*another name, or purge it first"):
+            await app.trigger("done")
+        assert f"{(await app.wait('done')).status}" == "COMPLETED"
+
+
 async def test_paging_goes_on_after_a_row_that_was_purged(filled: Aether) -> None:
     async with filled as app:
         for number in range(4):

@@ -102,8 +102,8 @@ STORIES: list[tuple[str, JobInfo, list[JobRun], Around, list[str]]] = [
         "It is due at 2026-03-01 12:00:04Z, in 4 s.",
         "That is retry 2; the last attempt failed: ValueError: no.",
         "It waits for its next try.",
-        "- attempt 2 at 2026-03-01 11:59:00Z: timed out at 2026-03-01 11:59:02Z after 2 s: Timed out after 2 s",
-        "- attempt 1 at 2026-03-01 11:59:00Z: failed at 2026-03-01 11:59:00Z: ValueError: no",
+        "- attempt 2 of 2026-03-01 11:59:00Z: timed out at 2026-03-01 11:59:02Z after 2 s: Timed out after 2 s",
+        "- attempt 1 of 2026-03-01 11:59:00Z: failed at 2026-03-01 11:59:00Z: ValueError: no",
     ]),
     ("recurring, with gaps", job(**HOURLY, due_at=at(3600), occurrence=at(3600), occurrences=1, repeats=9), [
         run(RunOutcome.OVERLAPPED, part=1, count=1, occurrence=at(-30), last_occurrence=at(-30), started_at=None),
@@ -115,7 +115,7 @@ STORIES: list[tuple[str, JobInfo, list[JobRun], Around, list[str]]] = [
         "It is due at 2026-03-01 13:00:00Z, in 1 h.",
         "It waits for that instant.",
         "- the occurrence of 2026-03-01 11:59:30Z: not run, due while the previous run was still going",
-        "- attempt 1 at 2026-03-01 11:59:00Z: completed at 2026-03-01 11:59:02Z after 2 s",
+        "- attempt 1 of 2026-03-01 11:59:00Z: completed at 2026-03-01 11:59:02Z after 2 s",
         "- 3 occurrences from 2026-03-01 11:55:00Z to 2026-03-01 11:58:20Z: skipped, later than the grace allows",
     ]),
     ("running", job(status=JobStatus.RUNNING, attempt=1, owner=OTHER, started_at=at(-90)), [run(None)], ALIVE, [
@@ -123,7 +123,7 @@ STORIES: list[tuple[str, JobInfo, list[JobRun], Around, list[str]]] = [
         "Schedule '@once': once, now.",
         "Attempt 1 has run for 1 min 30 s, since 2026-03-01 11:58:30Z, for the occurrence of 2026-03-01 12:00:00Z, "
         "claimed by owner 00000000-0000-0000-0000-000000000003 (process 7 on box).",
-        "- attempt 1 at 2026-03-01 11:59:00Z: running since 2026-03-01 11:59:00Z",
+        "- attempt 1 of 2026-03-01 11:59:00Z: running since 2026-03-01 11:59:00Z",
     ]),
     ("failed", job(status=JobStatus.FAILED, due_at=None, attempt=3, handled_time=at(-1), last_error="ValueError: no."),
      [], ALIVE, [
@@ -164,7 +164,7 @@ SAID: list[tuple[str, JobInfo, list[JobRun], Around, str, str]] = [
     ("last occurrence failed", job(**HOURLY, due_at=at(9), last_error="OSError: x"), [run(RunOutcome.FAILED)], ALIVE,
      "Its last occurrence failed: OSError: x.", "That is retry"),
     ("superseded", job(due_at=at(9)), [run(RunOutcome.SUPERSEDED, part=1, started_at=None)], ALIVE,
-     "- the retry after attempt 1 at 2026-03-01 11:59:00Z: superseded by an update", "- attempt"),
+     "- the retry after attempt 1 of 2026-03-01 11:59:00Z: superseded by an update", "- attempt"),
     ("misfire once", job(**HOURLY, due_at=at(-20), occurrence=at(-20)), [], ALIVE,
      "It is later than its grace of 10 s: one run will stand for all that were missed", "skipped"),
     ("misfire skip", job(**HOURLY, due_at=at(-20), occurrence=at(-20), misfire="skip"), [], NOBODY,
@@ -203,7 +203,7 @@ def test_said_and_unsaid(row: JobInfo, runs: list[JobRun], around: Around, said:
 def test_every_outcome_is_told() -> None:
     for outcome in RunOutcome:
         last = explain(job(), [run(outcome, error="why\x07")], now=NOW).split("\n")[-1]
-        assert last.startswith("- attempt 1 at 2026-03-01 11:59:00Z: ")
+        assert last.startswith("- attempt 1 of 2026-03-01 11:59:00Z: ")
         assert last.endswith(" after 2 s: why\\x07")
 
 

@@ -84,7 +84,8 @@ def _paused_through(job: JobInfo, plan: Plan, now: datetime) -> Gap | None:
 
 def trigger(job: JobInfo, plan: Plan, now: datetime, by: str | None) -> Change | None:
     """Run now (PROTOCOL U3). None: a triggered run is waiting already."""
-    refuse(job, "trigger", job.status.terminal, "use `retry`, or enqueue it anew")
+    anew = "enqueue it under another name, or purge it first" if job.holds_name else "use `retry`, or enqueue it anew"
+    refuse(job, "trigger", job.status.terminal, "use `retry`" if job.status is JobStatus.FAILED else anew)
     if job.status is JobStatus.RUNNING:
         refuse(job, "trigger", not plan.schedule.recurring, "wait for it to end")
         return None if job.run_again else change(job, now, by, bump=False, run_again=True)
@@ -99,7 +100,8 @@ def trigger(job: JobInfo, plan: Plan, now: datetime, by: str | None) -> Change |
 def retry(job: JobInfo, plan: Plan, now: datetime, by: str | None) -> Change:
     """The one way back from FAILED and CANCELLED (PROTOCOL U5)."""
     back = (JobStatus.FAILED, JobStatus.CANCELLED)
-    refuse(job, "retry", job.status not in back, "only FAILED and CANCELLED jobs can be retried")
+    anew = "; to run this one again, purge it, or enqueue it under another name" if job.status.terminal else ""
+    refuse(job, "retry", job.status not in back, f"only FAILED and CANCELLED jobs can be retried{anew}")
     counters = {"crash_count": 0, "last_error": None, "holds_name": True, "run_again": False}
     if not plan.schedule.recurring:
         own = plan.first()

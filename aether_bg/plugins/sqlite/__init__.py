@@ -43,6 +43,10 @@ class SQLiteStore:
     def __init__(self, path: str | os.PathLike[str], *, busy: float = 5.0) -> None:
         if not isinstance(path, str | os.PathLike) or not os.fspath(path) or "\0" in os.fspath(path):
             raise InvalidOption(f"database {shown(path)}", "must be the path of a file", 'For example: "jobs.db".')
+        if "://" in os.fsdecode(path):
+            raise InvalidOption(
+                f"database {shown(path)}", "is a URL, not a path", 'For example: "jobs.db", or a plugin.'
+            )
         if isinstance(busy, bool) or not isinstance(busy, int | float) or not 0 < busy < float("inf"):
             raise InvalidOption(f"busy={shown(busy)}", "must be a number of seconds above 0", "For example: 5.")
         self.path = Path(path)
