@@ -791,7 +791,8 @@ CONFIGURATION: list[tuple[dict[str, Any], str]] = [
     ({"leese": 5}, r"^option 'leese': there is no such option\. Did you mean 'lease'\?"),
     ({"schedular": "timer"}, "Did you mean 'scheduler'"), ({"zzz": 1}, r"^option 'zzz': .*Known: scheduler, plugins, "),
     ({"store": ""}, "must be the path of a file"), ({"store": "a\0b"}, "must be the path of a file"),
-    ({"store": SimpleNamespace()}, "no method of it is marked"), ({"store": "sqlite:///jobs.db"}, "a URL, not a path"), ({"store": b"jobs.db"}, "b'jobs.db'"),
+    ({"store": SimpleNamespace()}, "no method of it is marked"), ({"store": "sqlite:///jobs.db"}, "a URL, not a path"),
+    ({"store": b"jobs.db"}, "b'jobs.db'"),
 ]  # fmt: skip
 
 

@@ -130,7 +130,7 @@ async def test_wrong_arguments_are_told(filled: Aether) -> None:
             await app.store.purge(older_than=5)  # type: ignore[arg-type]
         await app.enqueue("A", "done")
         await app.drain()
-        with pytest.raises(InvalidTransition, match="it is COMPLETED.*another name, or purge it first"):
+        with pytest.raises(InvalidTransition, match=r"it is COMPLETED.*another name, or purge it first"):
             await app.trigger("done")
         assert f"{(await app.wait('done')).status}" == "COMPLETED"
 

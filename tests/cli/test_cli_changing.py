@@ -57,8 +57,8 @@ def test_retry(run: Run, db: Path) -> None:
     refused = run("retry", db, "ok-0")
     assert (refused.exit_code, refused.stdout) == (1, "")
     assert refused.stderr == (
-        "aether-bg: retry of job 'ok-0': it is COMPLETED. Only FAILED and CANCELLED jobs can be retried; to run this one "
-        "again, purge it, or enqueue it under another name.\n"
+        "aether-bg: retry of job 'ok-0': it is COMPLETED. Only FAILED and CANCELLED jobs can be retried; to run "
+        "this one again, purge it, or enqueue it under another name.\n"
     )
 
 
