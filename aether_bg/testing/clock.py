@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -32,17 +33,12 @@ class FakeClock:
         """Seconds advanced so far: never goes back."""
         return self._monotonic
 
-    def advance(self, **length: float) -> datetime:
-        """Let time pass, for both clocks: `advance(hours=1, seconds=5)`, the arguments of a timedelta.
+    def advance(self, by: timedelta | None = None, /, **length: float) -> datetime:
+        """Let time pass, for both clocks: a timedelta or its arguments, `advance(hours=1, seconds=5)`.
 
         Returns the new wall clock time. Raises `InvalidOption` for a negative length: use `set` to move back.
         """
-        step = timedelta(**length)
-        if step < timedelta(0):
-            raise InvalidOption(
-                f"advance({', '.join(f'{k}={v}' for k, v in length.items())})", "time does not pass backwards",
-                "Use set(…) for a wall clock that is put back.",
-            )  # fmt: skip
+        step = step_of(by, length)
         with self._lock:
             self._now += step
             self._monotonic += step.total_seconds()
@@ -55,6 +51,18 @@ class FakeClock:
 
     def __repr__(self) -> str:
         return f"<FakeClock {self._now:%Y-%m-%dT%H:%M:%S.%fZ} monotonic={self._monotonic:g}>"
+
+
+def step_of(by: timedelta | None, length: Mapping[str, float]) -> timedelta:
+    """What `advance` was given. Raises `InvalidOption`."""
+    if not isinstance(by, timedelta | None):
+        raise InvalidOption(
+            f"advance({shown(by)})", "is a timedelta, or its arguments by name", "For example: advance(days=3)."
+        )
+    step = (by or timedelta(0)) + timedelta(**length)
+    if step < timedelta(0):
+        raise InvalidOption(f"advance({step})", "time does not pass backwards", "Use set(…) of the clock.")
+    return step
 
 
 def _utc(value: Any) -> datetime:

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from aether_bg import Aether
-from aether_bg.errors import AlreadyStarted, InvalidOption, shown
+from aether_bg.errors import AlreadyStarted, InvalidOption, WaitTimeout, shown
 from aether_bg.plugins.inprocess import InProcess
 from aether_bg.testing.clock import FakeClock
 from aether_bg.testing.jobs import Jobs
@@ -124,6 +124,7 @@ class Sandbox:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        _hint(error)
         try:
             await self._app.__aexit__(kind, error, trace)
         finally:
@@ -143,9 +144,27 @@ class Sandbox:
         with self as jobs:
             if start:
                 with self._app.blocking(backend=backend) as verbs:
-                    yield PlainJobs(jobs, verbs)
+                    try:
+                        yield PlainJobs(jobs, verbs)
+                    except Exception as error:
+                        _hint(error)
+                        raise
             else:
                 yield PlainJobs(jobs, Elsewhere(self._app, jobs))
+
+
+_HINTS: Final = {
+    AlreadyStarted: "The sandbox has started the app. Where the code under test starts it: `with sandbox(app) as jobs`,"
+    " or `with sandbox(app).blocking(start=False) as jobs` when that is in another thread.",
+    WaitTimeout: "In a sandbox nothing runs by itself: `jobs.drain()` before the wait.",
+}
+
+
+def _hint(error: BaseException | None) -> None:
+    """What the error of an app does not say: that this one is in a sandbox."""
+    for kind, text in _HINTS.items():
+        if isinstance(error, kind):
+            error.add_note(text)
 
 
 def _factory(fake: Any) -> Callable[..., Any]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Final, TypeVar
+from functools import partial, wraps
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 import anyio
 from anyio.from_thread import BlockingPortal
@@ -13,10 +14,11 @@ from anyio.from_thread import BlockingPortal
 from aether_bg import Aether
 from aether_bg.errors import AetherError, InvalidOption, UsageError, WaitTimeout, shown
 from aether_bg.model import JobInfo, JobStatus
-from aether_bg.testing.clock import FakeClock
+from aether_bg.testing.clock import FakeClock, step_of
 from aether_bg.testing.still import Ran, Still
 from aether_bg.testing.wanted import ANY, Wanted, due_from, due_of, listed
 
+P = ParamSpec("P")
 R = TypeVar("R")
 _ALL: Final = 10**9
 
@@ -32,6 +34,33 @@ class JobFailed(AetherError, AssertionError):
         )  # fmt: skip
 
 
+def _check_loop(name: str) -> None:
+    """In a test that is not async nobody awaits: the call would do nothing, and the test pass."""
+    try:
+        anyio.current_time()
+    except RuntimeError:
+        raise UsageError(
+            f"jobs.{name}(…)", "it is to be awaited, and no event loop runs here, so nothing would be done",
+            "In a test that is not async: `with sandbox(app).blocking() as jobs:`.",
+        ) from None  # fmt: skip
+
+
+def _in_a_loop(
+    verb: Callable[Concatenate[Jobs, P], Coroutine[Any, Any, R]],
+) -> Callable[Concatenate[Jobs, P], Coroutine[Any, Any, R]]:
+    @wraps(verb)
+    def call(self: Jobs, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+        _check_loop(verb.__name__)
+        return verb(self, *args, **kwargs)
+
+    return call
+
+
+def _verb(name: str, of_the_app: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    _check_loop(name)
+    return of_the_app(*args, **kwargs)
+
+
 class Jobs:
     """Has every verb of the app as well (`await jobs.enqueue(…)` is `await app.enqueue(…)`), and its `store`.
 
@@ -45,13 +74,15 @@ class Jobs:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
-        return getattr(self.app, name)
+        found = getattr(self.app, name)
+        return partial(_verb, name, found) if inspect.iscoroutinefunction(found) else found
 
     def __repr__(self) -> str:
         return f"<Jobs of {self.app!r} at {self.clock.now():%Y-%m-%dT%H:%M:%SZ}>"
 
     # -- running ---------------------------------------------------------------------------------
 
+    @_in_a_loop
     async def drain(self, *, raise_errors: bool = True, timeout: float = 30) -> list[Ran]:
         """Run whatever is due by the clock, and what that makes due, until nothing is; the attempts, as they began.
 
@@ -72,16 +103,16 @@ class Jobs:
             raise JobFailed(failed, len(ran)) from _cause([each.exception for each in failed])
         return ran
 
-    async def advance(self, /, *, raise_errors: bool = True, timeout: float = 30, **length: float) -> list[Ran]:
+    @_in_a_loop
+    async def advance(
+        self, by: timedelta | None = None, /, *, raise_errors: bool = True, timeout: float = 30, **length: float
+    ) -> list[Ran]:
         """Let time pass as in an app that runs: the clock goes from one due instant to the next, a `drain` at each.
 
-        `advance(days=365)`: the arguments of a timedelta. (To have the app asleep meanwhile, and occurrences missed:
+        `advance(days=365)`: a timedelta, or its arguments. (To have the app asleep meanwhile, and occurrences missed:
         `jobs.clock.advance(…)`, then `drain`.) Raises as `drain` does, and stops at that instant.
         """
-        step = timedelta(**length)
-        if step < timedelta(0):
-            raise InvalidOption(f"advance({step})", "time does not pass backwards", "Use jobs.clock.set(…).")
-        end = self.clock.now() + step
+        end = self.clock.now() + step_of(by, length)
         ran = await self.drain(raise_errors=raise_errors, timeout=timeout)
         kernel = await self._still.kernel()
         while (due := await kernel.fire_due()) is not None and due <= end:
@@ -95,15 +126,18 @@ class Jobs:
 
     # -- looking ---------------------------------------------------------------------------------
 
+    @_in_a_loop
     async def pending(self) -> list[JobInfo]:
         """Jobs that wait or run, the next due first; declared ones among them."""
         found = await self._of(JobStatus.SCHEDULED, JobStatus.RUNNING)
         return sorted(found, key=lambda job: (due_of(job) or job.created_at, job.id))
 
+    @_in_a_loop
     async def completed(self) -> list[JobInfo]:
         """Jobs that have ended well, oldest first. A recurring job without an end never does: see what drain ran."""
         return await self._of(JobStatus.COMPLETED)
 
+    @_in_a_loop
     async def failed(self) -> list[JobInfo]:
         """Jobs that have ended badly, oldest first; those with retries left are still pending."""
         return await self._of(JobStatus.FAILED)
@@ -113,6 +147,7 @@ class Jobs:
 
     # -- asserting -------------------------------------------------------------------------------
 
+    @_in_a_loop
     def assert_enqueued(
         self,
         handler: Any,
@@ -133,6 +168,7 @@ class Jobs:
         wanted = self._wanted(handler, job_name, payload, due, metadata, schedule)
         return self._to_await("assert_enqueued", self._assert(wanted, count))
 
+    @_in_a_loop
     def assert_not_enqueued(
         self,
         handler: Any,

@@ -5,16 +5,18 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import anyio
 import pytest
 from shop import FakeMailer, Mail, Mailer
 
-from aether_bg import Aether, NotStarted, UsageError
-from aether_bg.testing import JobFailed, sandbox, still
+from aether_bg import Aether, AlreadyStarted, InvalidOption, NotStarted, UsageError, WaitTimeout
+from aether_bg.testing import FakeClock, JobFailed, sandbox, still
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
@@ -146,3 +148,62 @@ def test_unittest_alone(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "Ran 2 tests" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda jobs: jobs.enqueue("Print", "page", "text"),
+        lambda jobs: jobs.wait("page"),
+        lambda jobs: jobs.drain(),
+        lambda jobs: jobs.advance(days=1),
+        lambda jobs: jobs.pending(),
+        lambda jobs: jobs.completed(),
+        lambda jobs: jobs.failed(),
+        lambda jobs: jobs.assert_enqueued("Print"),
+        lambda jobs: jobs.assert_not_enqueued("Print"),
+    ],
+)
+def test_what_nobody_could_await_is_refused(app: Aether, call: Callable[[Any], Any]) -> None:
+    """`.blocking()` forgotten: the test would pass, whatever it says."""
+    with sandbox(app) as jobs, pytest.raises(UsageError, match=r"sandbox\(app\)\.blocking\(\) as jobs"):
+        call(jobs)
+
+
+def test_a_timedelta_for_advance(app: Aether) -> None:
+    clock = FakeClock()
+    before = clock.now()
+    with sandbox(app, clock=clock).blocking() as jobs:
+        jobs.enqueue("Print", "later", "text", timedelta(hours=2))
+        assert [ran.job_name for ran in jobs.advance(timedelta(hours=1), hours=1)] == ["later"]
+        for wrong in (timedelta(-1), 3):
+            with pytest.raises(InvalidOption, match="advance"):
+                jobs.advance(wrong)
+    assert clock.now() - before == timedelta(hours=2)
+    assert clock.advance(timedelta(days=3)) - before == timedelta(days=3, hours=2)
+    assert clock.monotonic() == timedelta(days=3, hours=2).total_seconds()
+    with pytest.raises(InvalidOption, match="is a timedelta, or its arguments by name"):
+        clock.advance(3)  # type: ignore[arg-type]
+
+
+def test_what_the_app_says_gets_a_word_about_the_sandbox(app: Aether) -> None:
+    async def started_twice() -> None:
+        async with sandbox(app), app:
+            pass
+
+    async def waited() -> None:
+        async with sandbox(app):
+            await app.wait(await app.enqueue("Print", payload="text"), timeout=0.05)
+
+    def waited_blocking() -> None:
+        with sandbox(app).blocking() as jobs:
+            jobs.wait(jobs.enqueue("Print", payload="text"), timeout=0.05)
+
+    for run, error, said in (
+        (partial(anyio.run, started_twice), AlreadyStarted, "blocking(start=False)"),
+        (partial(anyio.run, waited), WaitTimeout, "`jobs.drain()` before the wait"),
+        (waited_blocking, WaitTimeout, "`jobs.drain()` before the wait"),
+    ):
+        with pytest.raises(error) as caught:
+            run()
+        assert said in caught.value.__notes__[0]
