@@ -14,7 +14,7 @@ import anyio
 import pytest
 from faulty import STORES, Faulty
 
-from aether_bg import SQLiteStore
+from aether_bg import SQLiteStore, hookimpl, schedule
 from aether_bg.errors import InvalidOption
 from aether_bg.testing.contracts import (
     Contract,
@@ -95,6 +95,9 @@ async def test_a_name_that_is_no_rule() -> None:
         store_contract(in_a_file, name="My store")
 
 
+claims_twice = STORES["claims twice"][2]
+
+
 def shell(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "aether_bg.testing.contracts", *arguments]
     return subprocess.run(command, cwd=HERE, capture_output=True, text=True, timeout=60, check=False)
@@ -104,12 +107,64 @@ def test_from_a_shell() -> None:
     good = shell("store", "test_doors:in_a_file", "-k", "name")
     assert (good.returncode, good.stderr) == (0, "")
     assert "0 broken" in good.stdout
-    bad = shell("store", "aether_bg:SQLiteStore", "-k", "one_store_id")
+    bad = shell("store", "test_doors:claims_twice", "-k", "each_job_once")
     assert bad.returncode == 1
-    assert "BROKEN test_store_one_store_id" in bad.stdout
+    assert "BROKEN test_store_each_job_once" in bad.stdout
     for wrong in ("store nowhere:make", "store faulty:STORES", "sofa x:y", "policy faulty:Faulty --not-durable"):
         assert shell(*wrong.split()).returncode == 2
+    assert "1 kept, 0 broken" in shell("policy", "test_doors:Lunch", "--words", "@lunch", "-k", "its_own_words").stdout
     assert "Check a plugin against the contract of its layer" in shell("--help").stdout
+
+
+class Lunch:
+    @hookimpl
+    def schedule_parse(self, text: str, timezone: str | None) -> schedule.Schedule | None:
+        return schedule.parse("0 12 * * *", timezone) if text == "@lunch" else None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("policy test_doors", "'test_doors' is not MODULE:FACTORY"),
+        ("scheduler test_doors:Lunch", "which is no scheduler: it lacks schedule_run"),
+        ("policy builtins:object", "no method is marked @hookimpl"),
+        ("store test_doors:Lunch", "called with an empty folder: TypeError: Lunch() takes no arguments"),
+        ("scheduler test_doors:in_a_file", "called with nothing: TypeError: in_a_file() missing 1"),
+        ("store test_doors:in_a_file --words @lunch", "--words are for policies"),
+    ],
+)
+def test_a_wrong_call_is_told_once_and_before_any_rule(arguments: str, said: str) -> None:
+    done = shell(*arguments.split())
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+
+
+def test_without_trio_the_rules_run_on_asyncio_alone(tmp_path: Path) -> None:
+    (tmp_path / "test_theirs.py").write_text(
+        "from aether_bg.testing import policy_contract\n"
+        "from test_doors import Lunch\n"
+        'globals().update(policy_contract(Lunch, words=["@lunch"]))\n'
+    )
+    (tmp_path / "without_trio.py").write_text(
+        "import sys\n"
+        "import pytest\n"
+        "class Finder:\n"
+        "    def __init__(self, finder): self.finder = finder\n"
+        "    def __getattr__(self, name): return getattr(self.finder, name)\n"
+        "    def find_spec(self, name, *more):\n"
+        "        return None if name.split('.')[0] == 'trio' else self.finder.find_spec(name, *more)\n"
+        "sys.meta_path[:] = map(Finder, sys.meta_path)\n"
+        "sys.exit(pytest.main(sys.argv[1:]))\n"
+    )
+    options = ["-v", "-p", "no:cacheprovider", "-p", "no:hypothesispytest"]
+    command = [sys.executable, "without_trio.py", *options, "test_theirs.py"]
+    environment = os.environ | {"PYTHONPATH": str(HERE)}
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False, env=environment
+    )
+    assert done.returncode == 0, done.stdout
+    assert "[asyncio]" in done.stdout
+    assert "trio]" not in done.stdout
 
 
 def test_a_strangers_broken_store_gets_a_sentence_from_pytest(tmp_path: Path) -> None:

@@ -6,8 +6,9 @@ In a test file of pytest, all of it at once:
 
     globals().update(store_contract(lambda place: MyStore(place / "jobs")))
 
-That makes one test function for each rule, run on asyncio and on trio; each has a folder of its own. Several plugins in
-one file have names: `store_contract(…, name="memory")`. Without pytest, on whatever event loop is running:
+That makes one test function for each rule, run on asyncio and, where it is installed, on trio; each has a folder of its
+own. Several plugins in one file have names: `store_contract(…, name="memory")`.
+Without pytest, on whatever event loop is running:
 
     report = await store_contract(make_store).run()
     print(report)          # what is broken and why, what was left out, how many rules hold

@@ -38,7 +38,8 @@ def store_contract(
     """The rules of the persistence hooks, for the store that `make(place)` makes.
 
     `durable`: made again at the same place, it has the same jobs. `shared`: also while the first is open; by default
-    as `durable`. `name`: part of the tests' names. `backends`: event loops to test on. `limit`: seconds per rule.
+    as `durable`. `name`: part of the tests' names. `backends`: event loops to test on; by default
+    those that are installed. `limit`: seconds per rule.
     """
 
     @asynccontextmanager

@@ -124,7 +124,7 @@ class StoreWorld:
 
 async def plugin_of(made: Any, stack: AsyncExitStack) -> Any:
     """A factory returns the plugin, or a context manager, async or not, that yields it and cleans up after it."""
-    if _implements_something(made):
+    if implements_something(made):
         return made
     if hasattr(type(made), "__aenter__"):
         return await stack.enter_async_context(made)
@@ -145,7 +145,7 @@ def implements(plugin: Any, hook: str) -> bool:
     return bool(getattr(hooks_of(plugin), hook).get_hookimpls())
 
 
-def _implements_something(thing: Any) -> bool:
+def implements_something(thing: Any) -> bool:
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     manager.register(thing)

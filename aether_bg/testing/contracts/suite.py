@@ -10,6 +10,7 @@ import re
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
@@ -21,7 +22,8 @@ from aether_bg.errors import InvalidOption, shown
 W = TypeVar("W")
 Check = Callable[[W], Awaitable[None]]
 
-BACKENDS: Final = ("asyncio", "trio")
+BACKENDS: Final = tuple(name for name in ("asyncio", "trio") if find_spec(name) is not None)
+"""The event loops that are installed: trio need not be."""
 
 
 class Broken(AssertionError):
