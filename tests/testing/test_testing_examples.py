@@ -23,12 +23,11 @@ EXAMPLES = Path(__file__).parents[2] / "examples" / "testing_jobs"
 def test_it_runs(tmp_path: Path, arguments: list[str], said: str) -> None:
     folder = shutil.copytree(EXAMPLES, tmp_path / "project", ignore=shutil.ignore_patterns("__pycache__"))
     files = sorted(path.name for path in folder.iterdir())
-    (folder / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n", encoding="utf-8")
     command = [sys.executable, "-B", "-W", "error", *arguments]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert said in done.stdout + done.stderr
-    assert [path.name for path in sorted(folder.glob("*.*")) if path.name != "pytest.ini" and path.is_file()] == files
+    assert [path.name for path in sorted(folder.glob("*.*")) if path.is_file()] == files
 
 
 def test_every_example_is_named_here() -> None:
