@@ -5,16 +5,19 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import subprocess
+import sys
 import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import anyio
+import attrs
 import pytest
 
 import aether_bg
-from aether_bg import Aether, Backoff
+from aether_bg import Aether, Backoff, JobContext, JobInfo, UnitOfWork
 from aether_bg._app.view import StoreView
 
 from .snippets import ROOT, Snippet, snippets, table
@@ -39,7 +42,7 @@ def test_code_runs_in_order(
     first.run(names)
     assert capsys.readouterr().out == "Hello, Ada!\nCOMPLETED\n"
     assert len([line for line in first.code.splitlines() if line.strip()]) == 8
-    assert len(rest) == 7
+    assert len(rest) == 8
     for snippet in rest:
         if snippet.words == ("python", "await"):
             anyio.run(run_awaiting, snippet, names)
@@ -47,6 +50,57 @@ def test_code_runs_in_order(
             snippet.run(names)
     anyio.run(names["test_a_reminder"])
     assert "COMPLETED" in capsys.readouterr().out
+
+
+def test_the_test_that_is_shown_runs_under_pytest_on_both_loops(tmp_path: Path) -> None:
+    """Pasted into a file, with nothing but the blocks it refers to."""
+    blocks = {snippet.section: snippet.code for snippet in reversed(snippets(DOCUMENT, "python"))}
+    lines = [
+        "from datetime import timedelta", "from aether_bg import Aether", 'app = Aether("jobs.db")', blocks["Handlers"],
+        'mail = SendEmail("ada@example.org", "Your order")', blocks["Testing your jobs"],
+    ]  # fmt: skip
+    (tmp_path / "test_pasted.py").write_text("\n".join(lines), encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-v", "-W", "error", "-p", "no:cacheprovider", "test_pasted.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout
+    for backend in ("asyncio", "trio"):
+        assert f"test_a_reminder[{backend}] PASSED" in done.stdout
+
+
+def test_a_plain_handler_enqueues_as_it_says(tmp_path: Path) -> None:
+    app, seen = Aether(tmp_path / "jobs.db"), list[str]()
+
+    @app.handler("Next")
+    def send_email(text: str) -> None:
+        seen.append(text)
+
+    @app.handler("First")
+    def first(mail: str, uow: UnitOfWork) -> None:
+        (said,) = re.findall(r"`(uow\.run\(.*\))`\.", (ROOT / DOCUMENT).read_text(encoding="utf-8"))
+        eval(said, {"uow": uow, "send_email": send_email, "mail": mail})
+
+    with app.blocking() as jobs:
+        jobs.enqueue(first, payload="text")
+        jobs.drain()
+    assert seen == ["text"]
+
+
+def test_commands_of_the_shell() -> None:
+    (said,) = re.findall(r"^`aether-bg --help`: (.*)\.$", (ROOT / DOCUMENT).read_text(encoding="utf-8"), re.M)
+    command = [sys.executable, "-m", "aether_bg.cli", "--help"]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert set(said.split(", ")) == set(re.findall(r"^  (\w+) ", shown.split("Commands:")[1], re.M))
+
+
+@pytest.mark.parametrize("kind", [JobContext, JobInfo])
+def test_fields(kind: type) -> None:
+    named = [name for row in table(DOCUMENT, kind.__name__) for name in re.findall(r"`(\w+)`", row[0])]
+    there = {field.name for field in attrs.fields(kind)} | {
+        name for name, value in vars(kind).items() if isinstance(value, property)
+    }
+    assert len(set(named)) == len(named)
+    assert set(named) <= there
+    assert kind is JobInfo or set(named) == there
 
 
 def test_commands_name_what_is_there() -> None:
