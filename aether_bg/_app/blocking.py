@@ -101,7 +101,8 @@ class Blocking(_Plain[OwnerVerbs]):
     @contextmanager
     def unit_of_work(self) -> Iterator[UnitOfWork]:
         """As `Aether.unit_of_work`: all of it, or nothing."""
-        with self._live_portal.wrap_async_context_manager(self._target.unit_of_work()) as unit:
+        with _unless_forked() as stack:
+            unit = stack.enter_context(self._live_portal.wrap_async_context_manager(self._target.unit_of_work()))
             if current.get() is not None:
                 yield unit
                 return
@@ -117,16 +118,22 @@ _left: list[ExitStack] = []
 
 
 @contextmanager
-def blocking(app: AbstractAsyncContextManager[OwnerVerbs], backend: str) -> Iterator[Blocking]:
+def _unless_forked() -> Iterator[ExitStack]:
+    """Left in a forked child, what has been entered is not ended: the thread that would do it is the parent's (P2)."""
     pid = os.getpid()
     with ExitStack() as stack:
-        portal = stack.enter_context(start_blocking_portal(backend))
-        running = stack.enter_context(portal.wrap_async_context_manager(app))
         try:
-            yield Blocking(running, portal)
+            yield stack
         finally:
-            if os.getpid() != pid:  # a forked child: the thread that would end the app is the parent's (PROTOCOL P2)
+            if os.getpid() != pid:
                 _left.append(stack.pop_all())
+
+
+@contextmanager
+def blocking(app: AbstractAsyncContextManager[OwnerVerbs], backend: str) -> Iterator[Blocking]:
+    with _unless_forked() as stack:
+        portal = stack.enter_context(start_blocking_portal(backend))
+        yield Blocking(stack.enter_context(portal.wrap_async_context_manager(app)), portal)
 
 
 def run_until_signal(

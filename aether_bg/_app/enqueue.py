@@ -41,7 +41,7 @@ class Enqueues:
         if unit is not None:
             return await self._join(unit, job, named=job_name is not None, if_exists=if_exists)
         while True:
-            if self._engine.writes.idle:
+            if self._engine.writes.idle and self._engine.claim_error is None:
                 self._engine.expect(job.due_at)  # so that a claim can share its commit
             try:
                 await self._engine.writes.write(Add(job))

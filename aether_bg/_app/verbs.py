@@ -162,13 +162,18 @@ class OwnerVerbs(Verbs):
         await self._jobs.resume(job)
 
     async def drain(self) -> None:
-        """Run whatever is due, and what that makes due, until nothing is; whatever the scheduler."""
+        """Run whatever is due, and what that makes due, until nothing is; whatever the scheduler.
+
+        Raises a `StoreError` when the store is in trouble.
+        """
         engine = self._running.engine
         work.outside("drain")
         attempts = engine.attempts
         while True:
             busy, started = attempts.busy, attempts.started
             due = await engine.fire_due()
+            if engine.claim_error is not None:
+                raise engine.claim_error
             quiet = not busy and started == attempts.started  # else something may have become due meanwhile
             if quiet and (due is None or due > engine.clock.now()):
                 return

@@ -115,13 +115,15 @@ class Core:
         latest = now + timedelta(seconds=NAP)
         self._alarm = min(due for due in (when, self._expected, latest) if due is not None)
         wait = (self._alarm - now).total_seconds()
-        if wait > 0:
-            with anyio.move_on_after(wait):
-                await self._woken.wait()
-        else:
-            await anyio.sleep(0)
-        self._alarm = None
-        self._woken = anyio.Event()
+        try:
+            if wait > 0:
+                with anyio.move_on_after(wait):
+                    await self._woken.wait()
+            else:
+                await anyio.sleep(0)
+        finally:
+            self._alarm = None
+            self._woken = anyio.Event()
 
     def report(self, part: str, problem: BaseException | str) -> None:
         error = problem if isinstance(problem, BaseException) else None

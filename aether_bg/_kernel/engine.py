@@ -39,6 +39,8 @@ class Engine(Core):
         self._knocking = 0
         """Slots kept for triggers whose claim is on its way."""
         self._trouble = 0.0
+        self.claim_error: StoreError | None = None
+        """Why the last claim failed, if it did."""
 
     @property
     def free(self) -> int:
@@ -49,31 +51,37 @@ class Engine(Core):
     async def fire_due(self) -> datetime | None:
         while self.free < 1 and not self.stopping:
             await self.attempts.room(NAP)
+        self.expect_nothing()
         if self.stopping:
             return None
+        try:
+            claim, claimed = await self._claim_due()
+        except StoreError as error:
+            return await self._claim_failed(error)
+        self._trouble, self.claim_error = 0.0, None
+        if len(claimed.jobs) >= claim.limit > 0:
+            return claim.now
+        return claimed.next_due
+
+    async def _claim_due(self) -> tuple[Claim, Claimed]:
         async with self._claiming:
             claim = Claim(
                 owner=self.owner, now=self.clock.now(), limit=self.free, handlers=tuple(self.handlers),
                 suspect=not self.suspect_running,
             )  # fmt: skip
-            self.expect_nothing()
             with anyio.CancelScope(shield=True):  # between commit and start no cancellation may come (PROTOCOL C5)
-                try:
-                    claimed = await self.calls.claim(claim)
-                except StoreError as error:
-                    return self._claim_failed(error)
-                self._trouble = 0.0
+                claimed = await self.calls.claim(claim)
                 for job in claimed.jobs:
                     self.attempts.start(job)
-        if len(claimed.jobs) >= claim.limit > 0:
-            return claim.now
-        return claimed.next_due
+            return claim, claimed
 
-    def _claim_failed(self, error: StoreError) -> datetime:
+    async def _claim_failed(self, error: StoreError) -> datetime:
         """Back off 50 ms to 5 s (PROTOCOL W2)."""
         self._trouble = min(max(self._trouble * 2, _BACKOFF[0]), _BACKOFF[1])
+        self.claim_error = error
         self.report("claiming", error)
-        return self.clock.now() + timedelta(seconds=self._trouble)
+        await anyio.sleep(self._trouble)
+        return self.clock.now()
 
     async def fire(self, store_id: UUID, job_id: UUID, seq: int, occurrence: datetime) -> Fired:
         """In a task of the kernel's: the caller may be cancelled at any moment (PROTOCOL C5)."""

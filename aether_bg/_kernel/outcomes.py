@@ -103,17 +103,30 @@ class Outcomes:
                 return self._done(outcome)  # the next start recovers it
             await anyio.sleep(outcome.wait)
             outcome.wait = min(outcome.wait * 2, 5.0)
-        elif isinstance(error, StoreRefused) and isinstance(outcome.ending, states.Completed):
+        elif isinstance(error, StoreRefused) and await self._completed_before(outcome):
             core.report(f"outcome of {attempt}", error)
-            attempt.work = None  # its occurrence has completed before: what that one wrote stands (PROTOCOL C6)
+            attempt.work = None  # what the other one wrote stands (PROTOCOL C6)
             outcome.ending = states.Repeated(error=text_of(error))
         elif attempt.work is not None and attempt.handler is not None:
             attempt.work = None  # an error in the unit's own SQL is a failure of the handler (PROTOCOL W8)
             outcome.ending = decide(core, attempt, attempt.handler, Raised(error))
         else:
             core.report(f"outcome of {attempt}", error)
-            return self._done(outcome)
+            if isinstance(outcome.ending, states.Failed):
+                return self._done(outcome)
+            outcome.ending = states.Failed(error=text_of(error))
         return self.record(outcome)
+
+    async def _completed_before(self, outcome: Outcome) -> bool:
+        job = outcome.job
+        if not isinstance(outcome.ending, states.Completed):
+            return False
+        try:
+            runs = await self._core.calls.history(job.id, 1000)
+        except StoreError as error:
+            self._core.report("history", error)
+            return False
+        return any(run.outcome is RunOutcome.COMPLETED and run.occurrence == job.occurrence for run in runs)
 
     def _announce(self, attempt: Attempt, job: JobInfo, change: Change) -> None:
         core = self._core

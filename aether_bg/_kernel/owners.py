@@ -39,6 +39,8 @@ class Owners:
         self._next_sweep = 0.0
         self._lead = math.inf
         """Of the wall clock over the monotonic one, at the last look."""
+        self._gone_back = True
+        """Retries may wait by a clock that has gone back since, before this start or after."""
         self._late: dict[tuple[UUID, int], JobInfo] = {}
         self._warned: set[tuple[UUID, int]] = set()
 
@@ -189,11 +191,16 @@ class Owners:
         engine, now = self._engine, self._engine.clock.now()
         lead = now.timestamp() - engine.clock.monotonic()
         before, self._lead = self._lead, lead
-        if lead > before - GONE_BACK:
+        self._gone_back = self._gone_back or lead <= before - GONE_BACK
+        if not self._gone_back:
             return
-        for row in await engine.calls.find(Query(begun_after=now)):
-            if row.handler_name in engine.handlers and (change := states.hasten(row, now)) is not None:
-                await self._save(change)
+        left = False
+        for name in sorted(engine.handlers):
+            for row in await engine.calls.find(Query(handler_name=name, begun_after=now)):
+                left = True
+                if (change := states.hasten(row, now)) is not None:
+                    await self._save(change)
+        self._gone_back = left  # until a look finds none: some may have moved on meanwhile, or be beyond the limit
 
     async def _save(self, change: Change) -> bool:
         try:

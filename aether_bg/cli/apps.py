@@ -60,7 +60,7 @@ def load_app(text: str) -> Aether:
         try:
             found = getattr(found, part)
         except AttributeError:
-            near = [name for name, value in vars(found).items() if isinstance(value, Aether)]
+            near = [name for name, value in getattr(found, "__dict__", {}).items() if isinstance(value, Aether)]
             remedy = f"Did you mean {module}:{near[0]}?" if near else _EXAMPLE
             raise InvalidOption(what, f"{module} has no {path!r}", remedy) from None
     if not isinstance(found, Aether):

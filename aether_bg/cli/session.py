@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
+import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -39,7 +41,8 @@ def operate(path: Path, act: Callable[[Operator], Awaitable[R]], plugins: Sequen
         async with operating(app) as operator:
             return await act(operator)
 
-    return anyio.run(session)
+    with contextlib.redirect_stdout(sys.stderr):  # what plugins print is not our output
+        return anyio.run(session)
 
 
 def _wait_for_writers(path: Path) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import sqlite3
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -13,7 +14,7 @@ from uuid import uuid4
 import anyio
 import pytest
 
-from aether_bg import Aether, JobStatus, RunOutcome, StoreError, UnitOfWork
+from aether_bg import Aether, Backoff, JobStatus, RunOutcome, SQLiteStore, StoreError, UnitOfWork, hookimpl
 from aether_bg._kernel import owners
 from aether_bg.errors import StoreBusy
 from aether_bg.model import Fired
@@ -160,3 +161,174 @@ async def test_an_overdue_job_is_told_of_at_the_second_look(
             await anyio.sleep(0.05)
         assert (await app.health())["problems"] == {}, "told once"
         await app.drain()
+
+
+async def test_a_deferred_constraint_is_paid_for_by_its_own_unit(make_app: Callable[..., Aether], path: Path) -> None:
+    """It breaks at the commit, which others share (PROTOCOL W1)."""
+    ran = []
+    app = make_app()
+
+    @app.handler("Work")
+    async def work(n: int) -> None:
+        ran.append(n)
+
+    async def innocent(n: int) -> None:
+        await app.wait(await app.enqueue("Work", payload=n), 20)
+
+    async def guilty() -> None:
+        with pytest.raises(sqlite3.IntegrityError, match="FOREIGN KEY"):
+            async with app.unit_of_work() as uow:
+                uow.execute("INSERT INTO child VALUES (99)")
+
+    async with app:
+        with contextlib.closing(sqlite3.connect(path)) as conn, conn:
+            conn.execute("CREATE TABLE parent (id INTEGER PRIMARY KEY)")
+            conn.execute("CREATE TABLE child (p REFERENCES parent (id) DEFERRABLE INITIALLY DEFERRED)")
+        for _ in range(5):
+            async with anyio.create_task_group() as group:
+                for n in range(12):
+                    group.start_soon(innocent, n)
+                    group.start_soon(guilty)
+    assert sorted(ran) == sorted([*range(12)] * 5)
+
+
+async def test_what_the_schema_refuses_of_a_unit_is_a_failure_of_its_handler(app: Aether, path: Path) -> None:
+    """No duplicate: the occurrence had not completed before (PROTOCOL W8)."""
+
+    @app.handler("Order")
+    async def order(uow: UnitOfWork) -> None:
+        uow.execute("INSERT INTO orders VALUES (1)")
+        uow.run(lambda tx: tx.enqueue("Order", "another"))
+
+    async with app:
+        with contextlib.closing(sqlite3.connect(path)) as conn, conn:
+            conn.execute("CREATE TABLE orders (one)")
+            conn.execute(
+                "CREATE TRIGGER quota BEFORE INSERT ON jobs WHEN NEW.job_name = 'another' "
+                "BEGIN SELECT RAISE(ABORT, 'the quota is used up'); END"
+            )
+        job = await app.wait(await app.enqueue("Order", "first"), 10)
+        assert job.status is JobStatus.FAILED
+        assert "the quota is used up" in (job.last_error or "")
+    with contextlib.closing(sqlite3.connect(path)) as conn:
+        assert conn.execute("SELECT count(*) FROM orders").fetchone() == (0,)
+
+
+class Moody:
+    """A store that is in trouble when it is told so, at one hook."""
+
+    def __init__(self, path: Path, hook: str) -> None:
+        self._inner, self._hook = SQLiteStore(path), hook
+        self.trouble = 0
+
+    async def _asked(self, hook: str, *args: Any) -> Any:
+        if hook == self._hook and self.trouble:
+            self.trouble -= 1
+            raise StoreBusy("the store", "is busy", "Wait.")
+        return await getattr(self._inner, hook)(*args)
+
+    @hookimpl
+    async def store_transact(self, writes: Any) -> Any:
+        return await self._asked("store_transact", writes)
+
+    @hookimpl
+    async def store_claim(self, claim: Any) -> Any:
+        return await self._asked("store_claim", claim)
+
+    @hookimpl
+    async def store_heartbeat(self, beat: Any) -> Any:
+        return await self._asked("store_heartbeat", beat)
+
+    @hookimpl
+    async def store_find(self, query: Any) -> Any:
+        hook = "begun_after" if query.begun_after is not None else "store_find"
+        return await self._asked(hook, query) if hook == "store_find" else await self._looked(query)
+
+    async def _looked(self, query: Any) -> Any:
+        if self._hook == "begun_after" and self.trouble:
+            self.trouble -= 1
+            raise StoreBusy("the store", "is busy", "Wait.")
+        return await self._inner.store_find(query)
+
+    @hookimpl
+    async def store_history(self, job_id: Any, limit: int) -> Any:
+        return await self._asked("store_history", job_id, limit)
+
+    @hookimpl
+    async def store_stats(self) -> Any:
+        return await self._asked("store_stats")
+
+    @hookimpl
+    async def store_purge(self, purge: Any) -> Any:
+        return await self._asked("store_purge", purge)
+
+    @hookimpl
+    async def lifecycle_start(self, kernel: Any, stack: Any) -> None:
+        await self._inner.lifecycle_start(kernel, stack)
+
+
+async def test_drain_says_that_it_could_not_claim(make_app: Callable[..., Aether], path: Path, step: Any) -> None:
+    store = Moody(path, "store_claim")
+    app = make_app(store, scheduler=step)
+    app.handler("Work")(lambda: None)
+    async with app:
+        await app.enqueue("Work", "job")
+        store.trouble = 1
+        with pytest.raises(StoreBusy):
+            await app.drain()
+        await app.drain()
+        assert (await app.wait("job")).status is JobStatus.COMPLETED
+
+
+async def test_a_clock_put_back_is_not_forgotten_in_trouble(
+    make_app: Callable[..., Aether], path: Path, clock: FakeClock, step: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PROTOCOL R4: a retry that was to come in five seconds comes in five seconds of the new time."""
+    monkeypatch.setattr(owners, "LOOK", 0.01)
+    store = Moody(path, "begun_after")
+    app = make_app(store, scheduler=step, clock=clock)
+
+    @app.handler("Fails", retries=1, backoff=Backoff(first=5, jitter=0))
+    async def fails() -> None:
+        raise ValueError
+
+    async with app:
+        id_ = await app.enqueue("Fails")
+        await app.drain()
+        store.trouble = 3
+        clock.set(clock.now() - timedelta(days=1))
+        with anyio.fail_after(20):
+            while True:
+                row = await app.store.get(id_)
+                assert row is not None
+                assert row.due_at is not None
+                if row.due_at <= clock.now() + timedelta(seconds=6):
+                    break
+                await anyio.sleep(0.01)
+        assert store.trouble == 0
+
+
+async def test_a_due_job_that_must_wait_for_the_stop_makes_nobody_spin(make_app: Callable[..., Aether]) -> None:
+    app = make_app(concurrency=1, grace=2)
+    begun = anyio.Event()
+
+    @app.handler("Slow")
+    async def slow() -> None:
+        begun.set()
+        await anyio.sleep(1)
+
+    looks = 0
+    async with app:
+        engine = app._running.engine
+        sleep = engine.sleep_until
+
+        async def counted(when: Any) -> None:
+            nonlocal looks
+            looks += 1
+            await sleep(when)
+
+        engine.sleep_until = counted  # type: ignore[method-assign]
+        await app.enqueue("Slow")
+        await begun.wait()
+        await app.enqueue("Slow")
+    assert looks < 50

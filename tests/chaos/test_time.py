@@ -19,7 +19,8 @@ import pytest
 
 from aether_bg import Aether, Backoff, JobContext, JobStatus, RunOutcome
 from aether_bg._kernel import owners
-from aether_bg._rules import occurrences, states
+from aether_bg._rules import occurrences
+from aether_bg._rules.states import endings
 from aether_bg.testing import FakeClock
 from chaos.harness import TESTS, World
 from chaos.plugins import Hook
@@ -126,7 +127,7 @@ def test_down_for_an_hour(tmp_path: Path, count: int, full: bool, monkeypatch: p
     cap = 1000
     if not full:
         cap = 100
-        for room in (occurrences, states):
+        for room in (occurrences, endings):
             monkeypatch.setattr(room, "KEPT", cap)
 
     async def main(number: int) -> None:

@@ -20,7 +20,7 @@ import anyio
 import anyio.to_thread
 
 from aether_bg.bridge import Bridge
-from aether_bg.errors import ForkedProcess, InvalidOption, NotStarted, shown
+from aether_bg.errors import ForkedProcess, InvalidOption, NotStarted, UsageError, shown
 from aether_bg.hookspecs import hookimpl
 from aether_bg.model import Alive, Claim, Claimed, Heartbeat, JobInfo, JobRun, Purge, Query, Save, Stats, Write
 from aether_bg.plugins.sqlite import changes, claims, files, queries
@@ -59,6 +59,8 @@ class SQLiteStore:
         self._file: OpenFile | None = None
         self._users: list[Kernel] = []
         self._opening: anyio.Event | None = None
+        self._bridge: Bridge | None = None
+        """To the loop that it is open on."""
 
     def __repr__(self) -> str:
         return f"<SQLiteStore {str(self.path)!r}{'' if self._file is None else ' open'}>"
@@ -78,10 +80,16 @@ class SQLiteStore:
     async def lifecycle_start(self, kernel: Kernel, stack: AsyncExitStack) -> None:
         while self._opening is not None:  # an app and its client may start at the same moment
             await self._opening.wait()
+        if self._bridge is not None and not self._bridge.is_here:
+            raise UsageError(
+                repr(self), "it is open on another event loop",
+                "Give the other loop a store of its own: Aether(…) anew, on the same path.",
+            )  # fmt: skip
         if self._file is None:
-            self._opening = opening = anyio.Event()
+            self._opening, bridge = (opening := anyio.Event()), Bridge()
             try:
-                self._file = await anyio.to_thread.run_sync(OpenFile, self.path, self.busy, Bridge(), self._wake)
+                self._file = await anyio.to_thread.run_sync(OpenFile, self.path, self.busy, bridge, self._wake)
+                self._bridge = bridge
             finally:
                 self._opening = None
                 opening.set()
@@ -96,7 +104,7 @@ class SQLiteStore:
     async def _close(self, kernel: Kernel) -> None:
         self._users.remove(kernel)
         if not self._users and self._file is not None:
-            file, self._file = self._file, None
+            file, self._file, self._bridge = self._file, None, None
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(file.close)
 
@@ -106,7 +114,7 @@ class SQLiteStore:
         rank = Rank.OUTCOME if writes and isinstance(writes[0], Save) else Rank.OTHER
         results = await file.write(lambda conn: changes.transact(conn, writes, file.writer.guard), rank)
         # an app and its client share one connection, which does not see itself write
-        if rank is Rank.OTHER and len(self._users) > 1:
+        if len(self._users) > 1:
             self._wake()
         return results
 

@@ -56,15 +56,22 @@ class WriteLock:
         """
         if self._fd < 0:
             return True
-        fd, came = os.dup(self._fd), threading.Event()
+        fd, ended = os.dup(self._fd), threading.Event()
+        failed: list[OSError] = []
 
         def wait() -> None:
-            fcntl.flock(fd, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX)
+            except OSError as error:
+                failed.append(error)
             os.close(fd)  # the other descriptor holds the lock, if it is still open
-            came.set()
+            ended.set()
 
         threading.Thread(target=wait, name="aether_bg write lock", daemon=True).start()
-        return came.wait(seconds)
+        came = ended.wait(seconds)
+        if failed:
+            raise failed[0]
+        return came
 
     def close(self) -> None:
         """Close without unlocking: after a fork the lock belongs to the parent as well."""

@@ -194,6 +194,11 @@ class Writer:
     def _end(self, ran: list[Operation]) -> list[Operation]:
         try:
             self._conn.execute(f"COMMIT {self.guard.mark}")
+        except sqlite3.IntegrityError as error:  # a deferred constraint of the user's tables: one of them breaks it
+            self._conn.execute(f"ROLLBACK {self.guard.mark}")
+            if len(ran) == 1:
+                return [self._fail(ran[0], ran[0].error or error)]
+            return self._each_alone(ran)
         except sqlite3.Error as error:
             return self._undone(ran, error)
         return [self._settle(op) for op in ran]
@@ -205,8 +210,11 @@ class Writer:
             culprit.error = _rolled_back()
         if files.lost_transaction(culprit.error):
             return self._undone(ran, culprit.error)
-        done = [self._settle(culprit)]
-        for op in before:
+        return [self._settle(culprit), *self._each_alone(before)]
+
+    def _each_alone(self, ops: list[Operation]) -> list[Operation]:
+        done: list[Operation] = []
+        for op in ops:
             op.result = op.error = None
             try:
                 self._conn.execute(f"BEGIN IMMEDIATE {self.guard.mark}")
