@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Final, Literal
 
 from aether_bg import Aether
-from aether_bg.errors import AlreadyStarted, InvalidOption, WaitTimeout, shown
+from aether_bg.errors import AlreadyStarted, InvalidOption, UsageError, WaitTimeout, shown
 from aether_bg.plugins.inprocess import InProcess
 from aether_bg.testing.clock import FakeClock
 from aether_bg.testing.jobs import Jobs
@@ -65,6 +65,8 @@ class Sandbox:
         app, still = self._app, Still()
         if app._run is not None:
             raise AlreadyStarted(repr(app), "it runs already, in a sandbox or without one", "Leave that block first.")
+        if any(isinstance(plugin, Still) for plugin in app.plugins.all):
+            raise UsageError(repr(app), "it is in a sandbox already", "Leave that block first.")
         trial = self._trial(still)
         self._before = dict(vars(app))
         vars(app).update(vars(trial))
@@ -74,10 +76,13 @@ class Sandbox:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        running = self._app._run is not None
         vars(self._app).clear()
         vars(self._app).update(self._before)
         if kind is None:
             self._jobs.close()
+            if running:
+                raise UsageError("the end of a sandbox", "its app runs still", "Let it stop within the block.")
 
     def _trial(self, still: Still) -> Aether:
         """An app with the same registrations on other foundations."""
@@ -93,7 +98,7 @@ class Sandbox:
             trial.provide(kind, factory, ping=ping)
         for kind, fake in self._override.items():
             trial.provide(kind, _factory(fake))
-        trial.handlers, trial.declared, trial.provided = app.handlers, app.declared, app.provided
+        trial.handlers, trial.declared, trial.provided = app.handlers, [*app.declared], [*app.provided]
         self._check_wanted(trial)
         return trial
 

@@ -15,7 +15,7 @@ from anyio.from_thread import BlockingPortal
 
 from aether_bg.errors import NotStarted
 from aether_bg.hookspecs import hookimpl
-from aether_bg.model import Decision, Failure, JobContext, JobInfo, JobRun, Raised, RunOutcome
+from aether_bg.model import Decision, Failure, JobContext, JobInfo, JobRun, JobStatus, Query, Raised, RunOutcome
 from aether_bg.protocols import Kernel
 
 _FAILED: Final = (RunOutcome.FAILED, RunOutcome.TIMED_OUT, RunOutcome.CRASHED)
@@ -67,6 +67,8 @@ class Still:
     def __init__(self) -> None:
         self._begun: list[JobInfo] = []
         self._raised: dict[tuple[UUID, int], BaseException] = {}
+        self._told: set[tuple[UUID, int]] = set()
+        """Failed jobs that a `take` has told of."""
         self._changed = Condition()
         self._kernel: Kernel | None = None
         self._portal: BlockingPortal | None = None
@@ -105,7 +107,7 @@ class Still:
 
     # -- what ran --------------------------------------------------------------------------------
 
-    @hookimpl(tryfirst=True)
+    @hookimpl(trylast=True)  # outermost: what the other wraps raise is seen as well
     def dispatch_wrap(self, ctx: JobContext) -> AbstractAsyncContextManager[Any]:
         return self._noting(ctx)
 
@@ -130,6 +132,7 @@ class Still:
         begun, self._begun = self._begun, []
         raised, self._raised = self._raised, {}
         kernel = await self.kernel()
+        begun += await self._never_begun(kernel, {job.id for job in begun})
         ended: dict[tuple[UUID, int], JobRun] = {}
         for job_id, times in Counter(job.id for job in begun).items():
             runs = await kernel.store.history(job_id, _ROWS * times)
@@ -138,6 +141,14 @@ class Still:
             Ran(job, ended.get((job.id, job.seq)) or _purged(job), raised.get((job.id, job.seq)))
             for job in begun
         ]  # fmt: skip
+
+    async def _never_begun(self, kernel: Kernel, begun: set[UUID]) -> list[JobInfo]:
+        """Jobs that have failed since the last time and got to no wrap: a payload that cannot be decoded, a schedule
+        that nobody knows. As they were at their claim."""
+        failed = await kernel.store.find(Query(status=(JobStatus.FAILED,)))
+        fresh = [job for job in failed if job.id not in begun and (job.id, job.seq) not in self._told]
+        self._told |= {(job.id, job.seq) for job in failed}
+        return [attrs.evolve(job, seq=job.seq - 1, status=JobStatus.RUNNING) for job in fresh]
 
 
 def _purged(job: JobInfo) -> JobRun:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,15 +20,17 @@ from aether_bg import (
     AlreadyStarted,
     InvalidOption,
     JobConflict,
+    JobContext,
     JobStatus,
     NotStarted,
     SQLiteStore,
     StoreFolderMissing,
     UnresolvedDependency,
+    UsageError,
     hookimpl,
 )
 from aether_bg.protocols import Kernel
-from aether_bg.testing import FakeClock, sandbox
+from aether_bg.testing import FakeClock, JobFailed, sandbox
 
 pytestmark = pytest.mark.anyio
 
@@ -294,3 +298,55 @@ async def test_errors_are_those_of_the_app(app: Aether) -> None:
         assert (await jobs.drain()) == []
         (job,) = await app.store.find(handler_name="Print")
         assert job.status is JobStatus.CANCELLED
+
+
+async def test_what_fails_before_the_handler_is_not_passed_over() -> None:
+    """A wrap that refuses, a payload that cannot be decoded."""
+
+    class Tenant:
+        @hookimpl(trylast=True)
+        @asynccontextmanager
+        async def dispatch_wrap(self, ctx: JobContext) -> AsyncIterator[None]:
+            if ctx.job.job_name == "refused":
+                raise LookupError("no such tenant")
+            yield
+
+    class Codec:
+        def encode(self, payload: Any) -> Any:
+            return {"sealed": payload}
+
+        def decode(self, stored: Any) -> Any:
+            return stored["key"] if stored["sealed"] == "lost" else stored["sealed"]
+
+    class Sealed:
+        @hookimpl
+        def dispatch_codec(self) -> Codec:
+            return Codec()
+
+    app = Aether(":memory:", scheduler="timer", plugins=[Tenant(), Sealed()])
+    app.handler("Work")(lambda payload: None)
+    async with sandbox(app) as jobs:
+        await app.enqueue("Work", "refused", "x")
+        with pytest.raises(JobFailed, match="no such tenant"):
+            await jobs.drain()
+        await app.enqueue("Work", "undecodable", "lost")
+        with pytest.raises(JobFailed, match=r"undecodable.*cannot be decoded"):
+            await jobs.drain()
+        await app.enqueue("Work", "fine", "x")
+        assert [ran.job_name for ran in await jobs.drain()] == ["fine"], "each failure is told once"
+
+
+async def test_one_sandbox_at_a_time_and_no_longer_than_its_app(app: Aether, mailer: FakeMailer) -> None:
+    before = dict(vars(app))
+    with sandbox(app, override={Mailer: mailer}), pytest.raises(UsageError, match="in a sandbox already"):
+        sandbox(app).__enter__()
+    assert vars(app) == before
+    left = sandbox(app, override={Mailer: mailer})
+    left.__enter__()
+    await app.__aenter__()
+    run = app._run
+    with pytest.raises(UsageError, match="its app runs still"):
+        left.__exit__(None, None, None)
+    assert vars(app) == before
+    assert run is not None
+    await run.stop()
