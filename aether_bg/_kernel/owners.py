@@ -19,7 +19,7 @@ from aether_bg.model import Alive, Change, Claim, Heartbeat, JobInfo, JobStatus,
 log = logging.getLogger("aether_bg")
 
 LOOK: Final = 0.3
-"""Seconds between looks at the other owners' locks (PROTOCOL P3); twice that while alone and idle."""
+"""Seconds between looks at the other owners' locks (PROTOCOL P3); three times that while alone and idle."""
 UNKNOWN: Final = 60.0
 """Seconds that a due job waits for some process to have its handler (PROTOCOL C7)."""
 GONE_BACK: Final = 0.05
@@ -61,7 +61,7 @@ class Owners:
     async def run(self) -> None:
         while True:
             watching = self._company or self._engine.attempts.running
-            await self._engine.look.wait(LOOK if watching else 2 * LOOK)
+            await self._engine.look.wait(LOOK if watching else 3 * LOOK)
             known = dict(self._engine.attempts.running)
             try:
                 alive = await self._beat()
