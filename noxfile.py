@@ -6,6 +6,7 @@ The usual runs the tests on every supported Python that is found here, then styl
 from __future__ import annotations
 
 import os
+import os
 import re
 import shutil
 import subprocess
@@ -19,6 +20,9 @@ PROJECT = tomllib.loads((HERE / "pyproject.toml").read_text(encoding="utf-8"))
 PYTHONS = nox.project.python_versions(PROJECT)
 # what examples/ use beyond the package
 EXAMPLES = ["fastapi", "uvicorn", "cryptography", "opentelemetry-sdk", "lmdb", "apscheduler<4", "sqlalchemy"]
+
+# more than cores: most tests wait for processes and clocks
+WORKERS = str(2 * (os.cpu_count() or 1))
 
 nox.options.sessions = ["tests", "lint", "types"]
 nox.options.error_on_missing_interpreters = False
@@ -55,7 +59,7 @@ def run_pytest(session: nox.Session, *arguments: str) -> None:
 def tests(session: nox.Session) -> None:
     """The whole suite but for chaos; tests of the real sidecar skip where there is none."""
     session.install("-q", ".[test]", *EXAMPLES)
-    run_pytest(session, "-n", "2", "--dist", "loadfile", *session.posargs)
+    run_pytest(session, "-n", WORKERS, "--dist", "loadfile", *session.posargs)
 
 
 @nox.session(name="lowest", python=found()[:1])
@@ -64,7 +68,7 @@ def lowest_dependencies(session: nox.Session) -> None:
     session.install("-q", ".[test]", *EXAMPLES)
     session.install("-q", *lowest())
     core = ["tests/app", "tests/test_state_machine.py", "tests/plugins"]
-    run_pytest(session, "-n", "2", "--dist", "loadfile", *core, *session.posargs)
+    run_pytest(session, "-n", WORKERS, "--dist", "loadfile", *core, *session.posargs)
 
 
 @nox.session
