@@ -6,7 +6,6 @@ The usual runs the tests on every supported Python that is found here, then styl
 from __future__ import annotations
 
 import os
-import os
 import re
 import shutil
 import subprocess
