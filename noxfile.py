@@ -21,7 +21,7 @@ PYTHONS = nox.project.python_versions(PROJECT)
 EXAMPLES = ["fastapi", "uvicorn", "cryptography", "opentelemetry-sdk", "lmdb", "apscheduler<4", "sqlalchemy"]
 
 # more than cores: most tests wait for processes and clocks
-WORKERS = str(2 * (os.cpu_count() or 1))
+WORKERS = str(min(8, 2 * (os.cpu_count() or 1)))
 
 nox.options.sessions = ["tests", "lint", "types"]
 nox.options.error_on_missing_interpreters = False
