@@ -405,6 +405,8 @@ class Moves(RuleBasedStateMachine):
                 assert job.schedule_rev == was.schedule_rev + 1, f"C1: {kind} while RUNNING raises schedule_rev"
             same = ("seq", "owner", "attempt", "due_at", "occurrence", "last_occurrence", "occurrences", "started_at")
             for name in same:
+                if name == "last_occurrence" and kind == "resume":
+                    continue  # what passed while it was paused is closed beside the run: it may grow, as below
                 assert getattr(was, name) == getattr(job, name), f"C1: {kind} while RUNNING moved {name}"
         if kind == "update":
             assert job.schedule_rev == was.schedule_rev + (was.status is JobStatus.RUNNING or step), "U1: schedule_rev"
@@ -450,7 +452,7 @@ Moves.TestCase.settings = settings(
     database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-TestMoves = Moves.TestCase
+TestMoves = pytest.mark.timeout(600)(Moves.TestCase)  # a failing example takes its time to be made small
 
 
 # -- examples --------------------------------------------------------------------------------------
