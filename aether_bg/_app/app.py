@@ -221,12 +221,8 @@ class Aether(OwnerVerbs):
 
     @asynccontextmanager
     async def _client(self) -> AsyncIterator[Client]:
-        run = self._make_run(client=True)
-        await run.start()
-        try:
+        async with self._make_run(client=True) as run:
             yield Client(run)
-        finally:
-            await run.stop()
 
     def run(self, *, backend: Literal["asyncio", "trio"] = "asyncio") -> None:
         """Run jobs until SIGINT or SIGTERM; a second signal skips the grace. Blocks.

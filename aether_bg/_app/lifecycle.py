@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import anyio
 import attrs
@@ -71,6 +71,13 @@ class Run:
         """In a forked child nothing of the app lives: neither its loop nor its threads (PROTOCOL P2)."""
         if os.getpid() != self._pid:
             raise ForkedProcess(self._name, "this process was forked after the start", "Start after forking.")
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
 
     async def start(self) -> None:
         """Raises what kept the app from starting; everything opened has been closed again then."""

@@ -35,9 +35,5 @@ class Operator:
 @asynccontextmanager
 async def operating(app: Aether) -> AsyncIterator[Operator]:
     """Open `app`'s store. No owner row, no declarations, no scheduler: a client with an owner's verbs."""
-    run = app._make_run(client=True)
-    await run.start()
-    try:
+    async with app._make_run(client=True) as run:
         yield Operator(run)
-    finally:
-        await run.stop()

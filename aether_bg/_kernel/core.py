@@ -23,6 +23,7 @@ from aether_bg._rules.ids import uuid7
 from aether_bg._rules.occurrences import Plan
 from aether_bg._rules.options import Options
 from aether_bg.bridge import Bridge
+from aether_bg.explain import plain
 from aether_bg.model import Alive, Change, JobInfo, Transaction
 from aether_bg.protocols import Clock, Reader
 from aether_bg.schedule import Schedule
@@ -33,7 +34,8 @@ NAP: Final = 1.0
 """Longest sleep before the clock is read again (PROTOCOL R4)."""
 RECENT: Final = 60.0
 """Seconds for which `health` and `explain` tell of a problem."""
-_BACKOFF: Final = (0.05, 5.0)
+BACKOFF: Final = (0.05, 5.0)
+"""Seconds between tries when the store, or a loop, is in trouble (PROTOCOL W2)."""
 
 
 class Core:
@@ -87,10 +89,7 @@ class Core:
         return self.options.clock
 
     def wake(self) -> None:
-        if threading.get_ident() == self._thread:
-            self._wake()
-        else:
-            self._bridge.post(self._wake)
+        self._on_loop(self._wake)
 
     def _wake(self) -> None:
         self._woken.set()
@@ -127,8 +126,9 @@ class Core:
 
     def report(self, part: str, problem: BaseException | str) -> None:
         error = problem if isinstance(problem, BaseException) else None
-        log.warning("%s: %s", part, one_line(problem), exc_info=error if log.isEnabledFor(logging.DEBUG) else None)
-        self._problems[part] = (self.clock.monotonic(), one_line(problem))
+        text = _one_line(problem)
+        log.warning("%s: %s", part, text, exc_info=error if log.isEnabledFor(logging.DEBUG) else None)
+        self._problems[part] = (self.clock.monotonic(), text)
         self._on_loop(lambda: self.events.problem(part, problem))
 
     @property
@@ -179,7 +179,7 @@ class Core:
             self._loops.discard(scope)
 
     async def _restart(self, fn: Callable[[], Awaitable[object]], name: str, forever: bool) -> None:
-        wait = _BACKOFF[0]
+        wait = BACKOFF[0]
         while not self.stopping:
             began = self.clock.monotonic()
             try:
@@ -192,7 +192,7 @@ class Core:
             if self.stopping:
                 return
             self.report(name, problem)
-            wait = _BACKOFF[0] if self.clock.monotonic() - began > 60 else min(wait * 2, _BACKOFF[1])
+            wait = BACKOFF[0] if self.clock.monotonic() - began > 60 else min(wait * 2, BACKOFF[1])
             await anyio.sleep(wait)
 
     # -- for the other rooms ---------------------------------------------------------------------
@@ -218,10 +218,10 @@ class Core:
             self.expect(change.due_at)
 
 
-def one_line(problem: BaseException | str) -> str:
+def _one_line(problem: BaseException | str) -> str:
     """For logs: no line breaks or escape sequences of others, and bounded. Of a group, what is in it."""
     text = _told(problem) if isinstance(problem, BaseException) else problem
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:2000])
+    return plain(text[:2000])
 
 
 def _told(problem: BaseException) -> str:

@@ -12,8 +12,8 @@ from aether_bg._handlers.dependencies import Dependencies
 from aether_bg._handlers.handlers import Handlers
 from aether_bg._hooks.calls import Calls
 from aether_bg._kernel.attempts import SUSPICIOUS, Attempts
-from aether_bg._kernel.core import NAP, Core
-from aether_bg._kernel.tasks import Spawn
+from aether_bg._kernel.core import BACKOFF, NAP, Core
+from aether_bg._kernel.tasks import Spawn, longer
 from aether_bg._rules.options import Options
 from aether_bg.errors import StoreError
 from aether_bg.model import Claim, Claimed, Fired, JobStatus, Query
@@ -24,7 +24,6 @@ ROOM: Final = 5.0
 """Seconds a trigger waits for free capacity before it is told to come again."""
 FOREIGN: Final = timedelta(minutes=10)
 """How long a trigger of another store is told to come again (PROTOCOL D5)."""
-_BACKOFF: Final = (0.05, 5.0)
 
 
 class Engine(Core):
@@ -76,8 +75,7 @@ class Engine(Core):
             return claim, claimed
 
     async def _claim_failed(self, error: StoreError) -> datetime:
-        """Back off 50 ms to 5 s (PROTOCOL W2)."""
-        self._trouble = min(max(self._trouble * 2, _BACKOFF[0]), _BACKOFF[1])
+        self._trouble = longer(self._trouble, BACKOFF)
         self.claim_error = error
         self.report("claiming", error)
         await anyio.sleep(self._trouble)

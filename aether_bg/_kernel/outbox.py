@@ -9,6 +9,7 @@ import anyio
 import attrs
 
 from aether_bg._kernel.core import Core
+from aether_bg._kernel.tasks import longer
 from aether_bg._rules import states
 from aether_bg.errors import Stale, StoreError
 from aether_bg.model import JobInfo, JobStatus, Query, Save
@@ -101,7 +102,7 @@ class Outbox:
         return held
 
     def _back_off(self) -> None:
-        self._wait = min(max(self._wait * 2, _BACKOFF[0]), _BACKOFF[1])
+        self._wait = longer(self._wait, _BACKOFF)
 
 
 def _waits(job: JobInfo) -> bool:

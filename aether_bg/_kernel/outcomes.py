@@ -13,12 +13,14 @@ import attrs
 
 from aether_bg._handlers.work import UnitOfWork
 from aether_bg._kernel.attempt import Attempt
-from aether_bg._kernel.core import Core, one_line
+from aether_bg._kernel.core import BACKOFF, Core
+from aether_bg._kernel.tasks import longer
 from aether_bg._kernel.verdicts import abandon, decide, judge, text_of
 from aether_bg._rules import states
 from aether_bg._rules.names import taken
 from aether_bg._rules.occurrences import Plan
 from aether_bg.errors import InvalidSchedule, NameHeld, Stale, StoreError, StoreRefused, StoreTrouble
+from aether_bg.explain import first_line
 from aether_bg.model import Change, Ended, JobContext, JobInfo, JobStatus, Missed, Purge, Raised, RunOutcome, Save
 
 log = logging.getLogger("aether_bg")
@@ -35,7 +37,7 @@ class Outcome:
     job: JobInfo
     ending: states.Ending | Change
     plan: Plan | None
-    wait: float = 0.05
+    wait: float = 0.0
 
 
 class Outcomes:
@@ -101,8 +103,8 @@ class Outcomes:
             core.report("recording outcomes", error)
             if core.stopping:
                 return self._done(outcome)  # the next start recovers it
+            outcome.wait = longer(outcome.wait, BACKOFF)
             await anyio.sleep(outcome.wait)
-            outcome.wait = min(outcome.wait * 2, 5.0)
         elif isinstance(error, StoreRefused) and await self._completed_before(outcome):
             core.report(f"outcome of {attempt}", error)
             attempt.work = None  # what the other one wrote stands (PROTOCOL C6)
@@ -139,10 +141,9 @@ class Outcomes:
             if run.outcome in (RunOutcome.FAILED, RunOutcome.TIMED_OUT):
                 again = change.status is JobStatus.SCHEDULED and change.retry_count > 0
                 told = "it is tried again" if again else "that was the last try"
-                error = one_line((run.error or "").partition("\n")[0])
                 log.log(
                     logging.INFO if again else logging.WARNING,
-                    "%s: attempt %d failed, %s: %s", attempt, run.attempt, told, error,
+                    "%s: attempt %d failed, %s: %s", attempt, run.attempt, told, first_line(run.error),
                 )  # fmt: skip
         if not core.events.observed:
             return

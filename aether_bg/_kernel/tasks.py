@@ -35,6 +35,11 @@ def spawner() -> Spawn:
     return spawn
 
 
+def longer(wait: float, bounds: tuple[float, float]) -> float:
+    """The next wait of a backoff that doubles within its bounds; the first after 0."""
+    return min(max(wait * 2, bounds[0]), bounds[1])
+
+
 def _ignore(_: object) -> None: ...
 
 

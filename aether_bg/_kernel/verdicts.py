@@ -28,8 +28,6 @@ def judge(core: Core, attempt: Attempt, plan: Plan) -> states.Ending | Change | 
             core, job, f"no live process has had the handler {job.handler_name!r} for a minute; the payload is kept, "
             "and `retry` runs the job again",
         )  # fmt: skip
-    if not plan.schedule.recurring:
-        return None
     return states.misfired(job, plan, core.clock.now(), core.options.by())
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import getpass
 import sys
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -15,11 +14,7 @@ import anyio
 from aether_bg import Aether
 from aether_bg._app.operator import Operator, operating
 from aether_bg.plugins.sqlite import files
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+from aether_bg.plugins.sqlite.locks import WriteLock
 
 __all__ = ["Operator", "operate"]
 
@@ -46,22 +41,19 @@ def operate(path: Path, act: Callable[[Operator], Awaitable[R]], plugins: Sequen
 
 
 def _wait_for_writers(path: Path) -> None:
-    """Raises `StoreBusy` when somebody sits on the write lock (PROTOCOL P5): the store itself would wait for ever."""
+    """Raises `StoreBusy` when somebody sits on the write lock (PROTOCOL P5): the store itself would wait for longer."""
+    file = path.with_name(f"{path.name}-lock")
+    if not file.exists():
+        return
     try:
-        lock = path.with_name(f"{path.name}-lock").open("rb+")
+        lock = WriteLock(file)
     except OSError:
-        return  # none yet, or not ours to open: the store says which
-    with lock:
-        deadline = time.monotonic() + _BUSY
-        while fcntl:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                if time.monotonic() > deadline:
-                    raise files.busy(path) from None
-                time.sleep(0.02)
-            else:
-                return
+        return  # not ours to open: the store says which
+    try:
+        if not lock.acquire_within(_BUSY):
+            raise files.busy(path)
+    finally:
+        lock.close()  # which lets go of it
 
 
 def _actor() -> str:

@@ -7,11 +7,11 @@ from datetime import UTC, datetime, tzinfo
 
 from aether_bg.explain._facts import OVERDUE, Around, Waiting, waiting
 from aether_bg.explain._story import Story
-from aether_bg.explain._words import plain
+from aether_bg.explain._words import first_line, plain
 from aether_bg.model import JobInfo, JobRun
 from aether_bg.schedule import Schedule
 
-__all__ = ["OVERDUE", "Around", "Waiting", "explain", "plain", "waiting"]
+__all__ = ["OVERDUE", "Around", "Waiting", "explain", "first_line", "plain", "waiting"]
 
 
 def explain(

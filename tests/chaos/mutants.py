@@ -14,8 +14,9 @@ from aether_bg import JobInfo, SQLiteStore, hookimpl, schedule
 from aether_bg.errors import Stale
 from aether_bg.model import Claim, Claimed, JobStatus, Save, Write
 from aether_bg.plugins.sqlite import claims
+from aether_bg.plugins.sqlite.operations import Operation, Rank
 from aether_bg.plugins.sqlite.rows import read_jobs
-from aether_bg.plugins.sqlite.writer import Operation, Rank, Writer
+from aether_bg.plugins.sqlite.writer import Writer
 from aether_bg.protocols import Kernel
 from chaos.plugins import Push, Watched
 

@@ -3,7 +3,28 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
+
+import pytest
+
+from aether_bg import Aether
 
 PLUGINS = Path(__file__).parents[2] / "examples" / "plugins"
 sys.path.insert(0, str(PLUGINS))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where handlers leave their notes."""
+    made = tmp_path / "notes"
+    made.mkdir()
+    return made
+
+
+@pytest.fixture
+def pool_app(make_app: Callable[..., Aether]) -> Callable[..., Aether]:
+    """`make_app`, with the pool of processes as its runner."""
+    from process_pool_tools import pool_app_of
+
+    return pool_app_of(make_app)

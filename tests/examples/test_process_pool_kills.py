@@ -12,26 +12,13 @@ from pathlib import Path
 
 import process_pool_work as work
 import pytest
-from process_pool_tools import Make, lives, outcomes, pool_app_of, run_one, until
+from process_pool_tools import Make, lives, outcomes, run_one, until
 from process_pool_work import Note, noted
 
 from aether_bg import JobStatus, RunOutcome
 
 pytestmark = [pytest.mark.anyio, pytest.mark.skipif(os.name != "posix", reason="the tests look at POSIX processes")]
 PROGRAM = Path(work.__file__)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Where handlers leave their notes."""
-    made = tmp_path / "notes"
-    made.mkdir()
-    return made
-
-
-@pytest.fixture
-def pool_app(make_app: Make) -> Make:
-    return pool_app_of(make_app)
 
 
 @pytest.mark.parametrize("what", ["spin", "loop"])

@@ -1,7 +1,7 @@
 """The persistence layer on one SQLite file: crash-safe, shared between processes, readable in Datasette.
 
-`schema` tables · `rows` values · `changes`, `claims`, `queries` SQL · `writer` group commit · `guard` user SQL ·
-`opened` the file while it is open · `locks`, `files` the operating system
+`schema` tables · `rows` values · `changes`, `claims`, `queries` SQL · `writer` group commit of `operations` · `guard`
+user SQL · `opened` the file while it is open · `locks`, `files` the operating system
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from aether_bg.hookspecs import hookimpl
 from aether_bg.model import Alive, Claim, Claimed, Heartbeat, JobInfo, JobRun, Purge, Query, Save, Stats, Write
 from aether_bg.plugins.sqlite import changes, claims, files, queries
 from aether_bg.plugins.sqlite.opened import OpenFile
+from aether_bg.plugins.sqlite.operations import Rank
 from aether_bg.plugins.sqlite.rows import read_jobs, to_time
 from aether_bg.plugins.sqlite.schema import MAKE_UNARMED_INDEX
-from aether_bg.plugins.sqlite.writer import Rank
 from aether_bg.protocols import Kernel
 
 __all__ = ["SQLiteStore"]

@@ -46,10 +46,13 @@ class WriteLock:
             fcntl.flock(self._fd, fcntl.LOCK_EX)
 
     def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def release(self) -> None:
         if self._fd >= 0:
             fcntl.flock(self._fd, fcntl.LOCK_UN)
 
-    def enter_within(self, seconds: float) -> bool:
+    def acquire_within(self, seconds: float) -> bool:
         """Take the lock as `with` does; False when it has not come by then: close this, and it goes when it comes.
 
         A wait in `flock` cannot be ended, so that it is the wait of a thread, on a descriptor of its own.

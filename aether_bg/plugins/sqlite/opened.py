@@ -23,9 +23,10 @@ from aether_bg.errors import StoreBroken
 from aether_bg.model import Alive, Heartbeat
 from aether_bg.plugins.sqlite import claims, files, queries
 from aether_bg.plugins.sqlite.locks import OwnerLocks, WriteLock
+from aether_bg.plugins.sqlite.operations import Beat, Operation, Rank
 from aether_bg.plugins.sqlite.rows import to_time
 from aether_bg.plugins.sqlite.schema import migrate
-from aether_bg.plugins.sqlite.writer import Beat, Operation, Rank, Writer
+from aether_bg.plugins.sqlite.writer import Writer
 
 R = TypeVar("R")
 _READERS = 4
@@ -43,12 +44,12 @@ class OpenFile:
         self._lock = WriteLock(path.with_name(f"{path.name}-lock"))
         self.locks = OwnerLocks(path)
         try:
-            if not self._lock.enter_within(_OPEN_FOR):
+            if not self._lock.acquire_within(_OPEN_FOR):
                 raise files.busy(path)
             try:
                 self.store_id = self._set_up()
             finally:
-                self._lock.__exit__()
+                self._lock.release()
             self._identity = files.identity(path)
             self.writer = Writer(path, self._lock, deliver=self._deliver, changed=partial(bridge.post, wake))
         except BaseException as error:

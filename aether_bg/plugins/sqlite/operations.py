@@ -1,0 +1,79 @@
+"""What the writer is asked to do: operations by rank, and the heartbeat that it keeps by itself."""
+
+from __future__ import annotations
+
+import enum
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+
+class Rank(enum.IntEnum):
+    """Order within the queue (W3)."""
+
+    BEAT = 0
+    OUTCOME = 1
+    OTHER = 2
+
+
+class _State(enum.Enum):
+    PENDING = enum.auto()
+    TAKEN = enum.auto()
+    EXPIRED = enum.auto()
+
+
+class Operation:
+    """Something to do inside a write transaction, and what became of it.
+
+    PENDING moves once, to TAKEN by the writer or to EXPIRED by whoever waits: an expired operation never runs (W2).
+    """
+
+    __slots__ = ("_lock", "_state", "deadline", "done", "error", "finished", "rank", "result", "run")
+
+    def __init__(
+        self, run: Callable[[sqlite3.Connection], Any], rank: Rank, deadline: float, finished: Callable[[], object]
+    ) -> None:
+        self.run, self.rank, self.deadline, self.finished = run, rank, deadline, finished
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self.done = False
+        self._state = _State.PENDING
+        self._lock = threading.Lock()
+
+    def take(self) -> bool:
+        return self._move(_State.TAKEN)
+
+    def expire(self) -> bool:
+        return self._move(_State.EXPIRED)
+
+    def _move(self, to: _State) -> bool:
+        with self._lock:
+            if self._state is not _State.PENDING:
+                return False
+            self._state = to
+            return True
+
+
+class Beat:
+    """The heartbeat that the writer keeps while the loop is busy (PROTOCOL P3)."""
+
+    def __init__(self, renew: Callable[[sqlite3.Connection], bool], interval: float, keep_for: float) -> None:
+        self._renew, self._interval = renew, interval
+        self._next = time.monotonic() + interval
+        self.keep(keep_for)
+        self.lost = False
+
+    def keep(self, seconds: float) -> None:
+        self._keep_until = time.monotonic() + seconds
+
+    def due(self) -> Operation | None:
+        now = time.monotonic()
+        if self.lost or now < self._next or now > self._keep_until:
+            return None
+        self._next = now + self._interval
+        return Operation(self._run, Rank.BEAT, now + self._interval, lambda: None)
+
+    def _run(self, conn: sqlite3.Connection) -> None:
+        self.lost = not self._renew(conn)
