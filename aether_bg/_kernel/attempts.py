@@ -5,6 +5,7 @@ Endings are values (`states.Ending`); nothing a handler raises leaves this room.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import Final
@@ -37,6 +38,8 @@ class Attempts:
         self.started = 0
         """How many, ever."""
         self._room = Signal()
+        self._new_scope: Callable[[], anyio.CancelScope] = type(anyio.CancelScope())
+        """The class of this loop: `anyio.CancelScope()` asks anew each time which loop it is on."""
 
     @property
     def busy(self) -> bool:
@@ -48,7 +51,7 @@ class Attempts:
 
     def start(self, job: JobInfo) -> None:
         """Synchronous: between a claim's commit and this nothing can come in between (PROTOCOL C5)."""
-        attempt = Attempt(job, JobContext(job))
+        attempt = Attempt(job, JobContext(job), scope=self._new_scope())
         try:
             attempt.job = attempt.context.job = self._core.calls.to_run(job)
         except InvalidPayload as error:

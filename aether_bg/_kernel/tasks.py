@@ -9,6 +9,7 @@ import asyncio
 import sys
 from collections.abc import Callable, Coroutine
 from contextvars import Context
+from itertools import count
 from typing import Any
 
 import anyio
@@ -25,12 +26,18 @@ def spawner() -> Spawn:
         if trio.lowlevel.in_trio_run():
             return lambda fn, *args: _ignore(trio.lowlevel.spawn_system_task(fn, *args, context=Context()))
     loop = asyncio.get_running_loop()
-    kept: set[asyncio.Task[Any]] = set()  # the loop itself keeps weak references only
+    kept: dict[int, asyncio.Task[None]] = {}  # the loop itself keeps weak references only
+    numbers = count()
+
+    async def run(number: int, work: Coroutine[Any, Any, object]) -> None:
+        try:
+            await work
+        finally:
+            del kept[number]  # a callback of the task's would be a turn of the loop for each
 
     def spawn(fn: Callable[..., Coroutine[Any, Any, object]], *args: object) -> None:
-        task = loop.create_task(fn(*args), context=Context())
-        kept.add(task)
-        task.add_done_callback(kept.discard)
+        number = next(numbers)
+        kept[number] = loop.create_task(run(number, fn(*args)), context=Context())
 
     return spawn
 

@@ -109,7 +109,7 @@ def misfired(job: JobInfo, plan: Plan, now: datetime, by: str | None) -> Change 
     not late (`skip`).
     """
     due = job.occurrence
-    if due is None or not plan.schedule.recurring or job.attempt != 1 or job.extra:
+    if not plan.schedule.recurring or due is None or job.attempt != 1 or job.extra:
         return None
     grace = timedelta(seconds=job.misfire_grace)
     if now - due <= grace:

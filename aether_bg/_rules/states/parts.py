@@ -11,17 +11,16 @@ import attrs
 from aether_bg._rules.occurrences import Gap, Plan
 from aether_bg.errors import InvalidTransition, shown
 from aether_bg.model import Change, JobInfo, JobRun, JobStatus, RunOutcome
+from aether_bg.model.filled import filled
 
 _JUST: Final = timedelta(microseconds=1)
-_STATE: Final = tuple(
-    name
-    for name in (field.name for field in attrs.fields(Change))
-    if name in attrs.fields_dict(JobInfo) and name not in ("seq", "schedule_rev", "modified_at", "modified_by")
-)
+_KEPT: Final = tuple(field.name for field in attrs.fields(Change) if field.name in attrs.fields_dict(JobInfo))
 
+_fields = ", ".join(f"{name!r}: job.{name}" for name in _KEPT)
 _state_of: Callable[[JobInfo], dict[str, Any]] = eval(
-    f"lambda job: {{{', '.join(f'{name!r}: job.{name}' for name in _STATE)}}}"
+    f"lambda job: {{'job_id': job.id, 'definition': None, 'runs': (), {_fields}}}"
 )
+"""The fields of the `Change` that leaves all as it is, but for next_seq and next_rev."""
 
 
 def change(
@@ -29,65 +28,60 @@ def change(
 ) -> Change:
     """The row as it is, but for `parts` and `new`. Moves seq, or else schedule_rev (PROTOCOL C1, U1)."""
     state = _state_of(job)
+    state.update(next_seq=job.seq + bump, modified_at=now, modified_by=by)
     for part in parts:
         state.update(part)
     state.update(new)
-    return Change(
-        job_id=job.id,
-        seq=job.seq,
-        schedule_rev=job.schedule_rev,
-        next_seq=job.seq + bump,
-        next_rev=job.schedule_rev + (not bump or "definition" in state),
-        modified_at=now,
-        modified_by=by,
-        **state,
-    )
+    state["next_rev"] = job.schedule_rev + (not bump or state["definition"] is not None)
+    return filled(Change, state)
 
 
 def wait(
-    job: JobInfo, due: datetime | None, now: datetime, by: str | None, runs: tuple[JobRun, ...], **new: Any
-) -> Change:
+    job: JobInfo, due: datetime | None, now: datetime, by: str | None, runs: tuple[JobRun, ...], *parts: dict[str, Any],
+    **new: Any,
+) -> Change:  # fmt: skip
     """SCHEDULED at a fresh occurrence."""
     fresh: dict[str, Any] = {
         "status": JobStatus.SCHEDULED, "due_at": due, "occurrence": due, "attempt": 0, "retry_count": 0,
         "manual": False, "extra": False, "owner": None, "runs": runs,
     }  # fmt: skip
-    return change(job, now, by, fresh, new)
+    return change(job, now, by, fresh, *parts, **new)
 
 
 def once_more(job: JobInfo, now: datetime, by: str | None, run: JobRun, **new: Any) -> Change:
     """SCHEDULED, the same occurrence."""
-    return change(
-        job, now, by, {"status": JobStatus.SCHEDULED, "owner": None, "handled_time": now, "runs": (run,)}, new
-    )
+    same: dict[str, Any] = {"status": JobStatus.SCHEDULED, "owner": None, "handled_time": now, "runs": (run,)}
+    return change(job, now, by, same, **new)
 
 
-def end(job: JobInfo, status: JobStatus, now: datetime, by: str | None, runs: tuple[JobRun, ...], **new: Any) -> Change:
+def end(
+    job: JobInfo, status: JobStatus, now: datetime, by: str | None, runs: tuple[JobRun, ...], *parts: dict[str, Any],
+    **new: Any,
+) -> Change:  # fmt: skip
     """Terminal."""
     last: dict[str, Any] = {
         "status": status, "due_at": None, "owner": None, "manual": False, "extra": False, "run_again": False,
         "handled_time": now, "runs": runs,
     }  # fmt: skip
-    return change(job, now, by, last, new)
+    return change(job, now, by, last, *parts, **new)
 
 
 def next_occurrence(job: JobInfo, plan: Plan, now: datetime, by: str | None, run: JobRun, **new: Any) -> Change:
     """The occurrence has ended: on to the next one, to the extra one asked for meanwhile, or to the end."""
-    new["handled_time"] = now
     last = job.last_occurrence
     count = job.occurrences
     if not job.extra:
         last = job.occurrence if last is None or job.occurrence is None else max(last, job.occurrence)
         count += 1
-    new |= {"last_occurrence": last, "occurrences": count}
+    new.update(handled_time=now, last_occurrence=last, occurrences=count)
     ended_well = run.outcome in (RunOutcome.COMPLETED, RunOutcome.DUPLICATE)
     following = None if spent(plan, count) else plan.after(last)
     if following is None and not job.run_again:
         status = JobStatus.COMPLETED if ended_well or job.extra else JobStatus.FAILED
-        return end(job, status, now, by, (run,), **new)
+        return end(job, status, now, by, (run,), new)
     if job.run_again:
         again = {"due_at": now, "manual": True, "extra": True, "run_again": False}
-        return wait(job, extra_instant(job, plan, now, job.occurrence), now, by, (run,), **new | again)
+        return wait(job, extra_instant(job, plan, now, job.occurrence), now, by, (run,), new, again)
     runs: tuple[JobRun, ...] = (run,)
     if following is not None and following <= now and job.misfire != "all" and plan.schedule.recurring:
         gap = plan.passed(following, now)  # what passed during the run, but for the newest (PROTOCOL C4)
@@ -96,7 +90,7 @@ def next_occurrence(job: JobInfo, plan: Plan, now: datetime, by: str | None, run
             closed = Gap(first=gap.first, last=gap.kept[-2], count=gap.count - 1, kept=gap.kept)
             runs = (run, gap_run(closed, RunOutcome.OVERLAPPED, now, job.id, job.seq, 1))
             new["last_occurrence"] = closed.last
-    return wait(job, following, now, by, runs, **new)
+    return wait(job, following, now, by, runs, new)
 
 
 def extra_instant(job: JobInfo, plan: Plan, now: datetime, last: datetime | None) -> datetime:

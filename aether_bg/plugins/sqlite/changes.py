@@ -29,8 +29,8 @@ from aether_bg.plugins.sqlite.rows import (
     write_run,
 )
 
-CHUNKS = (128, 32, 8, 1)
-"""Rows per statement: few sizes, so that few statements are ever compiled."""
+CHUNKS = (128, 64, 32, 16, 8, 4, 2, 1)
+"""Rows per statement: few sizes, so that few statements are ever compiled; any number in few statements."""
 
 INSERT_JOBS = f"INSERT INTO jobs ({', '.join(JOB_COLUMNS)}) VALUES "
 _GUARD = ("job_id", "seq", "schedule_rev", "next_seq", "next_rev")

@@ -12,6 +12,7 @@ from uuid import UUID
 import attrs
 
 from aether_bg.model import Change, Definition, JobInfo, JobRun, JobStatus, RunOutcome
+from aether_bg.model.filled import filled
 
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
@@ -96,8 +97,9 @@ def _converted(name: str, value: str, way: int) -> str:
 
 def _reader(cls: type[Any], names: tuple[str, ...]) -> Callable[[Sequence[Any]], Any]:
     """Compile `row -> cls(...)`: one expression, since it runs for every job claimed."""
-    parts = [f"{name}={_converted(name, f'r[{index}]', 1)}" for index, name in enumerate(names)]
-    made: Callable[[Sequence[Any]], Any] = eval(f"lambda r: cls({', '.join(parts)})", {**_SCOPE, "cls": cls})
+    parts = [f"{name!r}: {_converted(name, f'r[{index}]', 1)}" for index, name in enumerate(names)]
+    scope = {**_SCOPE, "cls": cls, "filled": filled}
+    made: Callable[[Sequence[Any]], Any] = eval(f"lambda r: filled(cls, {{{', '.join(parts)}}})", scope)
     return made
 
 
