@@ -246,6 +246,7 @@ class Writer:
     def _connect(self) -> tuple[sqlite3.Connection, Guard]:
         conn = files.connect(self._path)
         conn.execute(f"PRAGMA journal_size_limit = {4 * WAL_PLENTY}")
+        conn.execute("PRAGMA temp_store = MEMORY")  # else each savepoint opens, fills and unlinks a file of its own
         return conn, Guard(conn)
 
     def _reopen(self) -> None:
