@@ -37,6 +37,7 @@ STEPS = (
     Step("huey", "speed", 2000, 500),
     Step("tinyjobs", "speed", 1500, 500),
     Step("apscheduler", "speed", 1000, 300),
+    Step("raw", "latency", 150, 60),
     Step("aether", "latency", 150, 60),
     Step("huey", "latency", 150, 60, (3, 1)),
     Step("tinyjobs", "latency", 150, 60, (3, 1)),

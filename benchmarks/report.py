@@ -52,18 +52,23 @@ def systems(found: Best, versions: Versions) -> str:
     lines = [f"{'':24}{'enqueue/s':>10}{'64 at once':>12}{'drain/s':>10}   idle latency p50 / p99"]
     for name, step, enqueue, drain in RAW:
         if speed := found.get(step):
-            lines.append(f"{name:24}{speed[enqueue]:>10,.0f}{'':12}{speed[drain]:>10,.0f}")
+            waits = found.get("raw.latency") if (step, enqueue) == ("raw.speed_alike", "enqueue") else None
+            lines.append(f"{name:24}{speed[enqueue]:>10,.0f}{'':12}{speed[drain]:>10,.0f}   {_spread(waits)}".rstrip())
     for system in ("aether", *PEERS):
         speed, waits = found.get(f"{system}.speed"), found.get(f"{system}.latency")
         if not speed and not waits:
             continue
         version = versions[system].get(NAMES[system].lower(), "")
         rates = [f"{speed[name]:,.0f}" if speed else "" for name in ("enqueue", "enqueue_many", "drain")]
-        told = f"{waits['p50']:.1f} / {waits['p99']:.1f} ms" if waits else ""
         lines.append(
-            f"{NAMES[system]} {version}".ljust(24) + f"{rates[0]:>10}{rates[1]:>12}{rates[2]:>10}   {told}".rstrip()
+            f"{NAMES[system]} {version}".ljust(24)
+            + f"{rates[0]:>10}{rates[1]:>12}{rates[2]:>10}   {_spread(waits)}".rstrip()
         )
     return "\n".join(lines) if len(lines) > 1 else ""
+
+
+def _spread(waits: dict[str, float] | None) -> str:
+    return f"{waits['p50']:.1f} / {waits['p99']:.1f} ms" if waits else ""
 
 
 def write(

@@ -9,6 +9,8 @@ from plan import BACKLOGS, PEERS
 
 Best = dict[str, dict[str, float]]
 """Per step, its figures; of each the round that was least disturbed."""
+Yardstick = tuple[str, str, str]
+"""A step, its figure, and what to call them."""
 
 
 def best(found: dict[str, list[dict[str, float]]]) -> Best:
@@ -46,7 +48,7 @@ class Table:
         except (KeyError, ValueError):  # not measured in this run
             pass
 
-    def ratio(self, what: str, name: str, yardstick: tuple[str, str, str], target: float) -> None:
+    def ratio(self, what: str, name: str, yardstick: Yardstick, target: float) -> None:
         """`what`: a rate of ours, over one of `raw`; at least `target`."""
 
         def make(found: Best) -> Line:
@@ -70,10 +72,15 @@ class Table:
 
         self._add(make)
 
-    def most(self, what: str, step: str, name: str, unit: str, target: float) -> None:
+    def most(self, what: str, step: str, name: str, unit: str, target: float, beside: Yardstick | None = None) -> None:
+        """A cost of ours, at most `target`; `beside`: what is there to compare it with."""
+
         def make(found: Best) -> Line:
-            value = found[step][name]
-            return Line(what, f"{value:,.2f} {unit}", "", f"≤ {target:g} {unit}", value <= target)
+            value, against = found[step][name], ""
+            if beside is not None and beside[0] in found:
+                theirs = found[beside[0]][beside[1]]
+                against = f"{value / theirs:.1f} × {beside[2]} ({theirs:,.2f} {unit})"
+            return Line(what, f"{value:,.2f} {unit}", against, f"≤ {target:g} {unit}", value <= target)
 
         self._add(make)
 
@@ -96,6 +103,7 @@ def table(found: Best) -> list[Line]:
     one, many = ("raw.speed", "enqueue", "raw, a commit each"), ("raw.speed", "enqueue_many", "raw, 100 a commit")
     alike_one = ("raw.speed_alike", "enqueue", "raw, our kind of rows")
     alike_many = ("raw.speed_alike", "enqueue_many", "raw, our kind of rows")
+    idle = "raw.latency", "p50"
     made.ratio("enqueue, one at a time", "enqueue", one, 0.5)
     made.ratio("", "enqueue", alike_one, 0)
     made.peer("enqueue, 64 at once", "enqueue_many", 4)
@@ -104,7 +112,7 @@ def table(found: Best) -> list[Line]:
     made.peer("drain, no-op coroutines", "drain", 4)
     made.ratio("", "drain", ("raw.speed", "drain_many", "raw, 100 a commit"), 0.2)
     made.ratio("", "drain", ("raw.speed_alike", "drain_many", "raw, our kind of rows"), 0)
-    made.most("idle latency, p50", "aether.latency", "p50", "ms", 1)
+    made.most("idle latency, p50", "aether.latency", "p50", "ms", 1, (*idle, "raw, a row and its claim"))
     made.most("idle latency, p99", "aether.latency", "p99", "ms", 5)
     made.most("lateness of 1,000 in 10 s, p99", "aether.lateness", "p99", "ms", 5)
     made.grows("10³ → 10⁶ waiting: enqueue", "enqueue", "ms", times=1.25)
@@ -114,6 +122,6 @@ def table(found: Best) -> list[Line]:
     made.most("start with 10⁶ waiting", f"aether.backlog.{BACKLOGS[-1]}", "start", "s", 1)
     made.most("recovery after kill -9, longest", "aether.recovery", "longest", "s", 1)
     made.most("idle process", "aether.idle", "cpu", "% CPU", 0.5)
-    made.most("import aether_bg", "aether.import", "ms", "ms", 120)
+    made.most("import aether_bg", "aether.import", "ms", "ms", 120, ("aether.import", "others", "what it imports"))
     made.most("kernel's own time per job", "aether.kernel", "us", "µs", 60)
     return made.lines

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from systems.timing import Figures, Measurement, rate
+from systems.timing import PAUSE, Figures, Measurement, rate, spread
 
 BATCH = 100
 Row = tuple[Any, ...]
@@ -96,16 +96,21 @@ class Queue:
             self.db.executemany(self.table.insert, rows)
             self.db.execute("COMMIT")
 
+    def claim(self, batch: int) -> tuple[list[Row], Any]:
+        """What is due, so many at most, and when it was taken."""
+        table, db, now = self.table, self.db, self.table.now()
+        db.execute("BEGIN IMMEDIATE")
+        taken = db.execute(table.claim, (now, batch)).fetchall()
+        if table.begin_run:
+            db.executemany(table.begin_run, [(row[0], now) for row in taken])
+        db.execute("COMMIT")
+        return taken, now
+
     def drain(self, batch: int) -> None:
         """Claim so many, commit, complete them, commit; until there are none."""
         table, db = self.table, self.db
         while True:
-            now = table.now()
-            db.execute("BEGIN IMMEDIATE")
-            taken = db.execute(table.claim, (now, batch)).fetchall()
-            if table.begin_run:
-                db.executemany(table.begin_run, [(row[0], now) for row in taken])
-            db.execute("COMMIT")
+            taken, now = self.claim(batch)
             if not taken:
                 return
             db.execute("BEGIN IMMEDIATE")
@@ -131,4 +136,20 @@ def _speed(table: Table) -> Measurement:
     return measure
 
 
-FIGURES: dict[str, Measurement] = {"speed": _speed(PLAIN), "speed_alike": _speed(ALIKE)}
+def _latency(size: int, folder: Path) -> Figures:
+    """After a pause, a row and its claim, a commit each: what the disk asks before anything may start.
+
+    A disk that has slept takes longer than one that is kept busy.
+    """
+    queue, waits = Queue(folder / "jobs.db", ALIKE), []
+    for number in range(size):
+        time.sleep(PAUSE)
+        began = time.perf_counter()
+        queue.insert([[ALIKE.row(number)]])
+        queue.claim(1)
+        waits.append(time.perf_counter() - began)
+    queue.db.close()
+    return spread(waits)
+
+
+FIGURES: dict[str, Measurement] = {"speed": _speed(PLAIN), "speed_alike": _speed(ALIKE), "latency": _latency}
