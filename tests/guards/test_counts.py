@@ -5,9 +5,13 @@ The bounds are about twice what is seen, where batches depend on how threads hap
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -116,3 +120,46 @@ async def test_one_that_fires_alone(noop_app: Aether, counted: Recording) -> Non
         for _ in range(50):
             await app.wait(await app.enqueue("Noop"), 10)
         within(counted, commits=240, statements=1700, hops=450)
+
+
+async def test_chance_is_fetched_for_many_ids(noop_app: Aether, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each fetch lets the writer's thread in, which costs the loop more than the id."""
+    fetched: list[int] = []
+    urandom = os.urandom
+    monkeypatch.setattr(os, "urandom", lambda size: fetched.append(size) or urandom(size))
+    async with noop_app.client() as jobs:
+        fetched.clear()
+        async with jobs.unit_of_work():
+            await put(jobs, 1000)
+    assert len(fetched) <= 5
+
+
+DRAINING = """
+import anyio
+from aether_bg import Aether
+
+app = Aether("jobs.db", scheduler="timer")
+
+@app.handler("Noop")
+async def noop() -> None: ...
+
+async def main() -> None:
+    async with app:
+        for _ in range(5):
+            async with app.unit_of_work():
+                for _ in range(100):
+                    await app.enqueue("Noop")
+            await app.drain()
+
+anyio.run(main)
+"""
+
+
+def test_no_temporary_files(tmp_path: Path) -> None:
+    """SQLite makes one per savepoint unless told otherwise. A folder remembers when something was last made in it."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    before = folder.stat().st_mtime_ns
+    environment = {**os.environ, "SQLITE_TMPDIR": str(folder)}
+    subprocess.run([sys.executable, "-c", DRAINING], cwd=tmp_path, env=environment, check=True, timeout=60)
+    assert folder.stat().st_mtime_ns == before
