@@ -134,6 +134,24 @@ async def test_chance_is_fetched_for_many_ids(noop_app: Aether, monkeypatch: pyt
     assert len(fetched) <= 5
 
 
+async def test_checkpoints(noop_app: Aether, counted: Recording) -> None:
+    """Few, so that they cost little, but enough to have the WAL written anew; none while all is idle."""
+
+    def made() -> int:
+        return sum("wal_checkpoint" in one.sql for one in counted.statements)
+
+    async with noop_app.client() as jobs:
+        await put(jobs, 100)
+        await anyio.sleep(0.3)
+        assert made() == 0
+        await put(jobs, 1900)
+        await anyio.sleep(0.3)
+        busy = made()
+        assert 1 <= busy <= 2000 * 5 // 1000 + 1
+        await anyio.sleep(0.5)
+        assert made() == busy
+
+
 DRAINING = """
 import anyio
 from aether_bg import Aether

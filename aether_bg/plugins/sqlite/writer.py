@@ -23,9 +23,12 @@ log = logging.getLogger("aether_bg.sqlite")
 MOST_OPERATIONS: Final = 500
 LONGEST_BATCH: Final = 0.020
 TICK: Final = 0.1
-"""Seconds between looks at other processes' writes, the heartbeat and the size of the WAL."""
-WAL_PLENTY: Final = 4 * 1024 * 1024
-"""Bytes of WAL after which an idle moment is used for a checkpoint; four times that does not wait for one."""
+"""Seconds between looks at other processes' writes, the heartbeat and the length of the WAL."""
+PLENTY: Final = 1000
+"""Pages of WAL, about, from which on a checkpoint is made. SQLite then writes the WAL anew from its beginning, and to
+sync what is overwritten takes two thirds of the time that it takes to sync a file that has grown (measured)."""
+LARGEST: Final = 16 * 1024 * 1024
+"""Bytes of WAL file that are kept when it has had to grow beyond that, beside a long reader."""
 
 
 class Writer:
@@ -46,6 +49,8 @@ class Writer:
         self._identity = files.identity(path)
         self._conn, self.guard = self._connect()
         self._version = self._data_version()
+        self._commits = self._changes = 0
+        """Commits since the last checkpoint; changes of the connection before it."""
         self._next_look = 0.0
         self.beat: Beat | None = None
         self.thread = threading.Thread(target=self._main, name=f"aether_bg writer {path.name}", daemon=True)
@@ -71,7 +76,7 @@ class Writer:
                     batch.insert(0, beat)
                 if batch:
                     self._finish(self._commit(batch))
-                self._look(idle=not batch)
+                self._look()
             except BaseException as error:  # the thread outlives every surprise; its operations hear of it
                 log.exception("writer of %s", self._path)
                 self._finish([self._fail(op, error) for op in batch if not op.done])
@@ -155,6 +160,7 @@ class Writer:
             return self._each_alone(ran)
         except sqlite3.Error as error:
             return self._undone(ran, error)
+        self._commits += 1
         return [self._settle(op) for op in ran]
 
     def _broken(self, ran: list[Operation]) -> list[Operation]:
@@ -210,7 +216,7 @@ class Writer:
     def _beat_due(self) -> Operation | None:
         return self.beat.due() if self.beat else None
 
-    def _look(self, *, idle: bool) -> None:
+    def _look(self) -> None:
         now = time.monotonic()
         if now < self._next_look:
             return
@@ -219,8 +225,8 @@ class Writer:
         if version != self._version:
             self._version = version
             self._changed()
-        size = self.wal_size()
-        if size > WAL_PLENTY * (1 if idle else 4):
+        # a commit touches the table and its indexes; rows beyond the first mostly share their pages
+        if 4 * self._commits + self._conn.total_changes - self._changes > PLENTY:
             self._checkpoint("PASSIVE")
 
     def wal_size(self) -> int:
@@ -237,7 +243,9 @@ class Writer:
         """Under the write lock: SQLite before 3.51.3 can damage a WAL when a writer and a checkpoint race (P5)."""
         try:
             with self._lock:
-                self._conn.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+                busy, pages, moved = self._conn.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+            if not busy and moved == pages:  # else a reader still needs some of them
+                self._commits, self._changes = 0, self._conn.total_changes
         except sqlite3.Error as error:
             log.warning("checkpoint of %s: %s", self._path, error)
 
@@ -245,7 +253,7 @@ class Writer:
 
     def _connect(self) -> tuple[sqlite3.Connection, Guard]:
         conn = files.connect(self._path)
-        conn.execute(f"PRAGMA journal_size_limit = {4 * WAL_PLENTY}")
+        conn.execute(f"PRAGMA journal_size_limit = {LARGEST}")
         conn.execute("PRAGMA temp_store = MEMORY")  # else each savepoint opens, fills and unlinks a file of its own
         return conn, Guard(conn)
 
@@ -258,7 +266,7 @@ class Writer:
             return
         self._conn.close()
         self._conn, self.guard = fresh, guard
-        self._version = -1
+        self._version, self._changes = -1, 0
 
     def _close(self) -> None:
         self._checkpoint("TRUNCATE")
