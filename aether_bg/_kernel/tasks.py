@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from contextvars import Context
 from itertools import count
-from typing import Any
 
 import anyio
 
@@ -29,15 +28,17 @@ def spawner() -> Spawn:
     kept: dict[int, asyncio.Task[None]] = {}  # the loop itself keeps weak references only
     numbers = count()
 
-    async def run(number: int, work: Coroutine[Any, Any, object]) -> None:
+    async def run(number: int, fn: Callable[..., Awaitable[object]], *args: object) -> None:
         try:
-            await work
+            await fn(*args)
         finally:
-            del kept[number]  # a callback of the task's would be a turn of the loop for each
+            kept.pop(number, None)  # a callback of the task's would be one more turn of the loop for each
 
-    def spawn(fn: Callable[..., Coroutine[Any, Any, object]], *args: object) -> None:
+    def spawn(fn: Callable[..., Awaitable[object]], *args: object) -> None:
         number = next(numbers)
-        kept[number] = loop.create_task(run(number, fn(*args)), context=Context())
+        task = loop.create_task(run(number, fn, *args), context=Context())
+        if not task.done():  # where the host has its tasks begun eagerly
+            kept[number] = task
 
     return spawn
 
