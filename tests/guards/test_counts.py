@@ -6,10 +6,12 @@ The bounds are about twice what is seen, where batches depend on how threads hap
 from __future__ import annotations
 
 import os
+import sqlite3
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -150,6 +152,23 @@ async def test_checkpoints(noop_app: Aether, counted: Recording) -> None:
         assert 1 <= busy <= 2000 * 5 // 1000 + 1
         await anyio.sleep(0.5)
         assert made() == busy
+
+
+async def test_a_large_wal_of_others_is_seen_to(noop_app: Aether, counted: Recording, path: Path) -> None:
+    """Programs that never checkpoint, many of them or one that died, leave no WAL that grows and grows."""
+
+    wal, kept = path.with_name(f"{path.name}-wal"), 16 * 1024 * 1024
+    async with noop_app.client() as jobs:
+        with closing(sqlite3.connect(path)) as outsider, outsider:
+            outsider.execute("PRAGMA wal_autocheckpoint = 0")
+            outsider.execute("CREATE TABLE theirs (what BLOB)")
+            outsider.execute("INSERT INTO theirs VALUES (zeroblob(20000000))")
+        assert wal.stat().st_size > kept
+        with anyio.fail_after(10):
+            while wal.stat().st_size > kept:
+                await put(jobs, 1)  # the first write after the checkpoint begins anew, and cuts the file
+                await anyio.sleep(0.05)
+    assert counted.commits < 200, "it was not our own writing that made the checkpoint due"
 
 
 DRAINING = """

@@ -28,7 +28,7 @@ PLENTY: Final = 1000
 """Pages of WAL, about, from which on a checkpoint is made. SQLite then writes the WAL anew from its beginning, and to
 sync what is overwritten takes two thirds of the time that it takes to sync a file that has grown (measured)."""
 LARGEST: Final = 16 * 1024 * 1024
-"""Bytes of WAL file that are kept when it has had to grow beyond that, beside a long reader."""
+"""Bytes of WAL that are kept where it has had to grow; one that others let grow beyond them is seen to."""
 
 
 class Writer:
@@ -222,11 +222,12 @@ class Writer:
             return
         self._next_look = now + TICK
         version = self._data_version()
-        if version != self._version:
+        if others := version != self._version:
             self._version = version
             self._changed()
         # a commit touches the table and its indexes; rows beyond the first mostly share their pages
-        if 4 * self._commits + self._conn.total_changes - self._changes > PLENTY:
+        ours = 4 * self._commits + self._conn.total_changes - self._changes
+        if ours > PLENTY or (others and self.wal_size() > LARGEST):
             self._checkpoint("PASSIVE")
 
     def wal_size(self) -> int:
