@@ -37,7 +37,7 @@ def test_workers_and_a_producer_killed_at_random(world: World, count: int, note:
     found = world.check()
     left = [path.name for path in world.folder.glob("jobs.db-owner-*")]
     note(f"{found['acks']} jobs, {found['restarted']} attempts died, {found['failed']} at the cap")
-    assert found["restarted"] > count / 4
+    assert found["restarted"] > count / 10, "the kills hit too few attempts to tell anything"
     assert found["completed"] > found["acks"] * 0.9
     assert len(left) <= 5, f"{len(left)} lock files of owners are left"
 
