@@ -52,8 +52,10 @@ def test_a_forked_child_draws_chances_of_its_own() -> None:
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
-        os.write(write, b"".join(uuid7().bytes[8:] for _ in range(100)))
-        os._exit(0)
+        try:
+            os.write(write, b"".join(uuid7().bytes[8:] for _ in range(100)))
+        finally:
+            os._exit(0)  # what is missing then is told by the parent
     os.close(write)
     with os.fdopen(read, "rb") as end:
         told = end.read()

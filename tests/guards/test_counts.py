@@ -171,6 +171,20 @@ async def test_a_large_wal_of_others_is_seen_to(noop_app: Aether, counted: Recor
     assert counted.commits < 200, "it was not our own writing that made the checkpoint due"
 
 
+async def test_a_large_wal_of_few_commits_is_seen_to(noop_app: Aether, path: Path) -> None:
+    """Rows may be large: pages told by the number of commits would let the WAL grow to gigabytes."""
+    largest = 0
+    async with noop_app.client() as jobs:
+        async with jobs.unit_of_work() as work:
+            work.execute("CREATE TABLE theirs (what BLOB)")
+        for _ in range(16):
+            async with jobs.unit_of_work() as work:
+                work.execute("INSERT INTO theirs VALUES (zeroblob(5000000))")
+            await anyio.sleep(0.15)
+            largest = max(largest, path.with_name(f"{path.name}-wal").stat().st_size)
+    assert largest < 50_000_000  # of 80 written
+
+
 DRAINING = """
 import anyio
 from aether_bg import Aether

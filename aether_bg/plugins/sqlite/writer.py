@@ -28,7 +28,7 @@ PLENTY: Final = 1000
 """Pages of WAL, about, from which on a checkpoint is made. SQLite then writes the WAL anew from its beginning, and to
 sync what is overwritten takes two thirds of the time that it takes to sync a file that has grown (measured)."""
 LARGEST: Final = 16 * 1024 * 1024
-"""Bytes of WAL that are kept where it has had to grow; one that others let grow beyond them is seen to."""
+"""Bytes of WAL that are kept where it has had to grow; beyond them it is seen to, whoever wrote it."""
 
 
 class Writer:
@@ -227,7 +227,7 @@ class Writer:
             self._changed()
         # a commit touches the table and its indexes; rows beyond the first mostly share their pages
         ours = 4 * self._commits + self._conn.total_changes - self._changes
-        if ours > PLENTY or (others and self.wal_size() > LARGEST):
+        if ours > PLENTY or ((others or self._commits) and self.wal_size() > LARGEST):
             self._checkpoint("PASSIVE")
 
     def wal_size(self) -> int:
