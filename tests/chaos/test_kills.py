@@ -17,13 +17,13 @@ from chaos.plugins import MOMENTS
 def test_workers_and_a_producer_killed_at_random(world: World, count: int, note: Callable[[str], None]) -> None:
     chance = random.Random(1)
     workers = [world.start(seed=n) for n in range(4)]
-    producer = world.start("produce")
+    producer = world.start("produce", ms=100)  # so long that most kills hit an attempt
     world.until(lambda: len(world.find("ready")) >= 5)
     for killed in range(count):
         time.sleep(chance.uniform(0.05, 0.25))
         if killed % 10 == 9:
             producer.kill()
-            producer = world.start("produce", seed=1000 + killed)
+            producer = world.start("produce", seed=1000 + killed, ms=100)
         else:
             victim = chance.randrange(4)
             workers[victim].kill()
@@ -37,7 +37,7 @@ def test_workers_and_a_producer_killed_at_random(world: World, count: int, note:
     found = world.check()
     left = [path.name for path in world.folder.glob("jobs.db-owner-*")]
     note(f"{found['acks']} jobs, {found['restarted']} attempts died, {found['failed']} at the cap")
-    assert found["restarted"] > count / 10, "the kills hit too few attempts to tell anything"
+    assert found["restarted"] > count / 4
     assert found["completed"] > found["acks"] * 0.9
     assert len(left) <= 5, f"{len(left)} lock files of owners are left"
 

@@ -212,14 +212,14 @@ async def asleep(self: Any, kernel: Any) -> None:
 
 
 def produce(spec: Spec) -> None:
-    """A client that enqueues until killed, or `count` jobs."""
+    """A client that enqueues until killed, or `count` jobs, of up to `ms` milliseconds."""
     worker = Worker(spec)
 
     async def main() -> None:
         async with worker.app.client() as jobs:
             worker.history.write("ready")
             for number in range(spec.get("count", 10**9)):
-                await worker.put_some(1, f"{spec['prefix']}-{number}", via=jobs)
+                await worker.put_some(1, f"{spec['prefix']}-{number}", via=jobs, ms=spec.get("ms", 30))
                 await anyio.sleep(worker.random.random() * spec.get("pause", 0.02))
 
     anyio.run(main)
