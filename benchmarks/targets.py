@@ -103,7 +103,7 @@ def table(found: Best) -> list[Line]:
     one, many = ("raw.speed", "enqueue", "raw, a commit each"), ("raw.speed", "enqueue_many", "raw, 100 a commit")
     alike_one = ("raw.speed_alike", "enqueue", "raw, our kind of rows")
     alike_many = ("raw.speed_alike", "enqueue_many", "raw, our kind of rows")
-    idle = "raw.latency", "p50"
+    idle = ("raw.latency", "p50", "raw, a row and its claim")
     made.ratio("enqueue, one at a time", "enqueue", one, 0.5)
     made.ratio("", "enqueue", alike_one, 0)
     made.peer("enqueue, 64 at once", "enqueue_many", 4)
@@ -112,7 +112,7 @@ def table(found: Best) -> list[Line]:
     made.peer("drain, no-op coroutines", "drain", 4)
     made.ratio("", "drain", ("raw.speed", "drain_many", "raw, 100 a commit"), 0.2)
     made.ratio("", "drain", ("raw.speed_alike", "drain_many", "raw, our kind of rows"), 0)
-    made.most("idle latency, p50", "aether.latency", "p50", "ms", 1, (*idle, "raw, a row and its claim"))
+    made.most("idle latency, p50", "aether.latency", "p50", "ms", 1, idle)
     made.most("idle latency, p99", "aether.latency", "p99", "ms", 5)
     made.most("lateness of 1,000 in 10 s, p99", "aether.lateness", "p99", "ms", 5)
     made.grows("10³ → 10⁶ waiting: enqueue", "enqueue", "ms", times=1.25)

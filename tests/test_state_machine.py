@@ -42,6 +42,7 @@ from aether_bg.schedule import Schedule, parse
 NOW = datetime(2030, 1, 1, 11, 59, 30, tzinfo=UTC)
 BY = "tests"
 CAP = states.LEAST_CRASHES
+FIELDS = {field.name for field in attrs.fields(Change)}
 INSTANT = timedelta(microseconds=1)
 """No two moves happen at the same time."""
 SCHEDULES = ("@once", "@every 10s", "* * * * *", "@hourly")
@@ -373,6 +374,7 @@ class Moves(RuleBasedStateMachine):
             return
         assert legal, f"U: {kind} of a {self.job.status.name} job is not refused"
         if change is not None:
+            assert set(vars(change)) == FIELDS, f"{kind} leaves out fields, or makes some up"
             self.bench.save(change)
         self.moved(kind)
 

@@ -18,7 +18,7 @@ from aether_bg._handlers.work import UnitOfWork
 from aether_bg._hooks.calls import Calls
 from aether_bg._kernel.events import Events
 from aether_bg._kernel.gather import Gather
-from aether_bg._kernel.tasks import Signal, Spawn
+from aether_bg._kernel.tasks import Signal, Spawn, longer
 from aether_bg._rules.ids import uuid7
 from aether_bg._rules.occurrences import Plan
 from aether_bg._rules.options import Options
@@ -192,7 +192,7 @@ class Core:
             if self.stopping:
                 return
             self.report(name, problem)
-            wait = BACKOFF[0] if self.clock.monotonic() - began > 60 else min(wait * 2, BACKOFF[1])
+            wait = longer(0.0 if self.clock.monotonic() - began > 60 else wait, BACKOFF)
             await anyio.sleep(wait)
 
     # -- for the other rooms ---------------------------------------------------------------------

@@ -19,16 +19,19 @@ host = ContextVar("host", default="none")
 class Witness:
     """Told apart from its like by a weak reference alone."""
 
+    go: asyncio.Future[None]
+
 
 async def spawned() -> None:
     spawn = spawner()
-    begun, go, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    begun, ended = asyncio.Event(), asyncio.Event()
     seen: list[str] = []
 
-    async def work(_: Witness) -> None:
+    async def work(witness: Witness) -> None:
         seen.append(host.get())
         begun.set()
-        await go.wait()
+        witness.go = asyncio.get_running_loop().create_future()  # which nothing but this task refers to
+        await witness.go
         ended.set()
 
     async def nothing(_: Witness) -> None: ...
@@ -41,8 +44,10 @@ async def spawned() -> None:
     del witness, brief
     await begun.wait()
     gc.collect()
-    assert gone() is not None, "held by nothing, a task may vanish while it waits"
-    go.set()
+    held = gone()
+    assert held is not None, "held by nothing, a task may vanish while it waits"
+    held.go.set_result(None)
+    del held
     await ended.wait()
     await asyncio.sleep(0.01)
     gc.collect()
