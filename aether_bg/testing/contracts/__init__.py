@@ -14,27 +14,23 @@ Without pytest, on whatever event loop is running:
     print(report)          # what is broken and why, what was left out, how many rules hold
     assert report.ok
 
-and from a shell, where `my_tests` has a function `make_store(place)`:
-
-    python -m aether_bg.testing.contracts store my_tests:make_store
-
 A factory makes a new object at each call: the plugin, or a context manager (async or not) that yields it and cleans up
 after it. A store's factory is given a place, an empty folder: for one place it always makes a store of the same jobs
 (a server's store may take `place.name` as the name of a schema). A store that cannot, says so: `durable=False` (another
 object knows nothing of what the first has stored), `shared=False` (not two at a time at one place). Rules about that
 are then left out, and said to be.
 
-A rule that is broken tells its number in PROTOCOL.md or its hook, what must hold, why, and what was seen:
+The message of a broken rule has its number in docs/protocol.md or its hook, what must hold, why, and what was seen:
 
     C1: a claim hands out each job once, because two holders of one job run its effects twice. Seen: …
 
-`suite` rules and reports · `values` jobs to store · `opening` a store at its place · `store_*`, `schedulers`,
-`runners`, `policies` the checks
+`suite` rules and reports · `layers` one function per layer · `values` jobs to store · `opening` a store at its
+place · `store_*`, `schedulers`, `runners`, `policies` the checks
 """
 
 from __future__ import annotations
 
-from aether_bg.testing.contracts.doors import policy_contract, runner_contract, scheduler_contract, store_contract
+from aether_bg.testing.contracts.layers import policy_contract, runner_contract, scheduler_contract, store_contract
 from aether_bg.testing.contracts.suite import Broken, Contract, Report, Rule, Suite
 
 __all__ = [

@@ -1,7 +1,7 @@
-"""Rules, the suites they stand in, and what a run of them found. Knows nothing of stores or schedulers.
+"""Rules, the suites they belong to, and what a run of them found. Independent of stores and schedulers.
 
 A check is a plain async function with one parameter, its world. `Suite.rule` names the rule it is evidence for;
-`expect` says what was seen when it is broken. A `Contract` is a suite bound to somebody's factory.
+`expect` says what was seen when it is broken. A `Contract` is a suite bound to an author's factory.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ async def refused(doing: Awaitable[object], error: type[BaseException], what: st
 
 @attrs.frozen(kw_only=True)
 class Rule(Generic[W]):
-    """`number`: PROTOCOL's, DESIGN's or the hook's name; `law`: what must hold; `because`: what goes wrong otherwise.
-    `needs`: a property of the plugin without which the rule says nothing."""
+    """`number`: of a rule in docs/protocol.md, or the name of a hook. `law`: what must hold. `because`: what goes wrong
+    otherwise. `needs`: a property of the plugin without which the rule says nothing."""
 
     number: str
     law: str
@@ -103,25 +103,32 @@ class Suite(Generic[W]):
 
 @attrs.frozen
 class Report:
-    """What a run found. `kept`: names of rules that hold; `broken`: messages by name; `left_out`: why, by name."""
+    """What a run found. `kept`: names of rules that hold; `errors`: what broke a rule, by name; `left_out`: why a rule
+    was not checked, by name."""
 
     kept: Sequence[str]
-    broken: Mapping[str, str]
+    errors: Mapping[str, Broken]
     left_out: Mapping[str, str]
 
     @property
     def ok(self) -> bool:
-        """Nothing is broken. Rules left out were not asked."""
-        return not self.broken
+        """No rule is broken. Rules that were left out do not count."""
+        return not self.errors
+
+    @property
+    def broken(self) -> Mapping[str, str]:
+        """The message of each broken rule, by name."""
+        return {name: " ".join(str(error).split()) for name, error in self.errors.items()}
 
     def __str__(self) -> str:
         lines = [f"BROKEN {name}\n    {message}" for name, message in self.broken.items()]
         lines += [f"left out {name}: {why}" for name, why in self.left_out.items()]
-        return "\n".join([*lines, f"{len(self.kept)} kept, {len(self.broken)} broken, {len(self.left_out)} left out"])
+        counts = f"{len(self.kept)} kept, {len(self.errors)} broken, {len(self.left_out)} left out"
+        return "\n".join([*lines, counts])
 
 
 class Contract(Mapping[str, Callable[..., None]], Generic[W]):
-    """A suite bound to a plugin: a mapping of pytest functions by name, and `run` without pytest.
+    """A suite bound to a plugin: a mapping of pytest functions by name, each a `run` of one rule.
 
     `enter`: from a private folder, which one check has to itself, to its world. `has`: the properties this plugin has,
     for rules that need one. `backends`: event loops. `limit`: seconds that one check may take.
@@ -148,8 +155,6 @@ class Contract(Mapping[str, Callable[..., None]], Generic[W]):
     def __repr__(self) -> str:
         return f"<Contract {self._name}: {len(self.rules)} rules>"
 
-    # -- the door of pytest ------------------------------------------------------------------------
-
     def __iter__(self) -> Iterator[str]:
         return iter(self.rules)
 
@@ -157,73 +162,63 @@ class Contract(Mapping[str, Callable[..., None]], Generic[W]):
         return len(self.rules)
 
     def __getitem__(self, name: str) -> Callable[..., None]:
-        """A test function, once per event loop. It needs no plugin of pytest and no fixture."""
+        """A test function, run on each event loop. It needs no pytest plugin and no fixture."""
         import pytest
 
         rule = self.rules[name]
 
         @pytest.mark.parametrize("backend", self._backends)
-        def test(backend: str, tmp_path: Path) -> None:
-            told = left_out = None
-            try:
-                anyio.run(self._check, rule, tmp_path, backend=backend)
-            except _NotAsked as why_not:
-                left_out = str(why_not)
-            except Broken as broken:
-                if broken.__cause__ is not None:
-                    raise  # with the plugin's own stack
-                told = _told(broken)
-            if left_out is not None:
-                pytest.skip(left_out)
-            if told is not None:
-                pytest.fail(told, pytrace=False)  # a sentence, not our stack
+        def test(backend: str) -> None:
+            report = anyio.run(self.run, name, backend=backend)
+            for error in report.errors.values():
+                if error.__cause__ is None:
+                    pytest.fail(report.broken[name], pytrace=False)  # a sentence, without the stack of this package
+                raise error  # with the stack of the plugin
+            for why in report.left_out.values():
+                pytest.skip(why)
 
         test.__name__ = test.__qualname__ = name
         test.__doc__ = str(rule)
         return test
 
-    # -- the door without pytest ---------------------------------------------------------------------
-
     async def run(self, *names: str) -> Report:
         """Check every rule (or those named), one after the other, on the event loop of the caller.
 
-        Raises `InvalidOption` for a name that is not among `rules`; a broken rule is no error but in the report.
+        Raises `InvalidOption` for a name that is not among `rules`. A broken rule is not raised but reported.
         """
-        kept, broken, left_out = list[str](), dict[str, str](), dict[str, str]()
+        kept, errors, left_out = list[str](), dict[str, Broken](), dict[str, str]()
         for name in names or self.rules:
             if name not in self.rules:
-                raise InvalidOption(f"rule {shown(name)}", "is none of this contract", f"Rules: {', '.join(self)}.")
-            with tempfile.TemporaryDirectory(prefix="aether_bg-contract-", ignore_cleanup_errors=True) as folder:
-                try:
-                    await self._check(self.rules[name], Path(folder))
-                except _NotAsked as why_not:
-                    left_out[name] = str(why_not)
-                except Broken as error:
-                    broken[name] = _told(error)
-                else:
-                    kept.append(name)
-        return Report(kept, broken, left_out)
+                raise InvalidOption(
+                    f"rule {shown(name)}", "is not a rule of this contract", f"Rules: {', '.join(self)}."
+                )
+            try:
+                await self._check(self.rules[name])
+            except _NotAsked as why_not:
+                left_out[name] = str(why_not)
+            except Broken as error:
+                errors[name] = error
+            else:
+                kept.append(name)
+        return Report(kept, errors, left_out)
 
-    async def _check(self, rule: Rule[W], folder: Path) -> None:
-        """Raises `Broken`; `_NotAsked` for a rule that says nothing of this plugin."""
+    async def _check(self, rule: Rule[W]) -> None:
+        """Raises `Broken`; `_NotAsked` for a rule that does not apply to this plugin."""
         only_if(rule.needs is None or self._has[rule.needs], f"not asked of a plugin that is not {rule.needs}")
-        try:
-            with anyio.fail_after(self._limit):
-                async with self._enter(folder) as world:
-                    await rule.check(world)
-        except TimeoutError as error:
-            raise Broken(f"{rule}. Seen: no end within {self._limit:g} s ({error or 'something hangs'})") from error
-        except Exception as error:
-            seen = _innermost(error)
-            if isinstance(seen, _NotAsked):
-                raise seen from None
-            if isinstance(seen, _Seen):
-                raise Broken(f"{rule}. Seen: {seen}") from seen.__cause__
-            raise Broken(f"{rule}. Seen: {type(seen).__name__}: {seen}") from error
-
-
-def _told(broken: Broken) -> str:
-    return " ".join(str(broken).split())
+        with tempfile.TemporaryDirectory(prefix="aether_bg-contract-", ignore_cleanup_errors=True) as folder:
+            try:
+                with anyio.fail_after(self._limit):
+                    async with self._enter(Path(folder)) as world:
+                        await rule.check(world)
+            except TimeoutError as error:
+                raise Broken(f"{rule}. Seen: no end within {self._limit:g} s ({error or 'something hangs'})") from error
+            except Exception as error:
+                seen = _innermost(error)
+                if isinstance(seen, _NotAsked):
+                    raise seen from None
+                if isinstance(seen, _Seen):
+                    raise Broken(f"{rule}. Seen: {seen}") from seen.__cause__
+                raise Broken(f"{rule}. Seen: {type(seen).__name__}: {seen}") from error
 
 
 def _innermost(error: BaseException) -> BaseException:

@@ -1,4 +1,4 @@
-"""One function per layer: from somebody's factory to the contract."""
+"""One function per layer: from an author's factory to the contract."""
 
 from __future__ import annotations
 

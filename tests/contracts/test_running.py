@@ -1,4 +1,4 @@
-"""The two doors: pytest functions, and a report without pytest; and the shell's."""
+"""Running a contract: as pytest functions, and for a report without pytest."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_every_rule_has_a_number_a_reason_and_a_name(contract: Contract[Any]) ->
 
 
 @pytest.mark.anyio
-async def test_a_report_tells_what_holds_what_is_broken_and_what_was_left_out() -> None:
+async def test_report_lists_rules_kept_broken_and_left_out() -> None:
     contract = store_contract(STORES["claims twice"][2], durable=False)
     names = ["each_job_once", "opened_again", "one_store_id"]
     report = await contract.run(*(f"test_store_{name}" for name in names))
@@ -72,13 +72,13 @@ async def test_a_factory_may_be_a_context_manager() -> None:
 
 
 @pytest.mark.anyio
-async def test_what_is_no_plugin_is_told_so_in_the_words_of_registration() -> None:
+async def test_object_without_hooks_breaks_every_rule_with_not_a_plugin() -> None:
     report = await store_contract(lambda place: object()).run("test_store_one_store_id")
     assert "NotAPlugin" in report.broken["test_store_one_store_id"]
 
 
 @pytest.mark.anyio
-async def test_a_store_that_hangs_is_a_broken_rule() -> None:
+async def test_hanging_store_breaks_the_rule_at_the_limit() -> None:
     async def hangs(*_: object) -> Any:
         await anyio.sleep_forever()
 
@@ -88,32 +88,11 @@ async def test_a_store_that_hangs_is_a_broken_rule() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_name_that_is_no_rule() -> None:
-    with pytest.raises(InvalidOption, match="is none of this contract"):
+async def test_unknown_rule_or_contract_name_is_refused() -> None:
+    with pytest.raises(InvalidOption, match="is not a rule of this contract"):
         await store_contract(in_a_file).run("test_store_nothing")
     with pytest.raises(InvalidOption, match="must be a lower-case identifier"):
         store_contract(in_a_file, name="My store")
-
-
-claims_twice = STORES["claims twice"][2]
-
-
-def shell(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "aether_bg.testing.contracts", *arguments]
-    return subprocess.run(command, cwd=HERE, capture_output=True, text=True, timeout=60, check=False)
-
-
-def test_from_a_shell() -> None:
-    good = shell("store", "test_doors:in_a_file", "-k", "name")
-    assert (good.returncode, good.stderr) == (0, "")
-    assert "0 broken" in good.stdout
-    bad = shell("store", "test_doors:claims_twice", "-k", "each_job_once")
-    assert bad.returncode == 1
-    assert "BROKEN test_store_each_job_once" in bad.stdout
-    for wrong in ("store nowhere:make", "store faulty:STORES", "sofa x:y", "policy faulty:Faulty --not-durable"):
-        assert shell(*wrong.split()).returncode == 2
-    assert "1 kept, 0 broken" in shell("policy", "test_doors:Lunch", "--words", "@lunch", "-k", "its_own_words").stdout
-    assert "Check a plugin against the contract of its layer" in shell("--help").stdout
 
 
 class Lunch:
@@ -122,27 +101,10 @@ class Lunch:
         return schedule.parse("0 12 * * *", timezone) if text == "@lunch" else None
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        ("policy test_doors", "'test_doors' is not MODULE:FACTORY"),
-        ("scheduler test_doors:Lunch", "which is no scheduler: it lacks schedule_run"),
-        ("policy builtins:object", "no method is marked @hookimpl"),
-        ("store test_doors:Lunch", "called with an empty folder: TypeError: Lunch() takes no arguments"),
-        ("scheduler test_doors:in_a_file", "called with nothing: TypeError: in_a_file() missing 1"),
-        ("store test_doors:in_a_file --words @lunch", "--words are for policies"),
-    ],
-)
-def test_a_wrong_call_is_told_once_and_before_any_rule(arguments: str, said: str) -> None:
-    done = shell(*arguments.split())
-    assert (done.returncode, done.stdout) == (2, "")
-    assert said in done.stderr
-
-
-def test_without_trio_the_rules_run_on_asyncio_alone(tmp_path: Path) -> None:
+def test_rules_run_on_asyncio_alone_without_trio(tmp_path: Path) -> None:
     (tmp_path / "test_theirs.py").write_text(
         "from aether_bg.testing import policy_contract\n"
-        "from test_doors import Lunch\n"
+        "from test_running import Lunch\n"
         'globals().update(policy_contract(Lunch, words=["@lunch"]))\n'
     )
     (tmp_path / "without_trio.py").write_text(
@@ -167,7 +129,7 @@ def test_without_trio_the_rules_run_on_asyncio_alone(tmp_path: Path) -> None:
     assert "trio]" not in done.stdout
 
 
-def test_a_strangers_broken_store_gets_a_sentence_from_pytest(tmp_path: Path) -> None:
+def test_pytest_reports_a_broken_rule_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "test_theirs.py").write_text(
         "from faulty import STORES\n"
         "from aether_bg.testing.contracts import store_contract\n"
