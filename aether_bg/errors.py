@@ -17,7 +17,7 @@ AetherError
 ├── StoreError                     the store cannot do it, now or ever
 │   ├── StoreTrouble               nothing wrong with what was asked; it may be tried again
 │   │   └── StoreBusy, StoreFull, StoreReadOnly, StoreGone, StoreBroken
-│   ├── StoreFolderMissing, StoreIsDirectory, NotADatabase, SchemaTooNew
+│   ├── StoreFolderMissing, StoreIsDirectory, NotADatabase, SchemaTooNew, TablesTaken
 │   ├── StoreRefused, DeniedSQL, Unsupported
 │   └── Stale, NameHeld            what a store answers when a guard does not hold
 └── SchedulerError
@@ -77,6 +77,7 @@ __all__ = [
     "StoreReadOnly",
     "StoreRefused",
     "StoreTrouble",
+    "TablesTaken",
     "UnitOfWorkClosed",
     "UnknownHandler",
     "UnknownHook",
@@ -331,12 +332,16 @@ class SchemaTooNew(StoreError):
     """The database was written by a newer version of aether_bg."""
 
 
+class TablesTaken(StoreError):
+    """The file has tables named like those of aether_bg that something else created."""
+
+
 class StoreRefused(StoreError):
     """A constraint of the schema refused a write of the kernel's."""
 
 
 class DeniedSQL(StoreError):
-    """A unit of work may not end or escape its transaction (PROTOCOL W7)."""
+    """A unit of work may not end or escape its transaction, nor change our tables (docs/protocol.md, W7 and W11)."""
 
 
 class Unsupported(StoreError):

@@ -83,18 +83,18 @@ async def report(table: str, source: Path) -> None:
     async with app.unit_of_work() as work:
         imported = work.execute(f"SELECT count(*) FROM {table}")
         ended = work.execute(
-            "SELECT s.name, count(*), sum(retry_count > 0) FROM jobs JOIN job_status s ON s.id = status"
+            "SELECT s.name, count(*), sum(retry_count > 0) FROM aether_jobs JOIN aether_job_status s ON s.id = status"
             " WHERE job_name GLOB ? GROUP BY 1",
             [f"{table}:*"],
         )
-        failed = work.execute("SELECT last_error FROM jobs WHERE status = 3 AND job_name GLOB ?", [f"{table}:*"])
+        failed = work.execute("SELECT last_error FROM aether_jobs WHERE status = 3 AND job_name GLOB ?", [f"{table}:*"])
     print(f"\n{'lines':<12} {'jobs':>6} {'after a retry':>15}")
     for status, count, retried in ended.result:
         print(f"{status:<12} {count:>6} {retried:>15}")
     for (error,) in failed.result[:5]:
         print(f"  {error.splitlines()[0]}")
     print(f"\n{imported.result[0][0]} rows of {source} are in table {table}")
-    print(f"of {OUTPUT / 'jobs.db'}, beside the jobs themselves (tables jobs and runs). Run it again: nothing doubles.")
+    print(f"of {OUTPUT / 'jobs.db'}, beside aether_jobs and aether_runs. Run it again: nothing doubles.")
 
 
 def read(source: Path) -> list[list[str]]:

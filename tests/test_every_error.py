@@ -380,11 +380,21 @@ async def _(make: Make, path: Path) -> None:
     async with make():
         pass
     with closing(sqlite3.connect(path)) as conn:
-        table, columns = "_sqlite_migrations", "migration_set, name, applied_at"
+        table, columns = "aether_migrations", "migration_set, name, applied_at"
         conn.execute(
             f"INSERT INTO {table} ({columns}) SELECT migration_set, '9999_later', applied_at FROM {table} LIMIT 1"
         )
         conn.commit()
+    async with make():
+        pass
+
+
+@raises(
+    "TablesTaken", r"^database .*jobs\.db: it already has table aether_jobs, and aether_bg did not .*\. Rename it, or"
+)
+async def _(make: Make, path: Path) -> None:
+    with closing(sqlite3.connect(path)) as conn:
+        conn.execute("CREATE TABLE aether_jobs (mine)")
     async with make():
         pass
 

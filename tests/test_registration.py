@@ -487,7 +487,7 @@ class Tag:
 
 def stored(path: Path) -> list[str]:
     with sqlite3.connect(path) as conn:
-        found = [row[0] for row in conn.execute("SELECT payload FROM jobs ORDER BY rowid")]
+        found = [row[0] for row in conn.execute("SELECT payload FROM aether_jobs ORDER BY rowid")]
     conn.close()
     return found
 

@@ -46,9 +46,10 @@ FIELDS = {field.name for field in attrs.fields(Change)}
 INSTANT = timedelta(microseconds=1)
 """No two moves happen at the same time."""
 SCHEDULES = ("@once", "@every 10s", "* * * * *", "@hourly")
-OPEN_RUNS = "SELECT token, owner FROM runs WHERE outcome IS NULL"
+OPEN_RUNS = "SELECT token, owner FROM aether_runs WHERE outcome IS NULL"
 COMPLETED_TWICE = (
-    "SELECT occurrence, count(*) FROM runs WHERE outcome = 'completed' GROUP BY job_id, occurrence HAVING count(*) > 1"
+    "SELECT occurrence, count(*) FROM aether_runs WHERE outcome = 'completed' "
+    "GROUP BY job_id, occurrence HAVING count(*) > 1"
 )
 
 parsed: Callable[[str], Schedule] = cache(parse)
@@ -128,12 +129,12 @@ class Bench:
     def runs(self, *outcomes: RunOutcome) -> list[JobRun]:
         columns = ", ".join(field.name for field in attrs.fields(JobRun))
         rows = self.conn.execute(
-            f"SELECT {columns} FROM runs WHERE job_id = ? ORDER BY token, part", [str(self.job_id)]
+            f"SELECT {columns} FROM aether_runs WHERE job_id = ? ORDER BY token, part", [str(self.job_id)]
         )
         return [run for run in map(read_run, rows) if not outcomes or run.outcome in outcomes]
 
     def dump(self) -> list[Any]:
-        return [self.conn.execute(f"SELECT * FROM {table}").fetchall() for table in ("jobs", "runs")]
+        return [self.conn.execute(f"SELECT * FROM {table}").fetchall() for table in ("aether_jobs", "aether_runs")]
 
     def run_due(self, now: datetime, ending: Callable[[], states.Ending] = states.Completed) -> list[datetime | None]:
         """Claim, judge and end whatever is due at `now`; the occurrences that ran."""

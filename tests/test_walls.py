@@ -54,8 +54,8 @@ PUBLIC = [
     "NotAnOwner", "NotStarted", "PluginError", "RunOutcome", "SQLiteStore", "SchedulerError",
     "SchedulerMisconfigured", "SchedulerUnavailable", "SchemaTooNew", "Snooze", "Stale", "StoreBroken", "StoreBusy",
     "StoreError", "StoreFolderMissing", "StoreFull", "StoreGone", "StoreIsDirectory", "StoreReadOnly", "StoreRefused",
-    "StoreTrouble", "UnitOfWork", "UnitOfWorkClosed", "UnknownHandler", "UnknownHook", "UnresolvedDependency",
-    "Unsupported", "UsageError", "WaitTimeout", "hookimpl", "schedule",
+    "StoreTrouble", "TablesTaken", "UnitOfWork", "UnitOfWorkClosed", "UnknownHandler", "UnknownHook",
+    "UnresolvedDependency", "Unsupported", "UsageError", "WaitTimeout", "hookimpl", "schedule",
 ]  # fmt: skip
 
 

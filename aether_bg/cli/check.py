@@ -12,13 +12,13 @@ from typing import Any, Final, Literal
 import attrs
 import click
 
-from aether_bg.cli.database import Reading, applied, database_argument, opening, reading
+from aether_bg.cli.database import Reading, database_argument, opening, reading
 from aether_bg.cli.output import Progress, json_option, print_document, table
 from aether_bg.cli.processes import Process, processes
 from aether_bg.errors import StoreError
 from aether_bg.explain import OVERDUE
 from aether_bg.plugins.sqlite.rows import to_time
-from aether_bg.plugins.sqlite.schema import READY, STEPS, migrations
+from aether_bg.plugins.sqlite.schema import READY, STEPS, applied, migrations
 
 _MOST: Final = 5
 """Examples of each finding."""
@@ -67,7 +67,7 @@ def check(database: Path, quick: bool, as_json: bool) -> None:
     if not any(finding.code == "damaged" for finding in found):
         with reading(database) as db, Progress("checking") as progress:
             db.conn.set_progress_handler(lambda: progress.tell(), _STEP)
-            schema = applied(db)[-1]
+            schema = db.ask(applied)[-1]
             schema_findings = list(_schema(db))
             found += schema_findings
             if not schema_findings:  # else the queries below may fail for want of a column
@@ -156,20 +156,21 @@ def _wal(db: Reading) -> Findings:
 # -- rows ----------------------------------------------------------------------------------------
 
 _CONTRADICTIONS: Final = (
-    ("status", "id", "jobs WHERE status NOT IN (SELECT id FROM job_status)", "have no known status"),
-    ("not_due", "id", "jobs WHERE status = 0 AND (due_at IS NULL OR occurrence IS NULL)",
+    ("status", "id", "aether_jobs WHERE status NOT IN (SELECT id FROM aether_job_status)", "have no known status"),
+    ("not_due", "id", "aether_jobs WHERE status = 0 AND (due_at IS NULL OR occurrence IS NULL)",
      "are SCHEDULED without a due instant and will never run: delete and enqueue them anew"),
-    ("due_though_ended", "id", "jobs WHERE status > 1 AND due_at IS NOT NULL", "have ended but have a due instant"),
-    ("no_owner", "id", "jobs WHERE status = 1 AND owner IS NULL", "are RUNNING but belong to no process"),
-    ("no_attempt", "jobs.id",
-     "jobs LEFT JOIN runs ON runs.job_id = jobs.id AND runs.token = jobs.seq AND runs.part = 0 "
-     "AND runs.outcome IS NULL WHERE jobs.status = 1 AND runs.job_id IS NULL",
+    ("due_though_ended", "id", "aether_jobs WHERE status > 1 AND due_at IS NOT NULL",
+     "have ended but have a due instant"),
+    ("no_owner", "id", "aether_jobs WHERE status = 1 AND owner IS NULL", "are RUNNING but belong to no process"),
+    ("no_attempt", "j.id",
+     "aether_jobs j LEFT JOIN aether_runs r ON r.job_id = j.id AND r.token = j.seq AND r.part = 0 "
+     "AND r.outcome IS NULL WHERE j.status = 1 AND r.job_id IS NULL",
      "are RUNNING without an open row of history"),
-    ("open_attempt", "runs.job_id",
-     "runs JOIN jobs ON jobs.id = runs.job_id WHERE runs.outcome IS NULL "
-     "AND NOT (jobs.status = 1 AND jobs.seq = runs.token)",
+    ("open_attempt", "r.job_id",
+     "aether_runs r JOIN aether_jobs j ON j.id = r.job_id WHERE r.outcome IS NULL "
+     "AND NOT (j.status = 1 AND j.seq = r.token)",
      "have an open row of history though no attempt runs"),
-    ("unreadable", "id", "jobs WHERE NOT json_valid(payload) OR NOT json_valid(extra_properties)",
+    ("unreadable", "id", "aether_jobs WHERE NOT json_valid(payload) OR NOT json_valid(extra_properties)",
      "have a payload or metadata that is not JSON"),
 )  # fmt: skip
 
@@ -205,7 +206,7 @@ def _unattended(db: Reading) -> Findings:
 
 def _held_by_the_dead(db: Reading, known: list[Process]) -> list[Finding]:
     alive = [str(process.id) for process in known if process.state != "dead"]
-    rows = f"jobs WHERE status = 1 AND owner NOT IN ({_places(alive)})"
+    rows = f"aether_jobs WHERE status = 1 AND owner NOT IN ({_places(alive)})"
     message = "jobs are RUNNING in processes that are gone: the next process that starts takes them back"
     return list(_rows(db, "orphaned", "id", rows, message, *alive))
 
@@ -213,7 +214,7 @@ def _held_by_the_dead(db: Reading, known: list[Process]) -> list[Finding]:
 def _no_handler(db: Reading, known: list[Process]) -> list[Finding]:
     live = [process for process in known if process.state == "alive"]
     handlers = sorted({name for process in live for name in process.handlers})
-    rows = f"jobs WHERE {READY} AND due_at <= ? AND handler_name NOT IN ({_places(handlers)})"
+    rows = f"aether_jobs WHERE {READY} AND due_at <= ? AND handler_name NOT IN ({_places(handlers)})"
     what = "whose handler no live process has" if live else "and no live process runs jobs here: start the app"
     params = (to_time(datetime.now(UTC) - timedelta(seconds=1)), *handlers)
     found = list(_rows(db, "no_handler" if live else "no_process", "id", rows, f"jobs are due {what}", *params))
@@ -225,7 +226,7 @@ def _no_handler(db: Reading, known: list[Process]) -> list[Finding]:
 
 def _late(db: Reading, known: list[Process]) -> Findings:
     handlers = sorted({name for process in known if process.state == "alive" for name in process.handlers})
-    rows = f"jobs WHERE {READY} AND due_at <= ? AND handler_name IN ({_places(handlers)})"
+    rows = f"aether_jobs WHERE {READY} AND due_at <= ? AND handler_name IN ({_places(handlers)})"
     message = "jobs are late by more than a minute: all slots are taken, or the scheduler does not call (see health)"
     when = to_time(datetime.now(UTC) - timedelta(seconds=OVERDUE))
     yield from _rows(db, "overdue", "id", rows, message, when, *handlers, level="note")

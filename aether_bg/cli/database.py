@@ -21,7 +21,7 @@ from aether_bg.errors import JobNotFound, NotADatabase, SchemaTooNew, StoreBroke
 from aether_bg.model import JobInfo, JobRun, Query, Stats
 from aether_bg.plugins.sqlite import files, queries
 from aether_bg.plugins.sqlite.rows import to_time
-from aether_bg.plugins.sqlite.schema import STEPS
+from aether_bg.plugins.sqlite.schema import STEPS, applied
 
 F = TypeVar("F", bound=Callable[..., Any])
 R = TypeVar("R")
@@ -119,18 +119,8 @@ def opening(path: Path) -> Iterator[Reading]:
         conn.close()
 
 
-def applied(database: Reading) -> list[str]:
-    """The schema steps it has had; none: it is not ours."""
-    if not database.one("SELECT count(*) FROM sqlite_master WHERE name = '_sqlite_migrations'"):
-        return []
-    return [
-        name
-        for (name,) in database.rows("SELECT name FROM _sqlite_migrations WHERE migration_set = 'aether_bg' ORDER BY 1")
-    ]
-
-
 def _check_schema(database: Reading) -> None:
-    done = applied(database)
+    done = database.ask(applied)
     if not done:
         raise NotADatabase(
             f"database {database.path}", "it is not one of aether_bg: it lacks its tables", "Name an app's file."

@@ -1,4 +1,4 @@
-"""Who runs jobs on a database: the `owners` table, and a look at each one's lock (PROTOCOL P1 to P3)."""
+"""Who runs jobs on a database: the table `aether_owners`, and a look at each one's lock (PROTOCOL P1 to P3)."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def processes(database: Reading) -> list[Process]:
     found = []
     try:
         for id_, host, pid, started, beat, handlers in database.rows(
-            "SELECT id, host, pid, started_at, beat_at, handlers FROM owners ORDER BY started_at"
+            "SELECT id, host, pid, started_at, beat_at, handlers FROM aether_owners ORDER BY started_at"
         ):
             started_at, beat_at = from_time(started), from_time(beat)
             assert started_at is not None

@@ -96,7 +96,7 @@ async def _purge(operator: Operator, bites: list[Purge], expected: int) -> int:
 def _count(db: Reading, purge: Purge) -> int:
     """How many a purge would take; counted as the store takes them, oldest first."""
     assert purge.status is not None
-    sql, params = "SELECT count(*) FROM jobs WHERE status = ?", [int(purge.status)]
+    sql, params = "SELECT count(*) FROM aether_jobs WHERE status = ?", [int(purge.status)]
     total: int = db.one(sql, *params)
     old = total if purge.before is None else db.one(f"{sql} AND handled_time < ?", *params, to_time(purge.before))
     return min(old, total if purge.keep is None else max(total - purge.keep, 0))

@@ -23,8 +23,8 @@ SOME = 200
 
 COPY = """
 WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :size)
-INSERT INTO jobs ({columns})
-SELECT {values} FROM n CROSS JOIN (SELECT * FROM jobs WHERE id = :id)
+INSERT INTO aether_jobs ({columns})
+SELECT {values} FROM n CROSS JOIN (SELECT * FROM aether_jobs WHERE id = :id)
 """
 
 
@@ -37,7 +37,7 @@ def multiply(path: Path, id_: str, size: int) -> None:
             "job_name": "'waiting-' || i", "handler_name": f"'Far' || (i % {HANDLERS})",
             "due_at": due, "occurrence": due,
         }  # fmt: skip
-        columns = [row[1] for row in db.execute("PRAGMA table_info(jobs)")]
+        columns = [row[1] for row in db.execute("PRAGMA table_info(aether_jobs)")]
         values = ", ".join(new.get(name, name) for name in columns)
         db.execute("PRAGMA synchronous = OFF")
         db.execute(COPY.format(columns=", ".join(columns), values=values), {"size": size, "id": id_})

@@ -48,7 +48,8 @@ async def test_an_occurrence_that_has_completed_before_is_a_duplicate(
         first = await app.store.get(id_)
         assert first is not None
         by_hand(
-            path, "UPDATE jobs SET occurrence = (SELECT occurrence FROM runs), due_at = (SELECT occurrence FROM runs), "
+            path, "UPDATE aether_jobs SET occurrence = (SELECT occurrence FROM aether_runs), "
+            "due_at = (SELECT occurrence FROM aether_runs), "
             "last_occurrence = NULL, occurrences = 0",
         )  # fmt: skip
         await app.drain()
@@ -79,7 +80,7 @@ async def test_a_trigger_for_a_running_job_has_its_owner_looked_at(
     app.handler("Work")(lambda: None)
     async with app:
         id_ = await app.enqueue("Work", "job", schedule="@every 1h")
-        by_hand(path, "UPDATE jobs SET status = 1, seq = 7, attempt = 1, owner = ?", str(uuid4()))
+        by_hand(path, "UPDATE aether_jobs SET status = 1, seq = 7, attempt = 1, owner = ?", str(uuid4()))
         row = await app.store.get(id_)
         assert row is not None
         with anyio.fail_after(20):
@@ -204,7 +205,7 @@ async def test_what_the_schema_refuses_of_a_unit_is_a_failure_of_its_handler(app
         with contextlib.closing(sqlite3.connect(path)) as conn, conn:
             conn.execute("CREATE TABLE orders (one)")
             conn.execute(
-                "CREATE TRIGGER quota BEFORE INSERT ON jobs WHEN NEW.job_name = 'another' "
+                "CREATE TRIGGER quota BEFORE INSERT ON aether_jobs WHEN NEW.job_name = 'another' "
                 "BEGIN SELECT RAISE(ABORT, 'the quota is used up'); END"
             )
         job = await app.wait(await app.enqueue("Order", "first"), 10)

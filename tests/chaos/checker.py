@@ -54,8 +54,8 @@ def snapshot(database: str | os.PathLike[str]) -> Snapshot:
         conn.execute("PRAGMA query_only = ON")
         conn.row_factory = sqlite3.Row
         conn.execute("BEGIN")
-        jobs = {row["id"]: dict(row) for row in conn.execute("SELECT * FROM jobs")}
-        runs = [dict(row) for row in conn.execute("SELECT * FROM runs ORDER BY job_id, token, part")]
+        jobs = {row["id"]: dict(row) for row in conn.execute("SELECT * FROM aether_jobs")}
+        runs = [dict(row) for row in conn.execute("SELECT * FROM aether_runs ORDER BY job_id, token, part")]
         has = conn.execute("SELECT 1 FROM sqlite_master WHERE name = 'effects'").fetchone()
         effects = [tuple(row) for row in conn.execute("SELECT job, occurrence, token FROM effects")] if has else []
         conn.execute("COMMIT")

@@ -29,7 +29,9 @@ class NoTokenGuard(Watched):
     @hookimpl
     async def lifecycle_start(self, kernel: Kernel, stack: AsyncExitStack) -> None:
         await self.inner.lifecycle_start(kernel, stack)
-        await self.inner._open().write(lambda conn: conn.execute("DROP INDEX IF EXISTS runs_completed"), Rank.OTHER)
+        await self.inner._open().write(
+            lambda conn: conn.execute("DROP INDEX IF EXISTS aether_runs_completed"), Rank.OTHER
+        )
 
     @hookimpl
     async def store_transact(self, writes: Sequence[Write]) -> Sequence[object]:
@@ -60,14 +62,14 @@ class NoOwnerCheck(Watched):
     async def store_claim(self, claim: Claim) -> Claimed:
         def unchecked(conn: sqlite3.Connection) -> Any:
             row = [str(claim.owner)]
-            known = conn.execute("SELECT 1 FROM owners WHERE id = ?", row).fetchone()
+            known = conn.execute("SELECT 1 FROM aether_owners WHERE id = ?", row).fetchone()
             if not known:
-                conn.execute("INSERT INTO owners VALUES (?, '', 0, '', 0, '', '[]')", row)
+                conn.execute("INSERT INTO aether_owners VALUES (?, '', 0, '', 0, '', '[]')", row)
             try:
                 return claims.claim(conn, claim)
             finally:
                 if not known:
-                    conn.execute("DELETE FROM owners WHERE id = ?", row)
+                    conn.execute("DELETE FROM aether_owners WHERE id = ?", row)
 
         rows, next_due = await self.inner._open().write(unchecked, Rank.OTHER)
         return Claimed(jobs=tuple(read_jobs(rows)), next_due=next_due)

@@ -85,11 +85,11 @@ def test_a_crash_after_the_commit_and_before_the_answer(dapr: DaprRuntime, world
         jobs = [{"handler": "hold", "name": f"{turn}"}]
         dying = world.start("chaos.test_dapr:dies_before_it_answers", dapr=beside(dapr.sidecar), enqueue=jobs)
         assert dying.wait() == -signal.SIGKILL, dying.tail()
-        assert world.sql("SELECT status FROM jobs WHERE job_name = ?", f"{turn}") == [(1,)]
+        assert world.sql("SELECT status FROM aether_jobs WHERE job_name = ?", f"{turn}") == [(1,)]
         again = world.ready(dapr=beside(dapr.sidecar))
-        world.until(lambda: not world.sql("SELECT 1 FROM jobs WHERE status < 2"), 30, "the end of the job")
+        world.until(lambda: not world.sql("SELECT 1 FROM aether_jobs WHERE status < 2"), 30, "the end of the job")
         again.end()
-        runs = "SELECT outcome FROM runs JOIN jobs ON jobs.id = job_id WHERE job_name = ? ORDER BY token"
+        runs = "SELECT outcome FROM aether_runs JOIN aether_jobs j ON j.id = job_id WHERE job_name = ? ORDER BY token"
         assert world.sql(runs, f"{turn}") == [("crashed",), ("completed",)]
     world.check(overlaps=False)
 

@@ -67,9 +67,9 @@ def deploy(world: World, here: dict[str, Any], there: dict[str, Any]) -> None:
     assert world.start("put", enqueue=jobs).wait() == 0
     world.until(lambda: len(world.find("end", handler="quick")) == 4, PATIENCE)
     time.sleep(0.3)
-    assert world.sql("SELECT count(*) FROM jobs WHERE handler_name = 'effect' AND status = 0") == [(4,)]
+    assert world.sql("SELECT count(*) FROM aether_jobs WHERE handler_name = 'effect' AND status = 0") == [(4,)]
     new = world.start("until_signal", dapr=there)
-    world.until(lambda: not world.sql("SELECT 1 FROM jobs WHERE status < 2"), PATIENCE)
+    world.until(lambda: not world.sql("SELECT 1 FROM aether_jobs WHERE status < 2"), PATIENCE)
     assert {e["pid"] for e in world.find("end", handler="effect")} == {new.pid}
     for process in (old, new):
         process.end()
@@ -90,14 +90,14 @@ async def unknown(world: World, here: dict[str, Any]) -> None:
     old = world.start("chaos.test_time:impatient_worker", without=["effect"], unknown=0.6, dapr=here)
     job = {"handler": "effect", "name": "unknown", "payload": {"ms": 1}}
     assert await to_thread.run_sync(world.start("put", enqueue=[job]).wait) == 0
-    await until(lambda: world.sql("SELECT 1 FROM jobs WHERE status = 3"), PATIENCE)
-    assert world.sql("SELECT payload FROM jobs WHERE last_error LIKE '%handler%'") == [('{"ms":1}',)]
+    await until(lambda: world.sql("SELECT 1 FROM aether_jobs WHERE status = 3"), PATIENCE)
+    assert world.sql("SELECT payload FROM aether_jobs WHERE last_error LIKE '%handler%'") == [('{"ms":1}',)]
     await to_thread.run_sync(old.end)
     worker = Worker({"db": str(world.db), "history": str(world.history), "dapr": here})
     async with worker.app as app:
         await app.retry("unknown")
         assert (await app.wait("unknown", PATIENCE)).status is JobStatus.COMPLETED
-    worker.history.write("verb", verb="retry", job=world.sql("SELECT id FROM jobs")[0][0])
+    worker.history.write("verb", verb="retry", job=world.sql("SELECT id FROM aether_jobs")[0][0])
     world.check()
 
 

@@ -49,9 +49,9 @@ def second_migration() -> None:
         @steps()
         def m002_later(db: Any) -> None:
             for n in range(5):
-                db.conn.execute(f"ALTER TABLE jobs ADD COLUMN later{n} TEXT")
+                db.conn.execute(f"ALTER TABLE aether_jobs ADD COLUMN later{n} TEXT")
             db.conn.execute("CREATE TABLE later (id TEXT)")
-            db.conn.execute("INSERT INTO later SELECT id FROM jobs")
+            db.conn.execute("INSERT INTO later SELECT id FROM aether_jobs")
 
         return steps
 
@@ -103,14 +103,14 @@ def open_once(spec: Spec) -> None:
 def version(path: Path) -> tuple[set[str], list[str]]:
     with closing(sqlite3.connect(path)) as conn:
         tables = {name for (name,) in conn.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        done = "_sqlite_migrations" in tables
-        steps = [name for (name,) in conn.execute("SELECT name FROM _sqlite_migrations")] if done else []
-        columns = [row[1] for row in conn.execute("PRAGMA table_info(jobs)")]
+        done = "aether_migrations" in tables
+        steps = [name for (name,) in conn.execute("SELECT name FROM aether_migrations")] if done else []
+        columns = [row[1] for row in conn.execute("PRAGMA table_info(aether_jobs)")]
         assert conn.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     assert len([column for column in columns if column.startswith("later")]) == (5 if "m002_later" in steps else 0)
     assert ("later" in tables) == ("m002_later" in steps)
-    assert ("jobs" in tables) == ("m001_initial" in steps)
-    return tables - {"_sqlite_migrations"}, steps
+    assert ("aether_jobs" in tables) == ("m001_initial" in steps)
+    return tables - {"aether_migrations"}, steps
 
 
 @pytest.mark.row(4, small=12, full=50)
@@ -148,7 +148,7 @@ def test_eight_open_one_file(worlds: Callable[[str], World], count: int, newer: 
         for process in eight:
             assert process.wait() == 0, process.tail()
         assert len(version(world.db)[1]) == 1 + newer
-        assert world.sql("SELECT count(*) FROM jobs WHERE status = 2") == [(8,)]
+        assert world.sql("SELECT count(*) FROM aether_jobs WHERE status = 2") == [(8,)]
 
 
 # -- row 11: many writers ------------------------------------------------------------------------
@@ -186,7 +186,7 @@ def test_eight_writers(worlds: Callable[[str], World], count: int, full: bool, n
         least, longest = min(e["count"] for e in wrote), max(e["longest"] for e in wrote)
         note(f"{mean * 8 / seconds:.0f}/s, least {least / mean:.2f} of the mean, longest wait {longest:.2f} s")
         assert "locked" not in world.logs()
-        assert sum(e["count"] for e in wrote) == world.sql("SELECT count(*) FROM jobs")[0][0]
+        assert sum(e["count"] for e in wrote) == world.sql("SELECT count(*) FROM aether_jobs")[0][0]
         assert longest < 2.0
         assert least >= mean / 2
 
@@ -254,11 +254,11 @@ def test_a_reader_stays_open_over_many_commits(
             async with worker.app as app:
                 with closing(sqlite3.connect(world.db, isolation_level=None)) as reader:
                     reader.execute("BEGIN")
-                    before = reader.execute("SELECT count(*) FROM jobs").fetchone()
+                    before = reader.execute("SELECT count(*) FROM aether_jobs").fetchone()
                     for number in range(commits):
                         async with app.unit_of_work() as uow:
                             uow.execute("INSERT INTO orders VALUES (?, zeroblob(1000))", [number])
-                    assert reader.execute("SELECT count(*) FROM jobs").fetchone() == before
+                    assert reader.execute("SELECT count(*) FROM aether_jobs").fetchone() == before
                     largest = wal.stat().st_size
                     reader.execute("COMMIT")
                 deadline = time.monotonic() + 20
@@ -304,7 +304,7 @@ def test_files_that_cannot_be_opened(tmp_path: Path, count: int) -> None:
         assert (folder / "torn.db").read_bytes() == torn
         opening(folder / "new.db")
         with closing(sqlite3.connect(folder / "new.db")) as conn, conn:
-            conn.execute("UPDATE _sqlite_migrations SET name = 'm999_from_the_future'")
+            conn.execute("UPDATE aether_migrations SET name = 'm999_from_the_future'")
         before = (folder / "new.db").read_bytes()
         with pytest.raises(SchemaTooNew, match="newer aether_bg"):
             opening(folder / "new.db")
@@ -436,7 +436,7 @@ def test_the_file_is_removed_while_it_is_open(worlds: Callable[[str], World], co
 
         anyio.run(main)
         world.check()
-        assert world.sql("SELECT count(*) FROM jobs WHERE job_name = 'lost'") == [(0,)]
+        assert world.sql("SELECT count(*) FROM aether_jobs WHERE job_name = 'lost'") == [(0,)]
 
 
 def forks(spec: Spec) -> None:

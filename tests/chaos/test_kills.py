@@ -72,13 +72,13 @@ def test_killed_between_claim_and_arming_the_next(world: World, count: int, sche
         )
         assert process.wait(20) == -9, process.tail()
     last = world.ready(scheduler=scheduler)
-    before = dict(world.sql("SELECT id, occurrences FROM jobs"))
+    before = dict(world.sql("SELECT id, occurrences FROM aether_jobs"))
     world.until(
-        lambda: all(n >= before[job] + 3 for job, n in world.sql("SELECT id, occurrences FROM jobs")),
+        lambda: all(n >= before[job] + 3 for job, n in world.sql("SELECT id, occurrences FROM aether_jobs")),
         what="three more occurrences of each",
     )
     world.until(  # misfire="all": what was missed between the processes is made up for
-        lambda: not world.sql("SELECT 1 FROM jobs WHERE occurrence < ?", stamp(time.time() - 1)),
+        lambda: not world.sql("SELECT 1 FROM aether_jobs WHERE occurrence < ?", stamp(time.time() - 1)),
         timeout=120,
         what="the end of the backlog",
     )
@@ -86,8 +86,8 @@ def test_killed_between_claim_and_arming_the_next(world: World, count: int, sche
     world.settle()
     world.check(overlaps=False)
     assert len({e["pid"] for e in world.find("killed")}) == count
-    for (job,) in world.sql("SELECT id FROM jobs"):
-        done = world.sql("SELECT occurrence FROM runs WHERE job_id = ? AND outcome = 'completed'", job)
+    for (job,) in world.sql("SELECT id FROM aether_jobs"):
+        done = world.sql("SELECT occurrence FROM aether_runs WHERE job_id = ? AND outcome = 'completed'", job)
         assert len({when for (when,) in done}) == len(done) > 0
 
 
@@ -103,18 +103,18 @@ def test_a_handler_that_always_kills(worlds: Callable[[str], World], count: int,
         deaths = 0
         process = world.start(scheduler=scheduler, enqueue=[*others[:10], *poison, *others[10:]])
         deadline = time.monotonic() + 30
-        while world.sql("SELECT count(*), sum(status < 2) FROM jobs") != [(21, 0)]:
-            assert time.monotonic() < deadline, world.sql("SELECT job_name, status, crash_count FROM jobs")
+        while world.sql("SELECT count(*), sum(status < 2) FROM aether_jobs") != [(21, 0)]:
+            assert time.monotonic() < deadline, world.sql("SELECT job_name, status, crash_count FROM aether_jobs")
             if not process.alive:
                 assert process.code == -9, process.tail()
                 deaths += 1
                 process = world.start(scheduler=scheduler, enqueue=[*others, *poison])
             time.sleep(0.005)
         process.end()
-        assert world.sql("SELECT status, crash_count FROM jobs WHERE job_name = 'poison'") == [(3, 5)]
-        assert world.sql("SELECT count(*) FROM jobs WHERE status = 2") == [(20,)]
+        assert world.sql("SELECT status, crash_count FROM aether_jobs WHERE job_name = 'poison'") == [(3, 5)]
+        assert world.sql("SELECT count(*) FROM aether_jobs WHERE status = 2") == [(20,)]
         assert deaths == 5
-        assert world.sql("SELECT max(crash_count) FROM jobs WHERE job_name <> 'poison'")[0][0] <= 2
+        assert world.sql("SELECT max(crash_count) FROM aether_jobs WHERE job_name <> 'poison'")[0][0] <= 2
         world.check()
 
 
@@ -127,8 +127,8 @@ def test_a_recurring_handler_that_always_kills(worlds: Callable[[str], World], c
         deaths = 0
         process = world.start(enqueue=[poison])
         deadline = time.monotonic() + 30
-        while not world.sql("SELECT 1 FROM jobs WHERE status = 3"):
-            assert time.monotonic() < deadline, world.sql("SELECT job_name, status, crash_count FROM jobs")
+        while not world.sql("SELECT 1 FROM aether_jobs WHERE status = 3"):
+            assert time.monotonic() < deadline, world.sql("SELECT job_name, status, crash_count FROM aether_jobs")
             if not process.alive:
                 assert process.code == -9, process.tail()
                 deaths += 1
@@ -136,7 +136,7 @@ def test_a_recurring_handler_that_always_kills(worlds: Callable[[str], World], c
             time.sleep(0.005)
         process.end()
         assert deaths == 10
-        assert world.sql("SELECT crash_count, holds_name FROM jobs") == [(10, 1)]
-        occurrences = world.sql("SELECT count(DISTINCT occurrence) FROM runs WHERE outcome = 'crashed'")
+        assert world.sql("SELECT crash_count, holds_name FROM aether_jobs") == [(10, 1)]
+        occurrences = world.sql("SELECT count(DISTINCT occurrence) FROM aether_runs WHERE outcome = 'crashed'")
         assert occurrences == [(6,)], "five crashes of the first, then one of each"
         world.check()

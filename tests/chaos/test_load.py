@@ -58,14 +58,14 @@ def test_ten_thousand_due_at_once(worlds: Callable[[str], World], count: int, no
         put = world.start("chaos.test_load:put_many")
         largest = before
         deadline = time.monotonic() + 120
-        while put.alive or world.sql("SELECT 1 FROM jobs WHERE status < 2 LIMIT 1"):
+        while put.alive or world.sql("SELECT 1 FROM aether_jobs WHERE status < 2 LIMIT 1"):
             largest = max(largest, memory(process.pid))
             assert time.monotonic() < deadline
             time.sleep(0.05)
         assert put.code == 0, put.tail()
         process.end()
-        assert world.sql("SELECT count(*) FROM jobs WHERE status = 2") == [(MANY,)]
-        assert world.sql("SELECT count(*) FROM runs") == [(MANY,)]
+        assert world.sql("SELECT count(*) FROM aether_jobs WHERE status = 2") == [(MANY,)]
+        assert world.sql("SELECT count(*) FROM aether_runs") == [(MANY,)]
         assert len(world.find("start")) == MANY
         world.check(overlaps=False)
         note(f"{(largest - before) / 2**20:.0f} MiB more at the most")

@@ -45,19 +45,23 @@ def stop_for_three_leases(world: World, count: int, mutant: str | None = None) -
         sleeper.send(signal.SIGCONT)
         world.until(
             lambda number=number: (
-                not world.sql("SELECT 1 FROM jobs WHERE job_name LIKE ? AND status < 2", f"%-{number}-%")
+                not world.sql("SELECT 1 FROM aether_jobs WHERE job_name LIKE ? AND status < 2", f"%-{number}-%")
             ),
             what="the end of all jobs",
         )
     world.end_all()
     world.settle()
     found = world.check(failures=True)
-    done = {(job, token) for job, token in world.sql("SELECT job_id, token FROM runs WHERE outcome = 'completed'")}
+    done = {
+        (job, token) for job, token in world.sql("SELECT job_id, token FROM aether_runs WHERE outcome = 'completed'")
+    }
     refused = [e for e in world.find("end", how="returned") if (e["job"], e["token"]) not in done]
     unfair = []
     for (at, recovered), (next_at, _) in zip(woken, [*woken[1:], (time.time(), True)], strict=True):
         if recovered:  # nobody died between the waking and the next stop
-            query = "SELECT job_id, token FROM runs WHERE outcome = 'crashed' AND started_at > ? AND finished_at < ?"
+            query = (
+                "SELECT job_id, token FROM aether_runs WHERE outcome = 'crashed' AND started_at > ? AND finished_at < ?"
+            )
             unfair += world.sql(query, stamp(at), stamp(next_at - 3 * LEASE))
     assert not unfair, f"counted as crashed though their process lived: {unfair}"
     taken = sum(recovered for _, recovered in woken)

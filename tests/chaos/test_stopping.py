@@ -81,11 +81,11 @@ def test_stopped_by_signals(world: World, count: int, signals: str, note: Callab
         took.append(time.monotonic() - began)
         assert code == 0, f"{code}: {process.tail()}"
         assert world.find("stopped", pid=process.pid)
-        assert world.sql("SELECT job_name FROM jobs WHERE status = 1") == []
-        assert world.sql("SELECT count(*) FROM owners") == [(0,)]
+        assert world.sql("SELECT job_name FROM aether_jobs WHERE status = 1") == []
+        assert world.sql("SELECT count(*) FROM aether_owners") == [(0,)]
         assert not list(world.folder.glob("jobs.db-owner-*"))
         assert took[-1] <= GRACE + 1.0
-        outcomes = {o for (o,) in world.sql("SELECT DISTINCT outcome FROM runs")}
+        outcomes = {o for (o,) in world.sql("SELECT DISTINCT outcome FROM aether_runs")}
         assert outcomes <= {"completed", "released"}, outcomes
         world.start("cancel_rest").wait()
     if signals == "SIGTERM twice":
@@ -112,7 +112,7 @@ def test_a_handler_that_swallows_cancellation(world: World, count: int, note: Ca
         took.append(time.monotonic() - began)
         assert took[-1] <= 0.3 + 1.0 + 0.2
         assert f"stubborn-{number}" in process.tail(), "it says who hung"
-        assert world.sql("SELECT status FROM jobs WHERE job_name = ?", f"stubborn-{number}") == [(0,)]
+        assert world.sql("SELECT status FROM aether_jobs WHERE job_name = ?", f"stubborn-{number}") == [(0,)]
         world.start("cancel_rest").wait()
     world.check(failures=True)
     note(f"exit after at most {max(took):.2f} s, grace 0.3 s")
@@ -135,7 +135,7 @@ def test_a_thread_that_will_not_stop(world: World, count: int, note: Callable[[s
             process.send_signal(signal.SIGTERM)
             time.sleep(0.9)
             if process.poll() is None:
-                assert world.sql("SELECT status FROM jobs WHERE job_name = ?", name) == [(1,)]
+                assert world.sql("SELECT status FROM aether_jobs WHERE job_name = ?", name) == [(1,)]
             process.wait(20)
         took.append(time.monotonic() - began)
         assert name in log.read_text(), "it says who hung"
@@ -176,17 +176,17 @@ def test_a_handler_that_blocks_the_loop(world: World, count: int) -> None:
     lease = 0.4
     world.ready(options={"lease": lease})
     process = world.start("chaos.test_stopping:blocking", options={"lease": lease})
-    world.until(lambda: len(world.sql("SELECT 1 FROM owners")) == 2)
+    world.until(lambda: len(world.sql("SELECT 1 FROM aether_owners")) == 2)
     for number in range(count):
         job = {"spec": ["blocks", f"blocks-{number}"], "payload": {"ms": 2.5 * lease * 1000}}
         assert world.start("chaos.test_stopping:put_one", **job).wait() == 0
         world.until(lambda n=number: world.find("end", name=f"blocks-{n}"))
-    world.until(lambda: not world.sql("SELECT 1 FROM jobs WHERE status < 2"))
+    world.until(lambda: not world.sql("SELECT 1 FROM aether_jobs WHERE status < 2"))
     process.send(signal.SIGTERM)
     assert process.wait() == 0, process.tail()
     world.end_all()
-    assert world.sql("SELECT count(*) FROM runs WHERE outcome <> 'completed'") == [(0,)]
-    assert world.sql("SELECT count(*) FROM runs") == [(count,)]
+    assert world.sql("SELECT count(*) FROM aether_runs WHERE outcome <> 'completed'") == [(0,)]
+    assert world.sql("SELECT count(*) FROM aether_runs") == [(count,)]
     world.check(overlaps=False)
 
 
@@ -261,9 +261,9 @@ def raising(spec: Spec) -> None:
 def test_handlers_that_raise_anything(world: World, count: int) -> None:
     process = world.start("chaos.test_stopping:raising", count=count)
     assert process.wait(60) == 0, process.tail()
-    assert world.sql("SELECT count(*) FROM jobs WHERE status = 3") == [(len(RAISED) * 2 * count,)]
-    assert world.sql("SELECT max(length(last_error)) FROM jobs")[0][0] <= 8192
-    assert world.sql("SELECT count(*) FROM jobs WHERE status = 2") == [(1,)]
+    assert world.sql("SELECT count(*) FROM aether_jobs WHERE status = 3") == [(len(RAISED) * 2 * count,)]
+    assert world.sql("SELECT max(length(last_error)) FROM aether_jobs")[0][0] <= 8192
+    assert world.sql("SELECT count(*) FROM aether_jobs WHERE status = 2") == [(1,)]
 
 
 # -- row 24 --------------------------------------------------------------------------------------
@@ -367,5 +367,5 @@ def test_a_scheduler_crashes_and_an_observer_hangs(world: World, count: int) -> 
 
     for number in range(count):
         anyio.run(main, number)
-    assert world.sql("SELECT count(*) FROM jobs WHERE status = 2") == [(13 * count,)]
-    assert world.sql("SELECT count(*) FROM owners") == [(0,)]
+    assert world.sql("SELECT count(*) FROM aether_jobs WHERE status = 2") == [(13 * count,)]
+    assert world.sql("SELECT count(*) FROM aether_owners") == [(0,)]

@@ -207,10 +207,12 @@ def test_five_processes_declare_the_same(worlds: Callable[[str], World], count: 
         world.until(lambda w=world, seen=seen: len(w.find("end")) > seen + 9)
         assert all(process.alive or process is victim for process in five), world.logs()
         world.end_all()
-        assert world.sql("SELECT count(*), count(DISTINCT job_name) FROM jobs") == [(3, 3)]
+        assert world.sql("SELECT count(*), count(DISTINCT job_name) FROM aether_jobs") == [(3, 3)]
         world.settle(endless=["tick", "declared-0", "declared-1", "declared-2"])
         starts = Counter((e["job"], e["occurrence"]) for e in world.find("start"))
-        died = {(job, at) for job, at in world.sql("SELECT job_id, occurrence FROM runs WHERE outcome = 'crashed'")}
+        died = {
+            (job, at) for job, at in world.sql("SELECT job_id, occurrence FROM aether_runs WHERE outcome = 'crashed'")
+        }
         assert not [key for key, times in starts.items() if times > 1 and key not in died]
         world.check(late=60, overlaps=False)
 
@@ -229,7 +231,7 @@ def test_a_rolling_deploy_changes_the_cron(worlds: Callable[[str], World], count
         seen = len(world.find("end"))
         world.until(lambda w=world, seen=seen: len(w.find("end")) > seen + 12)
         world.end_all()
-        rows = world.sql("SELECT job_name, expression_value, status FROM jobs ORDER BY job_name")
+        rows = world.sql("SELECT job_name, expression_value, status FROM aether_jobs ORDER BY job_name")
         assert [(name, text) for name, text, _ in rows] == [(f"declared-{n}", "@every 150ms") for n in range(3)]
         assert all(status in (0, 1) for _, _, status in rows)
         world.settle(endless=["tick", "declared-0", "declared-1", "declared-2"])
@@ -250,9 +252,9 @@ def test_an_old_process_leaves_new_work_to_the_new_one(worlds: Callable[[str], W
         assert world.start("put", enqueue=jobs).wait() == 0
         world.until(lambda w=world: len(w.find("end", handler="quick")) == 4)
         time.sleep(0.3)
-        assert world.sql("SELECT count(*) FROM jobs WHERE handler_name = 'effect' AND status = 0") == [(4,)]
+        assert world.sql("SELECT count(*) FROM aether_jobs WHERE handler_name = 'effect' AND status = 0") == [(4,)]
         new = world.start("until_signal", scheduler=["timer", "push"][number % 2])
-        world.until(lambda w=world: not w.sql("SELECT 1 FROM jobs WHERE status < 2"))
+        world.until(lambda w=world: not w.sql("SELECT 1 FROM aether_jobs WHERE status < 2"))
         assert {e["pid"] for e in world.find("end", handler="effect")} == {new.pid}
         for process in (old, new):
             process.end()
@@ -267,9 +269,9 @@ def test_work_that_nobody_knows_fails_after_a_while(worlds: Callable[[str], Worl
         job = {"handler": "effect", "name": "unknown", "payload": {"ms": 1}}
         assert world.start("put", enqueue=[job]).wait() == 0
         began = time.monotonic()
-        world.until(lambda w=world: w.sql("SELECT 1 FROM jobs WHERE status = 3"))
+        world.until(lambda w=world: w.sql("SELECT 1 FROM aether_jobs WHERE status = 3"))
         assert 0.4 < time.monotonic() - began < 3
-        assert world.sql("SELECT payload FROM jobs WHERE last_error LIKE '%handler%'") == [('{"ms":1}',)]
+        assert world.sql("SELECT payload FROM aether_jobs WHERE last_error LIKE '%handler%'") == [('{"ms":1}',)]
         old.end()
         worker = Worker({"db": str(world.db), "history": str(world.history)})
 
@@ -279,5 +281,5 @@ def test_work_that_nobody_knows_fails_after_a_while(worlds: Callable[[str], Worl
                 assert (await app.wait("unknown", 10)).status is JobStatus.COMPLETED
 
         anyio.run(main)
-        worker.history.write("verb", verb="retry", job=world.sql("SELECT id FROM jobs")[0][0])
+        worker.history.write("verb", verb="retry", job=world.sql("SELECT id FROM aether_jobs")[0][0])
         world.check()

@@ -114,7 +114,7 @@ def longer_than_the_period(
         job["if_exists"] = "keep"
 
     def runs() -> dict[str, int]:
-        return dict(world.sql("SELECT job_id, count(*) FROM runs WHERE outcome = 'completed' GROUP BY job_id"))
+        return dict(world.sql("SELECT job_id, count(*) FROM aether_runs WHERE outcome = 'completed' GROUP BY job_id"))
 
     process = world.ready(scheduler=scheduler, mutant=mutant, enqueue=jobs, **spec)
     world.until(lambda: len(world.find("ack")) >= 3)
@@ -167,4 +167,4 @@ def test_many_triggers_at_once_keep_to_the_slots(world: World, count: int) -> No
 
     anyio.run(main)
     assert most == 7
-    assert world.sql("SELECT count(*) FROM runs WHERE outcome = 'completed'") == [(count,)]
+    assert world.sql("SELECT count(*) FROM aether_runs WHERE outcome = 'completed'") == [(count,)]

@@ -34,7 +34,7 @@ def test_units_of_work_with_exceptions_and_kills(world: World, count: int, note:
     world.settle(120)
     found = world.check(failures=True)
     orders = {name for (name,) in world.sql("SELECT name FROM orders")}
-    jobs = {name for (name,) in world.sql("SELECT job_name FROM jobs")}
+    jobs = {name for (name,) in world.sql("SELECT job_name FROM aether_jobs")}
     assert orders == jobs
     assert len(world.sql("SELECT name FROM orders")) == len(orders)
     assert {e["name"] for e in world.find("unit")} <= orders
@@ -49,7 +49,7 @@ def test_verbs_race_with_claims_and_outcomes(world: World, count: int, note: Cal
     for racer in racers:
         assert racer.wait(120) == 0, racer.tail()
     found = world.check(failures=True)
-    status = dict(world.sql("SELECT id, status FROM jobs"))
+    status = dict(world.sql("SELECT id, status FROM aether_jobs"))
     assert len(status) == count
     winners: dict[str, list[str]] = {job: [] for job in status}
     moved = {e["job"] for e in world.find("raced") if e["verb"] == "update" and e["result"] is None}
@@ -58,7 +58,7 @@ def test_verbs_race_with_claims_and_outcomes(world: World, count: int, note: Cal
             winners[event["job"]].append("cancelled")
         elif event["verb"] in ("fail", "cancel") and event["result"] is None:
             winners[event["job"]].append({"fail": "failed", "cancel": "cancelled"}[event["verb"]])
-    for (job,) in world.sql("SELECT job_id FROM runs WHERE outcome = 'completed'"):
+    for (job,) in world.sql("SELECT job_id FROM aether_runs WHERE outcome = 'completed'"):
         winners[job].append("completed")
     names = {2: "completed", 3: "failed", 4: "cancelled"}
     for job in moved:  # given another instant while it ran, it ran again then: the earlier run is no end
@@ -140,7 +140,7 @@ def break_batches(world: World, count: int, mutant: str | None = None) -> str:
 
     anyio.run(main)
     orders = [name for (name,) in world.sql("SELECT name FROM orders")]
-    jobs = {name for (name,) in world.sql("SELECT job_name FROM jobs")}
+    jobs = {name for (name,) in world.sql("SELECT job_name FROM aether_jobs")}
     acknowledged = {name for name in done if "pause" not in name}
     assert acknowledged - jobs == set(), "acknowledged and gone"
     assert jobs - acknowledged == set(), "refused and there"

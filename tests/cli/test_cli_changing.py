@@ -84,7 +84,7 @@ def test_one_that_refuses_does_not_keep_the_others(run: Run, db: Path) -> None:
 def test_a_name_that_looks_like_an_id_is_still_a_name(run: Run, db: Path) -> None:
     name = "018f0000-0000-7000-8000-000000000000"
     with closing(sqlite3.connect(db)) as conn, conn:
-        conn.execute("UPDATE jobs SET job_name = ? WHERE job_name = 'later'", [name])
+        conn.execute("UPDATE aether_jobs SET job_name = ? WHERE job_name = 'later'", [name])
     assert run("pause", db, name).exit_code == 0
     assert row(run, db, name)["paused"] is True
 

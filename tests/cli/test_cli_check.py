@@ -21,7 +21,7 @@ from aether_bg.cli.check import _CONTRADICTIONS
 Run = Callable[..., Result]
 
 NOBODY = "99999999-0000-7000-8000-000000000000"
-OWNER = f"INSERT INTO owners VALUES ('{NOBODY}', 'box', 7, '{{at}}', 1, '{{at}}', '{{handlers}}')"
+OWNER = f"INSERT INTO aether_owners VALUES ('{NOBODY}', 'box', 7, '{{at}}', 1, '{{at}}', '{{handlers}}')"
 
 
 Statement = str | Callable[[], str]
@@ -42,7 +42,7 @@ def owner(ago: float, handlers: str = '["Ok"]') -> str:
 
 def due(ago: float, job: str = "later") -> str:
     at = (datetime.now(UTC) - timedelta(seconds=ago)).isoformat(timespec="microseconds")[:26] + "Z"
-    return f"UPDATE jobs SET due_at = '{at}' WHERE job_name = '{job}'"
+    return f"UPDATE aether_jobs SET due_at = '{at}' WHERE job_name = '{job}'"
 
 
 def findings(run: Run, db: Path, *options: str) -> tuple[int, dict[str, Any]]:
@@ -65,20 +65,20 @@ def test_a_sound_database(run: Run, db: Path, options: list[str]) -> None:
 
 
 TAMPERED: list[tuple[str, list[Statement]]] = [
-    ("status", ["UPDATE jobs SET status = 9 WHERE job_name = 'ok-0'"]),
-    ("not_due", ["UPDATE jobs SET due_at = NULL WHERE job_name = 'later'"]),
-    ("due_though_ended", ["UPDATE jobs SET due_at = '2030-01-01T00:00:00.000000Z' WHERE job_name = 'ok-0'"]),
-    ("no_owner", ["UPDATE jobs SET status = 1, due_at = NULL WHERE job_name = 'later'"]),
-    ("no_attempt", [f"UPDATE jobs SET status = 1, owner = '{NOBODY}' WHERE job_name = 'later'"]),
-    ("open_attempt", ["UPDATE runs SET outcome = NULL WHERE outcome = 'failed'"]),
-    ("unreadable", ["UPDATE jobs SET payload = '{oops' WHERE job_name = 'later'"]),
-    ("unreadable", ["UPDATE jobs SET extra_properties = '' WHERE job_name = 'ok-1'"]),
-    ("orphaned", [f"UPDATE jobs SET status = 1, owner = '{NOBODY}' WHERE job_name = 'later'"]),
-    ("foreign_keys", ["INSERT INTO runs (job_id, token, part, attempt, count, outcome) "
+    ("status", ["UPDATE aether_jobs SET status = 9 WHERE job_name = 'ok-0'"]),
+    ("not_due", ["UPDATE aether_jobs SET due_at = NULL WHERE job_name = 'later'"]),
+    ("due_though_ended", ["UPDATE aether_jobs SET due_at = '2030-01-01T00:00:00.000000Z' WHERE job_name = 'ok-0'"]),
+    ("no_owner", ["UPDATE aether_jobs SET status = 1, due_at = NULL WHERE job_name = 'later'"]),
+    ("no_attempt", [f"UPDATE aether_jobs SET status = 1, owner = '{NOBODY}' WHERE job_name = 'later'"]),
+    ("open_attempt", ["UPDATE aether_runs SET outcome = NULL WHERE outcome = 'failed'"]),
+    ("unreadable", ["UPDATE aether_jobs SET payload = '{oops' WHERE job_name = 'later'"]),
+    ("unreadable", ["UPDATE aether_jobs SET extra_properties = '' WHERE job_name = 'ok-1'"]),
+    ("orphaned", [f"UPDATE aether_jobs SET status = 1, owner = '{NOBODY}' WHERE job_name = 'later'"]),
+    ("foreign_keys", ["INSERT INTO aether_runs (job_id, token, part, attempt, count, outcome) "
                       "VALUES ('x', 1, 0, 1, 1, 'failed')"]),
-    ("schema", ["DROP INDEX jobs_ready"]),
-    ("schema", ["DROP TABLE owners"]),
-    ("schema", ["ALTER TABLE jobs RENAME COLUMN extra TO more"]),
+    ("schema", ["DROP INDEX aether_jobs_ready"]),
+    ("schema", ["DROP TABLE aether_owners"]),
+    ("schema", ["ALTER TABLE aether_jobs RENAME COLUMN extra TO more"]),
     ("no_process", [lambda: due(5)]),
     ("no_handler", [lambda: due(5), lambda: owner(0, '["Other"]')]),
 ]  # fmt: skip
@@ -128,7 +128,7 @@ def test_a_job_just_due_or_paused_is_no_finding(run: Run, db: Path) -> None:
 def test_a_large_wal_is_a_note(run: Run, db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check_module, "_LARGE_WAL", 1000)
     with closing(sqlite3.connect(db)) as conn:
-        conn.execute("UPDATE jobs SET modified_by = 'me'")
+        conn.execute("UPDATE aether_jobs SET modified_by = 'me'")
         conn.commit()
         exit_code, found = findings(run, db)
     assert (exit_code, found["wal_size"]["level"]) == (0, "note")
@@ -137,7 +137,7 @@ def test_a_large_wal_is_a_note(run: Run, db: Path, monkeypatch: pytest.MonkeyPat
 
 def test_the_scheduler_index_is_not_missed(run: Run, db: Path) -> None:
     """An index that a push scheduler makes is neither required nor in the way."""
-    tamper(db, "CREATE INDEX jobs_unarmed ON jobs (due_at)")
+    tamper(db, "CREATE INDEX aether_jobs_unarmed ON aether_jobs (due_at)")
     assert findings(run, db) == (0, {})
 
 

@@ -67,10 +67,10 @@ def test_what_is_no_database(run: Run, tmp_path: Path, db: Path, command: list[s
 @pytest.mark.parametrize(
     ("sql", "said"),
     [
-        ("INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('aether_bg', 'm999_new', '')",
+        ("INSERT INTO aether_migrations (migration_set, name, applied_at) VALUES ('aether_bg', 'm999_new', '')",
          "it was written by a newer aether_bg (schema step m999_new)"),
-        ("UPDATE _sqlite_migrations SET name = 'm000_old' WHERE migration_set = 'aether_bg'", "m000_old"),
-        ("DELETE FROM _sqlite_migrations", "it is not one of aether_bg"),
+        ("UPDATE aether_migrations SET name = 'm000_old' WHERE migration_set = 'aether_bg'", "m000_old"),
+        ("DELETE FROM aether_migrations", "it is not one of aether_bg"),
     ],
 )  # fmt: skip
 @every_command
@@ -120,7 +120,7 @@ def test_a_page_after_a_job_that_was_purged(run: Run, db: Path) -> None:
 
 def test_a_row_that_cannot_be_read(run: Run, db: Path) -> None:
     with closing(sqlite3.connect(db)) as conn, conn:
-        conn.execute("UPDATE jobs SET created_at = 'yesterday' WHERE job_name = 'later'")
+        conn.execute("UPDATE aether_jobs SET created_at = 'yesterday' WHERE job_name = 'later'")
     refused(run("list", db), 1, "a row in it cannot be read")
 
 

@@ -170,7 +170,7 @@ def test_reading_never_checkpoints(run: Run, db: Path, tmp_path: Path) -> None:
     """After a crash the WAL belongs to the processes that take the write lock (PROTOCOL P5), not to an onlooker."""
     left = tmp_path / "crashed.db"
     with closing(sqlite3.connect(db)) as conn:
-        conn.execute("UPDATE jobs SET modified_by = 'me'")
+        conn.execute("UPDATE aether_jobs SET modified_by = 'me'")
         conn.commit()
         for suffix in ("", "-wal"):
             shutil.copy(f"{db}{suffix}", f"{left}{suffix}")
@@ -196,7 +196,7 @@ def test_nothing_stored_reaches_a_terminal_raw(run: Run, db: Path, machine: list
 def test_names_that_no_app_would_accept_are_escaped_too(run: Run, db: Path) -> None:
     with closing(sqlite3.connect(db)) as conn, conn:
         conn.execute(
-            "UPDATE jobs SET job_name = ?, handler_name = ? WHERE job_name = 'later'", ["a\x1b[1m\nb", "\x9bH"]
+            "UPDATE aether_jobs SET job_name = ?, handler_name = ? WHERE job_name = 'later'", ["a\x1b[1m\nb", "\x9bH"]
         )
     for command in (["list"], ["stats"], ["show", "a\x1b[1m\nb"], ["explain", "a\x1b[1m\nb"], ["pause", "a\x1b[1m\nb"]):
         text = run(command[0], db, *command[1:]).stdout

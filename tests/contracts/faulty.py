@@ -215,7 +215,9 @@ async def another_id_each_time(store: SQLiteStore) -> Any:
 
 async def purges_the_living(store: SQLiteStore, purge: Purge) -> Any:
     for job in await store.store_find(Query(status=(JobStatus.RUNNING,))):
-        await store._open().write(lambda conn, id_=str(job.id): conn.execute("DELETE FROM jobs WHERE id = ?", [id_]), 2)  # type: ignore[arg-type,misc]
+        await store._open().write(
+            lambda conn, id_=str(job.id): conn.execute("DELETE FROM aether_jobs WHERE id = ?", [id_]), 2
+        )  # type: ignore[arg-type,misc]
     return await store.store_purge(purge)
 
 

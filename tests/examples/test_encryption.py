@@ -65,7 +65,10 @@ def stored(path: Path) -> dict[str, Any]:
     """The payload of each job as it stands in the file."""
     connection = sqlite3.connect(path)
     try:
-        return {name: json.loads(payload) for name, payload in connection.execute("SELECT job_name, payload FROM jobs")}
+        return {
+            name: json.loads(payload)
+            for name, payload in connection.execute("SELECT job_name, payload FROM aether_jobs")
+        }
     finally:
         connection.close()
 
@@ -216,7 +219,7 @@ async def test_tampering_shows(make_app: Make, path: Path, taken: Taken, how: st
     envelope["data"] = data[:30] + ("A" if data[30] != "A" else "B") + data[31:] if how == "flipped" else data
     envelope[MARK] = "k2" if how == "renamed" else "k1"
     connection = sqlite3.connect(path)
-    connection.execute("UPDATE jobs SET payload = ?", [json.dumps(envelope)])
+    connection.execute("UPDATE aether_jobs SET payload = ?", [json.dumps(envelope)])
     connection.commit()
     connection.close()
     keys = {"k1": NEW} if how == "another key" else {"k1": OLD, "k2": OLD}

@@ -18,13 +18,14 @@ from guards.scenario import play
 
 MANY = 20_000
 JUSTIFIED = {
-    r"FROM owners\b": "a row per process; with it, the rows of jobs that run now, which are at most as many as may run",
+    r"FROM aether_owners\b": "a row per process; with it, the rows of jobs that run now, which are at most as many "
+        "as may run",
     r"^SELECT handler_name, status, count": "stats: an operator's question, on a reader",
-    r"^SELECT count\(\*\) FROM (jobs|runs)": "stats",
-    r"^SELECT min\(due_at\) FROM jobs": "stats",
+    r"^SELECT count\(\*\) FROM aether_(jobs|runs)": "stats",
+    r"^SELECT min\(due_at\) FROM aether_jobs": "stats",
     r"json_each\(extra_properties\)": "metadata has no index: a search reads row by row",
-    r"FROM jobs (WHERE (created_at|handler_name|status IN).*)?ORDER BY id LIMIT": "a page of a listing: read in the "
-        "order of ids until it is full",
+    r"FROM aether_jobs (WHERE (created_at|handler_name|status IN).*)?ORDER BY id LIMIT": "a page of a listing: read "
+        "in the order of ids until it is full",
     r"ORDER BY coalesce\(due_at, ''\), id LIMIT": "a listing by due instant",
     r"armed_seq <> seq ORDER BY due_at": "what a push scheduler does not hold yet: an index of just these rows",
     r"manual = 1\) AND due_at <= \? ORDER BY due_at": "a listing of what is due; the kernel asks handler by handler",
@@ -41,7 +42,9 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Played:
     path, clock = tmp_path_factory.mktemp("plans") / "jobs.db", FakeClock()
     with recording() as found:
         anyio.run(play, path, clock)
-    ours = [one for one in found.statements if re.search(r"\b(jobs|runs|owners)\b", one.sql) and one.verb != "CREATE"]
+    ours = [
+        one for one in found.statements if re.search(r"\baether_(jobs|runs|owners)\b", one.sql) and one.verb != "CREATE"
+    ]
     return path, kinds(ours)
 
 
@@ -57,9 +60,12 @@ def test_the_scenario_uses_what_there_is(played: Played) -> None:
     """Else the tests below would prove little."""
     seen = " ".join(played[1])
     for part in (
-        "INSERT INTO jobs", "INSERT INTO runs", "UPDATE jobs SET seq", "UPDATE jobs SET status = 1", "DELETE FROM jobs",
-        "DELETE FROM runs", "DELETE FROM owners", "UPDATE owners", "json_group_array(id)", "armed_seq <> seq",
-        "attempt > 0", "h.value", "OFFSET", "handler_name > h.name", "UNION ALL SELECT * FROM jobs WHERE job_name",
+        "INSERT INTO aether_jobs", "INSERT INTO aether_runs", "UPDATE aether_jobs SET seq",
+        "UPDATE aether_jobs SET status = 1", "DELETE FROM aether_jobs", "DELETE FROM aether_runs",
+        "DELETE FROM aether_owners", "UPDATE aether_owners",
+        "json_group_array(id)", "armed_seq <> seq",
+        "attempt > 0", "h.value", "OFFSET", "handler_name > h.name",
+        "UNION ALL SELECT * FROM aether_jobs WHERE job_name",
         "status = 1 AND owner = ?", "crash_count >= 2", "ORDER BY token DESC", "holds_name = 1",
     ):  # fmt: skip
         assert part in seen, part
@@ -71,7 +77,7 @@ def test_no_statement_reads_a_whole_table(played: Played) -> None:
     bad = {}
     with closing(sqlite3.connect(path)) as conn:
         for sql, one in statements.items():
-            scans = [line for line in plan(conn, one) if re.match(r"SCAN (jobs|runs|owners)\b", line)]
+            scans = [line for line in plan(conn, one) if re.match(r"SCAN aether_(jobs|runs|owners)\b", line)]
             if scans and not justified(sql):
                 bad[sql] = scans
     assert bad == {}
@@ -80,7 +86,7 @@ def test_no_statement_reads_a_whole_table(played: Played) -> None:
 def grow(path: Path) -> None:
     """Many jobs wait for next year and many have ended, each with its history, of the handlers that there are."""
     with closing(sqlite3.connect(path)) as db:
-        columns = [row[1] for row in db.execute("PRAGMA table_info(jobs)")]
+        columns = [row[1] for row in db.execute("PRAGMA table_info(aether_jobs)")]
         new = {"id": "printf('%08x-0000-7000-8000-%012d', i / 1000, i)", "job_name": "'many-' || i"}
         for status, due, handled in ((0, "'2031-01-01T00:00:00.000000Z'", "NULL"), (2, "NULL", "modified_at")):
             state = new | {
@@ -92,11 +98,11 @@ def grow(path: Path) -> None:
             first = 1 + MANY * (status == 2)
             db.execute(
                 f"WITH RECURSIVE n(i) AS (SELECT {first} UNION ALL SELECT i + 1 FROM n WHERE i < {first + MANY - 1}) "
-                f"INSERT INTO jobs SELECT {values} FROM n CROSS JOIN (SELECT * FROM jobs LIMIT 1)"
+                f"INSERT INTO aether_jobs SELECT {values} FROM n CROSS JOIN (SELECT * FROM aether_jobs LIMIT 1)"
             )
         db.execute(
-            "INSERT INTO runs (job_id, token, part, attempt, outcome, started_at, count) "
-            "SELECT id, 1, 0, 1, 'failed', modified_at, 1 FROM jobs WHERE job_name LIKE 'many-%' AND status = 2"
+            "INSERT INTO aether_runs (job_id, token, part, attempt, outcome, started_at, count) "
+            "SELECT id, 1, 0, 1, 'failed', modified_at, 1 FROM aether_jobs WHERE job_name LIKE 'many-%' AND status = 2"
         )
         db.commit()
 

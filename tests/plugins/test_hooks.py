@@ -102,7 +102,7 @@ async def test_codecs_are_undone_in_reverse_and_seen_by_nobody(make_app: Make, p
         await app.trigger("job")
         await app.wait("job", 10)
         with contextlib.closing(sqlite3.connect(path)) as conn:
-            stored = [json.loads(row[0]) for row in conn.execute("SELECT payload FROM jobs")]
+            stored = [json.loads(row[0]) for row in conn.execute("SELECT payload FROM aether_jobs")]
     assert sorted(map(str, got)) == ["{'secret': 2}", "{'secret': 3}", "{'secret': 4}"]
     assert [sorted(payload) for payload in stored] == [["payload", "tag"]] * 3
     assert all("secret" not in str(payload) for payload in stored)

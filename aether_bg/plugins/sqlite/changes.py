@@ -32,24 +32,24 @@ from aether_bg.plugins.sqlite.rows import (
 CHUNKS = (128, 64, 32, 16, 8, 4, 2, 1)
 """Rows per statement: few sizes, so that few statements are ever compiled; any number in few statements."""
 
-INSERT_JOBS = f"INSERT INTO jobs ({', '.join(JOB_COLUMNS)}) VALUES "
+INSERT_JOBS = f"INSERT INTO aether_jobs ({', '.join(JOB_COLUMNS)}) VALUES "
 _GUARD = ("job_id", "seq", "schedule_rev", "next_seq", "next_rev")
 _COLUMN = {name: f"v.column{index}" for index, name in enumerate((*_GUARD, *STATE_COLUMNS), 1)}
 UPDATE_JOBS = (
-    f"UPDATE jobs SET seq = {_COLUMN['next_seq']}, schedule_rev = {_COLUMN['next_rev']}, "
+    f"UPDATE aether_jobs SET seq = {_COLUMN['next_seq']}, schedule_rev = {_COLUMN['next_rev']}, "
     f"{', '.join(f'{name} = {_COLUMN[name]}' for name in STATE_COLUMNS)} FROM (VALUES ",
-    f") AS v WHERE jobs.id = {_COLUMN['job_id']} AND jobs.seq = {_COLUMN['seq']} "
-    f"AND jobs.schedule_rev = {_COLUMN['schedule_rev']}",
+    f") AS v WHERE aether_jobs.id = {_COLUMN['job_id']} AND aether_jobs.seq = {_COLUMN['seq']} "
+    f"AND aether_jobs.schedule_rev = {_COLUMN['schedule_rev']}",
 )
-UPDATE_DEFINITION = f"UPDATE jobs SET {', '.join(f'{name} = ?' for name in DEFINITION_COLUMNS)} WHERE id = ?"
+UPDATE_DEFINITION = f"UPDATE aether_jobs SET {', '.join(f'{name} = ?' for name in DEFINITION_COLUMNS)} WHERE id = ?"
 _RUN_KEY = ("job_id", "token", "part")
 UPSERT_RUNS = (
-    f"INSERT INTO runs ({', '.join(RUN_COLUMNS)}) VALUES ",
+    f"INSERT INTO aether_runs ({', '.join(RUN_COLUMNS)}) VALUES ",
     f" ON CONFLICT ({', '.join(_RUN_KEY)}) DO UPDATE SET "
     + ", ".join(f"{name} = excluded.{name}" for name in RUN_COLUMNS if name not in _RUN_KEY),
 )
-HOLDER = f"SELECT {JOBS_AS_JSON} FROM jobs WHERE job_name = ? AND holds_name = 1"
-ROW = f"SELECT {JOBS_AS_JSON} FROM jobs WHERE id = ?"
+HOLDER = f"SELECT {JOBS_AS_JSON} FROM aether_jobs WHERE job_name = ? AND holds_name = 1"
+ROW = f"SELECT {JOBS_AS_JSON} FROM aether_jobs WHERE id = ?"
 
 
 class Tx:
@@ -60,8 +60,7 @@ class Tx:
 
     def execute(self, sql: str, params: Sequence[Any] | Mapping[str, Any] = ()) -> list[tuple[Any, ...]]:
         _unbroken(self._conn)
-        with self._guard:
-            return self._conn.execute(sql, params).fetchall()
+        return self._guard.execute(sql, params)
 
     def add(self, job: JobInfo) -> None:
         _unbroken(self._conn)
@@ -112,7 +111,7 @@ def _save(conn: sqlite3.Connection, changes: list[Change]) -> None:
     if runs:
         try:
             sum(_many(conn, UPSERT_RUNS, runs))
-        except sqlite3.IntegrityError as error:  # runs_completed: an occurrence completes once (PROTOCOL C6)
+        except sqlite3.IntegrityError as error:  # aether_runs_completed: an occurrence completes once (PROTOCOL C6)
             raise _refused(error) from error
 
 
@@ -182,17 +181,17 @@ def purge(conn: sqlite3.Connection, purge: Purge) -> int:
         params.append(to_time(purge.before))
     if purge.keep is not None:  # everything not newer than the first row beyond the newest `keep`; ties by rowid
         terms.append(
-            f"(handled_time, rowid) <= (SELECT handled_time, rowid FROM jobs WHERE {terms[0]} AND status = ? "
+            f"(handled_time, rowid) <= (SELECT handled_time, rowid FROM aether_jobs WHERE {terms[0]} AND status = ? "
             "ORDER BY handled_time DESC, rowid DESC LIMIT 1 OFFSET ?)"
         )
         params += [int(purge.status or 0), purge.keep]
-    oldest = f"SELECT id FROM jobs WHERE {' AND '.join(terms)} ORDER BY handled_time LIMIT ?"
-    return conn.execute(f"DELETE FROM jobs WHERE id IN ({oldest})", [*params, purge.limit]).rowcount
+    oldest = f"SELECT id FROM aether_jobs WHERE {' AND '.join(terms)} ORDER BY handled_time LIMIT ?"
+    return conn.execute(f"DELETE FROM aether_jobs WHERE id IN ({oldest})", [*params, purge.limit]).rowcount
 
 
 TRIM_HISTORY = """
-DELETE FROM runs WHERE job_id = :job
-AND token <= (SELECT token FROM runs WHERE job_id = :job ORDER BY token DESC, part DESC LIMIT 1 OFFSET :history)
+DELETE FROM aether_runs WHERE job_id = :job
+AND token <= (SELECT token FROM aether_runs WHERE job_id = :job ORDER BY token DESC, part DESC LIMIT 1 OFFSET :history)
 """
 
 

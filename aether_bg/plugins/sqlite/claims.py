@@ -19,32 +19,32 @@ _MOST_HANDLERS: Final = 50
 
 NEXT_DUE: Final = f"""
 SELECT h.value AS handler, (
-    SELECT due_at FROM jobs WHERE {READY} AND handler_name = h.value AND (NOT {SUSPECT} OR :suspect)
+    SELECT due_at FROM aether_jobs WHERE {READY} AND handler_name = h.value AND (NOT {SUSPECT} OR :suspect)
     ORDER BY due_at LIMIT 1
 ) AS due FROM json_each(:handlers) AS h WHERE due IS NOT NULL ORDER BY due
 """
 ONE_SUSPECT: Final = f"""
-SELECT id FROM jobs WHERE {READY} AND {SUSPECT} AND due_at <= :now
+SELECT id FROM aether_jobs WHERE {READY} AND {SUSPECT} AND due_at <= :now
 AND handler_name IN (SELECT value FROM json_each(:handlers)) ORDER BY due_at LIMIT 1
 """
-EXACTLY: Final = f"SELECT json_group_array(id) FROM jobs WHERE id = ? AND seq = ? AND due_at <= ? AND {READY}"
+EXACTLY: Final = f"SELECT json_group_array(id) FROM aether_jobs WHERE id = ? AND seq = ? AND due_at <= ? AND {READY}"
 TAKE: Final = """
-UPDATE jobs SET status = 1, seq = seq + 1, attempt = attempt + 1, manual = 0, owner = :owner, started_at = :now,
+UPDATE aether_jobs SET status = 1, seq = seq + 1, attempt = attempt + 1, manual = 0, owner = :owner, started_at = :now,
     modified_at = :now
 WHERE id IN (SELECT value FROM json_each(:ids))
 """
 BEGIN_RUNS: Final = """
-INSERT INTO runs (job_id, token, part, attempt, occurrence, started_at, owner, count)
-SELECT id, seq, 0, attempt, occurrence, :now, owner, 1 FROM jobs
+INSERT INTO aether_runs (job_id, token, part, attempt, occurrence, started_at, owner, count)
+SELECT id, seq, 0, attempt, occurrence, :now, owner, 1 FROM aether_jobs
 WHERE id IN (SELECT value FROM json_each(:ids))
 """
-TAKEN: Final = f"SELECT {JOBS_AS_JSON} FROM jobs WHERE id IN (SELECT value FROM json_each(:ids))"
+TAKEN: Final = f"SELECT {JOBS_AS_JSON} FROM aether_jobs WHERE id IN (SELECT value FROM json_each(:ids))"
 
 
 def claim(conn: sqlite3.Connection, wanted: Claim) -> tuple[str, datetime | None]:
     """The rows taken, as JSON (parsed by the caller, off the writer), and the next due instant."""
     owner, now = str(wanted.owner), to_time(wanted.now)
-    if conn.execute("SELECT 1 FROM owners WHERE id = ?", [owner]).fetchone() is None:
+    if conn.execute("SELECT 1 FROM aether_owners WHERE id = ?", [owner]).fetchone() is None:
         return "[]", None  # PROTOCOL P4: the next beat says so
     if wanted.job_id is not None:
         ids = conn.execute(EXACTLY, [str(wanted.job_id), wanted.seq, now]).fetchone()[0]
@@ -82,7 +82,7 @@ def _take(conn: sqlite3.Connection, ids: str, owner: str, now: str | None) -> st
 def _earliest(handlers: int) -> str:
     """The earliest due rows over so many handlers, each read in the order of its index."""
     one = (
-        f"SELECT * FROM (SELECT id, due_at FROM jobs WHERE {READY} AND handler_name = ? AND due_at <= ? "
+        f"SELECT * FROM (SELECT id, due_at FROM aether_jobs WHERE {READY} AND handler_name = ? AND due_at <= ? "
         f"AND NOT {SUSPECT} ORDER BY due_at LIMIT ?)"
     )
     return (
@@ -94,16 +94,18 @@ def _earliest(handlers: int) -> str:
 def join(conn: sqlite3.Connection, beat: Heartbeat) -> None:
     now = to_time(beat.now)
     conn.execute(
-        "INSERT INTO owners (id, host, pid, started_at, beat, beat_at, handlers) VALUES (?, ?, ?, ?, 0, ?, ?)",
+        "INSERT INTO aether_owners (id, host, pid, started_at, beat, beat_at, handlers) VALUES (?, ?, ?, ?, 0, ?, ?)",
         [str(beat.owner), socket.gethostname(), os.getpid(), now, now, json.dumps(beat.handlers)],
     )
 
 
 def renew(conn: sqlite3.Connection, owner: str, now: str | None) -> bool:
     """False when the owner's row is gone: somebody took this process for dead (PROTOCOL P4)."""
-    return conn.execute("UPDATE owners SET beat = beat + 1, beat_at = ? WHERE id = ?", [now, owner]).rowcount == 1
+    return (
+        conn.execute("UPDATE aether_owners SET beat = beat + 1, beat_at = ? WHERE id = ?", [now, owner]).rowcount == 1
+    )
 
 
 def forget(conn: sqlite3.Connection, owners: list[str]) -> None:
     """Delete owner rows. Rows of jobs they still hold keep their owner's id and are found by it."""
-    conn.execute("DELETE FROM owners WHERE id IN (SELECT value FROM json_each(?))", [json.dumps(owners)])
+    conn.execute("DELETE FROM aether_owners WHERE id IN (SELECT value FROM json_each(?))", [json.dumps(owners)])

@@ -32,15 +32,17 @@ def find(conn: sqlite3.Connection, query: Query) -> list[JobInfo]:
     if query.order == "due" and (query.due_before is not None or query.unarmed):
         place = "due_at, id"  # what can be claimed has a due instant: the order of an index
     if query.after is not None:  # by the id itself where that is the order: its row may be purged meanwhile
-        terms.append("id > ?" if place == "id" else f"({place}) > (SELECT {place} FROM jobs WHERE id = ?)")
+        terms.append("id > ?" if place == "id" else f"({place}) > (SELECT {place} FROM aether_jobs WHERE id = ?)")
         params.append(str(query.after))
     order = "holds_name DESC, id DESC" if query.job_name is not None else place
     if query.begun_after is not None:
         order = f"+{order}"  # found by its own small index, not by walking all rows in the order of ids
     where = f"WHERE {' AND '.join(terms)}" if terms else ""
-    table = "jobs"
+    table = "aether_jobs"
     if query.job_name is not None:  # two partial indexes cover the names: held, and given up
-        table = " UNION ALL ".join(f"SELECT * FROM jobs WHERE job_name = ? AND holds_name = {held}" for held in (1, 0))
+        table = " UNION ALL ".join(
+            f"SELECT * FROM aether_jobs WHERE job_name = ? AND holds_name = {held}" for held in (1, 0)
+        )
         table, params = f"({table})", [query.job_name, query.job_name, *params]
     sql = f"SELECT {JOBS_AS_JSON} FROM (SELECT * FROM {table} {where} ORDER BY {order} LIMIT ?)"
     return read_jobs(conn.execute(sql, [*params, query.limit]).fetchone()[0])
@@ -79,7 +81,7 @@ def _where(query: Query) -> tuple[list[str], list[Any]]:
 
 
 def history(conn: sqlite3.Connection, job_id: UUID, limit: int) -> list[JobRun]:
-    sql = f"SELECT {', '.join(RUN_COLUMNS)} FROM runs WHERE job_id = ? ORDER BY token DESC, part DESC LIMIT ?"
+    sql = f"SELECT {', '.join(RUN_COLUMNS)} FROM aether_runs WHERE job_id = ? ORDER BY token DESC, part DESC LIMIT ?"
     return [read_run(row) for row in conn.execute(sql, [str(job_id), limit])]
 
 
@@ -90,35 +92,36 @@ def stats(conn: sqlite3.Connection, size: int, now: str | None) -> Stats:
     by_status = dict.fromkeys(JobStatus, 0)
     by_handler: dict[str, dict[str, int]] = {}
     for handler, status, count in conn.execute(
-        "SELECT handler_name, status, count(*) FROM jobs GROUP BY handler_name, status"
+        "SELECT handler_name, status, count(*) FROM aether_jobs GROUP BY handler_name, status"
     ):
         by_status[JobStatus(status)] += count
         by_handler.setdefault(handler, {})[JobStatus(status).name.lower()] = count
     return Stats(
         store_id=store_id(conn),
         **{status.name.lower(): count for status, count in by_status.items()},
-        paused=one("SELECT count(*) FROM jobs WHERE paused = 1 AND status < 2"),
-        due=one(f"SELECT count(*) FROM jobs WHERE {READY} AND due_at <= ?", now),
-        oldest_due=from_time(one(f"SELECT min(due_at) FROM jobs WHERE {READY}")),
-        owners=one("SELECT count(*) FROM owners"),
-        runs=one("SELECT count(*) FROM runs"),
+        paused=one("SELECT count(*) FROM aether_jobs WHERE paused = 1 AND status < 2"),
+        due=one(f"SELECT count(*) FROM aether_jobs WHERE {READY} AND due_at <= ?", now),
+        oldest_due=from_time(one(f"SELECT min(due_at) FROM aether_jobs WHERE {READY}")),
+        owners=one("SELECT count(*) FROM aether_owners"),
+        runs=one("SELECT count(*) FROM aether_runs"),
         size=size,
         by_handler=by_handler,
     )
 
 
 def store_id(conn: sqlite3.Connection) -> UUID:
-    return UUID(conn.execute("SELECT value FROM meta WHERE key = 'store_id'").fetchone()[0])
+    return UUID(conn.execute("SELECT value FROM aether_meta WHERE key = 'store_id'").fetchone()[0])
 
 
-ALIVE_OWNERS = "SELECT id, beat, handlers FROM owners"
-HELD = "SELECT id, seq FROM jobs WHERE status = 1 AND owner = ?"
-ORPHANED = "SELECT DISTINCT owner FROM jobs WHERE status = 1 AND owner NOT IN (SELECT id FROM owners)"
+ALIVE_OWNERS = "SELECT id, beat, handlers FROM aether_owners"
+HELD = "SELECT id, seq FROM aether_jobs WHERE status = 1 AND owner = ?"
+ORPHANED = "SELECT DISTINCT owner FROM aether_jobs WHERE status = 1 AND owner NOT IN (SELECT id FROM aether_owners)"
 DUE_HANDLERS = f"""
 WITH RECURSIVE h(name) AS (
-    SELECT min(handler_name) FROM jobs WHERE {READY}
+    SELECT min(handler_name) FROM aether_jobs WHERE {READY}
     UNION ALL
-    SELECT (SELECT min(handler_name) FROM jobs WHERE {READY} AND handler_name > h.name) FROM h WHERE name IS NOT NULL
+    SELECT (SELECT min(handler_name) FROM aether_jobs WHERE {READY} AND handler_name > h.name)
+    FROM h WHERE name IS NOT NULL
 )
-SELECT name FROM h WHERE (SELECT min(due_at) FROM jobs WHERE {READY} AND handler_name = h.name) <= ?
+SELECT name FROM h WHERE (SELECT min(due_at) FROM aether_jobs WHERE {READY} AND handler_name = h.name) <= ?
 """

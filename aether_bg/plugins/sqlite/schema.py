@@ -1,14 +1,18 @@
 """The tables, as migrations. Made to be read: statuses have names, times are ISO 8601 in UTC, JSON is text.
 
-`jobs` is one row per job, `runs` its history, `owners` the processes that run jobs now, `meta` the store's id.
+`aether_jobs` is one row per job, `aether_runs` its history, `aether_owners` the processes that run jobs now,
+`aether_meta` the store's id, `aether_migrations` the applied steps of this schema. All other names are the user's.
 """
 
 from __future__ import annotations
 
+import json
+import re
+import sqlite3
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from aether_bg.errors import SchemaTooNew
+from aether_bg.errors import SchemaTooNew, TablesTaken
 from aether_bg.model import JobStatus
 
 if TYPE_CHECKING:
@@ -20,15 +24,15 @@ READY = "status = 0 AND (paused = 0 OR manual = 1)"
 SUSPECT = "crash_count >= 2"
 
 _TABLES = f"""
-CREATE TABLE meta (
+CREATE TABLE aether_meta (
     key TEXT PRIMARY KEY,
     value TEXT NOT NULL
 );
-CREATE TABLE job_status (
+CREATE TABLE aether_job_status (
     id INTEGER PRIMARY KEY,
     name TEXT NOT NULL
 );
-CREATE TABLE owners (
+CREATE TABLE aether_owners (
     id TEXT PRIMARY KEY,
     host TEXT NOT NULL,
     pid INTEGER NOT NULL,
@@ -37,11 +41,11 @@ CREATE TABLE owners (
     beat_at TEXT NOT NULL,
     handlers TEXT NOT NULL
 );
-CREATE TABLE jobs (
+CREATE TABLE aether_jobs (
     id TEXT PRIMARY KEY NOT NULL,
     job_name TEXT NOT NULL,
     handler_name TEXT NOT NULL,
-    status INTEGER NOT NULL REFERENCES job_status(id),
+    status INTEGER NOT NULL REFERENCES aether_job_status(id),
     due_at TEXT,
     expression_value TEXT NOT NULL,
     timezone TEXT,
@@ -76,15 +80,15 @@ CREATE TABLE jobs (
     modified_at TEXT NOT NULL,
     modified_by TEXT
 );
-CREATE UNIQUE INDEX jobs_name ON jobs (job_name) WHERE holds_name = 1;
-CREATE INDEX jobs_former_name ON jobs (job_name) WHERE holds_name = 0;
-CREATE INDEX jobs_ready ON jobs (handler_name, due_at) WHERE {READY};
-CREATE INDEX jobs_suspect ON jobs (handler_name, due_at) WHERE {READY} AND {SUSPECT};
-CREATE INDEX jobs_begun ON jobs (handled_time) WHERE status = 0 AND attempt > 0;
-CREATE INDEX jobs_running ON jobs (owner) WHERE status = 1;
-CREATE INDEX jobs_ended ON jobs (status, handled_time) WHERE status > 1;
-CREATE TABLE runs (
-    job_id TEXT NOT NULL REFERENCES jobs(id) ON DELETE CASCADE,
+CREATE UNIQUE INDEX aether_jobs_name ON aether_jobs (job_name) WHERE holds_name = 1;
+CREATE INDEX aether_jobs_former_name ON aether_jobs (job_name) WHERE holds_name = 0;
+CREATE INDEX aether_jobs_ready ON aether_jobs (handler_name, due_at) WHERE {READY};
+CREATE INDEX aether_jobs_suspect ON aether_jobs (handler_name, due_at) WHERE {READY} AND {SUSPECT};
+CREATE INDEX aether_jobs_begun ON aether_jobs (handled_time) WHERE status = 0 AND attempt > 0;
+CREATE INDEX aether_jobs_running ON aether_jobs (owner) WHERE status = 1;
+CREATE INDEX aether_jobs_ended ON aether_jobs (status, handled_time) WHERE status > 1;
+CREATE TABLE aether_runs (
+    job_id TEXT NOT NULL REFERENCES aether_jobs(id) ON DELETE CASCADE,
     token INTEGER NOT NULL,
     part INTEGER NOT NULL,
     attempt INTEGER NOT NULL,
@@ -98,12 +102,17 @@ CREATE TABLE runs (
     count INTEGER NOT NULL,
     PRIMARY KEY (job_id, token, part)
 ) WITHOUT ROWID;
-CREATE UNIQUE INDEX runs_completed ON runs (job_id, occurrence) WHERE outcome = 'completed';
+CREATE UNIQUE INDEX aether_runs_completed ON aether_runs (job_id, occurrence) WHERE outcome = 'completed';
 """
 
-MAKE_UNARMED_INDEX = f"CREATE INDEX IF NOT EXISTS jobs_unarmed ON jobs (due_at) WHERE {READY} AND armed_seq <> seq"
+MAKE_UNARMED_INDEX = (
+    f"CREATE INDEX IF NOT EXISTS aether_jobs_unarmed ON aether_jobs (due_at) WHERE {READY} AND armed_seq <> seq"
+)
 """Made when a scheduler first asks what is not armed: the embedded timer arms nothing and need not pay for it."""
 
+
+_NAMES = tuple(re.findall(r"CREATE (?:UNIQUE )?(?:TABLE|INDEX) (?:IF NOT EXISTS )?(\w+)", _TABLES + MAKE_UNARMED_INDEX))
+MIGRATIONS = "aether_migrations"
 
 STEPS = ("m001_initial",)
 """Names of all migrations, in order."""
@@ -114,30 +123,58 @@ def migrations() -> Migrations:
     from sqlite_utils import Migrations
 
     steps = Migrations("aether_bg")
+    steps.migrations_table = MIGRATIONS
 
     @steps()
     def m001_initial(db: Database) -> None:
         for statement in _TABLES.split(";"):
             if statement.strip():
                 db.conn.execute(statement)
-        db.conn.executemany("INSERT INTO job_status VALUES (?, ?)", [(s.value, s.name.lower()) for s in JobStatus])
-        db.conn.execute("INSERT INTO meta VALUES ('store_id', ?)", [str(uuid4())])
+        db.conn.executemany(
+            "INSERT INTO aether_job_status VALUES (?, ?)", [(s.value, s.name.lower()) for s in JobStatus]
+        )
+        db.conn.execute("INSERT INTO aether_meta VALUES ('store_id', ?)", [str(uuid4())])
 
     return steps
 
 
-def migrate(db: Database, path: object) -> None:
-    """Bring the file to this version's schema. Call it under the write lock.
+def applied(conn: sqlite3.Connection) -> list[str]:
+    """The schema steps that the file has had; none: it is not ours."""
+    columns = [column for (column,) in conn.execute("SELECT name FROM pragma_table_info(?)", [MIGRATIONS])]
+    if not {"migration_set", "name"} <= set(columns):
+        return []
+    sql = f"SELECT name FROM {MIGRATIONS} WHERE migration_set = 'aether_bg' ORDER BY name"
+    return [name for (name,) in conn.execute(sql)]
 
-    Raises `SchemaTooNew` when a migration has been applied that this version does not know.
-    """
-    steps = migrations()
-    unknown = [done.name for done in steps.applied(db) if done.name not in STEPS]
-    if unknown:
+
+def check(conn: sqlite3.Connection, path: object) -> None:
+    """Reads only. Raises `SchemaTooNew` for a schema step that this version does not know, `TablesTaken` for a file
+    which is not ours and has our names. Tables, indexes and views share one set of names."""
+    steps = applied(conn)
+    if unknown := [name for name in steps if name not in STEPS]:
         raise SchemaTooNew(
             f"database {path}",
             f"it was written by a newer aether_bg (schema step {unknown[-1]})",
             "Upgrade aether_bg, or open the file with the version that wrote it.",
         )
+    if steps:
+        return
+    names = json.dumps(_NAMES)
+    sql = """
+    SELECT type || ' ' || name FROM sqlite_master WHERE name COLLATE NOCASE IN (SELECT value FROM json_each(?))
+    OR name = ? AND NOT EXISTS (SELECT 1 FROM pragma_table_info(?) WHERE name = 'migration_set') ORDER BY name
+    """
+    if taken := [name for (name,) in conn.execute(sql, [names, MIGRATIONS, MIGRATIONS])]:
+        raise TablesTaken(
+            f"database {path}",
+            f"it already has {', '.join(taken)}, and aether_bg did not create that",
+            "Rename it, or give the jobs a file of their own.",
+        )
+
+
+def migrate(db: Database, path: object) -> None:
+    """Bring the file to this version's schema. Call it under the write lock. Raises as `check` does."""
+    check(db.conn, path)
+    steps = migrations()
     if steps.pending(db):
         steps.apply(db)

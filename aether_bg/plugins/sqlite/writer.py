@@ -124,7 +124,7 @@ class Writer:
         """BEGIN IMMEDIATE, waiting for outsiders until the last deadline; operations that failed instead."""
         while True:
             try:
-                self._conn.execute(f"BEGIN IMMEDIATE {self.guard.mark}")
+                self._conn.execute("BEGIN IMMEDIATE")
                 return []
             except sqlite3.Error as error:
                 if not files.is_busy(error):
@@ -136,7 +136,7 @@ class Writer:
 
     def _run(self, op: Operation, *, savepoint: bool) -> None:
         if savepoint:
-            self._conn.execute(f"SAVEPOINT one {self.guard.mark}")
+            self._conn.execute("SAVEPOINT one")
         try:
             op.result = op.run(self._conn)
         except BaseException as error:  # the user's code runs here; whatever it raises is the operation's
@@ -144,17 +144,17 @@ class Writer:
         if not self._conn.in_transaction:
             return
         if op.error is not None:
-            self._conn.execute(f"ROLLBACK {'TO one ' if savepoint else ''}{self.guard.mark}")
+            self._conn.execute("ROLLBACK TO one" if savepoint else "ROLLBACK")
             if not savepoint:
-                self._conn.execute(f"BEGIN IMMEDIATE {self.guard.mark}")
+                self._conn.execute("BEGIN IMMEDIATE")
         if savepoint:
-            self._conn.execute(f"RELEASE one {self.guard.mark}")
+            self._conn.execute("RELEASE one")
 
     def _end(self, ran: list[Operation]) -> list[Operation]:
         try:
-            self._conn.execute(f"COMMIT {self.guard.mark}")
+            self._conn.execute("COMMIT")
         except sqlite3.IntegrityError as error:  # a deferred constraint of the user's tables: one of them breaks it
-            self._conn.execute(f"ROLLBACK {self.guard.mark}")
+            self._conn.execute("ROLLBACK")
             if len(ran) == 1:
                 return [self._fail(ran[0], ran[0].error or error)]
             return self._each_alone(ran)
@@ -177,7 +177,7 @@ class Writer:
         for op in ops:
             op.result = op.error = None
             try:
-                self._conn.execute(f"BEGIN IMMEDIATE {self.guard.mark}")
+                self._conn.execute("BEGIN IMMEDIATE")
             except sqlite3.Error as error:
                 done.append(self._fail(op, files.translate(error, self._path)))
                 continue
@@ -190,7 +190,7 @@ class Writer:
 
     def _undone(self, ran: list[Operation], error: BaseException) -> list[Operation]:
         if self._conn.in_transaction:
-            self._conn.execute(f"ROLLBACK {self.guard.mark}")
+            self._conn.execute("ROLLBACK")
         self._reopen()
         return [self._fail(op, error) for op in ran]
 
