@@ -44,6 +44,7 @@ from aether_bg.model.storing import (
     Stats,
     Transaction,
     Write,
+    begun_run,
 )
 
 __all__ = [
@@ -92,4 +93,5 @@ __all__ = [
     "TimedOut",
     "Transaction",
     "Write",
+    "begun_run",
 ]

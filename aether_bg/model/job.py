@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from enum import IntEnum, StrEnum
-from typing import Any, Generic, Literal, TypeAlias, TypeVar
+from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar
 from uuid import UUID
 
 import attrs
 from attrs import field
 
 T = TypeVar("T")
+SUSPECT: Final = 2
+"""Crashes after which a job runs alone (docs/protocol.md, R3)."""
 Misfire: TypeAlias = Literal["once", "skip", "all"]
 
 
@@ -126,6 +128,20 @@ class JobInfo:
     def metadata(self) -> Mapping[str, Any]:
         """Alias of `extra_properties`."""
         return self.extra_properties
+
+    @property
+    def waiting(self) -> bool:
+        """SCHEDULED and not held back by a pause: only its due instant keeps it from being claimed."""
+        return self.status is JobStatus.SCHEDULED and (not self.paused or self.manual)
+
+    @property
+    def suspect(self) -> bool:
+        """It may have crashed its process more than once: one such job at a time (docs/protocol.md, R3)."""
+        return self.crash_count >= SUSPECT
+
+    def claimable(self, now: datetime) -> bool:
+        """Whether a claim at `now` can take it (docs/protocol.md, C1)."""
+        return self.waiting and self.due_at is not None and self.due_at <= now
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, JobInfo):

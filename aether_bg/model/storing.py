@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Final, Literal, Protocol, TypeAlias
 from uuid import UUID
 
 import attrs
@@ -64,6 +65,21 @@ class Change:
     modified_by: str | None
     definition: Definition | None = None
     runs: tuple[JobRun, ...] = ()
+
+    def guards(self, job: JobInfo | None) -> bool:
+        """Whether `job` is still the row that this change was decided on; otherwise a store raises `Stale`."""
+        return job is not None and (job.seq, job.schedule_rev) == (self.seq, self.schedule_rev)
+
+    def applied_to(self, job: JobInfo) -> JobInfo:
+        """The row after this change."""
+        written = {name: getattr(self, name) for name in _STATE}
+        if self.definition is not None:
+            written |= {name: getattr(self.definition, name) for name in _DEFINITION}
+        return attrs.evolve(job, seq=self.next_seq, schedule_rev=self.next_rev, **written)
+
+
+_DEFINITION: Final = tuple(attrs.fields_dict(Definition))
+_STATE: Final = tuple(attrs.fields_dict(Change).keys() & attrs.fields_dict(JobInfo).keys() - {"seq", "schedule_rev"})
 
 
 class Transaction(Protocol):
@@ -127,6 +143,37 @@ class Claim:
     suspect: bool = True
     job_id: UUID | None = None
     seq: int | None = None
+
+    def asks_for(self, job: JobInfo) -> bool:
+        """Whether `job` is one of the rows that this claim is about, due or not."""
+        if self.job_id is not None:
+            return job.waiting and (job.id, job.seq) == (self.job_id, self.seq)
+        return job.waiting and job.handler_name in self.handlers and (self.suspect or not job.suspect)
+
+    def choose(self, jobs: Iterable[JobInfo]) -> list[JobInfo]:
+        """Those of `jobs` to take: due, earliest first, up to `limit`, one suspect at most."""
+        chosen: list[JobInfo] = []
+        for job in sorted((job for job in jobs if self.asks_for(job) and job.claimable(self.now)), key=_by_due):
+            if len(chosen) == self.limit:
+                break
+            if not job.suspect or not any(taken.suspect for taken in chosen) or self.job_id is not None:
+                chosen.append(job)
+        return chosen
+
+    def take(self, job: JobInfo) -> JobInfo:
+        """The row once this claim has taken it; its `seq` is the token."""
+        return attrs.evolve(
+            job, status=JobStatus.RUNNING, seq=job.seq + 1, attempt=job.attempt + 1, manual=False, owner=self.owner,
+            started_at=self.now, modified_at=self.now,
+        )  # fmt: skip
+
+
+def begun_run(taken: JobInfo) -> JobRun:
+    """The history row that a claim writes with the row it has taken."""
+    return JobRun(
+        job_id=taken.id, token=taken.seq, attempt=taken.attempt, occurrence=taken.occurrence,
+        started_at=taken.started_at, owner=taken.owner,
+    )  # fmt: skip
 
 
 @attrs.frozen(kw_only=True)
@@ -200,6 +247,58 @@ class Query:
     after: UUID | None = None
     limit: int = 1000
 
+    def matches(self, job: JobInfo) -> bool:
+        """Whether every field given holds for `job`; the order and the page are left to `select`."""
+        return (
+            (self.ids is None or job.id in self.ids)
+            and (self.job_name is None or job.job_name == self.job_name)
+            and (self.handler_name is None or job.handler_name == self.handler_name)
+            and (self.status is None or job.status in self.status)
+            and (self.metadata is None or _has(job.metadata, self.metadata))
+            and (self.owner is None or (job.status is JobStatus.RUNNING and job.owner == self.owner))
+            and (self.due_before is None or job.claimable(self.due_before))
+            and (self.created_after is None or job.created_at > self.created_after)
+            and (self.created_before is None or job.created_at < self.created_before)
+            and (not self.unarmed or (job.waiting and job.armed_seq != job.seq))
+            and (self.begun_after is None or _begun_after(job, self.begun_after))
+        )
+
+    def select(self, jobs: Iterable[JobInfo]) -> list[JobInfo]:
+        """The page of `jobs` that this query asks for, in its order. `jobs` has every row, or at least those that match
+        and the one of `after`."""
+        rows = list(jobs)
+        key = _by_due if self.order == "due" else _by_id
+        found = sorted((job for job in rows if self.matches(job)), key=key)
+        if self.job_name is not None:
+            found.sort(key=lambda job: (job.holds_name, job.id), reverse=True)
+        if self.after is not None:
+            last = next((key(job) for job in rows if job.id == self.after), None)
+            if last is None and key is _by_id:
+                last = (self.after,)
+            found = [job for job in found if last is not None and key(job) > last]
+        return found[: self.limit]
+
+
+def _by_id(job: JobInfo) -> tuple[Any, ...]:
+    return (job.id,)
+
+
+def _by_due(job: JobInfo) -> tuple[Any, ...]:
+    return (job.due_at is not None, job.due_at or job.created_at, job.id)
+
+
+def _begun_after(job: JobInfo, at: datetime) -> bool:
+    begun = job.status is JobStatus.SCHEDULED and job.attempt > 0
+    return begun and job.handled_time is not None and job.handled_time > at
+
+
+def _has(metadata: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Equal as JSON at these keys: to Python, True equals 1."""
+    return all(
+        key in metadata and json.dumps(metadata[key], sort_keys=True) == json.dumps(value, sort_keys=True)
+        for key, value in wanted.items()
+    )
+
 
 @attrs.frozen(kw_only=True)
 class Stats:
@@ -237,3 +336,16 @@ class Purge:
     limit: int = 500
     job_id: UUID | None = None
     history: int = 1000
+
+    def select(self, jobs: Iterable[JobInfo]) -> list[JobInfo]:
+        """The jobs of this bite, oldest first; for a purge without `job_id`."""
+        ended = [job for job in jobs if job.status.terminal and self.status in (None, job.status)]
+        if self.before is not None or self.keep is not None:
+            ended = [job for job in ended if job.handled_time is not None]
+        ended.sort(key=lambda job: (job.handled_time is not None, job.handled_time or job.created_at))
+        if self.keep is not None:
+            ended = ended[: max(len(ended) - self.keep, 0)]
+        before = self.before
+        return [job for job in ended if before is None or (job.handled_time and job.handled_time < before)][
+            : self.limit
+        ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import textwrap
 from collections.abc import Callable
 from typing import Any
 
@@ -93,9 +94,17 @@ def test_store_of_the_tutorial_passes_what_the_document_asks_of_stores() -> None
         if snippet.section.startswith("store_"):
             attrs.evolve(snippet, code=re.sub(r"^on\(SQLiteStore.*", "", snippet.code, flags=re.MULTILINE)).run(names)
     blocks = snippets(DOCUMENT, "python", "store")
-    assert len(blocks) == 2
+    assert len(blocks) == 1
     for snippet in blocks:
         snippet.run(names)
+
+
+def test_excerpts_of_the_memory_store_are_its_source() -> None:
+    source = (ROOT / "aether_bg" / "plugins" / "memory.py").read_text(encoding="utf-8")
+    excerpts = snippets(DOCUMENT, "python", "source")
+    assert len(excerpts) == 2
+    for excerpt in excerpts:
+        assert textwrap.indent(excerpt.code, "    ") in source, f"{DOCUMENT}:{excerpt.line} differs from the file"
 
 
 def test_the_contracts_make_tests_as_documented() -> None:

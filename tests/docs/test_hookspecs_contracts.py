@@ -16,8 +16,9 @@ import pytest
 from aether_bg import Aether, JobInfo, JobStatus, SQLiteStore, StoreRefused, hookimpl
 from aether_bg.bridge import Bridge
 from aether_bg.model import Add, Heartbeat, Purge, Query, Save
+from aether_bg.plugins.memory import MemoryStore
 from aether_bg.protocols import Kernel, Store
-from aether_bg.testing import FakeClock, policy_contract, runner_contract, scheduler_contract, store_contract
+from aether_bg.testing import FakeClock, policy_contract, runner_contract, scheduler_contract
 from aether_bg.testing.contracts.values import a_job, a_run, ago, change, now
 
 from .snippets import snippets
@@ -53,10 +54,6 @@ def defines(step: ast.stmt) -> bool:
     return False
 
 
-def memory_store() -> Any:
-    return shown("Write a store", "MemoryStore")
-
-
 IN = {
     "RetryAfter": "Write a policy",
     "Lunch": "schedule_parse",
@@ -68,8 +65,7 @@ IN = {
     "Counting": "lifecycle_event",
 }
 globals().update(
-    store_contract(lambda place: memory_store(), durable=False, shared=False, name="memory_store"),
-    **scheduler_contract(partial(shown, "Write a scheduler", "Alarms"), name="alarms"),
+    scheduler_contract(partial(shown, "Write a scheduler", "Alarms"), name="alarms"),
     **runner_contract(partial(shown, "dispatch_runner", "OneAtATime"), name="one_at_a_time"),
     **policy_contract(partial(shown, "Wrap every run", "Closed", ago(1)), name="closed"),
 )
@@ -81,7 +77,7 @@ for name, section in IN.items():
 # -- what the document says of stores, and no contract asks ------------------------------------------
 
 
-@pytest.fixture(params=[memory_store, partial(SQLiteStore, ":memory:")], ids=["memory", "sqlite"])
+@pytest.fixture(params=[MemoryStore, partial(SQLiteStore, ":memory:")], ids=["memory", "sqlite"])
 def made(request: pytest.FixtureRequest) -> Store:
     """Not opened."""
     store: Store = request.param()

@@ -14,8 +14,6 @@ from cattrs.preconf.json import make_converter
 
 from aether_bg import JobInfo, JobRun, JobStatus, RunOutcome
 
-SUSPECT = 2  # crashes from which on a job runs alone (PROTOCOL R3)
-
 ID = 16  # bytes of a UUID, and of a name's digest
 AFTER_ALL = b"\xff" * 33  # greater than what follows any prefix
 
@@ -71,11 +69,6 @@ def flag(status: JobStatus) -> bytes:
     return bytes([status])
 
 
-def ready(job: JobInfo) -> bool:
-    """It waits, and nothing but its instant holds it back."""
-    return job.status is JobStatus.SCHEDULED and job.due_at is not None and (not job.paused or job.manual)
-
-
 def group(handler: str, suspect: bool) -> bytes:
     """The prefix of the ready rows of a handler; with or without those that may have crashed their process."""
     return READY + digest(handler) + bytes([suspect])
@@ -92,8 +85,8 @@ def job_entries(job: JobInfo) -> dict[bytes, bytes]:
     }
     if job.holds_name:
         entries[HOLDER + name + row] = b""
-    if ready(job):
-        entries[group(job.handler_name, job.crash_count >= SUSPECT) + instant(job.due_at) + row] = handler
+    if job.waiting and job.due_at is not None:
+        entries[group(job.handler_name, job.suspect) + instant(job.due_at) + row] = handler
         if job.armed_seq != job.seq:
             entries[UNARMED + row] = b""
     if job.paused and not job.status.terminal:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
@@ -19,7 +18,7 @@ from .rows import Rows
 
 def find(rows: Rows, query: Query) -> list[JobInfo]:
     jobs = (job for job in map(rows.job, _candidates(rows, query)) if job is not None)
-    return list(islice((job for job in jobs if _matches(job, query)), query.limit))
+    return list(islice((job for job in jobs if query.matches(job)), query.limit))
 
 
 def _candidates(rows: Rows, query: Query) -> Iterator[UUID]:
@@ -66,37 +65,6 @@ def _named(rows: Rows, name: str, after: UUID | None) -> Iterator[UUID]:
     if after is not None:
         had = had[had.index(after) + 1 :] if after in had else []
     return iter(had)
-
-
-def _matches(job: JobInfo, query: Query) -> bool:
-    """Every field given must hold."""
-    metadata = query.metadata or {}
-    return (
-        (query.ids is None or job.id in query.ids)
-        and (query.handler_name is None or job.handler_name == query.handler_name)
-        and (query.status is None or job.status in query.status)
-        and all(name in job.metadata and _same(job.metadata[name], value) for name, value in metadata.items())
-        and (query.owner is None or (job.status is JobStatus.RUNNING and job.owner == query.owner))
-        and (query.due_before is None or _due(job, query.due_before))
-        and (query.created_after is None or job.created_at > query.created_after)
-        and (query.created_before is None or job.created_at < query.created_before)
-        and (not query.unarmed or (layout.ready(job) and job.armed_seq != job.seq))
-        and (query.begun_after is None or _begun(job, query.begun_after))
-    )
-
-
-def _due(job: JobInfo, at: datetime) -> bool:
-    return layout.ready(job) and job.due_at is not None and job.due_at <= at
-
-
-def _begun(job: JobInfo, at: datetime) -> bool:
-    waits = job.status is JobStatus.SCHEDULED and job.attempt > 0
-    return waits and job.handled_time is not None and job.handled_time > at
-
-
-def _same(one: object, other: object) -> bool:
-    """As JSON: true is not 1, nor 1 1.0."""
-    return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
 
 
 def history(rows: Rows, job_id: UUID, limit: int) -> list[JobRun]:

@@ -5,19 +5,14 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 from itertools import islice
-from typing import Any
 from uuid import UUID
 
-import attrs
-
 from aether_bg import JobInfo, JobRun, JobStatus, NameHeld, RunOutcome, Stale, StoreRefused, Unsupported
-from aether_bg.model import Add, Change, Claim, Claimed, Definition, Heartbeat, Purge, Save, Write
+from aether_bg.model import Add, Change, Claim, Claimed, Heartbeat, Purge, Save, Write, begun_run
 
 from . import layout
 from .rows import Rows
 
-STATE = attrs.fields_dict(Change).keys() & attrs.fields_dict(JobInfo).keys() - {"seq", "schedule_rev"}
-AUTHORS = attrs.fields_dict(Definition).keys()
 ENDED = (JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED)
 
 
@@ -43,14 +38,11 @@ def _add(rows: Rows, job: JobInfo) -> None:
 
 def _save(rows: Rows, change: Change) -> None:
     job = rows.job(change.job_id)
-    if job is None or (job.seq, job.schedule_rev) != (change.seq, change.schedule_rev):
+    if job is None or not change.guards(job):
         raise Stale(change.job_id, job)
     if change.holds_name and not job.holds_name:
         _check_free(rows, job.job_name)
-    new: dict[str, Any] = {name: getattr(change, name) for name in STATE}
-    if change.definition is not None:
-        new |= {name: getattr(change.definition, name) for name in AUTHORS}
-    rows.put_job(attrs.evolve(job, seq=change.next_seq, schedule_rev=change.next_rev, **new), job)
+    rows.put_job(change.applied_to(job), job)
     for run in change.runs:
         _check_once(rows, run)
         rows.put_run(run)
@@ -62,7 +54,7 @@ def _check_free(rows: Rows, name: str) -> None:
 
 
 def _check_once(rows: Rows, run: JobRun) -> None:
-    """No second Completed for one occurrence (PROTOCOL C6)."""
+    """No second Completed for one occurrence (docs/protocol.md, C6)."""
     for key, token in layout.run_entries(run).items():
         done = rows.txn.get(key, db=rows.tables.index)
         if run.outcome is RunOutcome.COMPLETED and done is not None and done != token:
@@ -72,7 +64,7 @@ def _check_once(rows: Rows, run: JobRun) -> None:
 def claim(rows: Rows, claim: Claim) -> Claimed:
     """Find and take in one transaction: of two that want a row, one sees it taken."""
     if rows.owner(claim.owner) is None:
-        return Claimed()  # the next beat tells it (PROTOCOL P4)
+        return Claimed()  # the next heartbeat says so (docs/protocol.md, P4)
     if claim.job_id is not None:
         return _claim_one(rows, claim, claim.job_id)
     groups = [layout.group(name, suspect) for name in claim.handlers for suspect in (False, True)[: 1 + claim.suspect]]
@@ -82,7 +74,7 @@ def claim(rows: Rows, claim: Claim) -> Claimed:
     for key, _ in waiting:
         suspect, due = key[start - 1], key[start : start + 8]
         if suspect and suspects:
-            continue  # one at a time, lest a poisoned one takes another with it (PROTOCOL R3)
+            continue  # one at a time, so that a poison job takes no other with it (docs/protocol.md, R3)
         if due > now or len(found) == claim.limit:
             next_due = layout.datetime_of(due)
             break
@@ -94,34 +86,16 @@ def claim(rows: Rows, claim: Claim) -> Claimed:
 
 def _claim_one(rows: Rows, claim: Claim, job_id: UUID) -> Claimed:
     job = rows.job(job_id)
-    if job is None or job.seq != claim.seq or not layout.ready(job) or job.handler_name not in claim.handlers:
+    if job is None or not claim.asks_for(job):
         return Claimed()
-    if job.due_at is not None and job.due_at > claim.now:
-        return Claimed(next_due=job.due_at)
-    return Claimed(jobs=(_take(rows, claim, job),))
+    jobs = claim.choose([job])
+    return Claimed(jobs=tuple(_take(rows, claim, job) for job in jobs), next_due=None if jobs else job.due_at)
 
 
 def _take(rows: Rows, claim: Claim, job: JobInfo) -> JobInfo:
-    taken = attrs.evolve(
-        job,
-        status=JobStatus.RUNNING,
-        seq=job.seq + 1,
-        attempt=job.attempt + 1,
-        manual=False,
-        owner=claim.owner,
-        started_at=claim.now,
-        modified_at=claim.now,
-    )
+    taken = claim.take(job)
     rows.put_job(taken, job)
-    run = JobRun(
-        job_id=taken.id,
-        token=taken.seq,
-        attempt=taken.attempt,
-        occurrence=taken.occurrence,
-        started_at=claim.now,
-        owner=claim.owner,
-    )
-    rows.put_run(run)
+    rows.put_run(begun_run(taken))
     return taken
 
 
