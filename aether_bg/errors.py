@@ -26,6 +26,7 @@ AetherError
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -93,11 +94,36 @@ _SHOWN = 120
 def shown(value: object) -> str:
     """`repr` of a user's value, safe for a message: bounded, on one line, and never raising."""
     try:
-        text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
+        text = ascii(value) if isinstance(value, str) and not value.isprintable() else _bounded.repr(value)
     except Exception as error:  # a broken __repr__ must not hide the error that is being reported
         text = f"<{type(value).__name__}, whose repr raises {type(error).__name__}>"
     text = " ".join(text.split())
     return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+
+
+class _Bounded(reprlib.Repr):
+    """`repr` that looks into collections, attrs classes and dataclasses a few levels deep, at a few items each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxstring, self.maxlong, self.maxother = 4, _SHOWN, _SHOWN, _SHOWN
+        self.maxdict = self.maxlist = self.maxtuple = self.maxset = self.maxfrozenset = self.maxdeque = 12
+
+    def repr_str(self, x: str, level: int) -> str:
+        return repr(x if len(x) <= _SHOWN else x[:_SHOWN])
+
+    def repr_instance(self, x: Any, level: int) -> str:
+        kind = type(x)
+        fields = getattr(kind, "__attrs_attrs__", None) or getattr(kind, "__dataclass_fields__", {}).values()
+        if not fields or "__repr__" not in vars(kind):
+            return repr(x)
+        if level <= 0:
+            return f"{kind.__qualname__}(...)"
+        parts = [f"{f.name}={self.repr1(getattr(x, f.name, None), level - 1)}" for f in list(fields)[:12] if f.repr]
+        return f"{kind.__qualname__}({', '.join(parts)})"
+
+
+_bounded = _Bounded()
 
 
 class AetherError(Exception):

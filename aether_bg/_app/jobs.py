@@ -78,6 +78,8 @@ class Jobs:
         if status is JobStatus.SCHEDULED:
             return await self.retry(job)
         when = checks.instant("handled_time", handled_time)
+        if not isinstance(error, str | None):
+            checks.refuse("error", error, "must be a string", "Leave it out for none.")
         await self._apply(
             "update_status",
             job,

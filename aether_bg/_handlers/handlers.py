@@ -99,7 +99,7 @@ def check_typed(payload: Any, of: PayloadType, limit: int, *, optional: bool, ha
             raise InvalidPayload(
                 "the payload", f"it is missing: handler {handler!r} wants {name_of(of.of)}", "Pass payload=…"
             ) from None
-    plain = check_json(of.to_json(payload), limit)
+    plain = check_json(of.to_json(payload, limit), limit)
     if not of.free:
         of.load(plain)
     return plain

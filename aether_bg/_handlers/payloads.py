@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from uuid import UUID
 
-from aether_bg.errors import InvalidMetadata, InvalidPayload, shown
+from aether_bg.errors import AetherError, InvalidMetadata, InvalidPayload, shown
 
 if TYPE_CHECKING:
     from cattrs.preconf.json import JsonConverter
@@ -110,10 +111,11 @@ class PayloadType:
         if self._fields:
             using.get_unstructure_hook(of)
 
-    def to_json(self, value: Any) -> Any:
+    def to_json(self, value: Any, limit: int) -> Any:
         """An instance, or a mapping in its JSON form, as an unchecked JSON value. Raises `InvalidPayload`."""
         if self.free or (self._fields and isinstance(value, Mapping)):
             return value
+        check_bounded(value, limit)  # the conversion has no limits of its own
         if self._fields and not isinstance(value, self.of):
             raise InvalidPayload(
                 shown(value), f"the handler wants {name_of(self.of)}, not {type(value).__name__}",
@@ -160,15 +162,10 @@ def _first_problem(error: BaseException, kind: str) -> tuple[str, str]:
 
 def check_json(value: Any, limit: int) -> Any:
     """`value` as plain JSON (dict, list, str, int, float, bool, None). Raises `InvalidPayload` with the path."""
-    walk = _Walk(InvalidPayload)
-    plain = walk.plain(value, "$", 1)
+    walk = _Walk(InvalidPayload, "a payload", limit, "Store the data elsewhere and pass its key, or raise max_payload.")
+    plain = walk.copy(value)
     if walk.size * _ESCAPED > limit:  # only then is it worth writing out
-        size = len(json.dumps(plain, ensure_ascii=False, separators=(",", ":")).encode())
-        if size > limit:
-            raise InvalidPayload(
-                f"a payload of {size:,} bytes", f"at most {limit:,} are allowed",
-                "Store the data elsewhere and pass its key, or raise max_payload.",
-            )  # fmt: skip
+        walk.check_size(plain)
     return plain
 
 
@@ -176,69 +173,173 @@ def check_metadata(metadata: Any) -> dict[str, Any]:
     """Metadata within its limits, as plain JSON. Raises `InvalidMetadata`."""
     if metadata is None:
         return {}
-    if not isinstance(metadata, Mapping):
+    walk = _Walk(InvalidMetadata, "metadata", MOST_METADATA, "Use the payload.")
+    if not walk.is_mapping(metadata):
         raise InvalidMetadata(
             shown(metadata), "metadata is a mapping with string keys", 'For example: {"OrderId": 123}.'
         )
-    plain: dict[str, Any] = _Walk(InvalidMetadata).plain(metadata, "$", 1)
+    plain: dict[str, Any] = walk.copy(metadata)
     if len(plain) > MOST_KEYS:
         raise InvalidMetadata(f"metadata of {len(plain)} keys", f"at most {MOST_KEYS} are allowed", "Use the payload.")
-    size = len(json.dumps(plain, ensure_ascii=False, separators=(",", ":")).encode())
-    if size > MOST_METADATA:
-        raise InvalidMetadata(
-            f"metadata of {size:,} bytes", f"at most {MOST_METADATA:,} are allowed", "Use the payload."
-        )
+    walk.check_size(plain)
     return plain
 
 
+def check_bounded(value: Any, limit: int) -> None:
+    """Refuse a value of far more than `limit` parts before anything is made of it: shared, cyclic, endless ones too.
+
+    Raises `InvalidPayload`. Looks into attrs classes, dataclasses, mappings and collections.
+    """
+    try:
+        left, found = [value], 0
+        while left:
+            for part in _parts(left.pop()):
+                found += 1
+                if found > limit:
+                    raise InvalidPayload(
+                        f"a payload of more than {limit:,} values", f"at most {limit:,} bytes are allowed",
+                        "Does it contain itself, or one part many times? Store the data elsewhere and pass its key.",
+                    )  # fmt: skip
+                if type(part) not in _SCALARS:
+                    left.append(part)
+    except InvalidPayload:
+        raise
+    except Exception as error:
+        raise _unreadable(InvalidPayload, value, error) from error
+
+
+_SCALARS: Final = frozenset((str, int, float, bool, type(None), bytes, datetime, date, UUID, Decimal))
+
+
+def _parts(value: Any) -> Iterable[Any]:
+    kind = type(value)
+    if hasattr(kind, "__attrs_attrs__"):
+        return (getattr(value, field.name, None) for field in kind.__attrs_attrs__)
+    if hasattr(kind, "__dataclass_fields__"):
+        return (getattr(value, name, None) for name in kind.__dataclass_fields__)
+    if isinstance(value, Mapping):
+        return (part for pair in value.items() for part in pair)
+    return value if isinstance(value, list | tuple | set | frozenset | deque) else ()
+
+
+def _unreadable(
+    kind: type[InvalidPayload] | type[InvalidMetadata], value: Any, error: Exception, path: str = "$"
+) -> InvalidPayload | InvalidMetadata:
+    reason = f"it cannot be read: a {type(value).__name__} raised {type(error).__name__}"
+    return kind("a value", reason, "Pass plain values: dict, list, str, int, float, bool, None.", path=path)
+
+
 class _Walk:
-    """Copies a value into plain JSON, sizing it up on the way."""
+    """Copies a value into plain JSON, sizing it up on the way: it ends soon after the limit, however large the value.
 
-    def __init__(self, error: type[InvalidPayload] | type[InvalidMetadata]) -> None:
-        self.error = error
+    Methods of the value's own classes (`items`, `__iter__`, `__str__`) are called only where nothing else is possible.
+    """
+
+    def __init__(self, error: type[InvalidPayload] | type[InvalidMetadata], what: str, limit: int, remedy: str) -> None:
+        self.error, self._what, self._limit, self._remedy = error, what, limit, remedy
         self.size = 0
+        """Bytes, roughly: JSON takes up to `_ESCAPED` times as many."""
+        self._most = 4 * limit + 1024  # what is only a little too large is told its exact size
+        self._least = 0
+        """Bytes that its JSON takes at least."""
+        self._path: list[str | int] = []
 
-    def plain(self, value: Any, path: str, depth: int) -> Any:
+    def copy(self, value: Any) -> Any:
+        try:
+            return self._plain(value, 1)
+        except AetherError:
+            raise
+        except Exception as error:  # raised by a class of the value's own
+            raise _unreadable(self.error, value, error, self._where()) from error
+
+    def check_size(self, plain: Any) -> None:
+        size = len(json.dumps(plain, ensure_ascii=False, separators=(",", ":")).encode())
+        if size > self._limit:
+            raise self._too_large(f"{self._what} of {size:,} bytes")
+
+    def is_mapping(self, value: Any) -> bool:
+        try:
+            return isinstance(value, Mapping)
+        except Exception as error:
+            raise _unreadable(self.error, value, error) from error
+
+    def _too_large(self, what: str) -> InvalidPayload | InvalidMetadata:
+        return self.error(what, f"at most {self._limit:,} are allowed", self._remedy)
+
+    def _where(self) -> str:
+        """The path of the value at hand, bounded."""
+        parts = [f"[{part}]" if isinstance(part, int) else f".{part[:40]}" for part in self._path[:20]]
+        return ("$" + "".join(parts))[:120]
+
+    def _wrong(self, value: str, rule: str, remedy: str = "") -> InvalidPayload | InvalidMetadata:
+        return self.error(value, rule, remedy, path=self._where())
+
+    def _plain(self, value: Any, depth: int) -> Any:
         kind = type(value)
         if kind is str:
-            return self._str(value, path)
+            return self._str(value)
+        self._least += 1
         if value is None or kind is bool:
             self.size += 5
             return value
         if kind is int:
             if not -_MOST_INT <= value < _MOST_INT:
-                raise self.error(shown(value), "integers must fit 64 bits", "Pass it as text.", path=path)
+                raise self._wrong(shown(value), "integers must fit 64 bits", "Pass it as text.")
             self.size += 20
             return value
         if kind is float:
             if not math.isfinite(value):
-                raise self.error(shown(value), "JSON has no NaN and no infinity", "Pass None, or text.", path=path)
+                raise self._wrong(shown(value), "JSON has no NaN and no infinity", "Pass None, or text.")
             self.size += 24
             return value
         if depth > MOST_DEPTH:
-            raise self.error("a value", f"it is nested more than {MOST_DEPTH} deep, or contains itself", path=path[:80])
+            raise self._wrong("a value", f"it is nested more than {MOST_DEPTH} deep, or contains itself")
+        self.size += 2
         if isinstance(value, Mapping):
-            self.size += 2
-            return {self._key(key, path): self.plain(item, f"{path}.{key}", depth + 1) for key, item in value.items()}
+            return self._mapping(value, depth)
         if isinstance(value, list | tuple):
-            self.size += 2
-            return [self.plain(item, f"{path}[{index}]", depth + 1) for index, item in enumerate(value)]
-        for base in (str, int, float):  # subclasses: enums and the like
+            return self._list(value, depth)
+        for base, exactly in _EXACTLY.items():  # subclasses: enums and the like
             if isinstance(value, base):
-                return self.plain(base(value), path, depth)
-        raise self.error(shown(value), f"{kind.__name__} is not JSON", "Convert it, or type the payload.", path=path)
+                return self._plain(exactly(value), depth)
+        raise self._wrong(shown(value), f"{kind.__name__} is not JSON", "Convert it, or type the payload.")
 
-    def _key(self, key: Any, path: str) -> str:
-        if not isinstance(key, str):
-            raise self.error(shown(key), "JSON keys are strings", "Convert the keys.", path=path)
-        return self._str(str(key), path)
+    def _mapping(self, value: Mapping[Any, Any], depth: int) -> dict[str, Any]:
+        copied: dict[str, Any] = {}
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise self._wrong(shown(key), "JSON keys are strings", "Convert the keys.")
+            name = self._str(str.__str__(key))
+            self._path.append(name)
+            copied[name] = self._plain(item, depth + 1)
+            self._path.pop()
+            self._bound()
+        return copied
 
-    def _str(self, value: str, path: str) -> str:
+    def _list(self, value: list[Any] | tuple[Any, ...], depth: int) -> list[Any]:
+        copied: list[Any] = []
+        for index, item in enumerate(value):
+            self._path.append(index)
+            copied.append(self._plain(item, depth + 1))
+            self._path.pop()
+            self._bound()
+        return copied
+
+    def _bound(self) -> None:
+        if self._least > self._most:
+            raise self._too_large(f"{self._what} of more than {self._limit:,} bytes")
+
+    def _str(self, value: str) -> str:
+        self._least += len(value)
         if value.isascii():
             self.size += len(value) + 4
             return value
         try:
             self.size += len(value.encode()) + 4
         except UnicodeEncodeError:
-            raise self.error(ascii(value)[:80], "lone surrogates cannot be stored", path=path) from None
+            raise self._wrong(ascii(value[:80]), "lone surrogates cannot be stored") from None
         return value
+
+
+_EXACTLY: Final[dict[type, Callable[[Any], Any]]] = {str: str.__str__, int: int.__int__, float: float.__float__}
+"""The plain value of a subclass, whatever its own `__str__`, `__int__` or `__float__` does."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from datetime import UTC, datetime, timedelta
-from typing import Final
 
 from aether_bg._handlers.handlers import Handler
 from aether_bg._kernel.attempt import Attempt
@@ -13,9 +12,6 @@ from aether_bg._rules import states
 from aether_bg._rules.occurrences import Plan
 from aether_bg.errors import shown
 from aether_bg.model import Change, Failure, GiveUpNow, JobInfo, Raised, RetryAt, RunOutcome, Snooze, TimedOut
-
-MOST_ERROR: Final = 8 * 1024
-"""Characters of an error kept on the row."""
 
 
 def judge(core: Core, attempt: Attempt, plan: Plan) -> states.Ending | Change | None:
@@ -72,12 +68,12 @@ def decide(core: Core, attempt: Attempt, handler: Handler, failure: Failure) -> 
 
 
 def text_of(error: BaseException) -> str:
-    """An error as kept on the row: its type and message, with the last frames, bounded (RELIABILITY, security)."""
+    """An error as kept on the row: its type and message, with the last frames."""
     import traceback
 
     try:
         lines = traceback.format_exception(error, limit=-4)
         text = "".join([f"{type(error).__name__}: {error}\n", *lines])
     except Exception:  # a class whose str raises
-        text = f"{type(error).__name__} (its text cannot be had)"
-    return text.encode(errors="backslashreplace").decode()[:MOST_ERROR]
+        text = f"{type(error).__name__} (message unavailable)"
+    return text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 import time
 import unicodedata
 from collections.abc import Callable, Mapping
@@ -18,7 +19,14 @@ from aether_bg.protocols import Clock
 
 LONGEST_NAME: Final = 200
 _FORBIDDEN: Final = frozenset("/\\#?")
-_BIDI: Final = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+LARGEST: Final = 2**63 - 1
+"""Of whole numbers: what a database column holds."""
+LONGEST: Final = 100 * 366 * 86400.0
+"""Seconds: a length of time beyond it leads out of the calendar sooner or later."""
+_INVISIBLE: Final = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2065\u3164\ufe00-\ufe0f\uffa0\ufff0-\ufff8\U000e0000-\U000e0fff]"
+)
+"""Characters of no width that are no format characters by their category: fillers, joiners, selectors, tags."""
 
 
 class SystemClock:
@@ -98,15 +106,20 @@ def unknown_options(given: Mapping[str, object], known: tuple[str, ...]) -> None
 def whole(option: str, value: Any, *, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         refuse(option, value, f"must be a whole number of at least {least}")
+    if value > LARGEST:
+        refuse(option, value, f"must be at most {LARGEST}", "Give a smaller number.")
     return value
 
 
 def seconds(option: str, value: Any, *, zero: bool = False) -> float:
     if isinstance(value, timedelta):
         value = value.total_seconds()
-    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    good = isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
+    good = good and not isinstance(value, bool)
     if not good or value < 0 or (value == 0 and not zero):
         refuse(option, value, f"must be a finite number of seconds, {'0 or more' if zero else 'above 0'}")
+    if value > LONGEST:
+        refuse(option, value, f"must be at most {LONGEST:.0f} seconds (100 years)", "Give a shorter time.")
     return float(value)
 
 
@@ -156,8 +169,8 @@ def name(value: Any, what: str) -> str:
     for character in value:
         if character in _FORBIDDEN:
             wrong(f"must not contain {character!r}", "Use '-', '_', '.' or ':' instead.")
-        if character in _BIDI or unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp"):
-            wrong(f"must not contain U+{ord(character):04X}, a control character", "Remove it.")
+        if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") or _INVISIBLE.match(character):
+            wrong(f"must not contain U+{ord(character):04X}, a control or invisible character", "Remove it.")
     return str(value)
 
 

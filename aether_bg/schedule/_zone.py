@@ -16,6 +16,8 @@ import attrs
 from ._model import Refused
 
 SECOND = timedelta(seconds=1)
+LONGEST_NAME = 100
+"""Characters; the longest of IANA's names has 32."""
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_+-]*(?:/[A-Za-z0-9_+-]+)*")
 # Present in some systems' databases, yet no names of IANA's: variants, and this machine's own setting.
 FOREIGN = re.compile(r"(?:posix|right)/.*|posixrules|localtime|Factory")
@@ -38,6 +40,10 @@ def load(name: str | None) -> tzinfo:
     """The zone of an exact IANA name; None is UTC."""
     if name is None:
         return UTC
+    if len(name) > LONGEST_NAME:
+        raise Refused(
+            "timezone", f"{name[:20]!r}… is not an IANA time zone: it has {len(name):,} characters", "Europe/Berlin"
+        )
     reason = f"{name!r} is not an IANA time zone"
     if NAME.fullmatch(name) is None or FOREIGN.fullmatch(name):
         raise Refused("timezone", reason, "Europe/Berlin")

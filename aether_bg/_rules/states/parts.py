@@ -14,6 +14,8 @@ from aether_bg.model import Change, JobInfo, JobRun, JobStatus, RunOutcome
 from aether_bg.model.filled import filled
 
 _JUST: Final = timedelta(microseconds=1)
+MOST_ERROR: Final = 8 * 1024
+"""Bytes of an error, in UTF-8, that a row keeps."""
 _KEPT: Final = tuple(field.name for field in attrs.fields(Change) if field.name in attrs.fields_dict(JobInfo))
 
 _fields = ", ".join(f"{name!r}: job.{name}" for name in _KEPT)
@@ -32,6 +34,7 @@ def change(
     for part in parts:
         state.update(part)
     state.update(new)
+    state["last_error"] = bounded(state["last_error"])
     state["next_rev"] = job.schedule_rev + (not bump or state["definition"] is not None)
     return filled(Change, state)
 
@@ -108,8 +111,15 @@ def attempt_run(job: JobInfo, outcome: RunOutcome, now: datetime, error: str | N
     """The attempt's history row, ended."""
     return JobRun(
         job_id=job.id, token=job.seq, attempt=job.attempt, occurrence=job.occurrence, outcome=outcome,
-        started_at=job.started_at, finished_at=now, error=error, owner=job.owner,
+        started_at=job.started_at, finished_at=now, error=bounded(error), owner=job.owner,
     )  # fmt: skip
+
+
+def bounded(error: str | None) -> str | None:
+    """An error as a row keeps it, whoever reports it: at most `MOST_ERROR` bytes, and nothing that UTF-8 lacks."""
+    if error is None or (len(error) <= MOST_ERROR // 4 and error.isascii()):
+        return error
+    return error[:MOST_ERROR].encode(errors="backslashreplace")[:MOST_ERROR].decode(errors="ignore")
 
 
 def note_run(job: JobInfo, outcome: RunOutcome, now: datetime) -> JobRun:
