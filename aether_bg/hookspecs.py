@@ -1,4 +1,7 @@
-"""The 17 hooks, four layers, five shapes. hookspecs.md has an example for each.
+"""The 17 hooks: four layers, five shapes. hookspecs.md has an example of each.
+
+Each class is a `Protocol` whose methods are the hook specifications: one source for pluggy, for type checkers and for
+the documents. Nobody subclasses them; a plugin is any object with methods marked `@hookimpl`.
 
     owned            async; exactly one implementation; one plugin owns the whole layer
     policy           sync, first result; None means "not mine" and nothing else
@@ -6,15 +9,16 @@
     start            async, every plugin, in layer order: persistence, scheduling, dispatch, lifecycle
     observe          async, every plugin, in order of registration; after the commit; errors are logged
 
-Owned implementations declare exactly the parameters of the spec: with fewer or defaulted ones pluggy would pass
-less than the kernel says, silently. All of this is checked when the app is built.
+Owned implementations declare exactly the parameters of the specification: with fewer parameters, or with defaults,
+pluggy would silently pass less than the kernel says. All of this is checked when the app is built.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 from uuid import UUID
 
 import pluggy
@@ -36,182 +40,210 @@ from aether_bg.model import (
     Stats,
     Write,
 )
-from aether_bg.protocols import Kernel, PayloadCodec, Runner
 from aether_bg.schedule import Schedule
+
+if TYPE_CHECKING:
+    from aether_bg.protocols import Kernel, PayloadCodec, Runner
 
 PROJECT: Final = "aether_bg"
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
+
+class Scheduling(Protocol):
+    """One plugin owns this: it brings due jobs to the kernel."""
+
+    @hookspec(firstresult=True)
+    async def schedule_run(self, kernel: Kernel) -> None:
+        """Bring due jobs to the kernel, for the app's life.
+
+        Shape: owned. Called once, after recovery, in a supervised task: an exception is reported and the call repeated
+        with backoff; returning early counts as an error. A pull scheduler loops
+        `await kernel.sleep_until(await kernel.fire_due())`; a push scheduler serves triggers and passes each to
+        `kernel.fire`. Cancelled at the stop.
+        """
+        ...
+
+
+class Arming(Protocol):
+    """The owner of `schedule_run` implements this as well when its engine must hold each due instant."""
+
+    @hookspec(firstresult=True)
+    async def schedule_arm(self, job: JobInfo) -> bool:
+        """Make the engine hold what `job` says, and nothing else about it.
+
+        Shape: owned by the owner of `schedule_run`, or absent (then nothing is armed). Called by the outbox after the
+        commit. SCHEDULED and (not paused, or `manual`): call back at `due_at` with (store id, id, seq, occurrence).
+        Anything else: forget it. True: durably held. False or an exception: asked again later, with backoff.
+        """
+        ...
+
+
+class Language(Protocol):
+    """Any plugin may add words to the schedule language."""
+
+    @hookspec(firstresult=True)
+    def schedule_parse(self, text: str, timezone: str | None) -> Schedule | None:
+        """Read a schedule in words of your own, or one with your calendar.
+
+        Shape: policy. Called at enqueue, update and load, before the built-in language. None: not mine. Raises
+        `InvalidSchedule` for text that is yours but wrong. The same text must always mean the same.
+        """
+        ...
+
+
+class Persistence(Protocol):
+    """One plugin owns all of these."""
+
+    @hookspec(firstresult=True)
+    async def store_transact(self, writes: Sequence[Write]) -> Sequence[object]:
+        """The one way to write: carry out all of `writes`, in order, or none; they are durable when it returns.
+
+        Shape: owned. One result per write: None for Add and Save, rows for Execute, the function's result for Call.
+        Raises `Stale` when a Save's guard does not hold, `NameHeld` when a name is taken, `Unsupported` for SQL where
+        there is none, what the user's SQL or function raised, or a `StoreError` that says it may be tried again.
+        """
+        ...
+
+    @hookspec(firstresult=True)
+    async def store_claim(self, claim: Claim) -> Claimed:
+        """Take due rows atomically, earliest due first: status, seq, attempt, owner and history row (docs/protocol.md,
+        C1).
+
+        Shape: owned. Also answers when the next row of these handlers is due. Raises a `StoreError`.
+        """
+        ...
+
+    @hookspec(firstresult=True)
+    async def store_heartbeat(self, beat: Heartbeat) -> Alive:
+        """Register, renew or withdraw this owner, and answer which others are alive (docs/protocol.md, P1 to P4).
+
+        Shape: owned. Called before the first claim, then several times a second; must be cheap. Between calls the store
+        keeps the beat itself, off the event loop, for `keep_for` seconds.
+        """
+        ...
+
+    @hookspec(firstresult=True)
+    async def store_find(self, query: Query) -> Sequence[JobInfo]:
+        """Every read of jobs. Shape: owned. Sees at least what was committed before the call."""
+        ...
+
+    @hookspec(firstresult=True)
+    async def store_history(self, job_id: UUID, limit: int) -> Sequence[JobRun]:
+        """The newest `limit` history rows of a job, newest first. Shape: owned. Unknown job: empty."""
+        ...
+
+    @hookspec(firstresult=True)
+    async def store_stats(self) -> Stats:
+        """Counts by status and handler. Shape: owned."""
+        ...
+
+    @hookspec(firstresult=True)
+    async def store_purge(self, purge: Purge) -> int:
+        """Delete a bounded number of terminal jobs; returns how many. Shape: owned.
+
+        Never touches a live row (docs/protocol.md, N5).
+        """
+        ...
+
+
+class Dispatch(Protocol):
+    """Any plugin implements those it needs; the shipped `InProcess` runs what no other plugin runs."""
+
+    @hookspec
+    def dispatch_stamp(self, job: JobInfo) -> Mapping[str, Any] | None:
+        """Metadata to merge into a job that is about to be added (trace context, tenant).
+
+        Shape: collect. Later plugins win over earlier ones, the caller's own metadata over all. An exception fails the
+        enqueue.
+        """
+        ...
+
+    @hookspec
+    def dispatch_codec(self) -> PayloadCodec | None:
+        """A codec for every payload on its way to the store and back.
+
+        Shape: collect. Called once, when the app is built. Several are applied in order of registration, and undone in
+        reverse.
+        """
+        ...
+
+    @hookspec(firstresult=True)
+    def dispatch_runner(self, handler: HandlerInfo) -> Runner | None:
+        """Where a handler's code runs. Shape: policy. Called once per handler, at start. None: not mine."""
+        ...
+
+    @hookspec
+    def dispatch_wrap(self, ctx: JobContext) -> AbstractAsyncContextManager[object] | None:
+        """Something around each attempt, decoding of the payload included.
+
+        Shape: wrap. The first registered is outermost. What it raises counts as the attempt's failure; `Snooze` and
+        `GiveUp` mean here what they mean in a handler. It may not swallow the handler's error.
+        """
+        ...
+
+    @hookspec(firstresult=True)
+    def dispatch_decide(self, ctx: JobContext, failure: Failure) -> Decision | None:
+        """What to do after a failure. Shape: policy. None: the handler's retries and backoff decide.
+
+        Not asked about crashes beyond their cap (docs/protocol.md, R3). An exception is reported and counts as None.
+        """
+        ...
+
+
+class Opening(Protocol):
+    """Any plugin that opens something for the life of the app."""
+
+    @hookspec
+    async def lifecycle_start(self, kernel: Kernel, stack: AsyncExitStack) -> None:
+        """Open what the plugin needs; push its clean-up on `stack`.
+
+        Shape: start. The store's comes first, before the owner is registered (`kernel.store_id` is not known yet).
+        An error aborts the start, undoing what was opened. The stack unwinds in reverse at the stop. Also called for
+        clients, which never run jobs.
+        """
+        ...
+
+
+class Observing(Protocol):
+    """Any plugin that wants to know what has happened."""
+
+    @hookspec
+    async def lifecycle_event(self, event: Event) -> None:
+        """Something has happened and is committed.
+
+        Shape: observe. One union of events; match on their type. Called in the kernel's time: hand long work to
+        `kernel.spawn`. An exception is logged and goes no further.
+        """
+        ...
+
+
+_CLASSES: Final[tuple[type[Any], ...]] = (Scheduling, Arming, Language, Persistence, Dispatch, Opening, Observing)
+
+
+def _names(*classes: type[Any]) -> tuple[str, ...]:
+    return tuple(name for cls in classes for name, value in vars(cls).items() if hasattr(value, f"{PROJECT}_spec"))
+
+
+SPECS: Final[Mapping[str, Callable[..., Any]]] = {name: getattr(cls, name) for cls in _CLASSES for name in _names(cls)}
+"""Every hook's specification, by name."""
 LAYERS: Final[Mapping[str, tuple[str, ...]]] = {
-    "persistence": (
-        "store_transact",
-        "store_claim",
-        "store_heartbeat",
-        "store_find",
-        "store_history",
-        "store_stats",
-        "store_purge",
-    ),
-    "scheduling": ("schedule_run",),
+    "persistence": _names(Persistence),
+    "scheduling": _names(Scheduling),
     "dispatch": (),
     "lifecycle": (),
 }
 """The hooks that the owner of each layer must implement. `schedule_arm` comes with `schedule_run` or not at all."""
 
 
-# -- scheduling ----------------------------------------------------------------------------------
+def plugin_manager() -> pluggy.PluginManager:
+    """A manager that knows every hook and no plugin."""
+    manager = pluggy.PluginManager(PROJECT)
+    for cls in _CLASSES:
+        manager.add_hookspecs(cls)
+    return manager
 
 
-@hookspec(firstresult=True)
-async def schedule_run(kernel: Kernel) -> None:
-    """Bring due jobs to the kernel, for the app's life.
-
-    Shape: owned. Called once, after recovery, in a supervised task: an exception is reported and the call repeated
-    with backoff; returning early counts as an error. A pull scheduler loops
-    `await kernel.sleep_until(await kernel.fire_due())`; a push scheduler serves triggers and passes each to
-    `kernel.fire`. Cancelled at the stop.
-    """
-    raise AssertionError("a specification is never called")
-
-
-@hookspec(firstresult=True)
-async def schedule_arm(job: JobInfo) -> bool:
-    """Make the engine hold what `job` says, and nothing else about it.
-
-    Shape: owned by the owner of `schedule_run`, or absent (then nothing is armed). Called by the outbox after the
-    commit. SCHEDULED and (not paused, or `manual`): call back at `due_at` with (store id, id, seq, occurrence).
-    Anything else: forget it. True: durably held. False or an exception: asked again later, with backoff.
-    """
-    raise AssertionError("a specification is never called")
-
-
-@hookspec(firstresult=True)
-def schedule_parse(text: str, timezone: str | None) -> Schedule | None:
-    """Read a schedule in words of your own, or one with your calendar.
-
-    Shape: policy. Called at enqueue, update and load, before the built-in language. None: not mine. Raises
-    `InvalidSchedule` for text that is yours but wrong. The same text must always mean the same.
-    """
-
-
-# -- persistence ---------------------------------------------------------------------------------
-
-
-@hookspec(firstresult=True)
-async def store_transact(writes: Sequence[Write]) -> Sequence[object]:
-    """The one write door: carry out all of `writes`, in order, or none, durably when it returns.
-
-    Shape: owned. One result per write: None for Add and Save, rows for Execute, the function's result for Call.
-    Raises `Stale` when a Save's guard does not hold, `NameHeld` when a name is taken, `Unsupported` for SQL where
-    there is none, what the user's SQL or function raised, or a `StoreError` that says it may be tried again.
-    """
-    raise AssertionError("a specification is never called")
-
-
-@hookspec(firstresult=True)
-async def store_claim(claim: Claim) -> Claimed:
-    """Take due rows, atomically (PROTOCOL C1): status, seq, attempt, owner and history row, earliest due first.
-
-    Shape: owned. Also answers when the next row of these handlers is due. Raises a `StoreError`.
-    """
-    raise AssertionError("a specification is never called")
-
-
-@hookspec(firstresult=True)
-async def store_heartbeat(beat: Heartbeat) -> Alive:
-    """Register, renew or withdraw this owner, and tell who else lives (PROTOCOL P1 to P4).
-
-    Shape: owned. Called before the first claim, then several times a second; must be cheap. Between calls the store
-    keeps the beat itself, off the event loop, for `keep_for` seconds.
-    """
-    raise AssertionError("a specification is never called")
-
-
-@hookspec(firstresult=True)
-async def store_find(query: Query) -> Sequence[JobInfo]:
-    """Every read of jobs. Shape: owned. Sees at least what was committed before the call."""
-    raise AssertionError("a specification is never called")
-
-
-@hookspec(firstresult=True)
-async def store_history(job_id: UUID, limit: int) -> Sequence[JobRun]:
-    """The newest `limit` history rows of a job, newest first. Shape: owned. Unknown job: empty."""
-    raise AssertionError("a specification is never called")
-
-
-@hookspec(firstresult=True)
-async def store_stats() -> Stats:
-    """Counts by status and handler. Shape: owned."""
-    raise AssertionError("a specification is never called")
-
-
-@hookspec(firstresult=True)
-async def store_purge(purge: Purge) -> int:
-    """Delete one bounded bite of terminal jobs; how many went. Shape: owned. Never touches a live row (PROTOCOL N5)."""
-    raise AssertionError("a specification is never called")
-
-
-# -- dispatch ------------------------------------------------------------------------------------
-
-
-@hookspec
-def dispatch_stamp(job: JobInfo) -> Mapping[str, Any] | None:
-    """Metadata to merge into a job that is about to be added (trace context, tenant).
-
-    Shape: collect. Later plugins win over earlier ones, the caller's own metadata over all. An exception fails the
-    enqueue.
-    """
-
-
-@hookspec
-def dispatch_codec() -> PayloadCodec | None:
-    """A codec for every payload on its way to the store and back.
-
-    Shape: collect. Called once, when the app is built. Several are applied in order of registration, and undone in
-    reverse.
-    """
-
-
-@hookspec(firstresult=True)
-def dispatch_runner(handler: HandlerInfo) -> Runner | None:
-    """Where a handler's code runs. Shape: policy. Called once per handler, at start. None: not mine."""
-
-
-@hookspec
-def dispatch_wrap(ctx: JobContext) -> AbstractAsyncContextManager[object] | None:
-    """Something around each attempt, decoding of the payload included.
-
-    Shape: wrap. The first registered is outermost. What it raises counts as the attempt's failure; `Snooze` and
-    `GiveUp` mean here what they mean in a handler. It may not swallow the handler's error.
-    """
-
-
-@hookspec(firstresult=True)
-def dispatch_decide(ctx: JobContext, failure: Failure) -> Decision | None:
-    """What to do after a failure. Shape: policy. None: the handler's retries and backoff decide.
-
-    Not asked about crashes beyond their cap (PROTOCOL R3). An exception is reported and counts as None.
-    """
-
-
-# -- lifecycle -----------------------------------------------------------------------------------
-
-
-@hookspec
-async def lifecycle_start(kernel: Kernel, stack: AsyncExitStack) -> None:
-    """Open what the plugin needs; push its clean-up on `stack`.
-
-    Shape: start. The store's comes first, before the owner is registered (`kernel.store_id` is not known yet).
-    An error aborts the start, undoing what was opened. The stack unwinds in reverse at the stop. Also called for
-    clients, which never run jobs.
-    """
-
-
-@hookspec
-async def lifecycle_event(event: Event) -> None:
-    """Something has happened and is committed.
-
-    Shape: observe. One union of events; match on their type. Called in the kernel's time: hand long work to
-    `kernel.spawn`. An exception is logged and goes no further.
-    """
+def parameters_of(hook: str) -> tuple[str, ...]:
+    """The parameters that a hook passes, in order."""
+    return tuple(inspect.signature(SPECS[hook]).parameters)[1:]

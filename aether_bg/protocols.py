@@ -6,25 +6,19 @@ Nobody subclasses these. An author who writes `store: Store = MyStore(...)` has 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
 from datetime import datetime
 from typing import Any, Protocol, runtime_checkable
 from uuid import UUID
 
+from aether_bg.hookspecs import Opening, Persistence, Scheduling
 from aether_bg.model import (
-    Alive,
-    Claim,
-    Claimed,
     Fired,
-    Heartbeat,
     Invocation,
     JobContext,
     JobInfo,
     JobRun,
-    Purge,
     Query,
     Stats,
-    Write,
 )
 
 
@@ -53,12 +47,12 @@ class Kernel(Protocol):
 
     @property
     def owner(self) -> UUID:
-        """This process's owner id, new at every start (PROTOCOL P1)."""
+        """This process's owner id, new at every start (docs/protocol.md, P1)."""
         ...
 
     @property
     def store_id(self) -> UUID:
-        """The id kept in the store (PROTOCOL D3)."""
+        """The id kept in the store (docs/protocol.md, D3)."""
         ...
 
     @property
@@ -68,18 +62,18 @@ class Kernel(Protocol):
     def store(self) -> Reader: ...
 
     async def fire(self, store_id: UUID, job_id: UUID, seq: int, occurrence: datetime) -> Fired:
-        """The door for a push scheduler: a trigger has come (PROTOCOL C2). Returns once the claim is committed; the
-        handler runs after, whatever becomes of the caller. Never raises for stale or foreign triggers."""
+        """For a push scheduler: a trigger has arrived (docs/protocol.md, C2). Returns once the claim is committed; the
+        handler runs after that, even if the caller is cancelled. Never raises for stale or foreign triggers."""
         ...
 
     async def fire_due(self) -> datetime | None:
-        """The door for a pull scheduler: claim and start what is due, up to the free capacity, waiting for some
+        """For a pull scheduler: claim and start what is due, up to the free capacity, waiting for some
         where there is none. Returns when to come back; None when nothing waits."""
         ...
 
     async def sleep_until(self, when: datetime | None) -> None:
-        """Sleep until `when` by the app's clock, at most one second (the wall clock may jump, PROTOCOL R4), or until
-        `wake`."""
+        """Sleep until `when` by the app's clock, or until `wake`; at most one second, since the wall clock may jump
+        (docs/protocol.md, R4)."""
         ...
 
     def wake(self) -> None:
@@ -93,7 +87,7 @@ class Kernel(Protocol):
         ...
 
     def report(self, part: str, problem: BaseException | str) -> None:
-        """Log a problem that nobody can be raised to, and pass it to `lifecycle_event`."""
+        """Log a problem that has no caller to be raised to, and pass it to `lifecycle_event`."""
         ...
 
 
@@ -108,33 +102,22 @@ class Runner(Protocol):
     """Runs one handler call somewhere: awaits it on the loop, or carries it to a thread or a process.
 
     `call()` returns a coroutine for an async handler and the result for a plain one. Must end when cancelled, or, if
-    it cannot (a thread), keep going shielded until the work has really ended (PROTOCOL S4), and let the cancellation
-    out afterwards: `anyio.lowlevel.checkpoint_if_cancelled`.
+    it cannot (a thread), keep going shielded until the work has really ended (docs/protocol.md, S4), and let the
+    cancellation out afterwards: `anyio.lowlevel.checkpoint_if_cancelled`.
     """
 
     async def __call__(self, ctx: JobContext, call: Invocation) -> Any: ...
 
 
 @runtime_checkable
-class Store(Protocol):
-    """The persistence layer, hook by hook. See `aether_bg.hookspecs`."""
-
-    async def store_transact(self, writes: Sequence[Write]) -> Sequence[object]: ...
-    async def store_claim(self, claim: Claim) -> Claimed: ...
-    async def store_heartbeat(self, beat: Heartbeat) -> Alive: ...
-    async def store_find(self, query: Query) -> Sequence[JobInfo]: ...
-    async def store_history(self, job_id: UUID, limit: int) -> Sequence[JobRun]: ...
-    async def store_stats(self) -> Stats: ...
-    async def store_purge(self, purge: Purge) -> int: ...
-    async def lifecycle_start(self, kernel: Kernel, stack: AsyncExitStack) -> None: ...
+class Store(Persistence, Opening, Protocol):
+    """The persistence layer, hook by hook, for type checkers: `store: Store = MyStore(...)`."""
 
 
 @runtime_checkable
-class Scheduler(Protocol):
+class Scheduler(Scheduling, Protocol):
     """The scheduling layer. `schedule_arm` is left out by a scheduler that reads due rows itself.
 
-    It may have `health`, an attribute or a plain method: None while it is well, else what is wrong, as text;
+    It may have `health`, an attribute or a plain method: None while all is well, else what is wrong, as text;
     `app.health()` asks it.
     """
-
-    async def schedule_run(self, kernel: Kernel) -> None: ...

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -29,10 +28,9 @@ from aether_bg import (
     SQLiteStore,
     UnknownHook,
     hookimpl,
-    hookspecs,
     schedule,
 )
-from aether_bg.hookspecs import LAYERS
+from aether_bg.hookspecs import LAYERS, parameters_of
 from aether_bg.model import Ended, Event, Failure, GiveUpNow, HandlerInfo, Raised, RetryAt
 from aether_bg.protocols import Kernel, Runner
 from aether_bg.testing import FakeClock
@@ -186,7 +184,7 @@ def half_of_a_store(lacking: str) -> Any:
 
     def hook(name: str) -> Any:
         names: dict[str, Any] = {}
-        parameters = ", ".join(["self", *inspect.signature(getattr(hookspecs, name)).parameters])
+        parameters = ", ".join(["self", *parameters_of(name)])
         exec(f"async def {name}({parameters}): ...", names)
         return hookimpl(names[name])
 

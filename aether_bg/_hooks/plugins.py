@@ -8,9 +8,6 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
-import pluggy
-
-from aether_bg import hookspecs
 from aether_bg.errors import (
     DuplicatePlugin,
     HookShape,
@@ -20,13 +17,9 @@ from aether_bg.errors import (
     UnknownHook,
     shown,
 )
-from aether_bg.hookspecs import LAYERS, PROJECT
+from aether_bg.hookspecs import LAYERS, PROJECT, SPECS, parameters_of, plugin_manager
 
 _IMPL: Final = f"{PROJECT}_impl"
-_SPEC: Final = f"{PROJECT}_spec"
-SPECS: Final[dict[str, Callable[..., Any]]] = {
-    name: spec for name, spec in vars(hookspecs).items() if hasattr(spec, _SPEC)
-}
 OWNED: Final = frozenset({name for names in LAYERS.values() for name in names} | {"schedule_arm"})
 
 DEFAULTS: Final = {
@@ -69,8 +62,7 @@ class Plugins:
     """The plugins of one app, in order of registration."""
 
     def __init__(self) -> None:
-        self.pm = pluggy.PluginManager(PROJECT)
-        self.pm.add_hookspecs(hookspecs)
+        self.pm = plugin_manager()
         self.all: list[Any] = []
 
     def register(self, plugin: Any) -> None:
@@ -150,13 +142,11 @@ def _check(plugin: str, attribute: str, function: Callable[..., Any], options: d
             f"{plugin}.{attribute}", f"it is {words[has]} but hook {hook!r} is {words[wants]}",
             f"Write {'async def' if wants else 'def'} {attribute}(…).",
         )  # fmt: skip
-    _check_parameters(plugin, attribute, hook, function, spec)
+    _check_parameters(plugin, attribute, hook, function)
 
 
-def _check_parameters(
-    plugin: str, attribute: str, hook: str, function: Callable[..., Any], spec: Callable[..., Any]
-) -> None:
-    names = list(inspect.signature(spec).parameters)
+def _check_parameters(plugin: str, attribute: str, hook: str, function: Callable[..., Any]) -> None:
+    names = list(parameters_of(hook))
     parameters = list(inspect.signature(function).parameters.values())
     exact = f"def {attribute}({', '.join(['self', *names])})"
     for parameter in parameters:

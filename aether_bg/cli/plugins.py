@@ -8,9 +8,10 @@ import re
 import attrs
 import click
 
-from aether_bg import Aether, hookspecs
+from aether_bg import Aether
 from aether_bg.cli.apps import load_app
 from aether_bg.cli.output import json_option, print_document, table
+from aether_bg.hookspecs import SPECS
 
 
 @attrs.frozen(kw_only=True)
@@ -36,7 +37,7 @@ def plugins(app: str, as_json: bool) -> None:
     aether-bg plugins myservice.jobs:app
     """
     found = load_app(app)
-    hooks = [_hook(found, name) for name in vars(hookspecs) if hasattr(vars(hookspecs)[name], "aether_bg_spec")]
+    hooks = [_hook(found, name) for name in SPECS]
     if as_json:
         print_document({
             "plugins": [_name(plugin) for plugin in found.plugins.all], "handlers": sorted(found.handlers),
@@ -50,7 +51,7 @@ def plugins(app: str, as_json: bool) -> None:
 
 
 def _hook(app: Aether, name: str) -> Hook:
-    doc = inspect.getdoc(getattr(hookspecs, name)) or ""
+    doc = inspect.getdoc(SPECS[name]) or ""
     said = re.search(r"Shape: (\w+)", doc)
     shape = said[1] if said else "?"
     order = [implementation.plugin for implementation in getattr(app.plugins.pm.hook, name).get_hookimpls()]

@@ -11,23 +11,20 @@ from typing import Any
 import attrs
 import pytest
 
-from aether_bg import Aether, SQLiteStore, errors, hookimpl, hookspecs
-from aether_bg.hookspecs import LAYERS
+from aether_bg import Aether, SQLiteStore, errors, hookimpl
+from aether_bg.hookspecs import LAYERS, SPECS
 from aether_bg.plugins.timer import Timer
 
 from .snippets import ROOT, Snippet, snippets, table
 
 DOCUMENT = "hookspecs.md"
-SPECS: dict[str, Callable[..., Any]] = {
-    name: spec for name, spec in vars(hookspecs).items() if hasattr(spec, "aether_bg_spec")
-}
 OWNED = {*LAYERS["persistence"], *LAYERS["scheduling"], "schedule_arm"}
 
 
 def written(spec: Callable[..., Any]) -> str:
     """A signature as its file has it."""
     signature = inspect.signature(spec)
-    parameters = ", ".join(f"{p.name}: {p.annotation}" for p in signature.parameters.values())
+    parameters = ", ".join(f"{p.name}: {p.annotation}" for p in list(signature.parameters.values())[1:])
     word = "async def" if inspect.iscoroutinefunction(spec) else "def"
     return f"{word} {spec.__name__}({parameters}) -> {signature.return_annotation}"
 

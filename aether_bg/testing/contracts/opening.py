@@ -9,9 +9,9 @@ from typing import Any, cast
 from uuid import UUID
 
 import attrs
-import pluggy
 
-from aether_bg import Aether, hookspecs
+from aether_bg import Aether
+from aether_bg.hookspecs import plugin_manager
 from aether_bg.model import (
     Add,
     Alive,
@@ -135,8 +135,7 @@ async def plugin_of(made: Any, stack: AsyncExitStack) -> Any:
 
 def hooks_of(plugin: Any) -> Any:
     """Its hooks alone, through pluggy: names given by `specname` count, attributes do not."""
-    manager = pluggy.PluginManager(hookspecs.PROJECT)
-    manager.add_hookspecs(hookspecs)
+    manager = plugin_manager()
     manager.register(plugin)
     return manager.hook
 
@@ -146,8 +145,7 @@ def implements(plugin: Any, hook: str) -> bool:
 
 
 def implements_something(thing: Any) -> bool:
-    manager = pluggy.PluginManager(hookspecs.PROJECT)
-    manager.add_hookspecs(hookspecs)
+    manager = plugin_manager()
     manager.register(thing)
     return bool(manager.get_hookcallers(thing))
 
