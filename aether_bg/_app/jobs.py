@@ -63,7 +63,10 @@ class Jobs:
         await self._apply("pause", job, lambda row, now, by: states.pause(row, now, by))
 
     async def resume(self, job: UUID | str) -> None:
-        await self._apply("resume", job, lambda row, now, by: states.resume(row, self._engine.plan(row), now, by))
+        def decide(row: JobInfo, now: datetime, by: str | None) -> Change | None:
+            return states.resume(row, self._engine.plan(row), now, by)
+
+        await self._apply("resume", job, decide, aside=True)
 
     async def trigger(self, job: UUID | str) -> None:
         await self._apply("trigger", job, lambda row, now, by: states.trigger(row, self._engine.plan(row), now, by))
@@ -136,11 +139,13 @@ class Jobs:
         job: UUID | str,
         decide: Callable[[JobInfo, datetime, str | None], Change | None],
         revokes: bool = False,
+        aside: bool = False,
     ) -> None:
         work.outside(verb)
         while True:  # again after each lost race
             row = await self._rows.find(job)
-            change = decide(row, self._engine.clock.now(), self._engine.options.by())
+            given = row, self._engine.clock.now(), self._engine.options.by()
+            change = await self._engine.aside(decide, *given) if aside else decide(*given)
             if change is None:
                 return
             try:

@@ -68,7 +68,7 @@ class Attempts:
         plan: Plan | None = None
         try:
             plan = core.plan(job)
-            ending = judge(core, attempt, plan) or await self._execute(attempt)
+            ending = await judge(core, attempt, plan) or await self._execute(attempt)
         except InvalidSchedule as error:
             ending = abandon(core, job, text_of(error))
         except Exception as error:  # of the framework's own code: the job fails visibly, the app goes on

@@ -7,10 +7,11 @@ import threading
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from functools import lru_cache
-from typing import Final
+from typing import Final, TypeVar
 from uuid import UUID
 
 import anyio
+import anyio.to_thread
 
 from aether_bg._handlers.dependencies import Dependencies
 from aether_bg._handlers.handlers import Handlers
@@ -29,6 +30,7 @@ from aether_bg.protocols import Clock, Reader
 from aether_bg.schedule import Schedule
 
 log = logging.getLogger("aether_bg")
+T = TypeVar("T")
 
 NAP: Final = 1.0
 """Longest sleep before the clock is read again (PROTOCOL R4)."""
@@ -81,6 +83,7 @@ class Core:
         self._loops: set[anyio.CancelScope] = set()
         self._lasting: list[anyio.CancelScope] = []
         self._endings: dict[UUID, anyio.Event] = {}
+        self._aside = anyio.CapacityLimiter(1)
 
     # -- what plugins may ask --------------------------------------------------------------------
 
@@ -201,6 +204,10 @@ class Core:
         """Raises `InvalidSchedule` when the schedule's plugin is gone."""
         schedule: Schedule = self.schedule(job.expression_value, job.timezone)
         return Plan.of(schedule, job)
+
+    async def aside(self, fn: Callable[..., T], *args: object) -> T:
+        """Off the event loop, one at a time: what searches and counts missed occurrences (docs/protocol.md, R7)."""
+        return await anyio.to_thread.run_sync(fn, *args, limiter=self._aside)
 
     def new_work(self) -> UnitOfWork:
         return UnitOfWork(lambda tx, made: self.enqueue_in(tx, made))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
 from typing import Final
 from uuid import UUID
@@ -25,6 +26,8 @@ from aether_bg.model import Change, Ended, JobContext, JobInfo, JobStatus, Misse
 
 log = logging.getLogger("aether_bg")
 
+LONG: Final = timedelta(seconds=1)
+"""Occurrences may have passed during an attempt that ends so long after its own: what follows is reckoned aside."""
 HISTORY_BITE: Final = 100
 """Occurrences of a recurring job between looks at the length of its history."""
 
@@ -50,19 +53,35 @@ class Outcomes:
 
     def record(self, outcome: Outcome) -> None:
         """Hand it in; nobody waits. With a unit of work it is a transaction of its own (PROTOCOL C6, W4)."""
-        core, ending = self._core, outcome.ending
-        self.waiting.add(outcome.job.id)
-        unit = outcome.attempt.work if isinstance(ending, states.Completed) else None
+        core, job, ending = self._core, outcome.job, outcome.ending
+        self.waiting.add(job.id)
+        if isinstance(ending, Change):
+            return self._hand_in(outcome, ending)
         try:
-            if not isinstance(ending, Change):
-                plan = outcome.plan or core.plan(outcome.job)
-                ending = states.finish(outcome.job, ending, plan, core.clock.now(), core.options.by())
+            plan = outcome.plan or core.plan(job)
         except InvalidSchedule as error:
-            ending = abandon(core, outcome.job, text_of(error))
-        if unit is None:
-            core.writes.put(Save(ending), partial(self._recorded, outcome, ending))
+            return self._hand_in(outcome, abandon(core, job, text_of(error)))
+        finish = partial(states.finish, job, ending, plan, core.clock.now(), core.options.by())
+        if plan.schedule.recurring and job.occurrence and core.clock.now() - job.occurrence > LONG:
+            core.start_task(self._finish_aside, outcome, finish)
         else:
-            core.start_task(self._commit, outcome, ending, unit)
+            self._hand_in(outcome, finish())
+        return None
+
+    async def _finish_aside(self, outcome: Outcome, finish: Callable[[], Change]) -> None:
+        try:
+            change = await self._core.aside(finish)
+        except Exception as error:  # of a schedule's own code: there is no next occurrence to be had
+            self._core.report(f"schedule of {outcome.attempt}", error)
+            change = abandon(self._core, outcome.job, text_of(error))
+        self._hand_in(outcome, change)
+
+    def _hand_in(self, outcome: Outcome, change: Change) -> None:
+        core, unit = self._core, outcome.attempt.work
+        if unit is None or not isinstance(outcome.ending, states.Completed):
+            core.writes.put(Save(change), partial(self._recorded, outcome, change))
+        else:
+            core.start_task(self._commit, outcome, change, unit)
 
     async def _commit(self, outcome: Outcome, change: Change, unit: UnitOfWork) -> None:
         core = self._core
@@ -98,7 +117,7 @@ class Outcomes:
             outcome.job, outcome.plan = core.calls.decoded(current), None  # changed while it ran: decide anew
             if isinstance(outcome.ending, Change):
                 fresh = Attempt(outcome.job, JobContext(outcome.job))
-                outcome.ending = judge(core, fresh, core.plan(outcome.job)) or states.Released(begun=False)
+                outcome.ending = await judge(core, fresh, core.plan(outcome.job)) or states.Released(begun=False)
         elif isinstance(error, StoreTrouble):
             core.report("recording outcomes", error)
             if core.stopping:

@@ -141,7 +141,7 @@ class Owners:
             cap=max(retries, states.LEAST_CRASHES),
         )  # fmt: skip
         try:
-            change = states.finish(row, lost, engine.plan(row), now, by)
+            change = await engine.aside(states.finish, row, lost, engine.plan(row), now, by)
         except InvalidSchedule as error:
             change = states.abandon(row, str(error), now, by)
         if await self._save(change):

@@ -14,17 +14,18 @@ from aether_bg.errors import shown
 from aether_bg.model import Change, Failure, GiveUpNow, JobInfo, Raised, RetryAt, RunOutcome, Snooze, TimedOut
 
 
-def judge(core: Core, attempt: Attempt, plan: Plan) -> states.Ending | Change | None:
+async def judge(core: Core, attempt: Attempt, plan: Plan) -> states.Ending | Change | None:
     """None: run it."""
     job = attempt.job
-    if core.stopping or attempt.releasing:
-        return states.Released(begun=False)
     if job.handler_name not in core.handlers:
         return abandon(
             core, job, f"no live process has had the handler {job.handler_name!r} for a minute; the payload is kept, "
             "and `retry` runs the job again",
         )  # fmt: skip
-    return states.misfired(job, plan, core.clock.now(), core.options.by())
+    now, change = core.clock.now(), None
+    if states.late(job, plan, now) and not core.stopping:
+        change = await core.aside(states.misfired, job, plan, now, core.options.by())
+    return states.Released(begun=False) if core.stopping or attempt.releasing else change
 
 
 def abandon(core: Core, job: JobInfo, error: str) -> Change:

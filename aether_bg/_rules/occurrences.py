@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 import attrs
 
@@ -14,22 +13,19 @@ from aether_bg.schedule import Schedule
 
 KEPT: Final = 1000
 """Occurrences that misfire="all" makes up for at most (PROTOCOL R2)."""
-_COUNTED: Final = 20_000
-"""Beyond so many, missed occurrences are no longer counted one by one."""
+_WALKED: Final = 100
+"""Occurrences counted one by one where the schedule has no `count` (docs/protocol.md, R7)."""
 _JUST = timedelta(microseconds=1)
 
 
 @attrs.frozen
 class Gap:
-    """Occurrences that passed: the first and last of them, and how many (at least, when there are very many).
-
-    `kept`: the newest of them, at most KEPT and one before, oldest first.
-    """
+    """Occurrences that passed: the first and last of them, and how many; at least so many unless `exact`."""
 
     first: datetime
     last: datetime
     count: int
-    kept: deque[datetime]
+    exact: bool = True
 
 
 @attrs.frozen
@@ -69,43 +65,72 @@ class Plan:
             base = max(base, self.start - _JUST)
         return self._bounded(self.schedule.next(base, self.anchor))
 
+    # Searched by halving and counted by arithmetic: what was missed is never walked through (docs/protocol.md, R7).
+
     def passed(self, since: datetime, now: datetime) -> Gap | None:
         """What was due from the occurrence `since` (included) to `now` (included)."""
-        count, last = 0, since
-        kept: deque[datetime] = deque(maxlen=KEPT + 1)
-        due: datetime | None = since
-        while due is not None and due <= now and count < _COUNTED:
-            count, last = count + 1, due
-            kept.append(due)
-            due = self.after(due)
-        if not count:
+        if since > now:
             return None
-        if due is not None and due <= now:
-            kept = self._newest(last, now, (last - since) / count)
-        return Gap(first=since, last=kept[-1], count=count, kept=kept)
+        last = self.newest(since, now)
+        count, exact = self.count(since, last)
+        return Gap(first=since, last=last, count=1 + count, exact=exact)
 
-    def few(self, since: datetime, now: datetime) -> bool:
-        """Surely no more than KEPT since then: told by the least spacing, without walking through them."""
-        words = self.schedule.text.split()
-        if words[0].lower() == "@every":
-            following = self.after(since)
-            spacing = timedelta.max if following is None else following - since
-        else:
-            spacing = timedelta(minutes=1) if len(words) == 5 else timedelta(0)
-        return spacing >= (now - since) / KEPT
+    def all_but_newest(self, since: datetime, now: datetime) -> tuple[Gap, datetime] | None:
+        """The same, but for the newest of them, which comes second. None: no more than that one was due."""
+        if since > now or (newest := self.newest(since, now)) <= since:
+            return None
+        gap = self.passed(since, newest - _JUST)
+        assert gap is not None
+        return gap, newest
 
-    def _newest(self, since: datetime, now: datetime, spacing: timedelta) -> deque[datetime]:
-        """The newest KEPT occurrences up to `now`, looked for ever further back."""
-        span = max(spacing, timedelta(milliseconds=1)) * (KEPT + 1)
-        while True:
-            kept: deque[datetime] = deque(maxlen=KEPT + 1)
-            due = self.after(max(since, now - span))
-            while due is not None and due <= now:
-                kept.append(due)
-                due = self.after(due)
-            if len(kept) > KEPT or now - span <= since:
-                return kept or deque([since])
-            span *= 2
+    def newest(self, since: datetime, now: datetime) -> datetime:
+        """The newest occurrence up to `now`, `since` being one."""
+        last, end, reach = since, now, _JUST
+        while (due := self.after(last)) is not None and due <= end:
+            reach = max(reach, due - last)
+            last = due
+            middle = max(end - reach, last + (end - last) / 2)
+            due = self.after(middle)
+            if due is not None and due <= end:
+                last = due
+            else:
+                end, reach = middle, 2 * reach
+        return last
+
+    def newest_of(self, most: int, since: datetime, now: datetime) -> datetime | None:
+        """The oldest of the newest `most` occurrences up to `now`. None: there are no more than that since `since`.
+
+        Where the schedule cannot count, by the mean distance of the first ones.
+        """
+        count, exact = self.count(since, now)
+        if not exact:
+            count = round(count * ((now - since) / (self._walk(since, now)[1] - since)))
+        if count < most:
+            return None
+        if not exact:
+            return self.after(now - (now - since) / count * most)
+        low, high, above = since, now, 0
+        while (middle := low + (high - low) / 2) > low:  # more than `most` are later than `low`, `above` than `high`
+            beyond = above + self.count(middle, high)[0]
+            low, high, above = (middle, high, above) if beyond >= most else (low, middle, beyond)
+        return self.after(low)
+
+    def count(self, after: datetime, upto: datetime) -> tuple[int, bool]:
+        """How many occurrences are later than `after`, up to `upto`; False: at least so many."""
+        if self.until is not None:
+            upto = min(upto, self.until)
+        reckon: Any = getattr(self.schedule, "count", None)
+        if reckon is not None:
+            return reckon(after, upto, self.anchor), True
+        count, _ = self._walk(after, upto)
+        return count, count < _WALKED
+
+    def _walk(self, after: datetime, upto: datetime) -> tuple[int, datetime]:
+        """The first occurrences later than `after`, up to `upto`: how many, at most _WALKED, and the last of them."""
+        count, last = 0, after
+        while count < _WALKED and (due := self.after(last)) is not None and due <= upto:
+            count, last = count + 1, due
+        return count, last
 
     def _bounded(self, due: datetime | None) -> datetime | None:
         return None if due is not None and self.until is not None and due > self.until else due

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import attrs
 
-from . import _dates, _words
+from . import _counting, _dates, _words
 from ._fields import Field
 from ._model import LATEST, Upcoming, count, instant
 from ._zone import SECOND, Clock
@@ -63,6 +63,16 @@ class Cron:
             coming.append(self.preview(occurrence))
         return coming
 
+    def count(self, after: datetime, upto: datetime, anchor: datetime | None = None) -> int:
+        """How many occurrences lie later than `after`, up to and including `upto`; costs about a microsecond a day."""
+        after = instant(after, "after", self.text).replace(microsecond=0)
+        upto = instant(upto, "upto", self.text).replace(microsecond=0)
+        if upto <= after:
+            return 0
+        if self.frequency:
+            return _counting.frequencies(self.fields, self.clock, after, upto)
+        return _counting.fixed(self.fields, self.clock, self.reached(after), after, upto)
+
     def describe(self) -> str:
         return f"{_words.describe(self.fields, frequency=self.frequency)}, {self.timezone or 'UTC'}"
 
@@ -78,12 +88,16 @@ class Cron:
 
     def search_fixed(self, after: datetime) -> Occurrence | None:
         """The first time the wall clock has not reached by `after`, when it reaches it."""
-        reached = self.clock.wall(after)
-        if reached.fold and (seam := self.clock.repeat(after)) is not None:
-            shown, _ = self.clock.around(seam)
-            reached = shown - SECOND
-        named = _dates.following(self.expressions, reached)
+        named = _dates.following(self.expressions, self.reached(after))
         return None if named is None else Occurrence(instant=self.clock.reach(named), named=named)
+
+    def reached(self, instant: datetime) -> datetime:
+        """The latest wall time that the clock has shown by `instant`."""
+        wall = self.clock.wall(instant)
+        if wall.fold and (seam := self.clock.repeat(instant)) is not None:
+            shown, _ = self.clock.around(seam)
+            return shown - SECOND
+        return wall
 
     def search_frequency(self, after: datetime) -> Occurrence | None:
         """The first instant later than `after` at which the wall clock shows a matching time."""

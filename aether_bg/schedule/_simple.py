@@ -122,5 +122,14 @@ class Every(Simple):
         # Compared before they are multiplied: the product may be more than a timedelta holds.
         return anchor + lengths * self.length if lengths <= (LATEST - anchor) // self.length else None
 
+    def count(self, after: datetime, upto: datetime, anchor: datetime | None = None) -> int:
+        """How many occurrences lie later than `after`, up to and including `upto`."""
+        anchor = instant(self.parsed if anchor is None else anchor, "anchor", self.text)
+        since, until = (
+            max((instant(value, name, self.text) - anchor) // self.length, 0)
+            for value, name in ((after, "after"), (upto, "upto"))
+        )
+        return max(until - since, 0)
+
     def describe(self) -> str:
         return f"every {_lengths.words(self.length)}"

@@ -14,6 +14,7 @@ from aether_bg._rules.states.endings import (
     Snoozed,
     abandon,
     finish,
+    late,
     misfired,
 )
 from aether_bg._rules.states.moves import (
@@ -31,5 +32,6 @@ from aether_bg._rules.states.moves import (
 
 __all__ = [
     "LEAST_CRASHES", "Completed", "Ending", "Failed", "Lost", "Released", "Repeated", "Snoozed", "abandon", "armed",
-    "cancel", "finish", "hasten", "misfired", "pause", "release_name", "resume", "retry", "settle", "trigger", "update",
+    "cancel", "finish", "hasten", "late", "misfired", "pause", "release_name", "resume", "retry", "settle", "trigger",
+    "update",
 ]  # fmt: skip

@@ -11,6 +11,7 @@ from aether_bg._rules.occurrences import KEPT, Gap, Plan
 from aether_bg._rules.states.parts import attempt_run, end, gap_run, next_occurrence, once_more, wait
 from aether_bg.model import Change, JobInfo, JobStatus, RunOutcome
 
+_JUST: Final = timedelta(microseconds=1)
 LEAST_CRASHES: Final = 5
 """Crashes that end an occurrence, even with fewer retries (PROTOCOL R3)."""
 
@@ -102,6 +103,13 @@ def abandon(job: JobInfo, error: str, now: datetime, by: str | None) -> Change:
     return end(job, JobStatus.FAILED, now, by, (attempt_run(job, RunOutcome.FAILED, now, error),), last_error=error)
 
 
+def late(job: JobInfo, plan: Plan, now: datetime) -> bool:
+    """Its misfire policy is to judge: it starts later than its grace (PROTOCOL R2)."""
+    if not plan.schedule.recurring or job.occurrence is None or job.attempt != 1 or job.extra:
+        return False
+    return now - job.occurrence > timedelta(seconds=job.misfire_grace)
+
+
 def misfired(job: JobInfo, plan: Plan, now: datetime, by: str | None) -> Change | None:
     """Judge a claim (PROTOCOL R2). None: run it. Else the change that closes what was missed and moves on.
 
@@ -109,29 +117,22 @@ def misfired(job: JobInfo, plan: Plan, now: datetime, by: str | None) -> Change 
     not late (`skip`).
     """
     due = job.occurrence
-    if not plan.schedule.recurring or due is None or job.attempt != 1 or job.extra:
+    if due is None or not late(job, plan, now):
         return None
-    grace = timedelta(seconds=job.misfire_grace)
-    if now - due <= grace:
-        return None
-    if job.misfire == "all" and plan.few(due, now):
-        return None
-    gap = plan.passed(due, now - grace if job.misfire == "skip" else now)
+    gap: Gap | None
+    kept: datetime | None
+    if job.misfire == "skip":
+        gap, outcome = plan.passed(due, now - timedelta(seconds=job.misfire_grace)), RunOutcome.SKIPPED
+        kept = None if gap is None else plan.after(gap.last)
+    elif job.misfire == "once":
+        gap, kept = plan.all_but_newest(due, now) or (None, None)
+        outcome = RunOutcome.COALESCED
+    else:
+        kept, outcome = plan.newest_of(KEPT, due, now), RunOutcome.SKIPPED
+        gap = None if kept is None else plan.passed(due, kept - _JUST)
     if gap is None:
         return None
-    if job.misfire == "skip":
-        kept, outcome, closed = plan.after(gap.last), RunOutcome.SKIPPED, gap
-    elif job.misfire == "once":
-        if gap.count == 1:
-            return None
-        kept, outcome = gap.kept[-1], RunOutcome.COALESCED
-        closed = Gap(first=due, last=gap.kept[-2], count=gap.count - 1, kept=gap.kept)
-    else:
-        if len(gap.kept) <= KEPT:
-            return None
-        kept, outcome = gap.kept[1], RunOutcome.SKIPPED
-        closed = Gap(first=due, last=gap.kept[0], count=gap.count - KEPT, kept=gap.kept)
-    run = gap_run(closed, outcome, now, job.id, job.seq, 0)
+    run = gap_run(gap, outcome, now, job.id, job.seq, 0)
     if kept is None:
-        return end(job, JobStatus.COMPLETED, now, by, (run,), last_occurrence=closed.last)
-    return wait(job, kept, now, by, (run,), last_occurrence=closed.last)
+        return end(job, JobStatus.COMPLETED, now, by, (run,), last_occurrence=gap.last)
+    return wait(job, kept, now, by, (run,), last_occurrence=gap.last)

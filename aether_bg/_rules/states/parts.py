@@ -87,10 +87,9 @@ def next_occurrence(job: JobInfo, plan: Plan, now: datetime, by: str | None, run
         return wait(job, extra_instant(job, plan, now, job.occurrence), now, by, (run,), new, again)
     runs: tuple[JobRun, ...] = (run,)
     if following is not None and following <= now and job.misfire != "all" and plan.schedule.recurring:
-        gap = plan.passed(following, now)  # what passed during the run, but for the newest (PROTOCOL C4)
-        if gap is not None and gap.count > 1:
-            following = gap.kept[-1]
-            closed = Gap(first=gap.first, last=gap.kept[-2], count=gap.count - 1, kept=gap.kept)
+        missed = plan.all_but_newest(following, now)  # what passed during the run, but for the newest (PROTOCOL C4)
+        if missed is not None:
+            closed, following = missed
             runs = (run, gap_run(closed, RunOutcome.OVERLAPPED, now, job.id, job.seq, 1))
             new["last_occurrence"] = closed.last
     return wait(job, following, now, by, runs, new)
@@ -133,7 +132,7 @@ def note_run(job: JobInfo, outcome: RunOutcome, now: datetime) -> JobRun:
 def gap_run(gap: Gap, outcome: RunOutcome, now: datetime, job_id: Any, token: int, part: int) -> JobRun:
     return JobRun(
         job_id=job_id, token=token, part=part, occurrence=gap.first, last_occurrence=gap.last, count=gap.count,
-        outcome=outcome, finished_at=now,
+        outcome=outcome, finished_at=now, error=None if gap.exact else f"at least {gap.count}",
     )  # fmt: skip
 
 
