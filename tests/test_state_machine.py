@@ -267,7 +267,8 @@ class Moves(RuleBasedStateMachine):
         if plan_of(definition).first() is None or self.supersedes_the_last(definition):
             return  # `update` refuses a schedule without an occurrence
         legal = not self.job.status.terminal
-        self.apply("update", lambda row: states.update(row, definition, plan_of(definition), self.now, BY), legal)
+        plan = plan_of(definition)
+        self.apply("update", lambda row: states.update(row, definition, plan, plan_of(row), self.now, BY), legal)
 
     def supersedes_the_last(self, definition: Definition) -> bool:
         """The waiting retry that `update` closes is of the last occurrence that `repeats` allows."""

@@ -9,8 +9,8 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager, asyn
 from types import TracebackType
 from typing import Any, Literal, Never, Self, TypeVar
 
+from aether_bg._app.admission import ENQUEUE_OPTIONS, Admission
 from aether_bg._app.blocking import Blocking, blocking, run_until_signal
-from aether_bg._app.enqueue import ENQUEUE_OPTIONS
 from aether_bg._app.lifecycle import Parts, Run
 from aether_bg._app.verbs import Client, OwnerVerbs, When
 from aether_bg._handlers.dependencies import Dependencies
@@ -155,15 +155,23 @@ class Aether(OwnerVerbs):
         """Declare a job, to be enqueued at every start: `enqueue`'s arguments, with if_exists="replace".
 
         It needs a name. Declaring it unchanged changes nothing; to keep a declared job off, pause it.
+
+        Raises an `InputError` for what is wrong in the arguments, and `JobConflict` for a name that is declared
+        already; a handler or payload type that comes later is checked when the app starts. What the stored job or the
+        time makes impossible (its `until` has passed, its `repeats` are used up) never keeps the app from starting: it
+        is logged, and shown by `health` and `aether-bg check`. A one-shot that is running is redeclared once it has
+        ended.
         """
         self._before_start("declare")
         checks.unknown_options({k: v for k, v in options.items() if k not in ENQUEUE_OPTIONS}, ENQUEUE_OPTIONS)
-        checks.name(job_name, "job")
         arguments: dict[str, Any] = {
             "handler": handler, "job_name": job_name, "payload": payload, "schedule": schedule, "metadata": metadata,
             "if_exists": "replace",
         }  # fmt: skip
-        self.declared.append(arguments | options)
+        self._admission().declare(self.declared, arguments | options)
+
+    def _admission(self) -> Admission:
+        return Admission(self.calls, self.handlers, self.options.max_payload)
 
     def provide(
         self, type: Any, factory: Callable[..., Any] | None = None, *, ping: Callable[..., Any] | None = None
@@ -191,6 +199,7 @@ class Aether(OwnerVerbs):
         if self._run is not None:
             raise AlreadyStarted(repr(self), "it is running already", "Use one `async with app:` at a time.")
         self.handlers.resolve(self.dependencies)
+        self._admission().check_declared(self.declared)
         for name in self.handlers:
             handler = self.handlers.compiled(name)
             runner = self.calls.runner(handler.info)

@@ -3,109 +3,89 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
-from typing import Any, Final
+from typing import Any
 from uuid import UUID
 
 import attrs
 
+from aether_bg._app.admission import ENQUEUE_OPTIONS, IF_EXISTS, Admission
 from aether_bg._app.rows import Rows, definition_of
 from aether_bg._handlers import work
-from aether_bg._handlers.handlers import check_typed
-from aether_bg._handlers.payloads import check_json, check_metadata
+from aether_bg._handlers.payloads import check_metadata
 from aether_bg._kernel.engine import Engine
 from aether_bg._rules import options as checks
 from aether_bg._rules import states
 from aether_bg._rules.ids import uuid7
-from aether_bg._rules.names import busy, differences, kept, taken
-from aether_bg._rules.occurrences import Plan, anchor_for, first_of
+from aether_bg._rules.names import busy, differences, kept, own, same_schedule, taken
+from aether_bg._rules.occurrences import Plan, anchor_for, check_comes, first_due
 from aether_bg.errors import NameHeld, Stale
-from aether_bg.model import Add, Definition, Enqueued, JobInfo, JobStatus, JobType, Query, Save, Transaction
-
-ENQUEUE_OPTIONS: Final = ("timezone", "start", "if_exists", "repeats", "until", "misfire", "misfire_grace")
+from aether_bg.model import Add, Definition, Enqueued, JobInfo, JobStatus, Query, Save, Transaction
 
 
 class Enqueues:
     """`client`: handlers need not be known here (JSON limits only)."""
 
     def __init__(self, engine: Engine, rows: Rows, *, client: bool) -> None:
-        self._engine, self._rows, self._client = engine, rows, client
+        self._engine, self._rows = engine, rows
+        limit = engine.options.max_payload
+        self._admission = Admission(engine.calls, engine.handlers, limit, client=client)
         engine.enqueue_in, engine.committed = self._enqueue_in, self.committed
 
     async def enqueue(
         self, handler: Any, job_name: str | None, payload: Any, schedule: Any, metadata: Any, **options: Any
     ) -> UUID:
-        if_exists = checks.one_of("if_exists", options.pop("if_exists", "raise"), ("raise", "keep", "replace"))
+        if_exists = checks.one_of("if_exists", options.pop("if_exists", "raise"), IF_EXISTS)
         job = self.prepare(handler, job_name, payload, schedule, metadata, **options)
         unit = work.current.get()
         if unit is not None:
             return await self._join(unit, job, named=job_name is not None, if_exists=if_exists)
         while True:
-            if self._engine.writes.idle and self._engine.claim_error is None:
-                self._engine.expect(job.due_at)  # so that a claim can share its commit
-            try:
-                await self._engine.writes.write(Add(job))
-            except NameHeld as held:
-                done = await self._resolve(self._engine.calls.decoded(held.current), job, if_exists)
-                if done is not None:
-                    return done
-            else:
+            held = await self._add(job)
+            if held is None:
                 self._added(job)
                 return job.id
+            done = await self._resolve(held, job, if_exists)
+            if done is not None:
+                return done
 
-    def prepare(
-        self,
-        handler: Any,
-        job_name: str | None,
-        payload: Any,
-        schedule: Any,
-        metadata: Any,
-        *,
-        timezone: str | None = None,
-        start: datetime | None = None,
-        repeats: int | None = None,
-        until: datetime | None = None,
-        misfire: Any = "once",
-        misfire_grace: Any = 10.0,
-    ) -> JobInfo:
-        """The row of a valid enqueue. Raises an `InputError`; nothing has happened then."""
+    async def _add(self, job: JobInfo) -> JobInfo | None:
+        """None: it is stored. Else the holder of its name, which is asked for first of all (PROTOCOL N0)."""
         engine = self._engine
-        handler_name = checks.name(engine.handlers.name_of(handler), "handler")
-        value = self._payload(handler, handler_name, payload)
-        job_id = uuid7()
-        name = f"{handler_name[:160]}-{job_id}" if job_name is None else checks.name(job_name, "job")
-        parsed = engine.calls.parse(schedule, timezone)
-        start, until = checks.instant("start", start), checks.instant("until", until)
-        if repeats is not None:
-            checks.whole("repeats", repeats, least=1)
-            if not parsed.recurring:
-                checks.refuse(
-                    "repeats", repeats, "bounds a recurring job", "Leave it out, or give a recurring schedule."
-                )
-        now, by = engine.clock.now(), engine.options.by()
-        anchor = anchor_for(parsed, now, start)
-        due = first_of(parsed, Plan(parsed, anchor, start, until, repeats))
+        if job.due_at is None:
+            held = await self._holder(job.job_name)
+            if held is None:
+                check_comes(job)
+            return held
+        if engine.writes.idle and engine.claim_error is None:
+            engine.expect(job.due_at)  # so that a claim can share its commit
+        try:
+            await engine.writes.write(Add(job))
+        except NameHeld as held:
+            return engine.calls.decoded(held.current)
+        return None
+
+    async def _holder(self, name: str) -> JobInfo | None:
+        found = await self._engine.calls.find(Query(job_name=name, limit=1))
+        return found[0] if found and found[0].holds_name else None
+
+    def prepare(self, *arguments: Any, **options: Any) -> JobInfo:
+        """The row of an enqueue without mistakes; `due_at` is None where there is no occurrence left within its bounds.
+        Raises an `InputError`; nothing has happened then."""
+        engine = self._engine
+        draft = self._admission.draft(*arguments, **options)
+        now, by, job_id = engine.clock.now(), engine.options.by(), uuid7()
+        anchor = anchor_for(draft.schedule, now, draft.start)
+        due = first_due(Plan(draft.schedule, anchor, draft.start, draft.until, draft.repeats), now)
         job = JobInfo(
-            id=job_id, handler_name=handler_name, job_name=name, expression_value=parsed.text, payload=value,
-            extra_properties=check_metadata(metadata), created_at=now, created_by=by, modified_at=now, modified_by=by,
-            due_at=due, occurrence=due, timezone=parsed.timezone, start=start, repeats=repeats, until=until,
-            misfire=checks.one_of("misfire", misfire, ("once", "skip", "all")),
-            misfire_grace=checks.seconds("misfire_grace", misfire_grace, zero=True), anchor=anchor,
+            id=job_id, handler_name=draft.handler_name, expression_value=draft.schedule.text, payload=draft.payload,
+            job_name=f"{draft.handler_name[:160]}-{job_id}" if draft.job_name is None else draft.job_name,
+            extra_properties=draft.metadata, created_at=now, created_by=by, modified_at=now, modified_by=by,
+            due_at=due, occurrence=due, timezone=draft.schedule.timezone, start=draft.start, repeats=draft.repeats,
+            until=draft.until, misfire=draft.misfire, misfire_grace=draft.misfire_grace, anchor=anchor,
         )  # fmt: skip
         if stamped := engine.calls.stamp(job):
             return attrs.evolve(job, extra_properties=check_metadata({**stamped, **job.extra_properties}))
         return job
-
-    def _payload(self, handler: Any, name: str, payload: Any) -> Any:
-        handlers, limit = self._engine.handlers, self._engine.options.max_payload
-        if name in handlers:
-            return handlers.compiled(name).check(payload, limit)
-        if isinstance(handler, JobType):
-            of = handlers.payload_type(handler.payload_type, f"JobType {name!r}")
-            return check_typed(payload, of, limit, optional=False, handler=name)
-        if not self._client:
-            handlers.compiled(name)  # raises UnknownHandler with the nearest name
-        return check_json(payload, limit)
 
     def _added(self, job: JobInfo) -> None:
         engine = self._engine
@@ -115,29 +95,49 @@ class Enqueues:
         engine.expect(job.due_at)
 
     async def _resolve(self, held: JobInfo, job: JobInfo, if_exists: str) -> UUID | None:
-        """The name is held (PROTOCOL N2, N3). None: it no longer is; try again."""
-        differs = differences(held, job)
-        if if_exists != "replace" or (not differs and held.status is not JobStatus.FAILED):
+        """The name is held (PROTOCOL N2, N3, N7). None: it no longer is; try again."""
+        differs, runs = differences(held, job), self._runs_once(held)
+        itself = runs and held.id == work.running.get()
+        if itself and if_exists == "raise":
+            raise own(held)
+        if if_exists != "replace" or not (differs or itself or held.status is JobStatus.FAILED):
             return kept(held, job, if_exists)
-        engine, now, by = self._engine, job.created_at, job.created_by
+        if runs and not itself:
+            raise busy(held)
+        engine = self._engine
         try:
             if held.status.terminal:
-                await engine.calls.transact([Save(states.release_name(held, now, by)), Add(job)])
+                check_comes(job)
+                release = states.release_name(held, job.created_at, job.created_by)
+                await engine.calls.transact([Save(release), Add(job)])
                 self._added(job)
                 return job.id
-            schedule = engine.calls.load(held.expression_value, held.timezone)
-            if held.status is JobStatus.RUNNING and not schedule.recurring:
-                raise busy(held)
-            await self._redefine(held, definition_of(job))
+            await self._redefine(held, job, same=same_schedule(differs) and not itself, again=itself)
         except (Stale, NameHeld):
             return None
         return held.id
 
-    async def _redefine(self, job: JobInfo, definition: Definition) -> None:
-        engine = self._engine
-        plan = Plan.of(engine.calls.load(definition.expression_value, definition.timezone), definition)
-        now = engine.clock.now()
-        await self._rows.save(job, states.update(job, definition, plan, now, engine.options.by()), "update")
+    async def _redefine(self, held: JobInfo, job: JobInfo, *, same: bool, again: bool) -> None:
+        """In place (PROTOCOL U1). `same`: the schedule stays, and with it what waits and has been missed."""
+        now, by = job.created_at, job.created_by
+        definition = definition_of(job)
+        if same:
+            definition = attrs.evolve(definition, anchor=held.anchor)
+            change = states.redefine(held, definition, self._plan(definition), now, by)
+        else:
+            check_comes(job)
+            plan = self._plan(definition)
+            again = again and not plan.schedule.recurring
+            change = states.update(held, definition, plan, self._rows.plan_of(held), now, by, again=again)
+        await self._rows.save(held, change, "update")
+
+    def _plan(self, definition: Definition) -> Plan:
+        return Plan.of(self._engine.calls.load(definition.expression_value, definition.timezone), definition)
+
+    def _runs_once(self, job: JobInfo) -> bool:
+        """A one-shot, and it is running."""
+        plan = self._rows.plan_of(job) if job.status is JobStatus.RUNNING else None
+        return plan is not None and not plan.schedule.recurring
 
     # -- enqueue inside a unit of work -----------------------------------------------------------
 
@@ -147,9 +147,12 @@ class Enqueues:
             for step in unit.writes:
                 if isinstance(step, Add) and step.job.job_name == job.job_name:
                     return kept(step.job, job, if_exists)
-            found = await self._engine.calls.find(Query(job_name=job.job_name, limit=1))
-            if found and found[0].holds_name:
-                return kept(found[0], job, if_exists)
+            held = await self._holder(job.job_name)
+            if held is not None:
+                if if_exists != "keep" and held.id == work.running.get() and self._runs_once(held):
+                    raise own(held, replaceable=False)
+                return kept(held, job, if_exists)
+        check_comes(job)
         unit.queue(Add(job))
         return job.id
 
@@ -168,6 +171,7 @@ class Enqueues:
             except NameHeld as held:
                 return kept(self._engine.calls.decoded(held.current), job, if_exists)
             made.append(job)
+            check_comes(job)  # if the function goes on all the same, its unit of work fails
             return job.id
 
         return enqueue

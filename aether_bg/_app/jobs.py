@@ -16,7 +16,7 @@ from aether_bg._handlers import work
 from aether_bg._kernel.engine import Engine
 from aether_bg._rules import options as checks
 from aether_bg._rules import states
-from aether_bg._rules.occurrences import Plan, first_of
+from aether_bg._rules.occurrences import Plan, first_due, no_occurrence
 from aether_bg.errors import InvalidSchedule, JobConflict, NameHeld, NeverEnds, WaitTimeout, shown
 from aether_bg.explain import Around, explain
 from aether_bg.model import Change, JobInfo, JobStatus
@@ -42,9 +42,9 @@ class Jobs:
                 anchor=now, repeats=row.repeats if parsed.recurring else None,
             )  # fmt: skip
             plan = Plan.of(parsed, definition)
-            if not row.status.terminal:
-                first_of(parsed, plan)
-            change = states.update(row, definition, plan, now, engine.options.by())
+            if not row.status.terminal and first_due(plan, now) is None:
+                raise no_occurrence(parsed.text, plan.until)
+            change = states.update(row, definition, plan, self._rows.plan_of(row), now, engine.options.by())
             if await self._rows.try_save(row, change, "update"):
                 return
 

@@ -12,6 +12,7 @@ from typing import Any, Final, Self
 import anyio
 import attrs
 
+from aether_bg._app.declarations import Declarations
 from aether_bg._app.enqueue import Enqueues
 from aether_bg._app.jobs import Jobs
 from aether_bg._app.rows import Rows
@@ -64,6 +65,7 @@ class Run:
         self._failed: BaseException | None = None
         self.engine: Engine
         self.enqueues: Enqueues
+        self.declarations: Declarations
         self.jobs: Jobs
         self.view: StoreView
 
@@ -144,8 +146,8 @@ class Run:
         outbox = Outbox(engine) if app.calls.arms else None
         alive = await owners.join()
         try:
-            for arguments in app.declared:
-                await self.enqueues.enqueue(**arguments)
+            self.declarations = Declarations(engine, self.enqueues, app.declared, owners.tell)
+            await self.declarations.apply()
             engine.supervise(owners.run, "heartbeat")
             if outbox is not None:
                 engine.supervise(outbox.run, "outbox")

@@ -8,7 +8,8 @@ from uuid import UUID
 import attrs
 
 from aether_bg._kernel.engine import Engine
-from aether_bg.errors import InvalidOption, JobNotFound, Stale, shown
+from aether_bg._rules.occurrences import Plan
+from aether_bg.errors import InvalidOption, InvalidSchedule, JobNotFound, Stale, shown
 from aether_bg.model import Altered, Change, Definition, JobInfo, Query, Save
 
 
@@ -34,6 +35,13 @@ class Rows:
     async def look(self, job: UUID | str) -> JobInfo | None:
         found = await self._engine.calls.find(_query(job))
         return found[0] if found else None
+
+    def plan_of(self, job: JobInfo) -> Plan | None:
+        """None where its schedule cannot be read here."""
+        try:
+            return self._engine.plan(job)
+        except InvalidSchedule:
+            return None
 
     async def find(self, job: UUID | str) -> JobInfo:
         row = await self.look(job)

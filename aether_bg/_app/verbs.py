@@ -8,7 +8,8 @@ from datetime import datetime, timedelta
 from typing import Any, Concatenate, Literal, Never, TypeVar
 from uuid import UUID
 
-from aether_bg._app.enqueue import ENQUEUE_OPTIONS
+from aether_bg._app.admission import ENQUEUE_OPTIONS
+from aether_bg._app.declarations import PART
 from aether_bg._app.jobs import Jobs
 from aether_bg._app.lifecycle import Run
 from aether_bg._app.view import StoreView
@@ -188,6 +189,9 @@ class OwnerVerbs(Verbs):
             problems = dict(engine.problems)
         except Exception as error:
             stats, problems = None, {**engine.problems, "store": f"{type(error).__name__}: {error}"}
+        problems.pop(PART, None)  # for as long as it is so, not for a minute
+        if undeclared := self._running.declarations.problem:
+            problems[PART] = undeclared
         pings = await engine.dependencies.pings()
         scheduler = engine.calls.scheduler
         said = getattr(scheduler, "health", None)

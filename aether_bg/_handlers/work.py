@@ -7,6 +7,7 @@ from contextvars import ContextVar
 from typing import Any, Generic, Protocol, TypeVar
 from uuid import UUID
 
+from aether_bg._rules.occurrences import check_comes
 from aether_bg.errors import InsideUnitOfWork, NotStarted, UnitOfWorkClosed
 from aether_bg.model import Add, Call, Execute, JobInfo, Transaction, Write
 
@@ -15,6 +16,9 @@ _UNSET: Any = object()
 
 current: ContextVar[UnitOfWork | None] = ContextVar("aether_bg_unit_of_work", default=None)
 """The unit that `enqueue` joins."""
+
+running: ContextVar[UUID | None] = ContextVar("aether_bg_running", default=None)
+"""The job whose handler makes the call, if one does."""
 
 
 class WorkTransaction(Protocol):
@@ -75,7 +79,10 @@ class UnitOfWork:
 
         def carry_out(tx: Transaction) -> R:
             made.clear()
-            return fn(_Tx(tx, self._enqueue(tx, made)))
+            result = fn(_Tx(tx, self._enqueue(tx, made)))
+            for job in made:
+                check_comes(job)  # where the function has caught what enqueue raised for it
+            return result
 
         self.queue(Call(carry_out), queued)
         return queued
@@ -129,4 +136,4 @@ def outside(verb: str) -> None:
         )
 
 
-__all__ = ["Queued", "UnitOfWork", "WorkTransaction", "current", "outside"]
+__all__ = ["Queued", "UnitOfWork", "WorkTransaction", "current", "outside", "running"]

@@ -97,6 +97,7 @@ class Attempts:
             ctx.deadline = core.clock.now() + timedelta(seconds=timeout)
             attempt.scope.deadline = anyio.current_time() + timeout
         attempt.begun = True
+        work.running.set(attempt.job.id)
         if core.events.observed:
             core.events.emit(Started(ctx))
         failure: Failure

@@ -43,6 +43,7 @@ class Owners:
         """Retries may wait by a clock that has gone back since, before this start or after."""
         self._late: dict[tuple[UUID, int], JobInfo] = {}
         self._warned: set[tuple[UUID, int]] = set()
+        self._problems: tuple[str, ...] = ()
 
     async def join(self) -> Alive:
         """Register, then take back what dead owners held, before the first claim (PROTOCOL P1)."""
@@ -50,6 +51,11 @@ class Owners:
         self._engine.store_id = alive.store_id
         await self._look(alive)
         return alive
+
+    async def tell(self, problems: tuple[str, ...]) -> None:
+        """Make known to those who look at the store what is wrong with this start."""
+        self._problems = problems
+        await self._beat()
 
     async def leave(self) -> None:
         await self._beat(leave=True)
@@ -88,6 +94,7 @@ class Owners:
         beat = Heartbeat(
             owner=engine.owner, handlers=tuple(engine.handlers), now=engine.clock.now(), interval=lease / 3,
             keep_for=10 * lease if keep_for is None else keep_for, join=join, leave=leave, bury=bury,
+            problems=self._problems,
         )  # fmt: skip
         engine.alive = alive = await engine.calls.heartbeat(beat)
         return alive

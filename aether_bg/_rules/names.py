@@ -7,7 +7,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from aether_bg.errors import JobConflict, shown
-from aether_bg.model import JobInfo, JobStatus
+from aether_bg.model import JobInfo
 
 _COMPARED: Final = {
     "handler_name": "handler", "payload": "payload", "expression_value": "schedule", "timezone": "timezone",
@@ -21,15 +21,25 @@ def differences(held: JobInfo, wanted: JobInfo) -> list[str]:
 
     def canonical(job: JobInfo, name: str) -> Any:
         value = getattr(job, name)
-        return json.dumps(value, sort_keys=True) if name == "payload" else value
+        match name:
+            case "payload":
+                return json.dumps(value, sort_keys=True)
+            case "timezone":
+                return None if value == "UTC" else value
+        return value
 
     return [shown_as for name, shown_as in _COMPARED.items() if canonical(held, name) != canonical(wanted, name)]
+
+
+def same_schedule(differs: list[str]) -> bool:
+    """The schedule's text, zone and start: while these stay, a redefinition keeps what waits (PROTOCOL U1)."""
+    return not {"schedule", "timezone", "start"}.intersection(differs)
 
 
 def kept(held: JobInfo, wanted: JobInfo, if_exists: str) -> UUID:
     """The holder's id where that answers the enqueue. Raises `JobConflict` where it does not."""
     differs = differences(held, wanted)
-    if if_exists == "keep" or (not differs and held.status is not JobStatus.FAILED):
+    if if_exists == "keep" or not differs:
         return held.id
     raise conflict(held, differs, replaceable=if_exists != "replace")
 
@@ -37,13 +47,10 @@ def kept(held: JobInfo, wanted: JobInfo, if_exists: str) -> UUID:
 def conflict(held: JobInfo, differs: list[str], *, replaceable: bool = True) -> JobConflict:
     """`replaceable` False: where "replace" cannot be honoured, inside a unit of work."""
     other = 'if_exists="keep" or "replace"' if replaceable else 'if_exists="keep"; a unit of work cannot replace'
-    if differs:
-        rule = f"it is held by a {held.status.name} job that differs in {', '.join(differs)}"
-        remedy = f"Use another name, or {other}."
-    else:
-        rule = "it is held by the same job, which has FAILED"
-        remedy = f"Use retry, or {other}."
-    return JobConflict(f"job name {shown(held.job_name)}", rule, remedy, existing=held, differences=differs)
+    rule = f"it is held by a {held.status.name} job that differs in {', '.join(differs)}"
+    return JobConflict(
+        f"job name {shown(held.job_name)}", rule, f"Use another name, or {other}.", existing=held, differences=differs
+    )
 
 
 def taken(held: JobInfo) -> JobConflict:
@@ -57,5 +64,14 @@ def taken(held: JobInfo) -> JobConflict:
 def busy(held: JobInfo) -> JobConflict:
     return JobConflict(
         f"job name {shown(held.job_name)}", "its one-shot job is running, so it cannot be replaced",
-        "Wait for it, or delete it first.", existing=held,
+        "Wait until it has ended, or delete it first.", existing=held,
+    )  # fmt: skip
+
+
+def own(held: JobInfo, *, replaceable: bool = True) -> JobConflict:
+    """A running one-shot enqueues the name that it holds itself: its id would promise a run that never comes."""
+    replace = ', or enqueue it with if_exists="replace"' if replaceable else "; a unit of work cannot replace"
+    return JobConflict(
+        f"job name {shown(held.job_name)}", "it is held by the job that is running this call, and that is a one-shot",
+        f"To run it again, raise Snooze, or give it another schedule with update(){replace}.", existing=held,
     )  # fmt: skip

@@ -137,17 +137,28 @@ class Plan:
 
 
 def anchor_for(schedule: Schedule, now: datetime, start: datetime | None) -> datetime:
-    """Where `@every` counts from: creation, or one length before `start`, so that it runs at `start` itself."""
+    """Where `@every` counts from: creation. With `start`: that instant's grid, so that it runs at `start` itself, or
+    first after now where that has passed."""
     if start is None or not schedule.text.lower().startswith("@every"):
         return now
     following = schedule.next(now, now)
-    return now if following is None else start - (following - now)
+    if following is None:
+        return now
+    length = following - now
+    return start - length if start >= now else start + (now - start) // length * length
 
 
-def first_of(schedule: Schedule, plan: Plan) -> datetime:
-    """Raises `InvalidSchedule` when there is none within the bounds."""
-    due = plan.first()
-    if due is None:
-        bounds = f"before until={plan.until:%Y-%m-%dT%H:%M:%SZ}" if plan.until else "from now on"
-        raise InvalidSchedule(schedule.text, field=None, reason=f"it has no occurrence {bounds}", example="@daily")
-    return due
+def first_due(plan: Plan, now: datetime) -> datetime | None:
+    """When a new job is due first. None: there is nothing within the bounds, or its end has passed."""
+    return None if plan.until is not None and plan.until < now else plan.first()
+
+
+def check_comes(job: JobInfo) -> None:
+    """Raises `InvalidSchedule` for a new job that has no occurrence left."""
+    if job.due_at is None:
+        raise no_occurrence(job.expression_value, job.until)
+
+
+def no_occurrence(text: str, until: datetime | None) -> InvalidSchedule:
+    bounds = f"before until={until:%Y-%m-%dT%H:%M:%SZ}" if until else "from now on"
+    return InvalidSchedule(text, field=None, reason=f"it has no occurrence {bounds}", example="@daily")

@@ -53,7 +53,7 @@ def check(database: Path, quick: bool, as_json: bool) -> None:
     """Check a database, its rows, and who sees to them.
 
     The file, its schema, rows that contradict each other, jobs of processes that are gone, due jobs nobody has a
-    handler for.
+    handler for, declarations that a live process could not apply.
 
     Exit code 1 when something is wrong. What may be in order (a long queue, a large WAL) is a note and does not count.
 
@@ -200,6 +200,11 @@ def _unattended(db: Reading) -> Findings:
             yield Finding(
                 level="note", code="silent", examples=[str(process.id)],
                 message=f"{process.name} has given no sign since {process.beat_at:%Y-%m-%d %H:%M:%SZ}: is it stopped?",
+            )  # fmt: skip
+        if process.state == "alive" and process.problems:
+            yield Finding(
+                level="note", code="declarations", count=len(process.problems), examples=list(process.problems[:_MOST]),
+                message=f"{process.name} could not apply declarations",
             )  # fmt: skip
     yield from _late(db, known)
 

@@ -30,6 +30,8 @@ class Process:
     started_at: datetime
     beat_at: datetime
     handlers: frozenset[str]
+    problems: tuple[str, ...]
+    """Declarations that it could not apply."""
 
     @property
     def name(self) -> str:
@@ -42,8 +44,8 @@ def processes(database: Reading) -> list[Process]:
     locks = OwnerLocks(database.path)
     found = []
     try:
-        for id_, host, pid, started, beat, handlers in database.rows(
-            "SELECT id, host, pid, started_at, beat_at, handlers FROM aether_owners ORDER BY started_at"
+        for id_, host, pid, started, beat, handlers, problems in database.rows(
+            "SELECT id, host, pid, started_at, beat_at, handlers, problems FROM aether_owners ORDER BY started_at"
         ):
             started_at, beat_at = from_time(started), from_time(beat)
             assert started_at is not None
@@ -54,6 +56,7 @@ def processes(database: Reading) -> list[Process]:
                 Process(
                     id=UUID(id_), state="dead" if locks.dead(UUID(id_)) else state, host=host, pid=pid,
                     started_at=started_at, beat_at=beat_at, handlers=frozenset(json.loads(handlers)),
+                    problems=tuple(json.loads(problems)),
                 )
             )  # fmt: skip
     finally:

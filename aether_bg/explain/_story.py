@@ -226,7 +226,7 @@ class Story:
         error = f": {first_line(run.error)}" if run.error else ""
         if run.started_at is None:
             which = f"the occurrence of {self._at(run.occurrence)}"
-            if run.outcome is RunOutcome.SUPERSEDED:
+            if run.outcome is RunOutcome.SUPERSEDED and run.attempt:
                 which = f"the retry after attempt {run.attempt} of {self._at(run.occurrence)}"
             elif run.count > 1 and run.last_occurrence is not None:
                 which = f"{run.count} occurrences from {self._at(run.occurrence)} to {self._at(run.last_occurrence)}"

@@ -190,7 +190,8 @@ class Heartbeat:
     been taken back: they are registered no longer, and what proved them dead (a lock) can be let go.
 
     Until `keep_for` seconds from now the store renews the beat by itself every `interval` seconds, off the
-    event loop. `now` serves to tell which handlers have due rows.
+    event loop. `now` serves to tell which handlers have due rows. `problems`: declarations that this owner could not
+    apply, in words; a store that people can look at keeps them with the owner, another may leave them out.
     """
 
     owner: UUID
@@ -201,6 +202,7 @@ class Heartbeat:
     join: bool = False
     leave: bool = False
     bury: tuple[UUID, ...] = ()
+    problems: tuple[str, ...] = ()
 
 
 @attrs.frozen(kw_only=True)

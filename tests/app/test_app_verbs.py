@@ -99,7 +99,7 @@ async def test_update_moves_a_waiting_job_from_now(work: Aether, clock: FakeCloc
         await app.drain()
         assert (await app.wait(job_id, 10)).status is JobStatus.COMPLETED
         assert len(ran) == 1
-        with pytest.raises(InvalidTransition, match=r"update.*'job'.*COMPLETED.*Enqueue it anew"):
+        with pytest.raises(InvalidTransition, match=r"update.*'job'.*COMPLETED.*Enqueue it again"):
             await app.update(job_id, "@daily")
         with pytest.raises(JobNotFound):
             await app.update("nothing", "@daily")

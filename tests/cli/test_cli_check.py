@@ -21,7 +21,10 @@ from aether_bg.cli.check import _CONTRADICTIONS
 Run = Callable[..., Result]
 
 NOBODY = "99999999-0000-7000-8000-000000000000"
-OWNER = f"INSERT INTO aether_owners VALUES ('{NOBODY}', 'box', 7, '{{at}}', 1, '{{at}}', '{{handlers}}')"
+OWNER = (
+    "INSERT INTO aether_owners (id, host, pid, started_at, beat, beat_at, handlers) "
+    f"VALUES ('{NOBODY}', 'box', 7, '{{at}}', 1, '{{at}}', '{{handlers}}')"
+)
 
 
 Statement = str | Callable[[], str]

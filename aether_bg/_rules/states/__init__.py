@@ -22,6 +22,7 @@ from aether_bg._rules.states.moves import (
     cancel,
     hasten,
     pause,
+    redefine,
     release_name,
     resume,
     retry,
@@ -32,6 +33,6 @@ from aether_bg._rules.states.moves import (
 
 __all__ = [
     "LEAST_CRASHES", "Completed", "Ending", "Failed", "Lost", "Released", "Repeated", "Snoozed", "abandon", "armed",
-    "cancel", "finish", "hasten", "late", "misfired", "pause", "release_name", "resume", "retry", "settle", "trigger",
-    "update",
+    "cancel", "finish", "hasten", "late", "misfired", "pause", "redefine", "release_name", "resume", "retry", "settle",
+    "trigger", "update",
 ]  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
-from aether_bg._rules.occurrences import Gap, Plan
+from aether_bg._rules.occurrences import Gap, Plan, no_occurrence
 from aether_bg._rules.states.parts import (
     attempt_run,
     change,
@@ -20,18 +20,46 @@ from aether_bg._rules.states.parts import (
 from aether_bg.model import Change, Definition, JobInfo, JobRun, JobStatus, RunOutcome
 
 
-def update(job: JobInfo, definition: Definition, plan: Plan, now: datetime, by: str | None) -> Change:
-    """Another definition (PROTOCOL U1). `plan` is the new one; its anchor is now."""
-    refuse(job, "update", job.status.terminal, "enqueue it anew")
+def update(
+    job: JobInfo, definition: Definition, plan: Plan, before: Plan | None, now: datetime, by: str | None,
+    *, again: bool = False,
+) -> Change:  # fmt: skip
+    """Another schedule, from now (PROTOCOL U1). `plan` is the new one; its anchor is now. `before`: the old one, None
+    where it cannot be read; what it left overdue is closed by a row. `again`: a running one-shot runs once more."""
+    refuse(job, "update", job.status.terminal, "enqueue it again")
     if job.status is JobStatus.RUNNING:
-        return change(job, now, by, bump=False, definition=definition)
+        return change(job, now, by, bump=False, definition=definition, run_again=job.run_again or again)
     superseded: tuple[JobRun, ...] = ()
     occurrences = job.occurrences
     if job.attempt:
         superseded = (note_run(job, RunOutcome.SUPERSEDED, now),)
         occurrences += not job.extra
-    refuse(job, "update", spent(plan, occurrences), "its repeats are used up: let it end, or enqueue it anew")
+    if before is not None and (gap := _overdue(job, before, now)) is not None:
+        superseded = (*superseded, gap_run(gap, RunOutcome.SUPERSEDED, now, job.id, job.seq + 1, 2))
+    refuse(job, "update", spent(plan, occurrences), "its repeats are used up: enqueue it under another name")
     return wait(job, plan.first(), now, by, superseded, definition=definition, occurrences=occurrences, run_again=False)
+
+
+def redefine(job: JobInfo, definition: Definition, plan: Plan, now: datetime, by: str | None) -> Change:
+    """Another definition with the same schedule (PROTOCOL U1): what waits goes on waiting, be it a retry or overdue."""
+    refuse(job, "update", job.status.terminal, "enqueue it again")
+    refuse(
+        job, "update", spent(plan, job.occurrences),
+        f"{job.occurrences} occurrences have ended and repeats={plan.repeats} leaves none: delete it, or raise repeats",
+    )  # fmt: skip
+    if not job.extra and job.occurrence is not None and plan.until is not None and job.occurrence > plan.until:
+        raise no_occurrence(definition.expression_value, plan.until)
+    return change(job, now, by, bump=False, definition=definition)
+
+
+def _overdue(job: JobInfo, plan: Plan, now: datetime) -> Gap | None:
+    """Occurrences that were due and have not been attempted. A paused job is never overdue."""
+    if job.paused:
+        return None
+    since = job.occurrence
+    if job.attempt or job.extra:
+        since = plan.after(job.last_occurrence if job.extra else job.occurrence)
+    return None if since is None or since > now else plan.passed(since, now)
 
 
 def cancel(job: JobInfo, now: datetime, by: str | None) -> Change | None:

@@ -129,6 +129,7 @@ class SQLiteStore:
         file = self._open()
         if beat.join:
             await file.join(beat)
+        await file.tell(beat)
         if beat.leave or beat.bury:
             await file.forget(beat)
         if file.writer.beat is not None:

@@ -94,9 +94,18 @@ def _earliest(handlers: int) -> str:
 def join(conn: sqlite3.Connection, beat: Heartbeat) -> None:
     now = to_time(beat.now)
     conn.execute(
-        "INSERT INTO aether_owners (id, host, pid, started_at, beat, beat_at, handlers) VALUES (?, ?, ?, ?, 0, ?, ?)",
-        [str(beat.owner), socket.gethostname(), os.getpid(), now, now, json.dumps(beat.handlers)],
+        "INSERT INTO aether_owners (id, host, pid, started_at, beat, beat_at, handlers, problems) "
+        "VALUES (?, ?, ?, ?, 0, ?, ?, ?)",
+        [str(beat.owner), socket.gethostname(), os.getpid(), now, now, json.dumps(beat.handlers), _told(beat)],
     )
+
+
+def tell(conn: sqlite3.Connection, beat: Heartbeat) -> None:
+    conn.execute("UPDATE aether_owners SET problems = ? WHERE id = ?", [_told(beat), str(beat.owner)])
+
+
+def _told(beat: Heartbeat) -> str:
+    return json.dumps(beat.problems)
 
 
 def renew(conn: sqlite3.Connection, owner: str, now: str | None) -> bool:

@@ -60,6 +60,8 @@ class OpenFile:
         self._idle: list[sqlite3.Connection] = []
         self._limiter = anyio.CapacityLimiter(_READERS)
         self.has_unarmed_index = False
+        self._told: dict[UUID, tuple[str, ...]] = {}
+        """What the rows of this process's owners say about their problems."""
         _open_files.add(self)
 
     def _set_up(self) -> UUID:
@@ -135,7 +137,13 @@ class OpenFile:
     async def join(self, beat: Heartbeat) -> None:
         await anyio.to_thread.run_sync(self.locks.take, beat.owner)
         await self.write(partial(claims.join, beat=beat), Rank.BEAT)
+        self._told[beat.owner] = beat.problems
         self.writer.beat = Beat(partial(_renew, owner=str(beat.owner)), beat.interval, beat.keep_for)
+
+    async def tell(self, beat: Heartbeat) -> None:
+        if self._told.get(beat.owner, beat.problems) != beat.problems:
+            await self.write(partial(claims.tell, beat=beat), Rank.BEAT)
+            self._told[beat.owner] = beat.problems
 
     async def forget(self, beat: Heartbeat) -> None:
         """Delete the rows of buried owners, and of this one when it leaves; then let go of their locks."""
@@ -145,6 +153,7 @@ class OpenFile:
             self.locks.bury(owner)
         if beat.leave:
             self.writer.beat = None
+            self._told.pop(beat.owner, None)
             self.locks.release(beat.owner)
 
     def alive(self, conn: sqlite3.Connection, beat: Heartbeat) -> Alive:

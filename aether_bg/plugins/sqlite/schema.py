@@ -39,7 +39,8 @@ CREATE TABLE aether_owners (
     started_at TEXT NOT NULL,
     beat INTEGER NOT NULL,
     beat_at TEXT NOT NULL,
-    handlers TEXT NOT NULL
+    handlers TEXT NOT NULL,
+    problems TEXT NOT NULL DEFAULT '[]'
 );
 CREATE TABLE aether_jobs (
     id TEXT PRIMARY KEY NOT NULL,

@@ -1,0 +1,67 @@
+"""Declared jobs at the start: each is enqueued; what cannot be is reported, and the app starts all the same
+(docs/protocol.md, N6)."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final
+
+import anyio
+
+from aether_bg._app.enqueue import Enqueues
+from aether_bg._kernel.engine import Engine
+from aether_bg.errors import InputError, JobConflict, JobError, shown
+from aether_bg.model import JobStatus
+
+PART: Final = "declarations"
+"""What `health` calls it."""
+AGAIN: Final = 1.0
+"""Seconds between tries of a declaration that waits for a running job to end."""
+
+
+class Declarations:
+    """`tell`: makes known to those who look at the store what could not be applied."""
+
+    def __init__(
+        self, engine: Engine, enqueues: Enqueues, declared: Sequence[Mapping[str, Any]],
+        tell: Callable[[tuple[str, ...]], Awaitable[object]],
+    ) -> None:  # fmt: skip
+        self._engine, self._enqueues, self._declared, self._tell = engine, enqueues, declared, tell
+        self._open: dict[str, str] = {}
+        self._waiting: list[Mapping[str, Any]] = []
+
+    @property
+    def problem(self) -> str | None:
+        """What has not been applied, and why."""
+        return "; ".join(self._open.values()) or None
+
+    async def apply(self) -> None:
+        """Raises a `StoreError` when the store is in trouble, and nothing else."""
+        self._waiting = [arguments for arguments in self._declared if await self._waits(arguments)]
+        if self._open:
+            await self._tell(tuple(self._open.values()))
+        if self._waiting:
+            self._engine.spawn(self._later, "declaring again")
+
+    async def _later(self) -> None:
+        while self._waiting:
+            await anyio.sleep(AGAIN)
+            before = dict(self._open)
+            self._waiting = [arguments for arguments in self._waiting if await self._waits(arguments)]
+            if self._open != before:
+                await self._tell(tuple(self._open.values()))
+
+    async def _waits(self, arguments: Mapping[str, Any]) -> bool:
+        """Enqueue it, or report why not. True: only because the job of that name runs now."""
+        name = arguments["job_name"]
+        try:
+            await self._enqueues.enqueue(**arguments)
+        except (InputError, JobError) as error:
+            problem = f"the declaration of {shown(name)} is not applied: {error}"
+            if problem != self._open.get(name):
+                self._open[name] = problem
+                self._engine.report(PART, problem)
+            held = error.existing if isinstance(error, JobConflict) else None
+            return held is not None and held.status is JobStatus.RUNNING
+        self._open.pop(name, None)
+        return False
