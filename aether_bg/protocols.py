@@ -51,6 +51,11 @@ class Kernel(Protocol):
         ...
 
     @property
+    def client(self) -> bool:
+        """This start is a client's: it only enqueues and queries, and no scheduler runs."""
+        ...
+
+    @property
     def store_id(self) -> UUID:
         """The id kept in the store (docs/protocol.md, D3)."""
         ...
@@ -118,6 +123,7 @@ class Store(Persistence, Opening, Protocol):
 class Scheduler(Scheduling, Protocol):
     """The scheduling layer. `schedule_arm` is left out by a scheduler that reads due rows itself.
 
-    It may have `health`, an attribute or a plain method: None while all is well, else what is wrong, as text;
-    `app.health()` asks it.
+    It may have, as attributes or plain methods, and as text or None, what `app.health()` and `app.explain()` ask for:
+    `health`, what is wrong with it; `likely_cause`, why due jobs may not be called (asked when some are overdue);
+    `notice`, what the operator should know although all is well.
     """

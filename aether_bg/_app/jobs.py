@@ -18,7 +18,8 @@ from aether_bg._rules import options as checks
 from aether_bg._rules import states
 from aether_bg._rules.occurrences import Plan, first_due, no_occurrence
 from aether_bg.errors import InvalidSchedule, JobConflict, NameHeld, NeverEnds, WaitTimeout, shown
-from aether_bg.explain import Around, explain
+from aether_bg._app.lateness import likely_cause, said_by
+from aether_bg.explain import OVERDUE, Around, explain
 from aether_bg.model import Change, JobInfo, JobStatus
 
 _POLL: Final = 0.25
@@ -122,12 +123,14 @@ class Jobs:
         engine = self._engine
         runs = await engine.calls.history(row.id, 10)
         around, alive, schedule = Around(arms=engine.calls.arms), engine.alive, None
+        passed = (engine.clock.now() - row.due_at).total_seconds() if row.due_at else 0.0
+        cause = likely_cause(engine) if passed > OVERDUE else said_by(engine.calls.scheduler, "health")
         if alive is not None:
             around = Around(
                 owners=dict.fromkeys(alive.beats.keys() - set(alive.dead), ""),
                 gone=dict.fromkeys(alive.dead, "has died"), handlers=alive.advertised,
                 free=engine.free if row.handler_name in engine.handlers else None, here=engine.owner,
-                arms=engine.calls.arms, trouble=engine.problems.get("scheduler"),
+                arms=engine.calls.arms, trouble=cause,
             )  # fmt: skip
         with suppress(InvalidSchedule):
             schedule = engine.schedule(row.expression_value, row.timezone)

@@ -118,6 +118,7 @@ class Run:
     async def _live(self) -> None:
         app = self._app
         engine = self.engine = Engine(app.options, app.calls, app.handlers, app.dependencies, self._spawn)
+        engine.client = self._client
         rows = Rows(engine)
         self.enqueues = Enqueues(engine, rows, client=self._client)
         self.jobs = Jobs(engine, rows)

@@ -11,6 +11,7 @@ from uuid import UUID
 from aether_bg._app.admission import ENQUEUE_OPTIONS
 from aether_bg._app.declarations import PART
 from aether_bg._app.jobs import Jobs
+from aether_bg._app.lateness import overdue, said_by
 from aether_bg._app.lifecycle import Run
 from aether_bg._app.view import StoreView
 from aether_bg._handlers import work
@@ -182,11 +183,18 @@ class OwnerVerbs(Verbs):
                 await attempts.room(1.0)
 
     async def health(self) -> dict[str, Any]:
-        """How it is: `ok`, `owner`, `running`, `stats`, what is wrong by part, and the pings of dependencies."""
+        """How it is: `ok`, `owner`, `running`, `stats`, what is wrong by part, and the pings of dependencies.
+
+        Not ok: the store cannot be read, the scheduler says what is wrong with it, a dependency does not answer, or a
+        job whose handler this process has is overdue by more than ten seconds (`problems["overdue"]` names the likely
+        cause).
+        """
         engine = self._running.engine
         try:
             stats: Any = await engine.calls.stats()
             problems = dict(engine.problems)
+            if (late := await overdue(engine)) is not None:
+                problems["overdue"] = late
         except Exception as error:
             stats, problems = None, {**engine.problems, "store": f"{type(error).__name__}: {error}"}
         problems.pop(PART, None)  # for as long as it is so, not for a minute
@@ -194,12 +202,11 @@ class OwnerVerbs(Verbs):
             problems[PART] = undeclared
         pings = await engine.dependencies.pings()
         scheduler = engine.calls.scheduler
-        said = getattr(scheduler, "health", None)
-        trouble = said() if callable(said) else said
-        if trouble:
-            problems["scheduler"] = str(trouble)
+        for key, attribute in (("scheduler", "health"), ("notice", "notice")):
+            if (said := said_by(scheduler, attribute)) is not None:
+                problems[key] = said
         return {
-            "ok": stats is not None and "scheduler" not in problems and not any(pings.values()),
+            "ok": stats is not None and not problems.keys() & {"scheduler", "overdue"} and not any(pings.values()),
             "owner": engine.owner,
             "scheduler": name_of(scheduler),
             "running": [str(attempt) for attempt in engine.attempts.running.values()],

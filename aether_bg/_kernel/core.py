@@ -56,6 +56,8 @@ class Core:
         self.dependencies = dependencies
         self.start_task = spawn
         """A task of the kernel's own, with a clean context (PROTOCOL W6)."""
+        self.client = False
+        """Only enqueues and queries: is no owner, runs no jobs, needs no scheduler."""
         self.owner: UUID = uuid7()
         self.store_id: UUID = UUID(int=0)
         self.stopping = False
@@ -182,7 +184,7 @@ class Core:
             self._loops.discard(scope)
 
     async def _restart(self, fn: Callable[[], Awaitable[object]], name: str, forever: bool) -> None:
-        wait = BACKOFF[0]
+        wait, said = BACKOFF[0], ("", 0.0)
         while not self.stopping:
             began = self.clock.monotonic()
             try:
@@ -194,7 +196,10 @@ class Core:
                 problem = error
             if self.stopping:
                 return
-            self.report(name, problem)
+            text, now = _one_line(problem), self.clock.monotonic()
+            if text != said[0] or now - said[1] >= RECENT:  # the same failure once a minute, however often it is tried
+                said = (text, now)
+                self.report(name, problem)
             wait = longer(0.0 if self.clock.monotonic() - began > 60 else wait, BACKOFF)
             await anyio.sleep(wait)
 

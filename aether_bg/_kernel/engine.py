@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
@@ -12,7 +13,7 @@ from aether_bg._handlers.dependencies import Dependencies
 from aether_bg._handlers.handlers import Handlers
 from aether_bg._hooks.calls import Calls
 from aether_bg._kernel.attempts import SUSPICIOUS, Attempts
-from aether_bg._kernel.core import BACKOFF, NAP, Core
+from aether_bg._kernel.core import BACKOFF, NAP, RECENT, Core
 from aether_bg._kernel.tasks import Spawn, longer
 from aether_bg._rules.options import Options
 from aether_bg.errors import StoreError
@@ -38,6 +39,8 @@ class Engine(Core):
         self._knocking = 0
         """Slots kept for triggers whose claim is on its way."""
         self._trouble = 0.0
+        self._foreign_quiet = -math.inf
+        """Until then no further trigger of another store is reported."""
         self.claim_error: StoreError | None = None
         """Why the last claim failed, if it did."""
 
@@ -104,7 +107,9 @@ class Engine(Core):
         if store_id != self.store_id:
             if self.clock.now() - occurrence < FOREIGN:
                 return Fired.RETRY
-            self.report("trigger", f"a trigger of another store ({store_id}) was dropped after ten minutes")
+            if self.clock.monotonic() >= self._foreign_quiet:  # they may come by the thousand
+                self._foreign_quiet = self.clock.monotonic() + RECENT
+                self.report("trigger", f"a trigger of another store ({store_id}) was dropped after ten minutes")
             return Fired.CONSUMED
         found = await self.calls.find(Query(ids=(job_id,)))
         job = found[0] if found else None
@@ -147,7 +152,11 @@ class Engine(Core):
             self._knocking -= 1
             if suspect and not claimed.jobs:
                 self.suspect_running = False
-        return Fired.CLAIMED if claimed.jobs else Fired.CONSUMED
+        if claimed.jobs:
+            return Fired.CLAIMED
+        found = await self.calls.find(Query(ids=(job_id,)))  # taken elsewhere, or refused: this owner is unknown
+        waits = any(row.seq == seq and row.status is JobStatus.SCHEDULED for row in found)
+        return Fired.RETRY if waits else Fired.CONSUMED
 
     def revoke(self, job_id: UUID) -> None:
         """The row was moved by a verb: its attempt here, if any, has lost its token (PROTOCOL U2)."""

@@ -13,7 +13,7 @@ from attrs import field
 
 from aether_bg.model import JobInfo, JobStatus
 
-OVERDUE: Final = 60.0
+OVERDUE: Final = 10.0
 """Seconds after which being late is no longer a matter of the next claim."""
 
 

@@ -259,7 +259,9 @@ async def test_the_http_route(mount: str, monkeypatch: pytest.MonkeyPatch) -> No
         assert (await http.post(path, content=b" " * (MAX_BODY + 1), headers=token)).status_code == 413
         assert (await http.post("/job/somebody's", content=b"x", headers=token)).status_code == 503  # never 404
         assert (await http.get(path, headers=token)).status_code == 405
-        assert (await http.post("/job/a/b", headers=token)).status_code == 404
+        for never in ("/job/a/b", "/job/a%2Fb", "/job/", f"/job/{'x' * 700}", "/v1/job/x"):
+            if not (mount and never.startswith("/v1")):
+                assert (await http.post(never, headers=token)).status_code == 503
         if mount != "/job":
             assert (await http.get("/healthz")).status_code == 200
         assert len(kernel.fired) == 4

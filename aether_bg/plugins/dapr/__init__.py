@@ -1,27 +1,34 @@
 """The scheduling layer on Dapr Jobs: each due instant is a one-shot in Dapr; payload and truth stay in the store.
 
 `settings` what can be set · `names` what travels · `door` a trigger comes in, over `server` (gRPC) or `asgi` (HTTP) ·
-`sidecar` the calls to daprd · `fitness` does it fit · `contact` is it there · `reconcile` Dapr against the store
+`sidecar` the calls to daprd · `trouble` what a failed one means · `fitness` does it fit · `contact` is it there ·
+`reconcile` Dapr against the store · `fallback` what runs without it
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
 from aether_bg.errors import SchedulerError, SchedulerMisconfigured
 from aether_bg.hookspecs import hookimpl
 from aether_bg.model import JobInfo
-from aether_bg.plugins.dapr.asgi import ASGIApp, TriggerRoute
+from aether_bg.plugins.dapr.asgi import TriggerRoute
 from aether_bg.plugins.dapr.contact import Contact
 from aether_bg.plugins.dapr.door import Door
-from aether_bg.plugins.dapr.settings import LOOPBACK, DaprSettings
+from aether_bg.plugins.dapr.fallback import Fallback
+from aether_bg.plugins.dapr.fitness import misfit
+from aether_bg.plugins.dapr.settings import DaprSettings, loopback
 from aether_bg.protocols import Kernel
+
+if TYPE_CHECKING:
+    from aether_bg.plugins.dapr.server import OnJobEvent
 
 __all__ = ["DaprScheduler", "DaprSettings"]
 
@@ -30,8 +37,10 @@ class DaprScheduler:
     """Scheduling by a Dapr sidecar (1.18.3 or later). Everything has its default from the environment Dapr sets.
 
     `endpoint, api_token`: the sidecar's gRPC API. `app_port, host, app_token`: where and from whom triggers are taken;
-    `serve=False`: not by a server of its own, but by `asgi`, mounted in your HTTP app. `wait`: seconds that the start
-    waits for the sidecar; `required`: whether it fails without. `deadline, redeliver, reconcile`: see `DaprSettings`.
+    `insecure=True`: beyond loopback without a token. `serve=False`: not by a server of its own, but by `asgi`, mounted
+    in your HTTP app, or by `grpc_handlers` in your gRPC server. `wait`: seconds that the start waits for the sidecar;
+    `required`: whether it fails without. `fallback`: seconds without Dapr, or without its triggers, after which this
+    process claims due jobs itself; None: never. `deadline, redeliver, reconcile`: see `DaprSettings`.
     """
 
     def __init__(
@@ -43,52 +52,96 @@ class DaprScheduler:
         host: str = "127.0.0.1",
         app_port: int | None = None,
         app_token: str | None = None,
+        insecure: bool = False,
         required: bool = False,
         wait: float = 5.0,
         deadline: float = 5.0,
         redeliver: float = 1.0,
         reconcile: float = 60.0,
+        fallback: float | None = 30.0,
     ) -> None:
         for library in ("dapr", "grpc"):
             if find_spec(library) is None:
-                raise SchedulerMisconfigured(
-                    "DaprScheduler", f"needs the package {library!r}", "Install it: pip install 'aether-bg[dapr]'"
-                )
+                raise SchedulerMisconfigured("DaprScheduler", f"needs the package {library!r}", _install())
         given = {"endpoint": endpoint, "api_token": api_token, "app_port": app_port, "app_token": app_token}
         from_environment: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         self.settings = DaprSettings(
             serve=serve,
             host=host,
+            insecure=insecure,
             required=required,
             wait=wait,
             deadline=deadline,
             redeliver=redeliver,
             reconcile=reconcile,
+            fallback=fallback,
             **from_environment,
         )
         self._door = Door(self.settings.app_token)
         self._route = TriggerRoute(self._door)
-        self._contacts: dict[int, Contact] = {}
-        """One per start, of the app or of a client of it."""
+        self._shared = False
+        """The triggers come by a gRPC server of the user's."""
         self._contact: Contact | None = None
-        """The app's."""
+        self._fallback: Fallback | None = None
 
     def __repr__(self) -> str:
         return f"<DaprScheduler {self.settings.endpoint}>"
 
     @property
-    def asgi(self) -> ASGIApp:
-        """The trigger route (POST /job/{name}) as an ASGI app, for `serve=False`: mount it at "/" or "/job"."""
+    def asgi(self) -> TriggerRoute:
+        """The trigger route (POST /job/{name}) as an ASGI app, for `serve=False`: mount it at "/job" or "/".
+
+        `asgi.health`: the answer to Dapr's health checks, for the route /healthz; mounted at "/", `asgi` has it.
+        `asgi.wrapping`: middleware instead of a mount, which leaves your own routes under /job to you.
+        """
         return self._route
+
+    def grpc_handlers(self, other: OnJobEvent | None = None) -> tuple[Any, ...]:
+        """What takes the triggers in a gRPC server of your own, for `serve=False`. Call it before the start.
+
+            server = grpc.aio.server()
+            server.add_generic_rpc_handlers(scheduler.grpc_handlers(mine.OnJobEvent))   # before your own servicers
+            add_AppCallbackServicer_to_server(mine, server)
+
+        `other(request, context)`: takes the events of Dapr jobs that are not this library's. Of two handlers for one
+        method gRPC takes the one added first. Health checks of Dapr and of grpc.health.v1 are among them.
+        """
+        from aether_bg.plugins.dapr.server import handlers
+
+        self._shared = True
+        return handlers(self._door, other)
 
     @property
     def health(self) -> str | None:
         """What is wrong with the sidecar, or with how it fits; None when nothing is."""
-        trouble = self._contact.trouble if self._contact else None
-        return None if trouble is None else str(trouble)
+        contact, fallback = self._contact, self._fallback
+        trouble = contact.trouble if contact else None
+        said = [] if trouble is None else [str(trouble)]
+        if fallback and fallback.active:
+            said.append(f"This process claims due jobs itself: {fallback.active}.")
+        return " ".join(said) or None
+
+    @property
+    def likely_cause(self) -> str | None:
+        """Why due jobs may not be brought."""
+        return self.health or self._door.likely_cause()
+
+    @property
+    def notice(self) -> str | None:
+        """What the operator should know although everything works."""
+        said = []
+        if self._contact and self._contact.unlisted:
+            said.append(str(self._contact.unlisted))
+        beyond = self.settings.serve and not loopback(self.settings.host)
+        if self.settings.app_token is None and (beyond or self._door.exposed):
+            where = f"Triggers are taken on {self.settings.host}" if beyond else "A trigger came from another machine"
+            said.append(f"{where} without a token: anybody on the network can send them. Set APP_API_TOKEN.")
+        return " ".join(said) or None
 
     @hookimpl
     async def lifecycle_start(self, kernel: Kernel, stack: AsyncExitStack) -> None:
+        if getattr(kernel, "client", False):
+            return  # a client takes no triggers and arms nothing: it needs no sidecar
         try:
             asyncio.get_running_loop()
         except RuntimeError:
@@ -97,32 +150,44 @@ class DaprScheduler:
                 "Dapr's libraries (grpc.aio) run on asyncio only",
                 'Run the app on asyncio, or use scheduler="timer".',
             ) from None
-        from aether_bg.plugins.dapr.sidecar import Sidecar
+        try:
+            from aether_bg.plugins.dapr.sidecar import Sidecar
+        except ImportError as error:
+            raise SchedulerMisconfigured(
+                "DaprScheduler", f"cannot use the package 'dapr': {error}", _install()
+            ) from None
 
         sidecar = Sidecar(self.settings)
         stack.push_async_callback(_shielded, sidecar.close)
-        contact = Contact(kernel, self.settings, sidecar, self._door)
+        contact = Contact(
+            kernel, self.settings, sidecar, self._door, lambda found: misfit(found, self.settings, self._shared)
+        )
         await contact.begin()
-        self._contacts[id(kernel)] = contact
-        stack.callback(self._forget, id(kernel))
+        self._contact = contact
+        if self.settings.fallback is not None:
+            self._fallback = Fallback(kernel, self.settings.fallback, contact, self._door)
+            stack.push_async_callback(_shielded, self._fallback.close)
+        stack.callback(self._forget, contact)
 
     @hookimpl
     async def schedule_run(self, kernel: Kernel) -> None:
         from aether_bg.plugins.dapr.server import serve
 
-        settings, contact = self.settings, self._contacts[id(kernel)]
-        self._contact = contact  # it arms until the store closes, that is longer than triggers are taken
+        settings, contact = self.settings, self._contact
+        assert contact is not None  # made at the start
+        if self._fallback is not None:
+            self._fallback.start()
         async with AsyncExitStack() as stack:
-            self._door.kernel = kernel
+            self._door.open(kernel)
             stack.callback(self._door.close)
             if settings.serve:
-                if settings.host not in LOOPBACK and settings.app_token is None:
-                    kernel.report("dapr", f"triggers are taken on {settings.host} without a token; set APP_API_TOKEN")
+                if self.notice is not None:
+                    kernel.report("dapr", self.notice)
                 port = settings.app_port or await contact.app_port()
                 try:
                     await serve(self._door, settings.host, port, stack)
                 except SchedulerMisconfigured as error:
-                    contact.trouble = error
+                    contact.unfit = error
                     raise
             kernel.wake()  # what could not be armed until now
             await contact.keep()
@@ -130,7 +195,7 @@ class DaprScheduler:
     @hookimpl
     async def schedule_arm(self, job: JobInfo) -> bool:
         contact = self._contact
-        if contact is None or contact.away:
+        if contact is None or contact.away is not None:
             return False
         try:
             await contact.arm(job)
@@ -139,9 +204,15 @@ class DaprScheduler:
             return False
         return True
 
-    def _forget(self, start: int) -> None:
-        if self._contacts.pop(start) is self._contact:
-            self._contact = None
+    def _forget(self, contact: Contact) -> None:
+        if self._contact is contact:
+            self._contact = self._fallback = None
+
+
+def _install() -> str:
+    chosen = next((name for name in ("DAPR_GRPC_PORT", "DAPR_GRPC_ENDPOINT") if os.environ.get(name)), None)
+    why = f' ("auto" chooses Dapr because the environment has {chosen})' if chosen else ""
+    return f"Install it: pip install 'aether-bg[dapr]', or use scheduler=\"timer\"{why}."
 
 
 async def _shielded(close: Callable[[], Awaitable[Any]]) -> None:

@@ -1,24 +1,27 @@
 """Staying in contact: waits for the sidecar, notices when it goes and comes, compares after each return.
 
-While it is away nothing is lost (rows wait in the store) and nothing is tried in vain: one probe a second asks, all
-else is refused at once.
+While it is away nothing is lost (rows wait in the store) and nothing is tried in vain: one probe asks, all else is
+refused at once. It is back when it has *taken* a job, not when it answers: a scheduler whose database is full can be
+read and takes nothing.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 
 from aether_bg.errors import SchedulerError, SchedulerMisconfigured, SchedulerUnavailable, StoreError
-from aether_bg.model import JobInfo
+from aether_bg.model import JobInfo, JobStatus, Query
 from aether_bg.plugins.dapr.door import Door
-from aether_bg.plugins.dapr.fitness import misfit
 from aether_bg.plugins.dapr.names import body_of, name_of, time_of, waits
-from aether_bg.plugins.dapr.reconcile import reconcile
+from aether_bg.plugins.dapr.reconcile import Absent, absent_by_row, absent_from_list, reconcile
 from aether_bg.plugins.dapr.settings import DaprSettings
+from aether_bg.plugins.dapr.trouble import JobRefused
 from aether_bg.protocols import Kernel
 
 if TYPE_CHECKING:
@@ -27,19 +30,44 @@ if TYPE_CHECKING:
 _log: Final = logging.getLogger("aether_bg.dapr")
 _POLL: Final = 5.0
 _AWAY_POLL: Final = 1.0
+_REFUSED_POLL: Final = 30.0
+"""The longest pause between two probes of a scheduler that answers and takes nothing."""
 _START_POLL: Final = 0.1
 _SHARE: Final = 20
-"""Comparing may take one part in so many of the time: a large store is compared less often."""
+"""Comparing may take one part in this many of the time: a large store is compared less often."""
+_PAST: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_SAMPLED: Final = 100
 
 
 class Contact:
-    """The plugin's relation to one sidecar. `trouble`: what is wrong now; `away`: calls are of no use."""
+    """The plugin's relation to one sidecar. `away`: why calls are of no use now; `unfit`: what is wrong with it."""
 
-    def __init__(self, kernel: Kernel, settings: DaprSettings, sidecar: Sidecar, door: Door) -> None:
-        self.trouble: SchedulerError | None = None
-        self.away = False
+    def __init__(
+        self,
+        kernel: Kernel,
+        settings: DaprSettings,
+        sidecar: Sidecar,
+        door: Door,
+        misfit: Callable[[Any], SchedulerMisconfigured | None],
+    ) -> None:
+        self.away: SchedulerError | None = None
+        self.away_since = 0.0
+        """Monotonic seconds."""
+        self.unfit: SchedulerMisconfigured | None = None
+        self.unlisted: SchedulerError | None = None
+        """Why Dapr's jobs cannot be listed."""
         self._kernel, self._settings, self._sidecar, self._door = kernel, settings, sidecar, door
+        self._misfit = misfit
         self._nudge = anyio.Event()
+        self._pause = _AWAY_POLL
+        self._said: set[str] = set()
+        """What has been reported of this outage."""
+        self._sample: JobInfo | None = None
+        """A row that Dapr held when last looked at."""
+
+    @property
+    def trouble(self) -> SchedulerError | None:
+        return self.away or self.unfit
 
     async def begin(self) -> None:
         """Wait for the sidecar, within bounds, and look whether it fits; go on without it unless it is required.
@@ -51,13 +79,15 @@ class Contact:
             try:
                 metadata = await self._sidecar.metadata()
                 break
-            except SchedulerUnavailable as error:
+            except SchedulerMisconfigured:
+                raise
+            except SchedulerError as error:
                 if time.monotonic() >= end:
                     if self._settings.required:
                         raise
                     return self.lost(error)
             await anyio.sleep(_START_POLL)
-        if wrong := misfit(metadata, self._settings):
+        if wrong := self._misfit(metadata):
             raise wrong
         app = metadata.app_connection_properties
         what = (metadata.runtime_version, metadata.id, app.protocol, app.port)
@@ -71,33 +101,43 @@ class Contact:
         if waits(job):
             await self._hold(job)
         if job.armed_seq >= 0 and (job.armed_seq != job.seq or not waits(job)):
-            name = name_of(self._kernel.store_id, job.id, job.armed_seq)
-            if name not in self._door.spent:
-                await self._sidecar.delete(name)
+            await self._forget(name_of(self._kernel.store_id, job.id, job.armed_seq))
 
     async def _hold(self, job: JobInfo) -> None:
         assert job.due_at is not None  # it waits
         store_id = self._kernel.store_id
         name = name_of(store_id, job.id, job.seq)
         self._door.spent.discard(name)
-        await self._sidecar.schedule(name, time_of(job.due_at), body_of(store_id, job))
+        due = job.due_at if job.due_at > self._kernel.clock.now() else _PAST  # Dapr's clock may be behind: now is now
+        await self._sidecar.schedule(name, time_of(due), body_of(store_id, job))
+
+    async def _forget(self, name: str) -> None:
+        if name not in self._door.spent:
+            await self._sidecar.delete(name)
+            self._door.spent.add(name)
 
     def lost(self, error: SchedulerError) -> None:
         """A call has failed: say so once, and have the probe look. One refused job is no reason to stop the others."""
-        self.suffer(error)
-        self.away = isinstance(error, SchedulerUnavailable | SchedulerMisconfigured)
-        self._nudge.set()
+        if isinstance(error, JobRefused):
+            return self._kernel.report("dapr", error)
+        if self.away is None:
+            self.away_since = time.monotonic()
+            self._pause = _AWAY_POLL
+        self.away = error
+        self._say(error)
+        return self._nudge.set()
 
     async def app_port(self) -> int:
         """The port that the sidecar calls, however long it takes to come."""
         while True:
             try:
                 metadata = await self._sidecar.metadata()
-                if error := misfit(metadata, self._settings):
-                    raise error
-                return metadata.app_connection_properties.port
+                self.unfit = self._misfit(metadata)
+                if self.unfit is None:
+                    return int(metadata.app_connection_properties.port)
+                self._say(self.unfit)
             except SchedulerError as error:
-                self.suffer(error)
+                self.lost(error)
             await anyio.sleep(_AWAY_POLL)
 
     async def keep(self) -> None:
@@ -105,7 +145,8 @@ class Contact:
         fresh, outage, compared, took = True, False, 0.0, 0.0
         while True:
             if await self._answers():
-                outage = await self._return() or outage
+                outage = await self._returned() or outage
+                fresh = await self._emptied() or fresh
                 now = time.monotonic()
                 due = fresh or outage or now - compared >= self._settings.reconcile
                 if due and now - compared >= took * _SHARE and await self._compare(outage):
@@ -114,40 +155,67 @@ class Contact:
             else:
                 outage = True
             self._nudge = anyio.Event()
-            with anyio.move_on_after(_AWAY_POLL if self.away else min(_POLL, self._settings.reconcile)):
+            with anyio.move_on_after(self._pause if self.away else min(_POLL, self._settings.reconcile)):
                 await self._nudge.wait()
 
     async def _answers(self) -> bool:
+        """Whether the scheduler answers; after trouble, whether it takes a job as well."""
         try:
-            await self._sidecar.ping()
+            await self._sidecar.holds("aether.probe")
+            if self.away is not None:
+                await self._sidecar.try_write()
         except SchedulerError as error:
-            self.suffer(error)
-            self.away = True
+            refused = not isinstance(error, SchedulerUnavailable | SchedulerMisconfigured)
+            self.lost(error)
+            self._pause = min(self._pause * 2, _REFUSED_POLL) if refused else _AWAY_POLL
             return False
         return True
 
-    async def _return(self) -> bool:
+    async def _returned(self) -> bool:
         """Whether it had been away: then it may be another sidecar, and an emptied scheduler."""
-        if not self.away and self.trouble is None:
+        if self.trouble is None:
             return False
-        was_away, self.away = self.away, False
         try:
-            wrong = misfit(await self._sidecar.metadata(), self._settings)
+            unfit = self._misfit(await self._sidecar.metadata())
         except SchedulerError as error:
             self.lost(error)
             return True
-        if wrong is not None:
-            self.suffer(wrong)
-        elif self.trouble is not None:
+        was_away, self.away, self.unfit = self.away is not None, None, unfit
+        if unfit is not None:
+            self._say(unfit)
+        else:
             _log.info("The Dapr sidecar and its scheduler are back.")
-            self.trouble = None
+            self._said.clear()
         if was_away:
             self._kernel.wake()  # the outbox has been waiting
         return was_away
 
+    async def _emptied(self) -> bool:
+        """Whether Dapr has lost a job that the store knows it held: its scheduler's data are gone, then."""
+        store_id = self._kernel.store_id
+        try:
+            if self._sample is None:
+                rows = await self._kernel.store.find(Query(status=(JobStatus.SCHEDULED,), limit=_SAMPLED))
+                held = [row for row in rows if waits(row) and row.armed_seq == row.seq]
+                self._sample = max(held, key=_due, default=None)
+            if (sample := self._sample) is None:
+                return False
+            if await self._sidecar.holds(name_of(store_id, sample.id, sample.seq)):
+                return False
+            self._sample = None
+            rows = await self._kernel.store.find(Query(ids=(sample.id,)))  # it may just have been called
+        except SchedulerError as error:
+            self.lost(error)
+            return False
+        except StoreError as error:
+            self._kernel.report("dapr", error)
+            return False
+        return any(row.seq == sample.seq and waits(row) for row in rows)
+
     async def _compare(self, outage: bool) -> bool:
         try:
-            done = await reconcile(self._kernel.store, self._kernel.store_id, self._sidecar, self._hold, unarmed=outage)
+            absent = await self._absent()
+            done = await reconcile(self._kernel.store, absent, self._forget, self._hold, unarmed=outage)
         except SchedulerError as error:
             self.lost(error)
             return False
@@ -155,14 +223,31 @@ class Contact:
             self._kernel.report("dapr", error)
             return False
         if done.deleted or done.armed:
-            _log.info(
-                "Dapr held %d jobs: %d stale ones deleted, %d missing ones armed.", done.held, done.deleted, done.armed
-            )
+            _log.info("Compared with Dapr: %d stale jobs deleted, %d missing ones armed.", done.deleted, done.armed)
         return True
 
-    def suffer(self, error: SchedulerError) -> None:
-        """Report what is new: the same trouble once, however often it is met."""
-        known = self.trouble
-        self.trouble = error
-        if known is None or (isinstance(error, SchedulerMisconfigured) and str(error) != str(known)):
+    async def _absent(self) -> Absent:
+        """By the list of what Dapr holds; where it cannot be had although the scheduler answers, row by row."""
+        store_id = self._kernel.store_id
+        try:
+            names = await self._sidecar.names()
+        except SchedulerError as error:
+            await self._sidecar.holds("aether.probe")  # raises when it is an outage
+            if self.unlisted is None:
+                self._kernel.report("dapr", error)
+            self.unlisted = error
+            return absent_by_row(store_id, self._sidecar.holds)
+        self.unlisted = None
+        return absent_from_list(store_id, names)
+
+    def _say(self, error: SchedulerError) -> None:
+        """Report each kind of trouble once an outage, however often it is met."""
+        kind = str(error) if isinstance(error, SchedulerMisconfigured) else type(error).__name__
+        if kind not in self._said:
+            self._said.add(kind)
             self._kernel.report("dapr", error)
+
+
+def _due(row: JobInfo) -> datetime:
+    assert row.due_at is not None  # it waits
+    return row.due_at

@@ -1,7 +1,7 @@
 """A trigger has come, on whichever wire: check it, pass it to the kernel, say whether Dapr may forget it.
 
-The answer comes when the claim is committed; the handler runs afterwards (PROTOCOL C2). Never "not found": Dapr takes
-that for a success.
+The answer comes when the claim is committed; the handler runs afterwards (docs/protocol.md, C2). Never "not found":
+Dapr takes that for a success.
 """
 
 from __future__ import annotations
@@ -24,17 +24,23 @@ _REMEMBERED: Final = 10_000
 
 
 class Recent:
-    """The last so many texts."""
+    """The last `most` texts, and when each was added (monotonic seconds)."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int = _REMEMBERED) -> None:
         self._most = most
-        self._texts: dict[str, None] = {}
+        self._texts: dict[str, float] = {}
 
     def __contains__(self, text: str) -> bool:
         return text in self._texts
 
+    def age(self, text: str) -> float | None:
+        """Seconds since it was added last; None when it is not known."""
+        added = self._texts.get(text)
+        return None if added is None else time.monotonic() - added
+
     def add(self, text: str) -> None:
-        self._texts[text] = None
+        self._texts.pop(text, None)
+        self._texts[text] = time.monotonic()
         if len(self._texts) > self._most:
             del self._texts[next(iter(self._texts))]
 
@@ -43,14 +49,30 @@ class Recent:
 
 
 class Door:
-    """Where both servers knock. Closed before the start and after the stop: then everything is to come again."""
+    """Where triggers come in. Closed before the start and after the stop: everything is to be delivered again then."""
 
     def __init__(self, token: str | None) -> None:
         self.kernel: Kernel | None = None
+        self.guarded = token is not None
         self._token = None if token is None else token.encode()
         self._told: dict[str, float] = {}
-        self.spent = Recent(_REMEMBERED)
+        self.spent = Recent()
         """Names that Dapr has delivered and been told to forget: nothing is left to delete of them."""
+        self.handed_back = Recent()
+        """Names that Dapr has delivered and is to deliver again."""
+        self.came = 0
+        """Triggers of ours since the start."""
+        self.refused = 0
+        """Triggers refused for their token since the last good one."""
+        self.astray = 0
+        """Requests answered 404 by the HTTP route since the last trigger."""
+        self.astray_path = ""
+        self.exposed = False
+        """A trigger has come from beyond this machine, with no token to check."""
+
+    def open(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        self.came = self.refused = self.astray = 0
 
     def close(self) -> None:
         self.kernel = None
@@ -61,6 +83,7 @@ class Door:
             return True
         good = len(tokens) == 1 and hmac.compare_digest(tokens[0], self._token)
         if not good:
+            self.refused += 1
             self._tell(
                 "token",
                 SchedulerMisconfigured(
@@ -71,24 +94,53 @@ class Door:
             )
         return good
 
+    def went_astray(self, path: str) -> None:
+        """The HTTP route has answered 404."""
+        self.astray += 1
+        self.astray_path = path
+
     async def consumes(self, name: str, body: bytes) -> bool:
         """True: done with it, here or for good. False: deliver it again later, perhaps to another replica."""
         if (kernel := self.kernel) is None:
             return False
         try:
             trigger = read_trigger(name, body)
-        except NotOurs as problem:  # somebody else's job comes again; a broken one of ours is armed anew by reconcile
+        except (
+            NotOurs
+        ) as problem:  # others' jobs come again; a broken one of ours is armed again by reconcile
             self._tell("foreign", f"a trigger named {shown(name)} was not taken: {problem}")
             return problem.readable
+        self.came += 1
+        self.refused = self.astray = 0
         try:
             fired = await kernel.fire(trigger.store_id, trigger.job_id, trigger.seq, trigger.occurrence)
         except Exception as error:  # the store's trouble, mostly: it comes again
             self._tell(type(error).__name__, error)
-            return False
+            fired = Fired.RETRY
         if fired is Fired.RETRY:
+            self.handed_back.add(name)
             return False
         self.spent.add(name)
         return True
+
+    def likely_cause(self) -> str:
+        """Why due jobs may not be brought, as far as can be seen from here."""
+        if self.refused:
+            return (
+                f"{self.refused} triggers were refused, because their dapr-api-token is missing or wrong: give the "
+                "sidecar and the app the same APP_API_TOKEN"
+            )
+        if self.astray:
+            return (
+                f"the HTTP route answered {self.astray} requests with 404, the last for {shown(self.astray_path)}: "
+                "Dapr posts triggers to /job/<name> on the app port"
+            )
+        if not self.came:
+            return (
+                "Dapr has brought no trigger since the start: check that the sidecar's --app-port is this app's, and, "
+                "with app health checks on, that GET /healthz is answered with 200"
+            )
+        return "Dapr brings other triggers, but not these: its scheduler may be late, or has lost them"
 
     def _tell(self, kind: str, problem: BaseException | str) -> None:
         """Report, but the same kind once a minute at most: triggers come by the thousand."""

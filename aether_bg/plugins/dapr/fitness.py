@@ -12,8 +12,9 @@ OLDEST: Final = (1, 18, 3)
 _HTTP: Final = ("http", "https", "h2c")
 
 
-def misfit(metadata: Any, settings: DaprSettings) -> SchedulerMisconfigured | None:
-    """What is wrong with the sidecar that gave this metadata; None when it fits."""
+def misfit(metadata: Any, settings: DaprSettings, shared: bool = False) -> SchedulerMisconfigured | None:
+    """What is wrong with the sidecar that gave this metadata; None when it fits. `shared`: the app has a gRPC server of
+    its own, which takes the triggers."""
     version = str(metadata.runtime_version)
     number = re.match(r"v?(\d+)\.(\d+)\.(\d+)", version)
     if number and tuple(map(int, number.groups())) < OLDEST:
@@ -34,9 +35,11 @@ def misfit(metadata: Any, settings: DaprSettings) -> SchedulerMisconfigured | No
             "does not fit an app that listens on gRPC",
             f"{remedy.removesuffix('.')}, {mount}",
         )
-    if not settings.serve and app.protocol not in _HTTP:
+    if not settings.serve and app.protocol not in (*_HTTP, *(("grpc",) if shared else ())):
         return SchedulerMisconfigured(
-            f"the Dapr sidecar's app protocol {app.protocol!r}", "does not fit `serve=False`, which is for HTTP", remedy
+            f"the Dapr sidecar's app protocol {app.protocol!r}",
+            "does not fit `serve=False`, which is for HTTP",
+            f"{remedy} For a gRPC server of your own, add `grpc_handlers()` to it before the start.",
         )
     if settings.serve and settings.app_port not in (None, app.port):
         return SchedulerMisconfigured(

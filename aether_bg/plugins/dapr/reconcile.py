@@ -1,14 +1,16 @@
-"""Comparing what Dapr holds with what the store says (PROTOCOL D2).
+"""Comparing what Dapr holds with what the store says (docs/protocol.md, D2).
 
 Dapr's names are read first, then the rows: a row read later is at least as new as the name, so a name that is not
 current then never will be again. Only exact names of this store are deleted. What a row believes to be armed and Dapr
-does not hold (its data were wiped, say) is armed anew. Rows never armed are the outbox's, except after an outage:
+does not hold (its data were wiped, say) is armed again. Rows never armed are the outbox's, except after an outage:
 then the outbox may be in the middle of a long pause.
+
+Where Dapr cannot list its jobs, because there are too many for one message, it is asked for each row by name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from itertools import islice
 from typing import Any, Final, Protocol, TypeVar
@@ -18,7 +20,7 @@ import anyio
 import attrs
 
 from aether_bg.model import JobInfo, JobStatus, Query
-from aether_bg.plugins.dapr.names import read_name, waits
+from aether_bg.plugins.dapr.names import name_of, read_name, waits
 from aether_bg.protocols import Reader
 
 T = TypeVar("T")
@@ -28,72 +30,125 @@ _AT_ONCE: Final = 32
 
 @attrs.frozen
 class Reconciled:
-    """How many names were held for this store, deleted as stale, armed anew."""
+    """How many names were deleted as stale, and how many rows armed again."""
 
-    held: int
     deleted: int
     armed: int
 
 
-class Holder(Protocol):
-    async def names(self) -> list[str]: ...
-    async def delete(self, name: str) -> None: ...
+class Absent(Protocol):
+    """What Dapr is known to hold."""
+
+    async def of(self, rows: Sequence[JobInfo]) -> Sequence[JobInfo]:
+        """Those of `rows` whose present seq Dapr does not hold."""
+        ...
+
+    async def stale(self, store: Reader) -> list[str]:
+        """Names of this store that are not current."""
+        ...
 
 
-async def reconcile(
-    store: Reader, store_id: UUID, holder: Holder, arm: Callable[[JobInfo], Awaitable[object]], *, unarmed: bool = False
-) -> Reconciled:
-    """One comparison. `unarmed`: arm also what nobody has armed yet.
+@attrs.frozen
+class _List:
+    names: dict[tuple[UUID, int], str]
 
-    Raises what the store, `holder` or `arm` raise; done is then what was done until there.
-    """
-    held: dict[tuple[UUID, int], str] = {}
-    for name in await holder.names():
+    async def of(self, rows: Sequence[JobInfo]) -> Sequence[JobInfo]:
+        return [row for row in rows if (row.id, row.seq) not in self.names]
+
+    async def stale(self, store: Reader) -> list[str]:
+        found = []
+        for page in _pages(self.names, _PAGE):
+            ids = tuple({job_id for job_id, _ in page})
+            rows = {row.id: row for row in await store.find(Query(ids=ids, limit=len(ids)))}
+            for job_id, seq in page:
+                row = rows.get(job_id)
+                if row is None or row.seq != seq or not waits(row):
+                    found.append(self.names[job_id, seq])
+        return found
+
+
+@attrs.frozen
+class _Rows:
+    store_id: UUID
+    holds: Callable[[str], Awaitable[bool]]
+
+    async def of(self, rows: Sequence[JobInfo]) -> Sequence[JobInfo]:
+        gone = []
+
+        async def look(row: JobInfo) -> None:
+            if not await self.holds(name_of(self.store_id, row.id, row.seq)):
+                gone.append(row)
+
+        await _each(rows, look)
+        return gone
+
+    async def stale(self, store: Reader) -> list[str]:
+        """What the row itself says was armed and is not to be held any more: jobs moved, paused or cancelled."""
+        found = []
+        async for rows in _all(store, JobStatus.SCHEDULED, JobStatus.CANCELLED):
+            for row in rows:
+                if row.armed_seq >= 0 and (row.armed_seq != row.seq or not waits(row)):
+                    found.append(name_of(self.store_id, row.id, row.armed_seq))
+        return found
+
+
+def absent_from_list(store_id: UUID, names: Iterable[str]) -> Absent:
+    """By the names of all jobs that Dapr holds for the app id, other programs' included."""
+    held = {}
+    for name in names:
         ids = read_name(name)
         if ids is not None and ids[0] == store_id:
             held[ids[1], ids[2]] = name
-    stale = await _stale(store, held)
-    await _each(stale, holder.delete)
+    return _List(held)
+
+
+def absent_by_row(store_id: UUID, holds: Callable[[str], Awaitable[bool]]) -> Absent:
+    """By asking `holds` for each name."""
+    return _Rows(store_id, holds)
+
+
+async def reconcile(
+    store: Reader,
+    absent: Absent,
+    forget: Callable[[str], Awaitable[object]],
+    arm: Callable[[JobInfo], Awaitable[object]],
+    *,
+    unarmed: bool = False,
+) -> Reconciled:
+    """One comparison. `unarmed`: arm also what nothing has armed yet.
+
+    Raises what the store, `absent`, `forget` or `arm` raise; done is then what was done until there.
+    """
+    stale = await absent.stale(store)
+    await _each(stale, forget)
 
     def wanted(row: JobInfo) -> bool:
         return waits(row) and (unarmed or row.armed_seq == row.seq)
 
-    missing = await _missing(store, held, wanted)
+    missing: list[tuple[datetime, UUID]] = []
+    async for rows in _all(store, JobStatus.SCHEDULED):
+        missing += [(_due(row), row.id) for row in await absent.of([row for row in rows if wanted(row)])]
     armed = 0
-    for page in _pages(missing, _PAGE):  # earliest first, and read again: they may have moved on
-        rows = await store.find(Query(ids=tuple(page), limit=len(page)))
-        again = sorted(filter(wanted, rows), key=_due)
+    for page in _pages([job_id for _, job_id in sorted(missing)], _PAGE):  # read again: they may have moved on
+        found = await store.find(Query(ids=tuple(page), limit=len(page)))
+        again = sorted(filter(wanted, found), key=_due)
         await _each(again, arm)
         armed += len(again)
-    return Reconciled(held=len(held), deleted=len(stale), armed=armed)
+    return Reconciled(deleted=len(stale), armed=armed)
 
 
-async def _stale(store: Reader, held: dict[tuple[UUID, int], str]) -> list[str]:
-    found = []
-    for page in _pages(held, _PAGE):
-        ids = tuple({job_id for job_id, _ in page})
-        rows = {row.id: row for row in await store.find(Query(ids=ids, limit=len(ids)))}
-        for job_id, seq in page:
-            row = rows.get(job_id)
-            if row is None or row.seq != seq or not waits(row):
-                found.append(held[job_id, seq])
-    return found
-
-
-async def _missing(store: Reader, held: dict[tuple[UUID, int], str], wanted: Callable[[JobInfo], bool]) -> list[UUID]:
-    """Ids of wanted rows that are not held, earliest due first."""
-    found: list[tuple[datetime, UUID]] = []
+async def _all(store: Reader, *status: JobStatus) -> AsyncIterator[Sequence[JobInfo]]:
     after: UUID | None = None
     while True:
-        rows = await store.find(Query(status=(JobStatus.SCHEDULED,), after=after, limit=_PAGE))
-        found += [(_due(row), row.id) for row in rows if wanted(row) and (row.id, row.seq) not in held]
+        rows = await store.find(Query(status=status, after=after, limit=_PAGE))
+        yield rows
         if len(rows) < _PAGE:
-            return [job_id for _, job_id in sorted(found)]
+            return
         after = rows[-1].id
 
 
 def _due(row: JobInfo) -> datetime:
-    assert row.due_at is not None  # `waits` has seen to that
+    assert row.due_at is not None  # it waits
     return row.due_at
 
 

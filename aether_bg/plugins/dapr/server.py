@@ -1,12 +1,12 @@
 """The gRPC server that a sidecar with `--app-protocol grpc` calls: job triggers and health, nothing else.
 
-Both names of the trigger are served, since older sidecars know the alpha one only. Imports grpc: to be imported when
-it is used.
+Both names of the trigger are served, since older sidecars know the alpha one only; and grpc.health.v1, for probes of
+Kubernetes. Imports grpc: to be imported when it is used.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any, Final
 
@@ -18,23 +18,32 @@ from google.protobuf import empty_pb2  # type: ignore[import-untyped]
 
 from aether_bg.errors import SchedulerMisconfigured
 from aether_bg.plugins.dapr.door import MAX_BODY, TOKEN_HEADER, Door
+from aether_bg.plugins.dapr.names import read_name
+
+OnJobEvent = Callable[[Any, Any], Awaitable[Any]]
 
 _STABLE: Final = "dapr.proto.runtime.v1.AppCallback"
 _ALPHA: Final = "dapr.proto.runtime.v1.AppCallbackAlpha"
 _HEALTH: Final = "dapr.proto.runtime.v1.AppCallbackHealthCheck"
+_PROBES: Final = "grpc.health.v1.Health"
+_OPEN_TO_ALL: Final = (f"/{_HEALTH}/", f"/{_PROBES}/")
+"""Dapr's health checks and the kubelet's probes carry no token."""
+_SERVING: Final = b"\x08\x01"
+_NOT_SERVING: Final = b"\x08\x02"
+"""grpc.health.v1.HealthCheckResponse, whose one field is the status; its package is no dependency of ours."""
 _OPTIONS: Final = (
     ("grpc.so_reuseport", 0),  # else two processes would share the port without a word
     ("grpc.max_receive_message_length", MAX_BODY),
     ("grpc.max_send_message_length", MAX_BODY),
 )
 _GRACE: Final = 0.5
+_LOOK: Final = 1.0
 
 
-async def serve(door: Door, host: str, port: int, stack: AsyncExitStack) -> None:
-    """Listen until `stack` unwinds. Raises `SchedulerMisconfigured` when the port cannot be had."""
-    server = grpc.aio.server(interceptors=(_TokenGuard(door),), options=_OPTIONS)
+def handlers(door: Door, other: OnJobEvent | None = None) -> tuple[Any, ...]:
+    """What to add to a gRPC server. `other`: takes the triggers of jobs that are not ours."""
     trigger = grpc.unary_unary_rpc_method_handler(
-        _on_job(door),
+        _on_job(door, other),
         request_deserializer=appcallback_pb2.JobEventRequest.FromString,
         response_serializer=appcallback_pb2.JobEventResponse.SerializeToString,
     )
@@ -43,13 +52,22 @@ async def serve(door: Door, host: str, port: int, stack: AsyncExitStack) -> None
         request_deserializer=empty_pb2.Empty.FromString,
         response_serializer=appcallback_pb2.HealthCheckResponse.SerializeToString,
     )
-    server.add_generic_rpc_handlers(
-        (
-            grpc.method_handlers_generic_handler(_STABLE, {"OnJobEvent": trigger}),
-            grpc.method_handlers_generic_handler(_ALPHA, {"OnJobEventAlpha1": trigger}),
-            grpc.method_handlers_generic_handler(_HEALTH, {"HealthCheck": health}),
-        )
+    probes = {
+        "Check": grpc.unary_unary_rpc_method_handler(_on_check(door)),
+        "Watch": grpc.unary_stream_rpc_method_handler(_on_watch(door)),
+    }
+    return (
+        grpc.method_handlers_generic_handler(_STABLE, {"OnJobEvent": trigger}),
+        grpc.method_handlers_generic_handler(_ALPHA, {"OnJobEventAlpha1": trigger}),
+        grpc.method_handlers_generic_handler(_HEALTH, {"HealthCheck": health}),
+        grpc.method_handlers_generic_handler(_PROBES, probes),
     )
+
+
+async def serve(door: Door, host: str, port: int, stack: AsyncExitStack) -> None:
+    """Listen until `stack` unwinds. Raises `SchedulerMisconfigured` when the port cannot be had."""
+    server = grpc.aio.server(interceptors=(_TokenGuard(door),), options=_OPTIONS)
+    server.add_generic_rpc_handlers(handlers(door))
 
     async def stop() -> None:
         with anyio.CancelScope(shield=True):
@@ -63,14 +81,19 @@ async def serve(door: Door, host: str, port: int, stack: AsyncExitStack) -> None
         raise SchedulerMisconfigured(
             f"app port {where}",
             "cannot be listened on: another program has it, or the address is not this machine's",
-            "Choose a free one with `dapr run --app-port` (or `DaprScheduler(app_port=…)`, the same for both).",
+            "Choose a free one with `dapr run --app-port`, which sets APP_PORT (or `DaprScheduler(app_port=…)`, the "
+            'same for both), or use scheduler="timer".',
         ) from None
     with anyio.CancelScope(shield=True):  # quick, and grpc.aio does not survive being cancelled here
         await server.start()
 
 
-def _on_job(door: Door) -> Callable[[Any, Any], Awaitable[Any]]:
-    async def on_job(request: appcallback_pb2.JobEventRequest, context: Any) -> appcallback_pb2.JobEventResponse:
+def _on_job(door: Door, other: OnJobEvent | None) -> OnJobEvent:
+    async def on_job(request: appcallback_pb2.JobEventRequest, context: Any) -> Any:
+        if other is not None and read_name(request.name) is None:
+            return await other(request, context)
+        if not door.admits(_tokens(context.invocation_metadata())):
+            await _refuse(b"", context)
         if not await door.consumes(request.name, request.data.value):
             await context.abort(grpc.StatusCode.UNAVAILABLE, "not now")
         return appcallback_pb2.JobEventResponse()
@@ -82,19 +105,53 @@ async def _on_health(request: Any, context: Any) -> appcallback_pb2.HealthCheckR
     return appcallback_pb2.HealthCheckResponse()
 
 
+def _status(door: Door) -> bytes:
+    return _NOT_SERVING if door.kernel is None else _SERVING
+
+
+def _on_check(door: Door) -> Callable[[bytes, Any], Awaitable[bytes]]:
+    async def check(request: bytes, context: Any) -> bytes:
+        if request not in _known():
+            await context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
+        return _status(door)
+
+    return check
+
+
+def _on_watch(door: Door) -> Callable[[bytes, Any], AsyncIterator[bytes]]:
+    async def watch(request: bytes, context: Any) -> AsyncIterator[bytes]:
+        told = b""
+        while True:
+            status = _status(door) if request in _known() else b"\x08\x03"  # SERVICE_UNKNOWN
+            if status != told:
+                yield status
+                told = status
+            await anyio.sleep(_LOOK)
+
+    return watch
+
+
+def _known() -> tuple[bytes, ...]:
+    """Requests about the server as a whole, and about the services it has; the one field is the name."""
+    names = [name.encode() for name in (_STABLE, _ALPHA, _HEALTH)]
+    return (b"", *(bytes((0x0A, len(name))) + name for name in names))
+
+
 class _TokenGuard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
-    """Refuses calls without the token, before their body is read. Dapr sends none with its health probes."""
+    """Refuses calls without the token, before their body is read."""
 
     def __init__(self, door: Door) -> None:
         self._door = door
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
-        if details.method != f"/{_HEALTH}/HealthCheck":
-            sent = [value for name, value in details.invocation_metadata if name == TOKEN_HEADER]
-            tokens = [value.encode() if isinstance(value, str) else bytes(value) for value in sent]
-            if not self._door.admits(tokens):
-                return grpc.unary_unary_rpc_method_handler(_refuse)
+        if not details.method.startswith(_OPEN_TO_ALL) and not self._door.admits(_tokens(details.invocation_metadata)):
+            return grpc.unary_unary_rpc_method_handler(_refuse)
         return await continuation(details)
+
+
+def _tokens(metadata: Any) -> list[bytes]:
+    sent = [value for name, value in metadata or () if name == TOKEN_HEADER]
+    return [value.encode() if isinstance(value, str) else bytes(value) for value in sent]
 
 
 async def _refuse(request: bytes, context: Any) -> None:

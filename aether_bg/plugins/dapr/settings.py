@@ -4,29 +4,41 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from ipaddress import ip_address
 from math import isfinite
-from typing import Final
+from typing import Any
 
 import attrs
 from attrs import field
 
-from aether_bg.errors import InvalidOption, shown
+from aether_bg.errors import InvalidOption, SchedulerMisconfigured, shown
 
-LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
+
+def loopback(host: str) -> bool:
+    """Whether only this machine (on Kubernetes: only this pod) reaches a server that listens on `host`."""
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _wrong(name: str, value: object, rule: str, example: str) -> InvalidOption:
     return InvalidOption(f"DaprScheduler({name}={shown(value)})", rule, f"For example: {example}.")
 
 
-def _seconds(least: float, most: float) -> Callable[[object, attrs.Attribute[float], float], None]:
-    def check(_: object, attribute: attrs.Attribute[float], value: float) -> None:
+def _seconds(least: float, most: float) -> Callable[[object, attrs.Attribute[Any], Any], None]:
+    def check(_: object, attribute: attrs.Attribute[Any], value: Any) -> None:
         number = isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
         if not number or not least <= value <= most:
             rule = f"must be a number of seconds from {least:g} to {most:g}"
             raise _wrong(attribute.name, value, rule, f"{attribute.default:g}")
 
     return check
+
+
+def _seconds_or_none(settings: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if value is not None:
+        _seconds(0.1, 86400)(settings, attribute, value)
 
 
 def _flag(_: object, attribute: attrs.Attribute[bool], value: bool) -> None:
@@ -65,6 +77,14 @@ def _endpoint() -> str:
     return given or f"127.0.0.1:{_port_from('DAPR_GRPC_PORT') or 50001}"
 
 
+def _source(settings: DaprSettings) -> str:
+    if settings.endpoint == os.environ.get("DAPR_GRPC_ENDPOINT", "").strip():
+        return "DAPR_GRPC_ENDPOINT"
+    if settings.endpoint != _endpoint():
+        return "DaprScheduler(endpoint=…)"
+    return "DAPR_GRPC_PORT"
+
+
 def _app_port() -> int | None:
     return _port_from("APP_PORT")
 
@@ -93,6 +113,8 @@ class DaprSettings:
     """APP_API_TOKEN: each trigger must carry it."""
     api_token: str | None = field(factory=_api_token, repr=False, validator=_secret)
     """DAPR_API_TOKEN: sent with each call to the sidecar."""
+    insecure: bool = field(default=False, validator=_flag)
+    """True: listen beyond loopback without a token. Anybody can send triggers then; log and health say so."""
     required: bool = field(default=False, validator=_flag)
     """True: no sidecar at the start is an error. False: start without it, and recover when it comes."""
     wait: float = field(default=5.0, validator=_seconds(0, 300))
@@ -103,3 +125,15 @@ class DaprSettings:
     """Seconds after which Dapr delivers a trigger again that could not be taken."""
     reconcile: float = field(default=60.0, validator=_seconds(0.1, 86400))
     """Seconds between two comparisons of what Dapr holds with the store."""
+    fallback: float | None = field(default=30.0, validator=_seconds_or_none)
+    """Seconds without Dapr, or without its triggers, after which the process claims due jobs itself. None: never."""
+    source: str = field(init=False, default=attrs.Factory(_source, takes_self=True))
+    """Where `endpoint` was taken from, for messages."""
+
+    def __attrs_post_init__(self) -> None:
+        if self.serve and not loopback(self.host) and self.app_token is None and not self.insecure:
+            raise SchedulerMisconfigured(
+                f"DaprScheduler(host={shown(self.host)})",
+                "must have a token, because others than this machine can send it triggers",
+                "Set APP_API_TOKEN for the sidecar and the app, listen on 127.0.0.1, or pass insecure=True.",
+            )

@@ -16,11 +16,14 @@ from dapr.proto.common.v1 import common_pb2
 from dapr.proto.runtime.v1 import dapr_pb2_grpc, jobs_pb2, metadata_pb2
 from google.protobuf import any_pb2, duration_pb2  # type: ignore[import-untyped]
 
-from aether_bg.errors import InvalidOption, SchedulerError, SchedulerMisconfigured, SchedulerUnavailable, shown
+from aether_bg.errors import InvalidOption, SchedulerError, shown
 from aether_bg.plugins.dapr.door import TOKEN_HEADER
 from aether_bg.plugins.dapr.settings import DaprSettings
+from aether_bg.plugins.dapr.trouble import translated
 
-_NOBODY: Final = "aether.nobody"
+PROBE: Final = "aether.probe"
+"""The name of a job that is not there, or only for the moment of `try_write`."""
+_FAR: Final = "9999-12-31T00:00:00Z"
 _OPTIONS: Final = (
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 1000),  # the default of two minutes would be felt as an outage
@@ -41,6 +44,7 @@ class Sidecar:
         self._stub: Any = dapr_pb2_grpc.DaprStub(self._channel)  # type: ignore[no-untyped-call]
         self._metadata = ((TOKEN_HEADER, settings.api_token),) if settings.api_token else None
         self._deadline = settings.deadline
+        self._source = settings.source
         seconds, rest = divmod(settings.redeliver, 1)
         self._policy = common_pb2.JobFailurePolicy(  # without max_retries: until it is taken
             constant=common_pb2.JobFailurePolicyConstant(
@@ -72,15 +76,21 @@ class Sidecar:
         found = await self._call(self._stub.ListJobs, jobs_pb2.ListJobsRequest())
         return [job.name for job in found.jobs]
 
-    async def ping(self) -> None:
-        """Ask the scheduler behind the sidecar for something it does not have; "not found" is the good answer."""
+    async def holds(self, name: str) -> bool:
+        """Whether Dapr holds a job of this name. Asks the scheduler behind the sidecar."""
+        request = jobs_pb2.GetJobRequest(name=name)
         try:
-            await self._stub.GetJob(
-                jobs_pb2.GetJobRequest(name=_NOBODY), timeout=self._deadline, metadata=self._metadata
-            )
+            await self._stub.GetJob(request, timeout=self._deadline, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
             if "not found" not in (error.details() or ""):
                 raise self._translated(error) from None
+            return False
+        return True
+
+    async def try_write(self) -> None:
+        """Have a job held and forgotten: a scheduler that can be read may still refuse every write."""
+        await self.schedule(PROBE, _FAR, b"")
+        await self.delete(PROBE)
 
     async def _call(self, method: Callable[..., Awaitable[Any]], request: Any) -> Any:
         try:
@@ -89,27 +99,7 @@ class Sidecar:
             raise self._translated(error) from None
 
     def _translated(self, error: Any) -> SchedulerError:
-        code, details = error.code(), error.details() or ""
-        what = f"Dapr sidecar {self.address}"
-        if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
-            return SchedulerMisconfigured(what, "refuses the API token", "Set DAPR_API_TOKEN to the sidecar's.")
-        if code is grpc.StatusCode.UNIMPLEMENTED:
-            return SchedulerMisconfigured(what, "does not know the Jobs API", "Upgrade Dapr to 1.18.3 or later.")
-        if "clients are disabled" in details:
-            return SchedulerMisconfigured(
-                what,
-                "has no scheduler behind it",
-                "Run `dapr init` once (or start daprd with --scheduler-host-address).",
-            )
-        if "failed validation" in details:  # not known to happen: every text is ours
-            return SchedulerError(what, f"refused a job: {shown(details)}")
-        if code is grpc.StatusCode.UNAVAILABLE:
-            return SchedulerUnavailable(what, "cannot be reached", "Is it running? Jobs wait in the store until then.")
-        if code is grpc.StatusCode.DEADLINE_EXCEEDED or "DeadlineExceeded" in details or "Unavailable" in details:
-            return SchedulerUnavailable(
-                what, "its scheduler does not answer", "Is it running? Jobs wait in the store until then."
-            )
-        return SchedulerUnavailable(what, f"answered {code.name}: {shown(details)}")
+        return translated(error.code().name, error.details() or "", self.address, self._source)
 
 
 def _address(endpoint: str) -> tuple[str, bool]:
