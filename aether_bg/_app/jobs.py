@@ -11,6 +11,7 @@ from uuid import UUID
 import anyio
 import attrs
 
+from aether_bg._app.lateness import likely_cause, said_by
 from aether_bg._app.rows import Rows, definition_of
 from aether_bg._handlers import work
 from aether_bg._kernel.engine import Engine
@@ -18,7 +19,6 @@ from aether_bg._rules import options as checks
 from aether_bg._rules import states
 from aether_bg._rules.occurrences import Plan, first_due, no_occurrence
 from aether_bg.errors import InvalidSchedule, JobConflict, NameHeld, NeverEnds, WaitTimeout, shown
-from aether_bg._app.lateness import likely_cause, said_by
 from aether_bg.explain import OVERDUE, Around, explain
 from aether_bg.model import Change, JobInfo, JobStatus
 

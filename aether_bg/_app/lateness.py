@@ -26,8 +26,8 @@ async def overdue(engine: Engine) -> str | None:
     since = (engine.clock.now() - (first.due_at or due_before)).total_seconds()
     count = f"{len(late)} jobs are" if len(late) > 1 else "1 job is"
     return (
-        f"{count} overdue by more than {OVERDUE:g} s; the first, {shown(first.job_name)}, has been due for {since:.0f} s: "
-        f"{likely_cause(engine)}"
+        f"{count} overdue by more than {OVERDUE:g} s; the first, {shown(first.job_name)}, has been due for "
+        f"{since:.0f} s: {likely_cause(engine)}"
     )
 
 

@@ -105,9 +105,7 @@ class Door:
             return False
         try:
             trigger = read_trigger(name, body)
-        except (
-            NotOurs
-        ) as problem:  # others' jobs come again; a broken one of ours is armed again by reconcile
+        except NotOurs as problem:  # others' jobs come again; a broken one of ours is armed again by reconcile
             self._tell("foreign", f"a trigger named {shown(name)} was not taken: {problem}")
             return problem.readable
         self.came += 1
