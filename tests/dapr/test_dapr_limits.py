@@ -40,7 +40,8 @@ async def put(dapr: DaprRuntime, name: str, body: bytes = b"") -> bool:
         try:
             await api.ScheduleJob(jobs_pb2.ScheduleJobRequest(job=job, overwrite=True))
         except Exception as error:
-            assert "space exceeded" in str(error)
+            if "space exceeded" not in str(error):
+                raise
             return False
         return True
 
@@ -50,7 +51,8 @@ async def holds(dapr: DaprRuntime, kernel: StandIn, row: JobInfo, seq: int) -> b
         try:
             await api.GetJob(jobs_pb2.GetJobRequest(name=name_of(kernel.store_id, row.id, seq)))
         except Exception as error:
-            assert "not found" in str(error)
+            if "not found" not in str(error):
+                raise
             return False
         return True
 

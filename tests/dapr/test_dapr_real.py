@@ -36,7 +36,7 @@ async def put(dapr: DaprRuntime, name: str, body: bytes = b"", due: str = "1h") 
 async def test_a_due_job_is_fired_once_and_forgotten(dapr: DaprRuntime) -> None:
     kernel, scheduler = StandIn(), DaprScheduler()
     async with running(scheduler, kernel):
-        job = kernel.add(due_in=0.3)
+        job = kernel.add(due_in=1)
         assert await scheduler.schedule_arm(job)
         assert await names(dapr) == {name_of(kernel.store_id, job.id, 0)}
         await until(lambda: bool(kernel.fired))
