@@ -95,7 +95,7 @@ def shown(value: object) -> str:
     """`repr` of a user's value, safe for a message: bounded, on one line, and never raising."""
     try:
         text = ascii(value) if isinstance(value, str) and not value.isprintable() else _bounded.repr(value)
-    except Exception as error:  # a broken __repr__ must not hide the error that is being reported
+    except BaseException as error:  # a broken __repr__ must not hide the error that is being reported
         text = f"<{type(value).__name__}, whose repr raises {type(error).__name__}>"
     text = " ".join(text.split())
     return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
@@ -124,6 +124,14 @@ class _Bounded(reprlib.Repr):
 
 
 _bounded = _Bounded()
+
+
+def brief(error: BaseException) -> str:
+    """Type and message of an error, whatever its `__str__` does."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except BaseException:  # a user's __str__ may raise anything, SystemExit included
+        return f"{type(error).__name__} (message unavailable)"
 
 
 class AetherError(Exception):

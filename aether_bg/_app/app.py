@@ -68,8 +68,8 @@ class Aether(OwnerVerbs):
             max_payload=max_payload,
         )  # fmt: skip
         self._run = None
-        self.handlers = Handlers()
         self.dependencies = Dependencies()
+        self.handlers = Handlers(self.dependencies)
         self.declared: list[dict[str, Any]] = []
         self.provided: list[tuple[Any, Callable[..., Any] | None, Callable[..., Any] | None]] = []
         self.plugins = Plugins()
@@ -183,6 +183,7 @@ class Aether(OwnerVerbs):
         """
         self._before_start("provide")
         self.dependencies.provide(type, factory, ping)
+        self.handlers.provided_by(self.dependencies)
         self.provided.append((type, factory, ping))
 
     def _make_run(self, *, client: bool) -> Run:

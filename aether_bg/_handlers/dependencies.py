@@ -3,37 +3,54 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
 from contextvars import ContextVar
-from functools import cache
+from functools import cache, partial
 from types import ModuleType, TracebackType
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any, Final
 
-from aether_bg.errors import InvalidHandler, UnresolvedDependency, shown
+import anyio
+import attrs
+
+from aether_bg._handlers.signatures import Shape, hints_of, shape_of, without_none
+from aether_bg.errors import InvalidHandler, UnresolvedDependency, brief, shown
 from aether_bg.model import JobContext
 
 if TYPE_CHECKING:
     from svcs import Container, Registry
 
-_closing: ContextVar[list[str] | None] = ContextVar("aether_bg_closing", default=None)
-"""Where errors of this attempt's clean-up are noted."""
+log = logging.getLogger("aether_bg")
+
+CLOSE_WITHIN: Final = 5.0
+"""Seconds that one dependency has for its clean-up."""
+CLOSE_AT_STOP: Final = 0.4
+"""Seconds that all of an attempt's have together once the stop has cancelled it."""
 
 
-def hints_of(target: Callable[..., Any], what: str) -> tuple[inspect.Signature, dict[str, Any]]:
-    """A callable's signature and resolved annotations. Raises `InvalidHandler`."""
-    source = target.__init__ if inspect.isclass(target) else target
-    try:
-        return inspect.signature(target), get_type_hints(source, include_extras=False)
-    except NameError as error:
-        raise InvalidHandler(
-            what, f"its annotation names something unknown ({error})", "Import it, or define it before the app starts."
-        ) from error
-    except (TypeError, ValueError) as error:
-        raise InvalidHandler(
-            what, f"its signature cannot be read ({error})", "Use a plain function or class."
-        ) from error
+@attrs.define(eq=False)
+class Closing:
+    """The clean-up of one attempt: whose, whether the stop waits for it, what went wrong."""
+
+    of: str
+    hurried: Callable[[], bool]
+    notes: list[str] = attrs.field(factory=list)
+    opened: int = 0
+    _until: float | None = None
+
+    def within(self) -> float:
+        """Seconds for the next one; at the stop, a fair share of what is left."""
+        if not self.hurried():
+            return CLOSE_WITHIN
+        now = anyio.current_time()
+        self._until = self._until or now + CLOSE_AT_STOP
+        return max(self._until - now, 0.02) / max(self.opened, 1)
+
+
+_closing: ContextVar[Closing | None] = ContextVar("aether_bg_closing", default=None)
+"""Of the attempt that runs here."""
 
 
 @cache
@@ -51,6 +68,7 @@ class Dependencies:
     def __init__(self) -> None:
         self._registry: Registry | None = None
         self._wants: dict[Any, dict[str, Any]] = {}
+        self._shapes: dict[Any, Shape] = {}
         self._factories: dict[Any, Callable[..., Any]] = {}
 
     def provide(self, kind: Any, factory: Callable[..., Any] | None, ping: Callable[..., Any] | None) -> None:
@@ -66,18 +84,25 @@ class Dependencies:
         self._registry.register_factory(kind, self._wrapped(kind, make), ping=ping)
 
     def knows(self, kind: Any) -> bool:
-        return kind is JobContext or kind in self._factories
+        try:
+            return kind is JobContext or kind in self._factories
+        except TypeError:  # an annotation that cannot be hashed
+            return False
+
+    def provided(self, hint: Any) -> Any:
+        """The type to inject for this annotation, `T` or `T | None`; None if there is nothing to inject."""
+        kind = without_none(hint)
+        return hint if self.knows(hint) else kind if self.knows(kind) else None
 
     def resolve(self) -> None:
         """Read every factory's signature; what it wants must be there. Raises `UnresolvedDependency`."""
         for kind, make in self._factories.items():
             what = f"the factory of {getattr(kind, '__qualname__', kind)}"
-            self._wants[kind] = self.wanted_by(make, what)
+            wants = self._wants[kind] = self.wanted_of(make, what)
+            self._shapes[kind] = self.shape(make, wants, what)
 
-    def wanted_by(
-        self, make: Callable[..., Any], what: str, known: frozenset[str | None] = frozenset()
-    ) -> dict[str, Any]:
-        """Parameter → type for everything that must be injected into `make`, but for the `known`."""
+    def wanted_of(self, make: Callable[..., Any], what: str) -> dict[str, Any]:
+        """Parameter → type for everything that must be injected into a factory. Raises `UnresolvedDependency`."""
         if inspect.isclass(make) and make.__init__ is object.__init__:
             return {}
         try:
@@ -86,27 +111,39 @@ class Dependencies:
             if inspect.isbuiltin(make) or inspect.isclass(make):
                 return {}  # written in C: nothing to inject
             raise
+        return self.wanted_by(list(signature.parameters.values()), hints, what)
+
+    def wanted_by(
+        self, parameters: Sequence[inspect.Parameter], hints: Mapping[str, Any], what: str,
+        known: frozenset[str | None] = frozenset(), remedy: str = "",
+    ) -> dict[str, Any]:  # fmt: skip
+        """The same for these parameters, but for the `known`. `remedy`: a further one."""
         wanted: dict[str, Any] = {}
-        for parameter in signature.parameters.values():
+        for parameter in parameters:
             if parameter.name in known or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
                 continue
             kind = hints.get(parameter.name)
-            if kind is not None and self.knows(kind):
-                wanted[parameter.name] = kind
+            if (injected := self.provided(kind)) is not None:
+                wanted[parameter.name] = injected
             elif parameter.default is parameter.empty:
                 raise UnresolvedDependency(
                     f"parameter {parameter.name!r} of {what}",
                     f"nothing provides {getattr(kind, '__qualname__', kind)}" if kind else "it has no annotation",
-                    "Register a factory with app.provide(Type, factory), or give the parameter a default.",
+                    f"Register a factory with app.provide(Type, factory), or give the parameter a default.{remedy}",
                 )
         return wanted
 
-    def scope(self, ctx: JobContext, errors: list[str]) -> Container:
+    def shape(self, make: Callable[..., Any], wanted: Mapping[str, Any], what: str) -> Shape:
+        """How `make` takes what is injected into it. Raises `InvalidHandler`."""
+        parameters = list(inspect.signature(make).parameters.values()) if wanted else []
+        return shape_of(make, parameters, list(wanted), what) if wanted else Shape()
+
+    def scope(self, ctx: JobContext, closing: Closing) -> Container:
         """A container for one attempt; close it with `await container.aclose()`."""
         assert self._registry is not None  # a handler that wants something has been resolved
         container: Container = _svcs().Container(self._registry)
         container.register_local_value(JobContext, ctx)
-        _closing.set(errors)
+        _closing.set(closing)
         return container
 
     async def pings(self) -> dict[str, str | None]:
@@ -120,7 +157,7 @@ class Dependencies:
                     await ping.aping()
                     answers[ping.name] = None
                 except Exception as error:
-                    answers[ping.name] = f"{type(error).__name__}: {error}"
+                    answers[ping.name] = brief(error)
         return answers
 
     async def close(self) -> None:
@@ -128,49 +165,73 @@ class Dependencies:
             await self._registry.aclose()
 
     def _wrapped(self, kind: Any, make: Callable[..., Any]) -> Callable[..., Any]:
-        if inspect.isgeneratorfunction(make):
-            make = contextmanager(make)
-        elif inspect.isasyncgenfunction(make):
-            make = asynccontextmanager(make)
+        """What a call returns decides: awaited, entered, or taken as it is, whatever stands around the factory."""
+        name = getattr(kind, "__qualname__", str(kind))
 
         async def factory(svcs_container: Container) -> Any:
             wanted = {name: await svcs_container.aget(of) for name, of in self._wants[kind].items()}
-            made = make(**wanted)
-            if inspect.isawaitable(made):
+            made = call(make, self._shapes[kind], wanted)
+            while inspect.isawaitable(made):
                 made = await made
+            if inspect.isgenerator(made):
+                made = contextmanager(partial(_same, made))()
+            elif inspect.isasyncgen(made):
+                made = asynccontextmanager(partial(_same, made))()
             if isinstance(made, AbstractAsyncContextManager | AbstractContextManager):
-                return _Scoped(made)
+                return _Scoped(made, name)
             return made
 
         return factory
 
 
-class _Scoped(AbstractAsyncContextManager[Any]):
-    """Closes what a factory opened; an error while closing is noted for the run, never a failure of it."""
+def call(make: Callable[..., Any], shape: Shape, values: Mapping[str, Any]) -> Any:
+    return make(*[values[name] for name in shape.positional], **{name: values[name] for name in shape.named})
 
-    def __init__(self, inner: AbstractAsyncContextManager[Any] | AbstractContextManager[Any]) -> None:
-        self._inner = inner
-        self._entered = False
+
+def _same(value: Any) -> Any:
+    return value
+
+
+class _Scoped(AbstractAsyncContextManager[Any]):
+    """Closes what a factory opened, whatever has become of the attempt (docs/protocol.md, S8).
+
+    Shielded and bounded; trouble is logged and noted for the run, and never keeps the others from being closed.
+    """
+
+    def __init__(self, inner: AbstractAsyncContextManager[Any] | AbstractContextManager[Any], name: str) -> None:
+        self._inner, self._name = inner, name
+        self._closing: Closing | None = None
 
     async def __aenter__(self) -> Any:
         if isinstance(self._inner, AbstractAsyncContextManager):
             value = await self._inner.__aenter__()
         else:
             value = self._inner.__enter__()
-        self._entered = True
+        self._closing = closing = _closing.get()
+        assert closing is not None  # `scope` has set it
+        closing.opened += 1
         return value
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self._entered:
-            return
+        closing = self._closing
+        if closing is None:
+            return  # it was never opened
+        within, trouble = closing.within(), None
+        closing.opened -= 1
         try:
-            if isinstance(self._inner, AbstractAsyncContextManager):
-                await self._inner.__aexit__(None, None, None)
-            else:
-                self._inner.__exit__(None, None, None)
-        except Exception as trouble:
-            if (errors := _closing.get()) is not None:
-                errors.append(f"closing {type(self._inner).__name__}: {type(trouble).__name__}: {trouble}")
-            raise  # svcs logs it and goes on with the next
+            with anyio.move_on_after(within, shield=True) as scope:
+                if isinstance(self._inner, AbstractAsyncContextManager):
+                    await self._inner.__aexit__(None, None, None)
+                else:
+                    self._inner.__exit__(None, None, None)
+            if scope.cancelled_caught:
+                trouble = f"it did not end within {within:.3g} s"
+        except GeneratorExit:
+            raise
+        except BaseException as raised:
+            trouble = brief(raised)
+        if trouble is not None:
+            closing.notes.append(f"closing {self._name}: {trouble}")
+            log.warning("%s: closing %s: %s", closing.of, self._name, trouble)

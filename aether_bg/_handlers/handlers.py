@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
-from aether_bg._handlers.dependencies import Dependencies, hints_of
+from aether_bg._handlers.dependencies import Dependencies, call
 from aether_bg._handlers.payloads import PayloadType, check_json, converter, name_of
+from aether_bg._handlers.signatures import Shape, hints_of, is_async, is_generator, shape_of, uncached, without_none
 from aether_bg._handlers.work import UnitOfWork
 from aether_bg.errors import DuplicateHandler, InvalidHandler, InvalidPayload, UnknownHandler, shown
 from aether_bg.model import HandlerInfo, JobContext, JobType
@@ -22,27 +24,40 @@ if TYPE_CHECKING:
     from svcs import Container
 
 
+Binder = Callable[[JobContext, Any, UnitOfWork | None, Mapping[str, Any]], partial[Any]]
+"""Context, stored payload, unit of work, what is injected → the call."""
+_INSTANCE: Final = ""  # no parameter's name
+NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
+
+
 @attrs.define(eq=False, kw_only=True)
 class Handler:
     """One registered handler, compiled."""
 
     info: HandlerInfo
     call: Callable[..., Any]
-    """The function; for a class, its `handle`, still wanting an instance."""
+    """The function; for a class, its `handle`."""
+    takes_self: bool = False
+    """`call` is a method that still wants its instance."""
     payload: PayloadType | None
     payload_name: str | None
-    """None: passed by position."""
+    default: Any = None
+    """Of the payload parameter."""
     optional: bool
     """The payload parameter has a default."""
-    known: frozenset[str | None]
-    """Parameters that are not injected by type: self, payload, context, unit of work."""
-    context_names: tuple[str, ...]
-    work_names: tuple[str, ...]
-    wanted: Mapping[str, Any] = attrs.field(factory=dict)
+    parameters: Sequence[inspect.Parameter]
+    hints: Mapping[str, Any]
+    context_names: frozenset[str]
+    work_names: frozenset[str]
+    wanted: Mapping[str, Any] = NOTHING
     run: Runner = attrs.field(default=None)
     """Where it runs; chosen at start by `dispatch_runner`."""
     constructor: Mapping[str, Any] | None = None
     """What a handler class's constructor wants; None for a function."""
+    shape: Shape = attrs.field(factory=Shape)
+    bind: Binder = attrs.field(default=None)
+    """The call with all its arguments; made by `resolve`. Raises `InvalidPayload` for a payload that no longer fits."""
+    constructor_shape: Shape = attrs.field(factory=Shape)
 
     @property
     def wants_work(self) -> bool:
@@ -57,36 +72,83 @@ class Handler:
         if self.payload is None:
             if payload is not None:
                 raise InvalidPayload(
-                    shown(payload), f"handler {self.info.name!r} takes no payload", "Give it a first parameter, typed."
+                    shown(payload),
+                    f"handler {self.info.name!r} takes no payload",
+                    "Give it a first parameter, typed (a wrapper: with functools.wraps).",
                 )
             return None
         return check_typed(payload, self.payload, limit, optional=self.optional, handler=self.info.name)
 
-    async def bind(
-        self, ctx: JobContext, stored: Any, work: UnitOfWork | None, scope: Container | None
-    ) -> partial[Any]:
-        """The call with all its arguments. Raises `InvalidPayload` when the stored payload no longer fits."""
-        args: list[Any] = []
-        named: dict[str, Any] = {}
-        if self.payload is not None and not (stored is None and self.optional):
-            value = self.payload.load(stored)
-            if self.payload_name is None:
-                args.append(value)
-            else:
-                named[self.payload_name] = value
-        for name in self.context_names:
-            named[name] = ctx
-        for name in self.work_names:
-            named[name] = work
-        call = self.call
-        if scope is not None:
-            for name, kind in self.wanted.items():
-                named[name] = await scope.aget(kind)
-        if self.constructor is not None:
-            assert scope is not None or not self.constructor
-            made = {name: await scope.aget(kind) for name, kind in self.constructor.items()} if scope else {}
-            call = partial(call, self.info.target(**made))
-        return partial(call, *args, **named)
+    def resolve(self, dependencies: Dependencies) -> None:
+        """What it wants by type must be there. Raises `UnresolvedDependency`, and `InvalidHandler` for a wrapper that
+        does not take the arguments."""
+        what = f"handler {self.info.name!r}"
+        known = frozenset({self.payload_name, *self.context_names, *self.work_names})
+        remedy = ""
+        if self.payload_name is not None:
+            remedy = f" A handler takes one payload, here {self.payload_name!r}: put several values into one class."
+        self.wanted = dependencies.wanted_by(self.parameters, self.hints, what, known, remedy)
+        passed = [p.name for p in self.parameters if p.name in known or p.name in self.wanted]
+        self.shape = shape_of(
+            self.call, self.parameters, passed, what, payload=self.payload_name, bound=self.takes_self
+        )
+        if inspect.isclass(self.info.target):
+            make, whose = self.info.target, f"the constructor of {what}"
+            self.constructor = dependencies.wanted_of(make, whose)
+            self.constructor_shape = dependencies.shape(make, self.constructor, whose)
+        self.bind = self._binder()
+
+    async def inject(self, scope: Container) -> dict[str, Any]:
+        """The values of what is injected by type, and the instance of a class whose constructor wants some."""
+        values = {name: await scope.aget(kind) for name, kind in self.wanted.items()}
+        if self.constructor:
+            made = {name: await scope.aget(kind) for name, kind in self.constructor.items()}
+            values[_INSTANCE] = call(self.info.target, self.constructor_shape, made)
+        return values
+
+    def _binder(self) -> Binder:
+        """How a call gets its arguments, decided once; the usual cases without a step too many."""
+        make, shape, payload = self.call, self.shape, self.payload
+        load: Callable[[Any], Any] = _nothing if payload is None else payload.load
+        if payload is not None and self.optional:
+            load = partial(_or_default, payload.load, self.default)
+        first = () if self.payload_name is None else (self.payload_name,)
+        if self.constructor is None and not self.wanted and not self.work_names:
+            if shape == Shape():
+                return lambda ctx, stored, work, injected: partial(make)
+            if shape == Shape(first):
+                return lambda ctx, stored, work, injected: partial(make, load(stored))
+            if first and shape.positional == first and len(shape.named) == 1:
+                (name,) = shape.named  # the context's
+                return lambda ctx, stored, work, injected: partial(make, load(stored), **{name: ctx})
+
+        def bind(ctx: JobContext, stored: Any, work: UnitOfWork | None, injected: Mapping[str, Any]) -> partial[Any]:
+            values = {**injected, **dict.fromkeys(self.context_names, ctx), **dict.fromkeys(self.work_names, work)}
+            if self.payload_name is not None:
+                values[self.payload_name] = load(stored)
+            args = [values[name] for name in shape.positional]
+            if self.constructor is not None:
+                instance = values[_INSTANCE] if _INSTANCE in values else self.info.target()
+                if self.takes_self:
+                    args.insert(0, instance)
+            return partial(make, *args, **{name: values[name] for name in shape.named})
+
+        return bind
+
+    def check_result(self, result: Any) -> None:
+        """Raises `InvalidHandler` for what a generator returns: its body has not run."""
+        if inspect.isgenerator(result) or inspect.isasyncgen(result):
+            raise InvalidHandler(
+                f"handler {self.info.name!r}", "it returned a generator, whose body never ran",
+                "Use `return`, not `yield`; a wrapper runs the generator itself.",
+            )  # fmt: skip
+
+
+def _nothing(stored: Any) -> None: ...
+
+
+def _or_default(load: Callable[[Any], Any], default: Any, stored: Any) -> Any:
+    return default if stored is None else load(stored)
 
 
 def check_typed(payload: Any, of: PayloadType, limit: int, *, optional: bool, handler: str) -> Any:
@@ -108,7 +170,8 @@ def check_typed(payload: Any, of: PayloadType, limit: int, *, optional: bool, ha
 class Handlers:
     """The registry of one app: by name, and by the function or class itself."""
 
-    def __init__(self) -> None:
+    def __init__(self, dependencies: Dependencies) -> None:
+        self._dependencies = dependencies
         self._infos: dict[str, HandlerInfo] = {}
         self._names: dict[Any, str] = {}
         self._compiled: dict[str, Handler] = {}
@@ -169,64 +232,63 @@ class Handlers:
         except Exception as error:
             raise InvalidHandler(
                 what, f"its payload type {name_of(of)} cannot be read from JSON ({type(error).__name__}: {error})",
-                "Use an attrs class, dataclass, TypedDict or dict; inject services by keyword-only parameters.",
+                "Use an attrs class, dataclass, TypedDict or dict. To have it injected: app.provide(Type, factory).",
             ) from error  # fmt: skip
 
     def resolve(self, dependencies: Dependencies) -> None:
         """At start: what every handler wants by type must be there. Raises `UnresolvedDependency`, by name."""
+        self.provided_by(dependencies)
         dependencies.resolve()
         for name in self._infos:
-            handler = self.compiled(name)
-            what = f"handler {name!r}"
-            if handler.payload is not None and dependencies.knows(handler.payload.of):
-                raise InvalidHandler(
-                    what, f"its first parameter would be the payload, but {name_of(handler.payload.of)} is provided",
-                    "Make injected parameters keyword-only: def handler(*, mailer: Mailer).",
-                )  # fmt: skip
-            handler.wanted = dependencies.wanted_by(handler.call, what, known=handler.known)
-            if inspect.isclass(handler.info.target):
-                handler.constructor = dependencies.wanted_by(handler.info.target, f"the constructor of {what}")
+            self.compiled(name).resolve(dependencies)
+
+    def provided_by(self, dependencies: Dependencies) -> None:
+        """What is provided decides which parameter is the payload: handlers are compiled again."""
+        self._dependencies = dependencies
+        self._compiled.clear()
 
     def _compile(self, info: HandlerInfo) -> Handler:
         what = f"handler {info.name!r}"
         is_class = inspect.isclass(info.target)
-        call = info.target.handle if is_class else info.target  # type: ignore[attr-defined]
+        call = uncached(info.target.handle if is_class else info.target)  # type: ignore[attr-defined]
+        takes_self = is_class and _takes_self(info.target)
         signature, hints = hints_of(call, what)
+        parameters = list(signature.parameters.values())[takes_self:]
         payload, context, work = None, [], []
-        parameters = list(signature.parameters.values())
-        for parameter in parameters[is_class:]:
-            kind = hints.get(parameter.name, Any)
-            if kind is JobContext:
+        for parameter in parameters:
+            hint = hints.get(parameter.name, Any)
+            if without_none(hint) is JobContext:
                 context.append(parameter.name)
-            elif kind is UnitOfWork:
+            elif without_none(hint) is UnitOfWork:
                 work.append(parameter.name)
-            elif payload is None and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+            elif (
+                payload is None
+                and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+                and self._dependencies.provided(hint) is None
+            ):
                 payload = parameter
-            elif parameter.kind is parameter.POSITIONAL_ONLY:
-                raise InvalidHandler(
-                    what,
-                    f"parameter {parameter.name!r} is positional-only, so it cannot be injected",
-                    "Remove the '/'.",
-                )
-        by_position = payload is not None and payload.kind is payload.POSITIONAL_ONLY
         of = hints.get(payload.name, Any) if payload is not None else None
-        names = {
-            payload.name if payload is not None else None,
-            *context,
-            *work,
-            *(p.name for p in parameters[:is_class]),
-        }
+        has_default = payload is not None and payload.default is not payload.empty
         return Handler(
             info=attrs.evolve(info, payload_type=of),
             call=call,
-            known=frozenset(names),
+            takes_self=takes_self,
             payload=None if payload is None else self.payload_type(of, what),
-            payload_name=None if payload is None or by_position else payload.name,
-            optional=payload is not None and payload.default is not payload.empty,
-            context_names=tuple(context),
-            work_names=tuple(work),
+            payload_name=None if payload is None else payload.name,
+            default=payload.default if payload is not None and has_default else None,
+            optional=has_default,
+            parameters=parameters,
+            hints=hints,
+            context_names=frozenset(context),
+            work_names=frozenset(work),
             constructor={} if is_class else None,
         )
+
+
+def _takes_self(target: Any) -> bool:
+    """Whether `handle` still wants an instance where the class is asked for it."""
+    handle = inspect.getattr_static(target, "handle")
+    return hasattr(type(handle), "__get__") and not isinstance(handle, staticmethod | classmethod)
 
 
 def info_of(name: str, target: Any, **bounds: Any) -> HandlerInfo:
@@ -240,13 +302,11 @@ def info_of(name: str, target: Any, **bounds: Any) -> HandlerInfo:
             )
         call: Any = handle
     elif callable(target):
-        call = target if inspect.isroutine(target) else target.__call__
+        call = target
     else:
         raise InvalidHandler(
             what, f"{shown(target)} cannot be called", "Decorate a function, or a class with `handle`."
         )
-    if inspect.isgeneratorfunction(call) or inspect.isasyncgenfunction(call):
+    if is_generator(call):
         raise InvalidHandler(what, "it is a generator: its body would never run", "Use `return`, not `yield`.")
-    return HandlerInfo(
-        name=name, target=target, is_async=inspect.iscoroutinefunction(call), payload_type=None, **bounds
-    )
+    return HandlerInfo(name=name, target=target, is_async=is_async(uncached(call)), payload_type=None, **bounds)

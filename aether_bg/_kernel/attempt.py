@@ -5,6 +5,7 @@ from __future__ import annotations
 import anyio
 import attrs
 
+from aether_bg._handlers.dependencies import Closing
 from aether_bg._handlers.handlers import Handler
 from aether_bg._handlers.work import UnitOfWork
 from aether_bg.errors import InvalidPayload
@@ -26,8 +27,10 @@ class Attempt:
     """Its payload cannot be decoded."""
     overdue_since: float | None = None
     work: UnitOfWork | None = None
-    notes: list[str] = attrs.field(factory=list)
-    """Errors while its scope was closed."""
+    threaded: bool = False
+    """Its thread runs: nothing can cancel it."""
+    closing: Closing | None = None
+    """The clean-up of its dependencies."""
 
     def revoke(self) -> None:
         self.revoked = True
@@ -35,7 +38,7 @@ class Attempt:
 
     @property
     def in_thread(self) -> bool:
-        return self.begun and self.handler is not None and not self.handler.info.is_async
+        return self.begun and self.threaded
 
     def __str__(self) -> str:
         return f"{self.job.handler_name} ({self.job.job_name})"

@@ -5,25 +5,27 @@ Endings are values (`states.Ending`); nothing a handler raises leaves this room.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 import anyio
 
 from aether_bg._handlers import work
-from aether_bg._handlers.handlers import Handler
+from aether_bg._handlers.dependencies import Closing
+from aether_bg._handlers.handlers import NOTHING, Handler
 from aether_bg._kernel.attempt import Attempt
 from aether_bg._kernel.core import Core
 from aether_bg._kernel.outcomes import Outcome, Outcomes
 from aether_bg._kernel.tasks import Signal
-from aether_bg._kernel.verdicts import abandon, decide, judge, snoozed, text_of
+from aether_bg._kernel.verdicts import abandon, as_asked, asked_for, decide, judge, noted, text_of
 from aether_bg._rules import states
 from aether_bg._rules.occurrences import Plan
-from aether_bg.errors import InvalidPayload, InvalidSchedule
-from aether_bg.model import Change, Failure, GiveUp, JobContext, JobInfo, Raised, Snooze, Started, TimedOut
+from aether_bg.errors import InvalidHandler, InvalidPayload, InvalidSchedule
+from aether_bg.model import Change, Failure, JobContext, JobInfo, Raised, Started, TimedOut
 
 SUSPICIOUS: Final = 2
 """Crashes from which on a job runs alone (PROTOCOL R3)."""
@@ -69,6 +71,8 @@ class Attempts:
         try:
             plan = core.plan(job)
             ending = await judge(core, attempt, plan) or await self._execute(attempt)
+            if attempt.closing is not None and attempt.closing.notes and not isinstance(ending, Change):
+                ending = noted(ending, attempt.closing.notes)
         except InvalidSchedule as error:
             ending = abandon(core, job, text_of(error))
         except Exception as error:  # of the framework's own code: the job fails visibly, the app goes on
@@ -96,7 +100,7 @@ class Attempts:
         if timeout is not None:
             ctx.deadline = core.clock.now() + timedelta(seconds=timeout)
             attempt.scope.deadline = anyio.current_time() + timeout
-        attempt.begun = True
+        attempt.begun, attempt.threaded = True, not handler.info.is_async
         work.running.set(attempt.job.id)
         if core.events.observed:
             core.events.emit(Started(ctx))
@@ -108,21 +112,20 @@ class Attempts:
                 if core.calls.wrapped or handler.wants_scope or handler.wants_work:
                     await self._run_wrapped(attempt, handler)
                 else:
-                    call = await handler.bind(ctx, attempt.job.payload, None, None)
-                    await handler.run(ctx, call)
-            late = attempt.scope.cancel_called and not attempt.releasing and not handler.info.is_async
+                    result = await handler.run(ctx, handler.bind(ctx, attempt.job.payload, None, NOTHING))
+                    if result is not None:
+                        await self._look_at(attempt, handler, result)
+            late = attempt.scope.cancel_called and not attempt.releasing and attempt.threaded
             if not attempt.scope.cancelled_caught and not late:
-                return states.Completed("; ".join(attempt.notes) or None)
+                return states.Completed()
             if attempt.releasing or attempt.revoked:
                 return states.Released(begun=True)
             failure = TimedOut(timeout or 0.0)
-        except Snooze as snooze:
-            return snoozed(core, snooze)
-        except GiveUp as reason:
-            return states.Failed(error=text_of(reason))
-        except InvalidPayload as error:
-            return states.Failed(error=text_of(error))
-        except BaseException as error:  # CancelledError that nobody asked for is a failure too (PROTOCOL S5)
+        except BaseException as error:  # CancelledError that nobody asked for is a failure too (docs/protocol.md, S5)
+            if asked := asked_for(error):
+                return as_asked(core, asked)
+            if isinstance(error, InvalidPayload | InvalidHandler):
+                return states.Failed(error=text_of(error))
             if attempt.releasing or attempt.revoked:
                 return states.Released(begun=True)
             failure = Raised(error)
@@ -137,9 +140,19 @@ class Attempts:
         async with AsyncExitStack() as stack:
             for wrap in core.calls.wraps(ctx):
                 await stack.enter_async_context(wrap)
-            scope = None
+            injected = NOTHING
             if handler.wants_scope:
-                scope = core.dependencies.scope(ctx, attempt.notes)
+                attempt.closing = Closing(str(attempt), lambda: attempt.releasing)
+                scope = core.dependencies.scope(ctx, attempt.closing)
                 stack.push_async_callback(scope.aclose)
-            call = await handler.bind(ctx, attempt.job.payload, unit, scope)
-            await handler.run(ctx, call)
+                injected = await handler.inject(scope)
+            result = await handler.run(ctx, handler.bind(ctx, attempt.job.payload, unit, injected))
+            if result is not None:
+                await self._look_at(attempt, handler, result)
+
+    async def _look_at(self, attempt: Attempt, handler: Handler, result: Any) -> None:
+        """A plain function may return a coroutine: it has run when that has (a wrapper's, a lambda's)."""
+        while inspect.isawaitable(result):
+            attempt.threaded = False
+            result = await result
+        handler.check_result(result)

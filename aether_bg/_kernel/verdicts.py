@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+
+import attrs
 
 from aether_bg._handlers.handlers import Handler
 from aether_bg._kernel.attempt import Attempt
 from aether_bg._kernel.core import Core
 from aether_bg._rules import states
 from aether_bg._rules.occurrences import Plan
-from aether_bg.errors import shown
-from aether_bg.model import Change, Failure, GiveUpNow, JobInfo, Raised, RetryAt, RunOutcome, Snooze, TimedOut
+from aether_bg._rules.states.parts import MOST_ERROR
+from aether_bg.errors import brief, shown
+from aether_bg.model import Change, Failure, GiveUp, GiveUpNow, JobInfo, Raised, RetryAt, RunOutcome, Snooze, TimedOut
 
 
 async def judge(core: Core, attempt: Attempt, plan: Plan) -> states.Ending | Change | None:
@@ -32,13 +36,41 @@ def abandon(core: Core, job: JobInfo, error: str) -> Change:
     return states.abandon(job, error, core.clock.now(), core.options.by())
 
 
-def snoozed(core: Core, snooze: Snooze) -> states.Ending:
+def asked_for(error: BaseException) -> list[Snooze | GiveUp]:
+    """What the handler asked for by raising it, in a task group too: an exception group of nothing else."""
+    if isinstance(error, Snooze | GiveUp):
+        return [error]
+    if not isinstance(error, BaseExceptionGroup):
+        return []
+    inside = [asked_for(each) for each in error.exceptions]
+    return [each for several in inside for each in several] if all(inside) else []
+
+
+def as_asked(core: Core, asked: Sequence[Snooze | GiveUp]) -> states.Ending:
+    """`GiveUp` counts before `Snooze`; of several snoozes, the latest."""
+    for each in asked:
+        if isinstance(each, GiveUp):
+            return states.Failed(error=text_of(each))
+    endings = [snoozed(core, each) for each in asked if isinstance(each, Snooze)]
+    wrong = [each for each in endings if isinstance(each, states.Failed)]
+    until = [each.until for each in endings if isinstance(each, states.Snoozed)]
+    return wrong[0] if wrong else states.Snoozed(max(until))
+
+
+def snoozed(core: Core, snooze: Snooze) -> states.Snoozed | states.Failed:
     until = snooze.until
     if isinstance(until, timedelta):
         return states.Snoozed(core.clock.now() + until)
     if isinstance(until, datetime) and until.utcoffset() is not None:
         return states.Snoozed(until.astimezone(UTC))
     return states.Failed(error=f"Snooze({shown(until)}): wants an aware datetime or a timedelta")
+
+
+def noted(ending: states.Ending, notes: Sequence[str]) -> states.Ending:
+    """The same, with what went wrong while its dependencies were closed."""
+    told = "\n".join(notes)[:MOST_ERROR]
+    error = f"{(ending.error or '')[: MOST_ERROR - len(told)]}\n{told}".strip()
+    return attrs.evolve(ending, error=error)
 
 
 def decide(core: Core, attempt: Attempt, handler: Handler, failure: Failure) -> states.Ending:
@@ -74,7 +106,7 @@ def text_of(error: BaseException) -> str:
 
     try:
         lines = traceback.format_exception(error, limit=-4)
-        text = "".join([f"{type(error).__name__}: {error}\n", *lines])
-    except Exception:  # a class whose str raises
-        text = f"{type(error).__name__} (message unavailable)"
+        text = "".join([f"{brief(error)}\n", *lines])
+    except BaseException:  # of a property of the user's class
+        text = brief(error)
     return text

@@ -44,6 +44,7 @@ class Snoozed:
     """It asked to be called again at `until`."""
 
     until: datetime
+    error: str | None = None
 
 
 @attrs.frozen
@@ -51,6 +52,7 @@ class Released:
     """It was interrupted by the stop, or never begun (`begun` False). Not counted."""
 
     begun: bool
+    error: str | None = None
 
 
 @attrs.frozen
@@ -80,10 +82,10 @@ def finish(job: JobInfo, ending: Ending, plan: Plan, now: datetime, by: str | No
                 again = {"due_at": retry_at, "retry_count": job.retry_count + 1, "last_error": error}
                 return once_more(job, now, by, run, **again)
             return next_occurrence(job, plan, now, by, run, last_error=error)
-        case Snoozed(until):
-            return once_more(job, now, by, attempt_run(job, RunOutcome.SNOOZED, now), due_at=until)
-        case Released(begun):
-            run = attempt_run(job, RunOutcome.RELEASED, now)
+        case Snoozed(until, error):
+            return once_more(job, now, by, attempt_run(job, RunOutcome.SNOOZED, now, error), due_at=until)
+        case Released(begun, error):
+            run = attempt_run(job, RunOutcome.RELEASED, now, error)
             return once_more(job, now, by, run, attempt=job.attempt - (not begun))
         case Lost(error, retry_at, cap):
             run = attempt_run(job, RunOutcome.CRASHED, now, error)

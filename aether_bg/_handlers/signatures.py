@@ -1,0 +1,121 @@
+"""Callables of the user: what code they run, whether that is async, what they ask for, how arguments reach them."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+from collections.abc import Callable, Sequence
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+import attrs
+
+from aether_bg.errors import InvalidHandler
+
+_CACHED: Any = type(functools.lru_cache(lambda: None))
+
+
+def code_of(target: Any) -> Any:
+    """The function behind a partial, a static or bound method, or an object with `__call__`."""
+    while True:
+        if isinstance(target, functools.partial):
+            target = target.func
+        elif isinstance(target, staticmethod | classmethod | types.MethodType):
+            target = target.__func__
+        elif isinstance(method := _partialmethod(target), functools.partialmethod):
+            target = method.func
+        elif inspect.isroutine(target) or inspect.isclass(target) or not hasattr(type(target), "__call__"):  # noqa: B004
+            return target
+        else:
+            target = type(target).__call__
+
+
+def _partialmethod(target: Any) -> Any:
+    """What a `partialmethod` has made its function from; Python has renamed the attribute."""
+    return getattr(target, "__partialmethod__", None) or getattr(target, "_partialmethod", None)
+
+
+def uncached(target: Any) -> Any:
+    """A cache around an async function would hand out coroutines that have been awaited: the function itself."""
+    inner = getattr(target, "__wrapped__", None)
+    return inner if isinstance(target, _CACHED) and is_async(inner) else target
+
+
+def is_async(target: Any) -> bool:
+    """Whether a call is known to return a coroutine. A plain wrapper's call may return one as well."""
+    return inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(code_of(target))
+
+
+def is_generator(target: Any) -> bool:
+    code = code_of(target)
+    return inspect.isgeneratorfunction(code) or inspect.isasyncgenfunction(code)
+
+
+def hints_of(target: Callable[..., Any], what: str) -> tuple[inspect.Signature, dict[str, Any]]:
+    """A callable's signature and resolved annotations. Raises `InvalidHandler`."""
+    source = target.__init__ if inspect.isclass(target) else code_of(target)
+    try:
+        return inspect.signature(target), get_type_hints(source, include_extras=False)
+    except NameError as error:
+        raise InvalidHandler(
+            what, f"its annotation names something unknown ({error})", "Import it, or define it before the app starts."
+        ) from error
+    except (TypeError, ValueError) as error:
+        raise InvalidHandler(
+            what, f"its signature cannot be read ({error})", "Use a plain function or class."
+        ) from error
+
+
+def without_none(hint: Any) -> Any:
+    """`T` of `T | None`; anything else as it is."""
+    if get_origin(hint) in (Union, types.UnionType):
+        kinds = [kind for kind in get_args(hint) if kind is not type(None)]
+        return kinds[0] if len(kinds) == 1 else hint
+    return hint
+
+
+@attrs.frozen
+class Shape:
+    """How arguments are passed: these by position, in order, and these by name."""
+
+    positional: tuple[str, ...] = ()
+    named: tuple[str, ...] = ()
+
+
+def shape_of(
+    target: Callable[..., Any], parameters: Sequence[inspect.Parameter], passed: Sequence[str], what: str,
+    *, payload: str | None = None, bound: int = 0,
+) -> Shape:  # fmt: skip
+    """The payload goes by position, other arguments by name: or as the wrapper around the function takes them.
+
+    `parameters`: of the function inside, in order; `passed`: the names among them that get a value; `bound`: how
+    many arguments stand before them. Raises `InvalidHandler` where the wrapper takes them in no way.
+    """
+    leading: list[str] = []  # what can go by position: nothing before it is left out
+    least = 0
+    for parameter in parameters:
+        if parameter.kind not in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+            break
+        if parameter.name not in passed:
+            break
+        leading.append(parameter.name)
+        if parameter.kind is parameter.POSITIONAL_ONLY:
+            least = len(leading)
+    payload_first = max(least, leading.index(payload) + 1 if payload in leading else 0)
+    try:
+        own = inspect.signature(target, follow_wrapped=False)
+    except (TypeError, ValueError):
+        own = None
+    for count in (payload_first, len(leading), least):
+        shape = Shape(tuple(leading[:count]), tuple(name for name in passed if name not in leading[:count]))
+        if own is None:
+            return shape
+        try:
+            own.bind(*[None] * (bound + count), **dict.fromkeys(shape.named))
+        except TypeError:
+            continue
+        return shape
+    raise InvalidHandler(
+        what, f"it is wrapped in a function that takes {own}, not {', '.join(passed) or 'no argument'}",
+        "Let the wrapper take *args and **kwargs, and pass both on.",
+    )  # fmt: skip
