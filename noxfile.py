@@ -17,8 +17,10 @@ import nox
 HERE = Path(__file__).parent
 PROJECT = tomllib.loads((HERE / "pyproject.toml").read_text(encoding="utf-8"))
 PYTHONS = nox.project.python_versions(PROJECT)
-# what examples/ use beyond the package
-EXAMPLES = ["fastapi", "uvicorn", "cryptography", "opentelemetry-sdk", "lmdb", "apscheduler<4", "sqlalchemy"]
+# what examples/ and tests use beyond the package
+EXAMPLES = [
+    "fastapi", "httpx", "flask", "uvicorn", "cryptography", "opentelemetry-sdk", "lmdb", "apscheduler<4", "sqlalchemy",
+]  # fmt: skip
 
 # more than cores: most tests wait for processes and clocks
 WORKERS = str(min(8, 2 * (os.cpu_count() or 1)))

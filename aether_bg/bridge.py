@@ -1,11 +1,23 @@
-"""From any thread back to the event loop, without ever waiting for it (PROTOCOL W3)."""
+"""Between the event loop and threads: back to the loop without ever waiting for it, and out to threads of our own."""
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
+import os
+import queue
+import sys
+import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final, TypeVar
 
+import anyio
 import anyio.lowlevel
+
+R = TypeVar("R")
+
+_IDLE: Final = 10.0
+"""Seconds an unused thread waits for work before it ends."""
 
 
 class Bridge:
@@ -13,14 +25,26 @@ class Bridge:
 
     def __init__(self) -> None:
         native = self._native = _native_token()
-        self._post: Callable[[Callable[[], object]], object] = (
-            getattr(native, "call_soon_threadsafe", None) or native.run_sync_soon
-        )
+        self._current: Callable[[], Any] = asyncio.get_running_loop
+        self._is_running: Callable[[], bool] | None = getattr(native, "is_running", None)
+        self._post: Callable[[Callable[[], object]], object]
+        if self._is_running is not None:
+            self._post = native.call_soon_threadsafe
+        else:
+            self._current, self._post = _native_token, native.run_sync_soon
 
     @property
     def is_here(self) -> bool:
         """Whether that is the loop that runs in this thread."""
-        return _native_token() is self._native
+        try:
+            return self._current() is self._native
+        except RuntimeError:  # no loop runs here; anyio's NoEventLoopError is a RuntimeError as well
+            return False
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the loop runs at this moment, in whichever thread."""
+        return self._is_running() if self._is_running is not None else self.post(_nothing)
 
     def post(self, fn: Callable[[], object]) -> bool:
         try:
@@ -30,6 +54,90 @@ class Bridge:
         return True
 
 
+class Threads:
+    """Threads for calls that block, apart from the host's: they neither take its slots nor wait for them.
+
+    They are daemons: one that hangs must not keep the interpreter from ending.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._begin()
+
+    def _begin(self) -> None:
+        self._pid = os.getpid()
+        self._work: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._idle = 0
+        self._lock = threading.Lock()
+
+    async def run(self, fn: Callable[..., R], *args: Any) -> R:
+        """`fn(*args)` in a thread, in a copy of this context. A thread cannot be cancelled: this waits until it has
+        returned, also when the caller is cancelled (docs/protocol.md, S4)."""
+        done, bridge, context = anyio.Event(), Bridge(), context_to_carry()
+        result: list[R] = []
+        raised: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                result.append(context.run(fn, *args))
+            except BaseException as error:
+                raised.append(error)
+            bridge.post(done.set)
+
+        self._start(work)
+        with anyio.CancelScope(shield=True):
+            await done.wait()
+        if raised:
+            try:
+                raise raised[0]
+            finally:
+                raised.clear()  # else the error and this frame keep each other
+        return result[0]
+
+    def _start(self, work: Callable[[], None]) -> None:
+        if os.getpid() != self._pid:
+            self._begin()  # a forked child has none of the threads
+        with self._lock:
+            if self._idle > 0:
+                self._idle -= 1
+            elif not self._grow():
+                return work()  # the interpreter ends and starts no more threads: do it here
+        return self._work.put(work)
+
+    def _grow(self) -> bool:
+        try:
+            threading.Thread(target=self._serve, name=self._name, daemon=True).start()
+        except RuntimeError:
+            return False
+        return True
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                work = self._work.get(timeout=_IDLE)
+            except queue.Empty:
+                with self._lock:
+                    if self._idle > 0:
+                        self._idle -= 1
+                        return
+                continue  # a call counts on this thread
+            work()
+            del work
+            with self._lock:
+                self._idle += 1
+
+
+def context_to_carry() -> contextvars.Context:
+    """A copy of this context for another thread, without anyio's mark of which event loop runs here."""
+    context = contextvars.copy_context()
+    if (sniffio := sys.modules.get("sniffio")) is not None:
+        context.run(sniffio.current_async_library_cvar.set, None)
+    return context
+
+
 def _native_token() -> Any:
     token: Any = anyio.lowlevel.current_token()
     return getattr(token, "native_token", token)  # the loop, or trio's token; anyio before 4.11 gives it as it is
+
+
+def _nothing() -> None: ...

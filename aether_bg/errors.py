@@ -8,7 +8,7 @@ AetherError
 │   ├── JobNotFound (LookupError), JobConflict, InvalidTransition
 │   └── WaitTimeout (TimeoutError), NeverEnds
 ├── UsageError (RuntimeError)      the call is right, the moment is not
-│   ├── NotStarted, AlreadyStarted, NotAnOwner, ForkedProcess
+│   ├── NotStarted, AlreadyStarted, NotAnOwner, ForkedProcess, WrongLoop
 │   └── InsideUnitOfWork, UnitOfWorkClosed
 ├── HandlerError (TypeError)       a handler that cannot be called as declared
 │   └── InvalidHandler, DuplicateHandler, UnresolvedDependency
@@ -86,6 +86,7 @@ __all__ = [
     "Unsupported",
     "UsageError",
     "WaitTimeout",
+    "WrongLoop",
 ]
 
 _SHOWN = 120
@@ -259,6 +260,10 @@ class NotAnOwner(UsageError):
 
 class ForkedProcess(UsageError):
     """This process was forked after the start; an open database must not cross a fork (PROTOCOL P2)."""
+
+
+class WrongLoop(UsageError):
+    """A verb was called from another event loop or thread; `app.sync` serves those (docs/protocol.md, W12)."""
 
 
 class InsideUnitOfWork(UsageError):

@@ -173,6 +173,13 @@ async def _(make: Make, path: Path) -> None:
         await jobs.trigger("one")
 
 
+@raises("WrongLoop", r"^<Aether .*>: app\.sync is for other threads, .*\. Here await the verb itself, .*`\.$")
+async def _(make: Make, path: Path) -> None:
+    app = make()
+    async with app:
+        app.sync.enqueue("Work")
+
+
 @raises("ForkedProcess", r"^<(Aether|SQLiteStore) .*>: this process was forked after .*\. Start after forking\.$")
 async def _(make: Make, path: Path) -> None:
     """A real fork is in tests/app/test_app_processes.py; here the process takes itself for another one."""

@@ -55,7 +55,7 @@ PUBLIC = [
     "SchedulerMisconfigured", "SchedulerUnavailable", "SchemaTooNew", "Snooze", "Stale", "StoreBroken", "StoreBusy",
     "StoreError", "StoreFolderMissing", "StoreFull", "StoreGone", "StoreIsDirectory", "StoreReadOnly", "StoreRefused",
     "StoreTrouble", "TablesTaken", "UnitOfWork", "UnitOfWorkClosed", "UnknownHandler", "UnknownHook",
-    "UnresolvedDependency", "Unsupported", "UsageError", "WaitTimeout", "hookimpl", "schedule",
+    "UnresolvedDependency", "Unsupported", "UsageError", "WaitTimeout", "WrongLoop", "hookimpl", "schedule",
 ]  # fmt: skip
 
 

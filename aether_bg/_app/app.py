@@ -7,11 +7,12 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from types import TracebackType
-from typing import Any, Literal, Never, Self, TypeVar
+from typing import Any, Literal, Never, Self, TypeVar, overload
 
 from aether_bg._app.admission import ENQUEUE_OPTIONS, Admission
-from aether_bg._app.blocking import Blocking, blocking, run_until_signal
+from aether_bg._app.blocking import Blocking, BlockingClient, hosted
 from aether_bg._app.lifecycle import Parts, Run
+from aether_bg._app.signals import run_until_signal
 from aether_bg._app.verbs import Client, OwnerVerbs, When
 from aether_bg._handlers.dependencies import Dependencies
 from aether_bg._handlers.handlers import Handlers, info_of
@@ -241,9 +242,33 @@ class Aether(OwnerVerbs):
         """
         run_until_signal(self, self.options.grace, self._hurry, backend)
 
-    def blocking(self, *, backend: Literal["asyncio", "trio"] = "asyncio") -> AbstractContextManager[Blocking]:
-        """`with app.blocking() as jobs`: every verb as a plain function, the app running in a thread of its own."""
-        return blocking(self, backend)
+    @property
+    def sync(self) -> Blocking:
+        """Every verb and `store` as plain functions, for other threads of the process that runs the app.
+
+        For plain handlers, `def` endpoints, Flask and Django views: `app.sync.enqueue("SendEmail", payload=…)`. Raises
+        `WrongLoop` on the thread of the app's own event loop, `NotStarted` where the app does not run.
+        """
+        return Blocking(self)
+
+    @overload
+    def blocking(
+        self, *, client: Literal[False] = False, backend: Literal["asyncio", "trio"] = "asyncio"
+    ) -> AbstractContextManager[Blocking]: ...
+    @overload
+    def blocking(
+        self, *, client: Literal[True], backend: Literal["asyncio", "trio"] = "asyncio"
+    ) -> AbstractContextManager[BlockingClient]: ...
+    def blocking(
+        self, *, client: bool = False, backend: Literal["asyncio", "trio"] = "asyncio"
+    ) -> AbstractContextManager[Blocking] | AbstractContextManager[BlockingClient]:
+        """`with app.blocking() as jobs`: every verb as a plain function, the app running in a thread of its own.
+
+        `client=True`: enqueue and query only, as `client()`, where another process runs the jobs.
+        """
+        if client:
+            return hosted(self.client, BlockingClient, backend, self.options.grace)
+        return hosted(lambda: self, Blocking, backend, self.options.grace)
 
     def _hurry(self) -> None:
         """During the stop: no more grace."""

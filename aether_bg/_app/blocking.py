@@ -1,33 +1,38 @@
-"""The app without async: a portal thread for scripts, and `run()` with its signals and watchdog."""
+"""The verbs as plain functions: for other threads of a running app, and for scripts that have no event loop."""
 
 from __future__ import annotations
 
-import faulthandler
+import atexit
 import os
-import signal
-import sys
 import threading
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, contextmanager
+from datetime import datetime
+from typing import Any, Concatenate, Final, Generic, Never, ParamSpec, TypeVar, overload
+from uuid import UUID
 
 import anyio
-from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from aether_bg._app.verbs import OwnerVerbs
+from aether_bg._app.verbs import OWNERS_ONLY, IfExists, OwnerVerbs, Verbs, When, not_an_owner
 from aether_bg._app.view import StoreView
-from aether_bg._handlers.work import UnitOfWork, current
+from aether_bg._handlers import work
+from aether_bg._handlers.work import UnitOfWork
 from aether_bg.bridge import Bridge
-from aether_bg.errors import ForkedProcess, UsageError
-from aether_bg.model import JobInfo
+from aether_bg.model import JobInfo, JobType, Misfire, Query
 
 P = ParamSpec("P")
 R = TypeVar("R")
-S = TypeVar("S")
+T = TypeVar("T")
+
+V = TypeVar("V", bound=Verbs)
+B = TypeVar("B", bound="Plain")
+
+_LAST: Final = 10.0
+"""Seconds beyond the grace that the thread of an app may take to end."""
 
 
 class plain(Generic[P, R]):  # noqa: N801 - reads as a decorator
-    """A verb as a plain function: calls the async one of the same object in the portal's loop. Keeps its types."""
+    """A verb as a plain function: calls the async one on the loop of its app. Keeps its types."""
 
     def __init__(self, verb: Callable[Concatenate[Any, P], Awaitable[R]]) -> None:
         self._name = getattr(verb, "__name__", "")
@@ -36,177 +41,192 @@ class plain(Generic[P, R]):  # noqa: N801 - reads as a decorator
     @overload
     def __get__(self, instance: None, owner: type) -> plain[P, R]: ...
     @overload
-    def __get__(self, instance: _Plain[Any], owner: type) -> Callable[P, R]: ...
-    def __get__(self, instance: _Plain[Any] | None, owner: type) -> Any:
+    def __get__(self, instance: Plain, owner: type) -> Callable[P, R]: ...
+    def __get__(self, instance: Plain | None, owner: type) -> Any:
         if instance is None:
             return self
-        verb = getattr(instance._target, self._name)
 
         def call(*args: P.args, **kwargs: P.kwargs) -> Any:
-            return instance._live_portal.call(lambda: verb(*args, **kwargs))
+            return instance._call(self._name, *args, **kwargs)
 
         call.__name__, call.__doc__ = self._name, self.__doc__
         return call
 
 
-class _Plain(Generic[S]):
-    def __init__(self, target: S, portal: BlockingPortal) -> None:
-        self._target, self._portal = target, portal
-        self._pid = os.getpid()
+class Plain:
+    """Plain functions for the verbs of `verbs`, from any thread but that of its event loop."""
 
-    @property
-    def _live_portal(self) -> BlockingPortal:
-        """A forked child has no thread of the portal: a call would wait for ever (PROTOCOL P2)."""
-        if os.getpid() != self._pid:
-            raise ForkedProcess(repr(self), "this process was forked after the start", "Start after forking.")
-        return self._portal
+    def __init__(self, verbs: Verbs) -> None:
+        self._verbs = verbs
 
     def __repr__(self) -> str:
-        return f"<blocking {self._target!r}>"
+        return f"<blocking {self._verbs!r}>"
+
+    def _call(self, verb: str, *args: Any, **kwargs: Any) -> Any:
+        return self._verbs._started.crossing.call(lambda: getattr(self._verbs, verb)(*args, **kwargs))
 
 
-class PlainStore(_Plain[StoreView]):
-    """`app.store` for scripts."""
+class PlainStore(Plain):
+    """`app.store` as plain functions."""
 
     get = plain(StoreView.get)
     get_by_job_name = plain(StoreView.get_by_job_name)
     get_by_handler_name = plain(StoreView.get_by_handler_name)
     get_active = plain(StoreView.get_active)
-    find = plain[..., list[JobInfo]](StoreView.find)
     history = plain(StoreView.history)
     stats = plain(StoreView.stats)
     update_status = plain(StoreView.update_status)
     purge = plain(StoreView.purge)
 
+    def find(self, query: Query | None = None, /, **fields: Any) -> list[JobInfo]:
+        found: list[JobInfo] = self._call("find", query, **fields)
+        return found
 
-class Blocking(_Plain[OwnerVerbs]):
-    """Every verb of an app, and its `store`, as plain functions; from any thread."""
+    find.__doc__ = StoreView.find.__doc__
 
-    enqueue = plain(OwnerVerbs.enqueue)
-    wait = plain(OwnerVerbs.wait)
-    explain = plain(OwnerVerbs.explain)
+    def _call(self, verb: str, *args: Any, **kwargs: Any) -> Any:
+        return self._verbs._started.crossing.call(lambda: getattr(self._verbs.store, verb)(*args, **kwargs))
+
+
+class BlockingClient(Plain):
+    """Enqueues and queries as plain functions; where another process runs the jobs."""
+
+    wait = plain(Verbs.wait)
+    explain = plain(Verbs.explain)
+
+    def enqueue(
+        self,
+        /,
+        handler: str | JobType[T] | Callable[Concatenate[T, ...], Any] | Callable[[], Any],
+        job_name: str | None = None,
+        payload: T | Mapping[str, Any] | None = None,
+        schedule: When = "@once",
+        metadata: Mapping[str, Any] | None = None,
+        *,
+        timezone: str | None = None,
+        start: datetime | None = None,
+        if_exists: IfExists = "raise",
+        repeats: int | None = None,
+        until: datetime | None = None,
+        misfire: Misfire = "once",
+        misfire_grace: float = 10,
+        **unknown: Never,
+    ) -> UUID:
+        stored: UUID = self._call(
+            "enqueue", handler, job_name, payload, schedule, metadata, timezone=timezone, start=start,
+            if_exists=if_exists, repeats=repeats, until=until, misfire=misfire, misfire_grace=misfire_grace, **unknown,
+        )  # fmt: skip
+        return stored
+
+    enqueue.__doc__ = Verbs.enqueue.__doc__
+
+    @property
+    def store(self) -> PlainStore:
+        return PlainStore(self._verbs)
+
+    @contextmanager
+    def unit_of_work(self) -> Iterator[UnitOfWork]:
+        """As `Aether.unit_of_work`: all of it, or nothing."""
+        outer = work.joined()
+        if outer is not None:
+            yield outer
+            return
+        unit = self._call("_new_work")
+        token = work.current.set(unit)  # calls run in a copy of this thread's context, so that enqueue joins
+        try:
+            yield unit
+        except BaseException:
+            unit.close()
+            raise
+        finally:
+            work.current.reset(token)
+        self._call("_commit", unit)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in OWNERS_ONLY:
+            raise not_an_owner(name)
+        raise AttributeError(name)
+
+
+class OwnersBlocking(BlockingClient):
+    """Every verb of an app but `drain`."""
+
     update = plain(OwnerVerbs.update)
     delete = plain(OwnerVerbs.delete)
     retry = plain(OwnerVerbs.retry)
     trigger = plain(OwnerVerbs.trigger)
     pause = plain(OwnerVerbs.pause)
     resume = plain(OwnerVerbs.resume)
-    drain = plain(OwnerVerbs.drain)
     health = plain(OwnerVerbs.health)
 
-    @property
-    def store(self) -> PlainStore:
-        return PlainStore(self._target.store, self._portal)
 
-    @contextmanager
-    def unit_of_work(self) -> Iterator[UnitOfWork]:
-        """As `Aether.unit_of_work`: all of it, or nothing."""
-        with _unless_forked() as stack:
-            unit = stack.enter_context(self._live_portal.wrap_async_context_manager(self._target.unit_of_work()))
-            if current.get() is not None:
-                yield unit
-                return
-            token = current.set(unit)  # the portal's calls copy this thread's context, so that enqueue joins
-            try:
-                yield unit
-            finally:
-                current.reset(token)
+class Blocking(OwnersBlocking):
+    """Every verb of an app, and its `store`, as plain functions; from any thread but that of its event loop."""
+
+    drain = plain(OwnerVerbs.drain)
 
 
-_left: list[ExitStack] = []
-"""What a forked child has left, kept from being ended by the garbage collector."""
+class _Host(Generic[V]):
+    """A thread with an event loop of its own, on which an app, or a client of one, runs for the length of a block."""
 
+    def __init__(self, enter: Callable[[], AbstractAsyncContextManager[V]], backend: str, grace: float) -> None:
+        self._enter, self._backend, self._within = enter, backend, grace + _LAST
+        self._pid = os.getpid()
+        self._bridge: Bridge | None = None
+        self._verbs: V | None = None
+        self._error: BaseException | None = None
+        self._ready, self._stopping = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._main, name="aether_bg app", daemon=True)
 
-@contextmanager
-def _unless_forked() -> Iterator[ExitStack]:
-    """Left in a forked child, what has been entered is not ended: the thread that would do it is the parent's (P2)."""
-    pid = os.getpid()
-    with ExitStack() as stack:
+    def start(self) -> V:
+        atexit.register(self.stop)  # a block that is never left does not keep the interpreter from ending
+        self._thread.start()
         try:
-            yield stack
+            self._ready.wait()
+        except BaseException:
+            self.stop()
+            raise
+        if self._verbs is None:
+            self.stop()
+            assert self._error is not None
+            raise self._error
+        return self._verbs
+
+    def stop(self) -> None:
+        """In a forked child there is nothing to stop: the thread is the parent's (docs/protocol.md, P2)."""
+        if os.getpid() != self._pid:
+            return
+        self._stopping.set()
+        if self._bridge is not None:
+            self._bridge.post(self._stop.set)
+        self._thread.join(self._within)
+        atexit.unregister(self.stop)
+
+    def _main(self) -> None:
+        try:
+            anyio.run(self._live, backend=self._backend)
+        except BaseException as error:
+            self._error = error
         finally:
-            if os.getpid() != pid:
-                _left.append(stack.pop_all())
+            self._ready.set()
+
+    async def _live(self) -> None:
+        self._stop = anyio.Event()
+        self._bridge = Bridge()
+        if self._stopping.is_set():  # interrupted before it began
+            return
+        async with self._enter() as self._verbs:
+            self._ready.set()
+            await self._stop.wait()
 
 
 @contextmanager
-def blocking(app: AbstractAsyncContextManager[OwnerVerbs], backend: str) -> Iterator[Blocking]:
-    with _unless_forked() as stack:
-        portal = stack.enter_context(start_blocking_portal(backend))
-        yield Blocking(stack.enter_context(portal.wrap_async_context_manager(app)), portal)
-
-
-def run_until_signal(
-    app: AbstractAsyncContextManager[object], grace: float, hurry: Callable[[], object], backend: str
-) -> None:
-    """`hurry`: no more grace, please."""
-    if threading.current_thread() is not threading.main_thread():
-        raise UsageError("app.run()", "only the main thread receives signals", "Use `async with app:` elsewhere.")
-    watchdog = _Watchdog(grace + 1.0)
+def hosted(
+    enter: Callable[[], AbstractAsyncContextManager[V]], plain: Callable[[V], B], backend: str, grace: float
+) -> Iterator[B]:
+    """`enter` in a thread of its own; its verbs as `plain` makes them."""
+    host = _Host(enter, backend, grace)
     try:
-        anyio.run(_until_signal, app, watchdog, hurry, backend=backend)
-    finally:  # the loop's own end may hang as well, on a task that swallows its cancellation
-        watchdog.over()
-
-
-async def _until_signal(
-    app: AbstractAsyncContextManager[object], watchdog: _Watchdog, hurry: Callable[[], object]
-) -> None:
-    """The first signal stops gracefully, a second one skips the grace (PROTOCOL S3)."""
-    bridge = Bridge()
-    stop = anyio.Event()
-
-    def received() -> None:
-        if not stop.is_set():
-            stop.set()
-        else:
-            hurry()
-
-    def on_signal(*_: object) -> None:
-        watchdog.begin()  # here and not on the loop, which may be what hangs
-        bridge.post(received)
-
-    before = {number: signal.signal(number, on_signal) for number in _SIGNALS}
-    try:
-        async with app:
-            await stop.wait()
+        yield plain(host.start())
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-class _Watchdog:
-    """A thread that ends the process when the stop takes longer than so many seconds (PROTOCOL S3)."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._begun = False
-        self._begin = threading.Lock()  # releasing a plain lock is all that a signal handler may safely do
-        self._begin.acquire()
-        self._over = threading.Event()
-        threading.Thread(target=self._watch, name="aether_bg watchdog", daemon=True).start()
-
-    def begin(self) -> None:
-        if not self._begun:
-            self._begun = True
-            self._begin.release()
-
-    def over(self) -> None:
-        self._over.set()
-        self.begin()
-
-    def _watch(self) -> None:
-        self._begin.acquire()
-        if not self._over.wait(self._seconds):
-            _end_hanging()
-
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-def _end_hanging() -> None:
-    """A watchdog thread's last word: where it hangs, then the end."""
-    print("aether_bg: the stop hangs; ending the process. Where it is:", file=sys.stderr)  # noqa: T201
-    faulthandler.dump_traceback(all_threads=True)
-    sys.stderr.flush()
-    os._exit(1)
+        host.stop()

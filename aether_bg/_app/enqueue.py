@@ -36,9 +36,9 @@ class Enqueues:
     ) -> UUID:
         if_exists = checks.one_of("if_exists", options.pop("if_exists", "raise"), IF_EXISTS)
         job = self.prepare(handler, job_name, payload, schedule, metadata, **options)
-        unit = work.current.get()
-        if unit is not None:
-            return await self._join(unit, job, named=job_name is not None, if_exists=if_exists)
+        unit = work.joined()
+        if unit is not None and (known := await self._join(unit, job, job_name is not None, if_exists)) is not None:
+            return known
         while True:
             held = await self._add(job)
             if held is None:
@@ -141,13 +141,16 @@ class Enqueues:
 
     # -- enqueue inside a unit of work -----------------------------------------------------------
 
-    async def _join(self, unit: work.UnitOfWork, job: JobInfo, *, named: bool, if_exists: str) -> UUID:
-        """Looked up now, checked again in the transaction (PROTOCOL W6)."""
+    async def _join(self, unit: work.UnitOfWork, job: JobInfo, named: bool, if_exists: str) -> UUID | None:
+        """Looked up now, checked again in the transaction (PROTOCOL W6). None: the unit has ended meanwhile."""
         if named:
-            for step in unit.writes:
-                if isinstance(step, Add) and step.job.job_name == job.job_name:
-                    return kept(step.job, job, if_exists)
+            if (joined := unit.named.get(job.job_name)) is not None:
+                return kept(joined, job, if_exists)
             held = await self._holder(job.job_name)
+            if not unit.is_open:
+                return None
+            if (joined := unit.named.get(job.job_name)) is not None:  # by another task meanwhile
+                return kept(joined, job, if_exists)
             if held is not None:
                 if if_exists != "keep" and held.id == work.running.get() and self._runs_once(held):
                     raise own(held, replaceable=False)

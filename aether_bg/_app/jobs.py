@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
@@ -92,10 +92,10 @@ class Jobs:
         )
         return None
 
-    async def wait(self, job: UUID | str, timeout: float | None) -> JobInfo:
+    async def wait(self, job: UUID | str, timeout: float | timedelta | None) -> JobInfo:
         work.outside("wait")
         if timeout is not None:
-            checks.seconds("timeout", timeout, zero=True)
+            timeout = checks.seconds("timeout", timeout, zero=True)
         deadline = anyio.current_time() + (float("inf") if timeout is None else timeout)
         row = await self._rows.find(job)
         while not row.status.terminal:
@@ -110,12 +110,16 @@ class Jobs:
                     f"wait for job {shown(row.job_name)}", f"it has not ended within {timeout:g} s: {row.status.name}",
                     "It goes on; app.explain(job) says what it waits for.",
                 )  # fmt: skip
-            ended = self._engine.ending(row.id)
-            row = await self._rows.find(row.id)
-            if not row.status.terminal:
-                with anyio.move_on_after(min(left, _POLL)):
-                    await ended.wait()
-                row = await self._rows.find(row.id)
+            row = await self._wait_once(row.id, min(left, _POLL))
+        return row
+
+    async def _wait_once(self, job_id: UUID, within: float) -> JobInfo:
+        ended = self._engine.ending(job_id)
+        row = await self._rows.find(job_id)
+        if not row.status.terminal:
+            with anyio.move_on_after(within):
+                await ended.wait()
+            row = await self._rows.find(job_id)
         return row
 
     async def explain(self, job: UUID | str) -> str:

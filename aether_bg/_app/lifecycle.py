@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import timedelta
@@ -12,6 +11,7 @@ from typing import Any, Final, Self
 import anyio
 import attrs
 
+from aether_bg._app.crossing import Crossing
 from aether_bg._app.declarations import Declarations
 from aether_bg._app.enqueue import Enqueues
 from aether_bg._app.jobs import Jobs
@@ -26,7 +26,7 @@ from aether_bg._kernel.owners import Owners
 from aether_bg._kernel.tasks import spawner
 from aether_bg._rules import states
 from aether_bg._rules.options import Options
-from aether_bg.errors import ForkedProcess, StoreError
+from aether_bg.errors import StoreError
 from aether_bg.model import AppStarted, AppStopped, Change, Purge, Save
 
 AFTER_CANCEL: Final = 0.5
@@ -55,8 +55,9 @@ class Run:
     """Made in `async with`; lives in a detached task of its own. `name`: what is starting, for errors."""
 
     def __init__(self, parts: Parts, name: str, *, client: bool) -> None:
-        self._app, self._name, self._client = parts, name, client
-        self._pid = os.getpid()
+        self._app, self._client = parts, client
+        self._spawn = spawner()
+        self.crossing = Crossing(name, self._spawn)
         self._started = anyio.Event()
         self._stop = anyio.Event()
         self._ended = anyio.Event()
@@ -69,11 +70,6 @@ class Run:
         self.jobs: Jobs
         self.view: StoreView
 
-    def check_process(self) -> None:
-        """In a forked child nothing of the app lives: neither its loop nor its threads (PROTOCOL P2)."""
-        if os.getpid() != self._pid:
-            raise ForkedProcess(self._name, "this process was forked after the start", "Start after forking.")
-
     async def __aenter__(self) -> Self:
         await self.start()
         return self
@@ -83,7 +79,6 @@ class Run:
 
     async def start(self) -> None:
         """Raises what kept the app from starting; everything opened has been closed again then."""
-        self._spawn = spawner()
         self._spawn(self._root)
         try:
             await self._started.wait()
@@ -122,7 +117,7 @@ class Run:
         rows = Rows(engine)
         self.enqueues = Enqueues(engine, rows, client=self._client)
         self.jobs = Jobs(engine, rows)
-        self.view = engine.store = StoreView(engine, self.jobs)
+        self.view = engine.store = StoreView(engine, self.jobs, self.crossing.check_loop)
         stack = AsyncExitStack()
         try:
             await app.calls.start(engine, stack)
@@ -171,11 +166,11 @@ class Run:
         running = engine.attempts.running
         engine.stopping = True
         engine.wake()
-        await self._until(lambda: not running, engine.options.grace, hurried=True)
+        await self._until(lambda: not running and not engine.claiming, engine.options.grace, hurried=True)
         for attempt in list(running.values()):
             attempt.releasing = True
             attempt.scope.cancel()
-        await self._until(lambda: not running, AFTER_CANCEL)
+        await self._until(lambda: not running and not engine.claiming, AFTER_CANCEL)
         threads = [attempt for attempt in running.values() if attempt.in_thread]
         if running:
             engine.report("stop", "these did not end when cancelled: " + self._names())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
-from typing import Any, Concatenate, Literal, Never, TypeVar
+from typing import Any, Concatenate, Final, Literal, Never, TypeVar
 from uuid import UUID
 
 from aether_bg._app.admission import ENQUEUE_OPTIONS
@@ -37,15 +37,23 @@ class Verbs:
 
     @property
     def _running(self) -> Run:
+        """For what is awaited: raises `WrongLoop` on another loop or thread (docs/protocol.md, W12)."""
+        run = self._started
+        run.crossing.check_loop()
+        return run
+
+    @property
+    def _started(self) -> Run:
+        """From any thread. Raises `NotStarted` and `ForkedProcess`."""
         if self._run is None:
             raise NotStarted(repr(self), "it is not running", "Use it inside `async with app:` or `app.blocking()`.")
-        self._run.check_process()
+        self._run.crossing.check_process()
         return self._run
 
     @property
     def store(self) -> StoreView:
         """Queries: jobs, their history, statistics."""
-        return self._running.view
+        return self._started.view
 
     async def enqueue(
         self,
@@ -83,8 +91,8 @@ class Verbs:
             repeats=repeats, until=until, misfire=misfire, misfire_grace=misfire_grace,
         )  # fmt: skip
 
-    async def wait(self, job: UUID | str, timeout: float | None = None) -> JobInfo:
-        """Wait until a job has ended; its row, whatever its status. `timeout` in seconds.
+    async def wait(self, job: UUID | str, timeout: float | timedelta | None = None) -> JobInfo:
+        """Wait until a job has ended; its row, whatever its status. `timeout`: seconds, or a timedelta.
 
         Raises `WaitTimeout`, `JobNotFound`, and `NeverEnds` for a recurring job without an end.
         """
@@ -96,11 +104,10 @@ class Verbs:
 
         For tables in the jobs' database. An exception inside drops everything. Nested blocks join the outer one.
         """
-        outer = work.current.get()
+        unit, outer = self._running.engine.new_work(), work.joined()
         if outer is not None:
             yield outer
             return
-        unit = self._running.engine.new_work()
         token = work.current.set(unit)
         try:
             yield unit
@@ -109,6 +116,12 @@ class Verbs:
             raise
         finally:
             work.current.reset(token)
+        await self._commit(unit)
+
+    async def _new_work(self) -> UnitOfWork:
+        return self._running.engine.new_work()
+
+    async def _commit(self, unit: UnitOfWork) -> None:
         await self._running.enqueues.commit(unit)
 
     async def explain(self, job: UUID | str) -> str:
@@ -123,14 +136,19 @@ class Client(Verbs):
         self._run = run
 
     def __repr__(self) -> str:
-        return f"<Client of {self._running.engine.store_id}>"
+        return f"<Client of {self._started.engine.store_id}>"
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("update", "delete", "retry", "trigger", "pause", "resume", "drain", "run", "health"):
-            raise NotAnOwner(
-                f"client.{name}", "a client only enqueues and queries", "Call it on the app that runs jobs."
-            )
+        if name in OWNERS_ONLY:
+            raise not_an_owner(name)
         raise AttributeError(name)
+
+
+OWNERS_ONLY: Final = ("update", "delete", "retry", "trigger", "pause", "resume", "drain", "run", "health")
+
+
+def not_an_owner(verb: str) -> NotAnOwner:
+    return NotAnOwner(f"client.{verb}", "a client only enqueues and queries", "Call it on the app that runs jobs.")
 
 
 class OwnerVerbs(Verbs):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -18,11 +18,17 @@ from aether_bg.model import JobInfo, JobRun, JobStatus, Purge, Query, Stats
 class StoreView:
     """Queries over the store, whichever plugin it is. Every read sees at least what was committed before the call."""
 
-    def __init__(self, engine: Engine, jobs: Jobs) -> None:
-        self._engine, self._jobs = engine, jobs
+    def __init__(self, engine: Engine, jobs: Jobs, check_loop: Callable[[], None]) -> None:
+        self._engine_here, self._jobs, self._check_loop = engine, jobs, check_loop
 
     def __repr__(self) -> str:
-        return f"<StoreView of {self._engine.store_id}>"
+        return f"<StoreView of {self._engine_here.store_id}>"
+
+    @property
+    def _engine(self) -> Engine:
+        """Raises `WrongLoop` on another loop or thread (docs/protocol.md, W12)."""
+        self._check_loop()
+        return self._engine_here
 
     async def get(self, id: UUID) -> JobInfo | None:
         """The job with this id, or None."""
@@ -66,6 +72,7 @@ class StoreView:
 
         Raises `InvalidTransition` for RUNNING, and from one terminal state to another (PROTOCOL U6).
         """
+        self._check_loop()
         await self._jobs.update_status(id, status, handled_time, error)
 
     async def purge(

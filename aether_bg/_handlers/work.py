@@ -15,7 +15,7 @@ R = TypeVar("R")
 _UNSET: Any = object()
 
 current: ContextVar[UnitOfWork | None] = ContextVar("aether_bg_unit_of_work", default=None)
-"""The unit that `enqueue` joins."""
+"""The unit of the block that this context was made in, open or not: see `joined`."""
 
 running: ContextVar[UUID | None] = ContextVar("aether_bg_running", default=None)
 """The job whose handler makes the call, if one does."""
@@ -61,6 +61,8 @@ class UnitOfWork:
         self._made: list[list[JobInfo]] = []
         """What each function enqueues, when it last ran: a transaction that is refused is tried again."""
         self._steps: list[tuple[Write, Queued[Any] | None]] = []
+        self.named: dict[str, JobInfo] = {}
+        """What `enqueue` has added under names of its own, by name."""
         self._closed = False
 
     def execute(self, sql: str, params: Sequence[Any] | Mapping[str, Any] = ()) -> Queued[list[tuple[Any, ...]]]:
@@ -96,6 +98,12 @@ class UnitOfWork:
         if self._closed:
             raise UnitOfWorkClosed("this unit of work", "it has ended", "Open another one.")
         self._steps.append((write, queued))
+        if isinstance(write, Add):
+            self.named[write.job.job_name] = write.job
+
+    @property
+    def is_open(self) -> bool:
+        return not self._closed
 
     @property
     def writes(self) -> list[Write]:
@@ -128,12 +136,19 @@ class _Tx:
         return self._tx.execute(sql, params)
 
 
+def joined() -> UnitOfWork | None:
+    """The unit that `enqueue` joins. One that has ended is none, also for a task born inside its block
+    (docs/protocol.md, W12)."""
+    unit = current.get()
+    return unit if unit is not None and unit.is_open else None
+
+
 def outside(verb: str) -> None:
     """Raise `InsideUnitOfWork`: only `enqueue` can join one (PROTOCOL W6)."""
-    if current.get() is not None:
+    if joined() is not None:
         raise InsideUnitOfWork(
             f"{verb} inside a unit of work", "only enqueue can join it", f"Call {verb} before or after the block."
         )
 
 
-__all__ = ["Queued", "UnitOfWork", "WorkTransaction", "current", "outside", "running"]
+__all__ = ["Queued", "UnitOfWork", "WorkTransaction", "current", "joined", "outside", "running"]

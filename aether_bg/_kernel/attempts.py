@@ -78,6 +78,8 @@ class Attempts:
         except Exception as error:  # of the framework's own code: the job fails visibly, the app goes on
             core.report(f"attempt of {attempt}", error)
             ending = states.Failed(error=text_of(error))
+        if attempt.work is not None and (attempt.revoked or not isinstance(ending, states.Completed)):
+            attempt.work.close()  # what its tasks enqueue from now on must not vanish with it
         if self.running.get(job.id) is attempt:
             del self.running[job.id]
         if attempt.revoked:

@@ -9,9 +9,9 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Final, TypeVar
 from uuid import UUID
+from weakref import WeakValueDictionary
 
 import anyio
-import anyio.to_thread
 
 from aether_bg._handlers.dependencies import Dependencies
 from aether_bg._handlers.handlers import Handlers
@@ -23,7 +23,7 @@ from aether_bg._kernel.tasks import Signal, Spawn, longer
 from aether_bg._rules.ids import uuid7
 from aether_bg._rules.occurrences import Plan
 from aether_bg._rules.options import Options
-from aether_bg.bridge import Bridge
+from aether_bg.bridge import Bridge, Threads
 from aether_bg.explain import plain
 from aether_bg.model import Alive, Change, JobInfo, Transaction
 from aether_bg.protocols import Clock, Reader
@@ -84,8 +84,9 @@ class Core:
         """The earliest that has been expected while it was awake."""
         self._loops: set[anyio.CancelScope] = set()
         self._lasting: list[anyio.CancelScope] = []
-        self._endings: dict[UUID, anyio.Event] = {}
-        self._aside = anyio.CapacityLimiter(1)
+        self._endings: WeakValueDictionary[UUID, anyio.Event] = WeakValueDictionary()
+        """By job; each is kept by those who wait for it alone."""
+        self._aside, self._threads = anyio.CapacityLimiter(1), Threads("aether_bg kernel")
 
     # -- what plugins may ask --------------------------------------------------------------------
 
@@ -212,14 +213,16 @@ class Core:
 
     async def aside(self, fn: Callable[..., T], *args: object) -> T:
         """Off the event loop, one at a time: what searches and counts missed occurrences (docs/protocol.md, R7)."""
-        return await anyio.to_thread.run_sync(fn, *args, limiter=self._aside)
+        async with self._aside:
+            return await self._threads.run(fn, *args)
 
     def new_work(self) -> UnitOfWork:
         return UnitOfWork(lambda tx, made: self.enqueue_in(tx, made))
 
     def ending(self, job_id: UUID) -> anyio.Event:
         """Set when this process learns that the job has ended."""
-        return self._endings.setdefault(job_id, anyio.Event())
+        ending: anyio.Event = self._endings.setdefault(job_id, anyio.Event())
+        return ending
 
     def settled(self, change: Change) -> None:
         """A change of a row has been committed here."""

@@ -50,6 +50,11 @@ class Engine(Core):
         running, unrecorded = len(self.attempts.running) + self._knocking, len(self.attempts.recording)
         return min(self.options.concurrency - running, 2 * self.options.concurrency - running - unrecorded)
 
+    @property
+    def claiming(self) -> bool:
+        """A claim is on its way: what it takes starts at once."""
+        return self._knocking > 0 or self._claiming.locked()
+
     async def fire_due(self) -> datetime | None:
         while self.free < 1 and not self.stopping:
             await self.attempts.room(NAP)

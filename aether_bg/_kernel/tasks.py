@@ -14,7 +14,8 @@ from itertools import count
 import anyio
 
 Spawn = Callable[..., None]
-"""`spawn(fn, *args)`: run the async function beside everything else, with an empty context. It must not raise."""
+"""`spawn(fn, *args, context=None)`: run the async function beside everything else, in this context, an empty one if
+none is given. It must not raise."""
 
 
 def spawner() -> Spawn:
@@ -23,7 +24,9 @@ def spawner() -> Spawn:
         import trio
 
         if trio.lowlevel.in_trio_run():
-            return lambda fn, *args: _ignore(trio.lowlevel.spawn_system_task(fn, *args, context=Context()))
+            return lambda fn, *args, context=None: _ignore(
+                trio.lowlevel.spawn_system_task(fn, *args, context=context or Context())
+            )
     loop = asyncio.get_running_loop()
     kept: dict[int, asyncio.Task[None]] = {}  # the loop itself keeps weak references only
     numbers = count()
@@ -34,9 +37,9 @@ def spawner() -> Spawn:
         finally:
             kept.pop(number, None)  # a callback of the task's would be one more turn of the loop for each
 
-    def spawn(fn: Callable[..., Awaitable[object]], *args: object) -> None:
+    def spawn(fn: Callable[..., Awaitable[object]], *args: object, context: Context | None = None) -> None:
         number = next(numbers)
-        task = loop.create_task(run(number, fn, *args), context=Context())
+        task = loop.create_task(run(number, fn, *args), context=context or Context())
         if not task.done():  # where the host has its tasks begun eagerly
             kept[number] = task
 

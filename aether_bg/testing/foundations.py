@@ -14,7 +14,7 @@ from aether_bg.errors import AlreadyStarted, InvalidOption, UsageError, WaitTime
 from aether_bg.plugins.inprocess import InProcess
 from aether_bg.testing.clock import FakeClock
 from aether_bg.testing.jobs import Jobs
-from aether_bg.testing.plain import Elsewhere, PlainJobs
+from aether_bg.testing.plain import PlainJobs
 from aether_bg.testing.still import Still
 
 
@@ -148,14 +148,14 @@ class Sandbox:
     def _blocking(self, start: bool, backend: Literal["asyncio", "trio"]) -> Iterator[PlainJobs]:
         with self as jobs:
             if start:
-                with self._app.blocking(backend=backend) as verbs:
+                with self._app.blocking(backend=backend):
                     try:
-                        yield PlainJobs(jobs, verbs)
+                        yield PlainJobs(jobs)
                     except Exception as error:
                         _hint(error)
                         raise
             else:
-                yield PlainJobs(jobs, Elsewhere(self._app, jobs))
+                yield PlainJobs(jobs)
 
 
 _HINTS: Final = {

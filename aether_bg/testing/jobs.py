@@ -9,7 +9,6 @@ from functools import partial, wraps
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 import anyio
-from anyio.from_thread import BlockingPortal
 
 from aether_bg import Aether
 from aether_bg.errors import AetherError, InvalidOption, UsageError, WaitTimeout, shown
@@ -210,10 +209,9 @@ class Jobs:
 
     # -- for the sandbox -------------------------------------------------------------------------
 
-    @property
-    def portal(self) -> BlockingPortal:
-        """Into the loop that the app runs on. Raises `NotStarted`."""
-        return self._still.portal()
+    def wait_for_start(self) -> None:
+        """In another thread than the one that starts the app. Raises `NotStarted`."""
+        self._still.wait_for_start()
 
     def _to_await(self, name: str, check: Coroutine[Any, Any, R]) -> Coroutine[Any, Any, R]:
         self._checks.append((name, check))

@@ -11,7 +11,6 @@ from uuid import UUID
 
 import anyio
 import attrs
-from anyio.from_thread import BlockingPortal
 
 from aether_bg.errors import NotStarted
 from aether_bg.hookspecs import hookimpl
@@ -62,7 +61,7 @@ class Ran:
 
 
 class Still:
-    """A scheduler that never calls. It lends the app's loop to other threads: the user chose where the app runs."""
+    """A scheduler that never calls."""
 
     def __init__(self) -> None:
         self._begun: list[JobInfo] = []
@@ -71,23 +70,21 @@ class Still:
         """Failed jobs that a `take` has told of."""
         self._changed = Condition()
         self._kernel: Kernel | None = None
-        self._portal: BlockingPortal | None = None
 
     def __repr__(self) -> str:
         return "<Still>"
 
     @hookimpl
     async def schedule_run(self, kernel: Kernel) -> None:
-        async with BlockingPortal() as portal:
-            self._set(kernel, portal)
-            try:
-                await anyio.sleep_forever()
-            finally:
-                self._set(None, None)
+        self._set(kernel)
+        try:
+            await anyio.sleep_forever()
+        finally:
+            self._set(None)
 
-    def _set(self, kernel: Kernel | None, portal: BlockingPortal | None) -> None:
+    def _set(self, kernel: Kernel | None) -> None:
         with self._changed:
-            self._kernel, self._portal = kernel, portal
+            self._kernel = kernel
             self._changed.notify_all()
 
     async def kernel(self) -> Kernel:
@@ -97,13 +94,11 @@ class Still:
                 await anyio.sleep(0.001)
         return self._kernel
 
-    def portal(self) -> BlockingPortal:  # no property: pluggy before 1.7 evaluates those when a plugin is registered
-        """Into the loop of the running app. Raises `NotStarted`."""
+    def wait_for_start(self) -> None:
+        """For other threads: until the app is there. Raises `NotStarted`."""
         with self._changed:
-            self._changed.wait_for(lambda: self._portal is not None, _SOON)
-            if self._portal is None:
+            if not self._changed.wait_for(lambda: self._kernel is not None, _SOON):
                 raise NotStarted("the app of the sandbox", "it is not running", "Use it inside of its block.")
-            return self._portal
 
     # -- what ran --------------------------------------------------------------------------------
 

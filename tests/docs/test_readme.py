@@ -17,7 +17,7 @@ import attrs
 import pytest
 
 import aether_bg
-from aether_bg import Aether, Backoff, JobContext, JobInfo, UnitOfWork
+from aether_bg import Aether, Backoff, JobContext, JobInfo
 from aether_bg._app.view import StoreView
 
 from .snippets import ROOT, Snippet, snippets, table
@@ -75,9 +75,9 @@ def test_a_plain_handler_enqueues_as_it_says(tmp_path: Path) -> None:
         seen.append(text)
 
     @app.handler("First")
-    def first(mail: str, uow: UnitOfWork) -> None:
-        (said,) = re.findall(r"`(uow\.run\(.*\))`\.", (ROOT / DOCUMENT).read_text(encoding="utf-8"))
-        eval(said, {"uow": uow, "send_email": send_email, "mail": mail})
+    def first(mail: str) -> None:
+        (said,) = re.findall(r"`(app\.sync\.enqueue)\(…\)`, and so", (ROOT / DOCUMENT).read_text(encoding="utf-8"))
+        eval(said, {"app": app})(send_email, payload=mail)
 
     with app.blocking() as jobs:
         jobs.enqueue(first, payload="text")

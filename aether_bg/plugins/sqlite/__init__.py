@@ -17,14 +17,13 @@ from pathlib import Path
 from uuid import UUID
 
 import anyio
-import anyio.to_thread
 
 from aether_bg.bridge import Bridge
 from aether_bg.errors import ForkedProcess, InvalidOption, NotStarted, UsageError, shown
 from aether_bg.hookspecs import hookimpl
 from aether_bg.model import Alive, Claim, Claimed, Heartbeat, JobInfo, JobRun, Purge, Query, Save, Stats, Write
 from aether_bg.plugins.sqlite import changes, claims, files, queries
-from aether_bg.plugins.sqlite.opened import OpenFile
+from aether_bg.plugins.sqlite.opened import OpenFile, threads
 from aether_bg.plugins.sqlite.operations import Rank
 from aether_bg.plugins.sqlite.rows import read_jobs, to_time
 from aether_bg.plugins.sqlite.schema import MAKE_UNARMED_INDEX
@@ -88,7 +87,7 @@ class SQLiteStore:
         if self._file is None:
             self._opening, bridge = (opening := anyio.Event()), Bridge()
             try:
-                self._file = await anyio.to_thread.run_sync(OpenFile, self.path, self.busy, bridge, self._wake)
+                self._file = await threads.run(OpenFile, self.path, self.busy, bridge, self._wake)
                 self._bridge = bridge
             finally:
                 self._opening = None
@@ -106,7 +105,7 @@ class SQLiteStore:
         if not self._users and self._file is not None:
             file, self._file, self._bridge = self._file, None, None
             with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(file.close)
+                await threads.run(file.close)
 
     @hookimpl
     async def store_transact(self, writes: Sequence[Write]) -> Sequence[object]:

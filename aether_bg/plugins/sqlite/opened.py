@@ -16,9 +16,8 @@ from typing import TypeVar
 from uuid import UUID
 
 import anyio
-import anyio.to_thread
 
-from aether_bg.bridge import Bridge
+from aether_bg.bridge import Bridge, Threads
 from aether_bg.errors import StoreBroken
 from aether_bg.model import Alive, Heartbeat
 from aether_bg.plugins.sqlite import claims, files, queries
@@ -30,6 +29,8 @@ from aether_bg.plugins.sqlite.writer import Writer
 
 R = TypeVar("R")
 _READERS = 4
+threads = Threads("aether_bg reader")
+"""For opening, reading and closing, shared by all files of this process."""
 _OPEN_FOR = 30.0
 """Seconds that other processes may take to create or migrate the file before opening it fails."""
 
@@ -111,7 +112,8 @@ class OpenFile:
     # -- reading ---------------------------------------------------------------------------------
 
     async def read(self, run: Callable[[sqlite3.Connection], R]) -> R:
-        return await anyio.to_thread.run_sync(self._read, run, limiter=self._limiter)
+        async with self._limiter:
+            return await threads.run(self._read, run)
 
     def _read(self, run: Callable[[sqlite3.Connection], R]) -> R:
         if files.identity(self.path) != self._identity:
@@ -135,7 +137,7 @@ class OpenFile:
     # -- who lives -------------------------------------------------------------------------------
 
     async def join(self, beat: Heartbeat) -> None:
-        await anyio.to_thread.run_sync(self.locks.take, beat.owner)
+        await threads.run(self.locks.take, beat.owner)
         await self.write(partial(claims.join, beat=beat), Rank.BEAT)
         self._told[beat.owner] = beat.problems
         self.writer.beat = Beat(partial(_renew, owner=str(beat.owner)), beat.interval, beat.keep_for)
