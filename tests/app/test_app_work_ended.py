@@ -146,8 +146,6 @@ async def test_names_within_a_unit_are_still_checked(work: Aether) -> None:
 
 
 async def test_a_name_costs_the_same_however_long_the_unit_is(work: Aether) -> None:
-    """With a wide margin: a look through all that is queued would take many times as long."""
-
     async def took(before: int) -> float:
         with pytest.raises(ZeroDivisionError):  # noqa: PT012
             async with work.unit_of_work() as uow:
@@ -163,4 +161,4 @@ async def test_a_name_costs_the_same_however_long_the_unit_is(work: Aether) -> N
     async with work:
         await took(0)
         short, long = [min([await took(before) for _ in range(3)]) for before in (0, 200_000)]
-        assert long < 3 * short
+        assert long < 10 * short, "a look through all of them takes a hundred times as long"
