@@ -78,9 +78,12 @@ class Verbs:
         `handler`: a registered name, the handler function or class, or a `JobType`. `job_name`: unique; an idempotency
         key until it is purged (PROTOCOL N); without one a name is made. `payload`: an instance of the handler's type
         or a mapping in its JSON form. `schedule`: see `aether_bg.schedule`; an aware datetime, or a timedelta from
-        now. `start`: no occurrence before it; `until`: none after; `repeats`: at most so many. `misfire` and
-        `misfire_grace` (seconds): what becomes of occurrences missed by more than the grace. `if_exists`: what to do
-        when a different job holds the name.
+        now. `start`: no occurrence before it; `until`: none after, and a one-shot that has not begun by then expires;
+        `repeats`: maximum number of occurrences. `misfire` and `misfire_grace` (seconds): what becomes of occurrences
+        missed by more than the grace; a one-shot runs however late, or with "skip" expires. An expired job is
+        CANCELLED with "expired" as its error. `if_exists`: what to do when a different job holds the name. The same
+        enqueue once more returns the same id, whatever has become of the job; "replace" runs it again if it has FAILED,
+        or if its own handler makes the call.
 
         Raises an `InputError` for arguments that break a rule, `JobConflict` for a held name, a `StoreError` when
         the store is in trouble; nothing has been stored then. Inside a unit of work: durable when that commits.

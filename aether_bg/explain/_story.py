@@ -144,7 +144,14 @@ class Story:
         job = self.job
         passed = 0.0 if job.occurrence is None else (self.now - job.occurrence).total_seconds()
         held = job.paused and not job.manual
-        if job.attempt or job.extra or held or passed <= job.misfire_grace or not self._recurring():
+        if job.attempt or job.extra or held:
+            return []
+        if not self._recurring():
+            ended = job.until is not None and self.now > job.until
+            if ended or (job.misfire == "skip" and late(job, self.now) > job.misfire_grace):
+                return ["It has expired: its next claim cancels it."]
+            return []
+        if passed <= job.misfire_grace:
             return []
         will = {
             "once": "one run will stand for all that were missed",
@@ -210,6 +217,8 @@ class Story:
                 tries = f" after {job.attempt} attempts" if job.attempt > 1 else ""
                 tries += f" and {job.crash_count} crashes" if job.crash_count else ""
                 return [f"It failed for good at {when}{tries}: {first_line(job.last_error)}. `retry` runs it again."]
+            case JobStatus.CANCELLED if job.last_error == "expired":
+                return [f"It expired: at {when} it was too late to be run. Enqueue it again, or `retry`."]
             case JobStatus.CANCELLED:
                 by = f" by {plain(job.modified_by)}" if job.modified_by else ""
                 name = "" if job.holds_name else "; its name is free"

@@ -11,7 +11,7 @@ from uuid import UUID
 import attrs
 from attrs import field
 
-from aether_bg.model.job import JobInfo, JobRun, JobStatus, Misfire
+from aether_bg.model.job import JobInfo, JobRun, JobStatus, Misfire, RunOutcome
 
 
 @attrs.frozen(kw_only=True)
@@ -330,7 +330,8 @@ class Purge:
     """Delete up to `limit` terminal jobs of `status` (None: any) with their history, oldest `handled_time` first: those
     handled before `before`, and those beyond the newest `keep`, which comes with a `status`. With both None: all; with
     both given, both must hold; with either, a row without `handled_time` stays. With `job_id`: instead, of that job all
-    history rows beyond the newest `history`, whatever `limit` says (PROTOCOL N5)."""
+    history rows beyond the newest `history`, whatever `limit` says; `skipped` rows, the only word of occurrences that
+    never ran, are counted apart (docs/protocol.md, N5)."""
 
     status: JobStatus | None = None
     before: datetime | None = None
@@ -338,6 +339,16 @@ class Purge:
     limit: int = 500
     job_id: UUID | None = None
     history: int = 1000
+
+    def beyond(self, outcomes: Iterable[RunOutcome | None]) -> list[int]:
+        """With `job_id`: which history rows go, by their place; given the outcome of each, newest first."""
+        seen, gone = {True: 0, False: 0}, []
+        for place, outcome in enumerate(outcomes):
+            skipped = outcome is RunOutcome.SKIPPED
+            seen[skipped] += 1
+            if seen[skipped] > self.history:
+                gone.append(place)
+        return gone
 
     def select(self, jobs: Iterable[JobInfo]) -> list[JobInfo]:
         """The jobs of this bite, oldest first; for a purge without `job_id`."""

@@ -180,9 +180,10 @@ class MemoryStore:
     async def store_purge(self, purge: Purge) -> int:
         with self._lock:
             if purge.job_id is not None:
-                old = self._newest_first(purge.job_id)[purge.history :]
-                for key in old:
-                    del self._runs[key]
+                keys = self._newest_first(purge.job_id)
+                old = purge.beyond(self._runs[key].outcome for key in keys)
+                for place in old:
+                    del self._runs[keys[place]]
                 return len(old)
             gone = {job.id for job in purge.select(self._jobs.values())}
             self._jobs = {job_id: job for job_id, job in self._jobs.items() if job_id not in gone}

@@ -14,6 +14,10 @@ from aether_bg.model import Change, JobInfo, JobStatus, RunOutcome
 _JUST: Final = timedelta(microseconds=1)
 LEAST_CRASHES: Final = 5
 """Crashes that end an occurrence, even with fewer retries (PROTOCOL R3)."""
+EXPIRED: Final = "expired"
+"""The error of a one-shot that came too late to be run."""
+_IN_TIME: Final = timedelta(seconds=1)
+"""A start so soon after the due instant is not after the end, where that is the due instant itself."""
 
 
 @attrs.frozen
@@ -106,14 +110,26 @@ def abandon(job: JobInfo, error: str, now: datetime, by: str | None) -> Change:
 
 
 def late(job: JobInfo, plan: Plan, now: datetime) -> bool:
-    """Its misfire policy is to judge: it starts later than its grace (PROTOCOL R2)."""
-    if not plan.schedule.recurring or job.occurrence is None or job.attempt != 1 or job.extra:
+    """Its misfire policy is to judge: it starts later than its grace, or after its end (docs/protocol.md, R2)."""
+    if job.occurrence is None or job.attempt != 1 or job.extra:
         return False
+    if not plan.schedule.recurring:
+        return _expired(job, plan, now)
     return now - job.occurrence > timedelta(seconds=job.misfire_grace)
+
+
+def _expired(job: JobInfo, plan: Plan, now: datetime) -> bool:
+    """A one-shot that is not to run any more. Late is what comes after `due_at`, which a verb may have moved to now."""
+    due = job.due_at or now
+    if plan.until is not None and now > max(plan.until, due + _IN_TIME):
+        return True
+    return job.misfire == "skip" and now - due > timedelta(seconds=job.misfire_grace)
 
 
 def misfired(job: JobInfo, plan: Plan, now: datetime, by: str | None) -> Change | None:
     """Judge a claim (PROTOCOL R2). None: run it. Else the change that closes what was missed and moves on.
+
+    A one-shot ends. It keeps its name: the same enqueue once more is the same job, and no new one.
 
     It keeps one occurrence to run: the newest (`once`), the oldest of the newest 1,000 (`all`), the first that is
     not late (`skip`).
@@ -121,6 +137,9 @@ def misfired(job: JobInfo, plan: Plan, now: datetime, by: str | None) -> Change 
     due = job.occurrence
     if due is None or not late(job, plan, now):
         return None
+    if not plan.schedule.recurring:
+        run = attrs.evolve(gap_run(Gap(due, due, 1), RunOutcome.SKIPPED, now, job.id, job.seq, 0), error=EXPIRED)
+        return end(job, JobStatus.CANCELLED, now, by, (run,), last_error=EXPIRED)
     gap: Gap | None
     kept: datetime | None
     if job.misfire == "skip":

@@ -17,6 +17,7 @@ from aether_bg._rules.states.parts import (
     spent,
     wait,
 )
+from aether_bg.errors import InvalidTransition, shown
 from aether_bg.model import Change, Definition, JobInfo, JobRun, JobStatus, RunOutcome
 
 
@@ -91,7 +92,8 @@ def resume(job: JobInfo, plan: Plan, now: datetime, by: str | None) -> Change | 
             beside["runs"] = (gap_run(gap, RunOutcome.SKIPPED, now, job.id, job.seq + (not running), 2),)
         return change(job, now, by, beside, bump=not running)
     if gap is None:
-        return change(job, now, by, paused=False)
+        due = job.due_at if plan.schedule.recurring or job.due_at is None else max(job.due_at, now)
+        return change(job, now, by, paused=False, due_at=due)  # held back is not late
     run = gap_run(gap, RunOutcome.SKIPPED, now, job.id, job.seq + 1, 1)
     following = plan.after(gap.last)
     if following is None:
@@ -119,6 +121,7 @@ def trigger(job: JobInfo, plan: Plan, now: datetime, by: str | None) -> Change |
         return None if job.run_again else change(job, now, by, bump=False, run_again=True)
     if job.manual:
         return None
+    _refuse_expired(job, "trigger", plan, now)
     if job.attempt or job.extra or not plan.schedule.recurring:
         return change(job, now, by, manual=True, due_at=now)
     instant = extra_instant(job, plan, now, job.handled_time)
@@ -132,6 +135,7 @@ def retry(job: JobInfo, plan: Plan, now: datetime, by: str | None) -> Change:
     refuse(job, "retry", job.status not in back, f"only FAILED and CANCELLED jobs can be retried{anew}")
     counters = {"crash_count": 0, "last_error": None, "holds_name": True, "run_again": False}
     if not plan.schedule.recurring:
+        _refuse_expired(job, "retry", plan, now)
         own = plan.first()
         occurrence = now if own is None else max(own, now)
         return wait(job, occurrence, now, by, (), **counters | {"due_at": now})
@@ -139,6 +143,20 @@ def retry(job: JobInfo, plan: Plan, now: datetime, by: str | None) -> Change:
     refuse(job, "retry", following is None or spent(plan, job.occurrences), "its schedule has ended; enqueue it anew")
     last = now if job.last_occurrence is None else max(job.last_occurrence, now)  # what passed meanwhile is over
     return wait(job, following, now, by, (), **counters, last_occurrence=last)
+
+
+def _refuse_expired(job: JobInfo, verb: str, plan: Plan, now: datetime) -> None:
+    """The claim would end a one-shot whose end has passed, before its first attempt."""
+    if (
+        plan.until is not None
+        and now > plan.until
+        and not plan.schedule.recurring
+        and (not job.attempt or verb == "retry")
+    ):
+        raise InvalidTransition(
+            f"{verb} of job {shown(job.job_name)}", f"it is {job.status.name}, and its until={plan.until} has passed",
+            "Enqueue it with a later one.",
+        )  # fmt: skip
 
 
 def settle(job: JobInfo, status: JobStatus, when: datetime, error: str | None, now: datetime, by: str | None) -> Change:

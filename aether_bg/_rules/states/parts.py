@@ -90,12 +90,25 @@ def next_occurrence(job: JobInfo, plan: Plan, now: datetime, by: str | None, run
         return wait(job, extra_instant(job, plan, now, job.occurrence), now, by, (run,), new, again)
     runs: tuple[JobRun, ...] = (run,)
     if following is not None and following <= now and job.misfire != "all" and plan.schedule.recurring:
-        missed = plan.all_but_newest(following, now)  # what passed during the run, but for the newest (PROTOCOL C4)
+        missed = plan.all_but_newest(following, now)  # what passed meanwhile, but for the newest (PROTOCOL C4)
         if missed is not None:
             closed, following = missed
-            runs = (run, gap_run(closed, RunOutcome.OVERLAPPED, now, job.id, job.seq, 1))
+            runs = (run, *_meanwhile(job, plan, closed, now))
             new["last_occurrence"] = closed.last
     return wait(job, following, now, by, runs, new)
+
+
+def _meanwhile(job: JobInfo, plan: Plan, closed: Gap, now: datetime) -> list[JobRun]:
+    """What passed before the attempt began, when nothing ran, is the misfire policy's; the rest overlapped with it."""
+    begun = min((job.started_at or closed.first) - _JUST, closed.last)
+    before = plan.passed(closed.first, begun)
+    during = closed if before is None else None
+    if before is not None and before.last < closed.last and (first := plan.after(before.last)) is not None:
+        during = plan.passed(first, closed.last)
+    word = RunOutcome.SKIPPED if job.misfire == "skip" else RunOutcome.COALESCED
+    parts = [(before, word), (during, RunOutcome.OVERLAPPED)]
+    gaps = [(gap, outcome) for gap, outcome in parts if gap is not None]
+    return [gap_run(gap, outcome, now, job.id, job.seq, n) for n, (gap, outcome) in enumerate(gaps, 1)]
 
 
 def extra_instant(job: JobInfo, plan: Plan, now: datetime, last: datetime | None) -> datetime:

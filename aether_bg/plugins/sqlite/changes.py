@@ -189,9 +189,14 @@ def purge(conn: sqlite3.Connection, purge: Purge) -> int:
     return conn.execute(f"DELETE FROM aether_jobs WHERE id IN ({oldest})", [*params, purge.limit]).rowcount
 
 
-TRIM_HISTORY = """
+def _beyond(rows: str) -> str:
+    oldest = "ORDER BY token DESC, part DESC LIMIT 1 OFFSET :history"
+    return f"{rows} AND token <= (SELECT token FROM aether_runs WHERE job_id = :job AND {rows} {oldest})"
+
+
+TRIM_HISTORY = f"""
 DELETE FROM aether_runs WHERE job_id = :job
-AND token <= (SELECT token FROM aether_runs WHERE job_id = :job ORDER BY token DESC, part DESC LIMIT 1 OFFSET :history)
+AND ({_beyond("outcome IS NOT 'skipped'")} OR {_beyond("outcome IS 'skipped'")})
 """
 
 

@@ -101,9 +101,10 @@ def _take(rows: Rows, claim: Claim, job: JobInfo) -> JobInfo:
 
 def purge(rows: Rows, purge: Purge) -> int:
     if purge.job_id is not None:
-        old = list(islice(rows.runs(purge.job_id), purge.history, None))
-        for key, value in old:
-            rows.delete_run(key, value)
+        runs = list(rows.runs(purge.job_id))
+        old = purge.beyond(layout.unpack_run(value).outcome for _, value in runs)
+        for place in old:
+            rows.delete_run(*runs[place])
         return len(old)
     prefixes = [layout.ENDED + layout.flag(status) for status in ENDED if purge.status in (None, status)]
     most = None if purge.keep is None else max(0, sum(1 for p in prefixes for _ in rows.index(p)) - purge.keep)
