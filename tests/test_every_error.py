@@ -332,7 +332,9 @@ async def _(make: Make, path: Path) -> None:
             raise files.translate(error, path) from error
 
 
-@raises("StoreGone", r"^database .*jobs\.db: the file was removed or replaced while it was open\. Stop this process")
+@raises(
+    "StoreGone", r"^database .*jobs\.db: it or its -wal file was removed or replaced while it was open\. Stop every"
+)
 async def _(make: Make, path: Path) -> None:
     async with waiting(make) as app:
         kept = path.with_name("kept")

@@ -83,8 +83,7 @@ class Bench:
     job_id: UUID
 
     def __init__(self, path: Path) -> None:
-        files.prepare(path)
-        self.conn = files.connect(path)
+        self.conn = files.connect(path, like=path.parent)
         self.conn.execute("PRAGMA synchronous = OFF")  # no power is lost here
         schema.migrate(Database(self.conn, recursive_triggers=False, execute_plugins=False), path)
         self.guard = Guard(self.conn)
@@ -155,8 +154,7 @@ def migrated() -> bytes:
     """An empty jobs database, made once."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "jobs.db"
-        files.prepare(path)
-        conn = files.connect(path)
+        conn = files.connect(path, like=path.parent)
         try:
             schema.migrate(Database(conn, recursive_triggers=False, execute_plugins=False), path)
         finally:
@@ -187,7 +185,7 @@ class Moves(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp())
         path = self.folder / "jobs.db"
         path.write_bytes(migrated())
-        path.chmod(files.MODE)
+        path.chmod(0o600)
         self.bench = Bench(path)
         self.now = NOW
 

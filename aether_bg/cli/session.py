@@ -46,7 +46,7 @@ def _wait_for_writers(path: Path) -> None:
     if not file.exists():
         return
     try:
-        lock = WriteLock(file)
+        lock = WriteLock(file, path)
     except OSError:
         return  # not ours to open: the store says which
     try:

@@ -1,7 +1,8 @@
 """The persistence layer on one SQLite file: crash-safe, shared between processes, readable in Datasette.
 
 `schema` tables · `rows` values · `changes`, `claims`, `queries` SQL · `writer` group commit of `operations` · `guard`
-user SQL · `opened` the file while it is open · `locks`, `files` the operating system
+user SQL · `opened` the file while it is open, `session` one store's part in it · `hold`, `locks`, `files` the operating
+system
 """
 
 from __future__ import annotations
@@ -18,15 +19,28 @@ from uuid import UUID
 
 import anyio
 
-from aether_bg.bridge import Bridge
 from aether_bg.errors import ForkedProcess, InvalidOption, NotStarted, UsageError, shown
 from aether_bg.hookspecs import hookimpl
-from aether_bg.model import Alive, Claim, Claimed, Heartbeat, JobInfo, JobRun, Purge, Query, Save, Stats, Write
+from aether_bg.model import (
+    Alive,
+    Call,
+    Claim,
+    Claimed,
+    Execute,
+    Heartbeat,
+    JobInfo,
+    JobRun,
+    Purge,
+    Query,
+    Save,
+    Stats,
+    Write,
+)
 from aether_bg.plugins.sqlite import changes, claims, files, queries
-from aether_bg.plugins.sqlite.opened import OpenFile, threads
 from aether_bg.plugins.sqlite.operations import Rank
 from aether_bg.plugins.sqlite.rows import read_jobs, to_time
 from aether_bg.plugins.sqlite.schema import MAKE_UNARMED_INDEX
+from aether_bg.plugins.sqlite.session import Session
 from aether_bg.protocols import Kernel
 
 __all__ = ["SQLiteStore"]
@@ -53,42 +67,40 @@ class SQLiteStore:
         if str(path) == ":memory:":  # a real in-memory database has no WAL and no second connection
             self.path = Path(tempfile.mkdtemp(prefix="aether_bg-")) / "jobs.db"
             weakref.finalize(self, shutil.rmtree, self.path.parent, ignore_errors=True)
-        if self.path.is_dir():
-            raise files.irregular(self.path)
-        self._file: OpenFile | None = None
+        with files.translating(self.path):
+            if self.path.is_dir():
+                raise files.irregular(self.path)
+        self._session: Session | None = None
         self._users: list[Kernel] = []
         self._opening: anyio.Event | None = None
-        self._bridge: Bridge | None = None
-        """To the loop that it is open on."""
 
     def __repr__(self) -> str:
-        return f"<SQLiteStore {str(self.path)!r}{'' if self._file is None else ' open'}>"
+        return f"<SQLiteStore {str(self.path)!r}{'' if self._session is None else ' open'}>"
 
-    def _open(self) -> OpenFile:  # no property: pluggy before 1.7 evaluates those when a plugin is registered
-        if self._file is None:
+    def _open(self) -> Session:  # no property: pluggy before 1.7 evaluates those when a plugin is registered
+        if self._session is None:
             raise NotStarted(repr(self), "it is not open", "Use it inside `async with app` or `app.client()`.")
-        if self._file.pid != os.getpid():
+        if self._session.file.pid != os.getpid():
             raise ForkedProcess(
                 repr(self),
                 "this process was forked after the file was opened",
                 "Start after forking.",
             )
-        return self._file
+        return self._session
 
     @hookimpl
     async def lifecycle_start(self, kernel: Kernel, stack: AsyncExitStack) -> None:
         while self._opening is not None:  # an app and its client may start at the same moment
             await self._opening.wait()
-        if self._bridge is not None and not self._bridge.is_here:
+        if self._session is not None and not self._session.bridge.is_here:
             raise UsageError(
                 repr(self), "it is open on another event loop",
                 "Give the other loop a store of its own: Aether(…) anew, on the same path.",
             )  # fmt: skip
-        if self._file is None:
-            self._opening, bridge = (opening := anyio.Event()), Bridge()
+        if self._session is None:
+            self._opening = opening = anyio.Event()
             try:
-                self._file = await threads.run(OpenFile, self.path, self.busy, bridge, self._wake)
-                self._bridge = bridge
+                self._session = await Session.begin(self.path, self.busy, self._wake)
             finally:
                 self._opening = None
                 opening.set()
@@ -96,25 +108,30 @@ class SQLiteStore:
         stack.push_async_callback(self._close, kernel)
 
     def _wake(self) -> None:
-        """Another connection has written, or another of this store's users."""
+        """Something else has written, or another of this store's users."""
         for kernel in self._users:
             kernel.wake()
 
     async def _close(self, kernel: Kernel) -> None:
         self._users.remove(kernel)
-        if not self._users and self._file is not None:
-            file, self._file, self._bridge = self._file, None, None
+        if not self._users and self._session is not None:
+            session, self._session = self._session, None
             with anyio.CancelScope(shield=True):
-                await threads.run(file.close)
+                await session.end()
 
     @hookimpl
     async def store_transact(self, writes: Sequence[Write]) -> Sequence[object]:
-        file = self._open()
+        session = self._open()
+        file, theirs = session.file, any(isinstance(write, Execute | Call) for write in writes)
         rank = Rank.OUTCOME if writes and isinstance(writes[0], Save) else Rank.OTHER
-        results = await file.write(lambda conn: changes.transact(conn, writes, file.writer.guard), rank)
-        # an app and its client share one connection, which does not see itself write
+        results = await session.write(
+            lambda conn: changes.transact(conn, writes, file.writer.guard), rank, theirs=theirs
+        )
+        # those that share one connection do not see it write
         if len(self._users) > 1:
             self._wake()
+        if len(file.users) > 1:
+            file.wake(but=session)
         return results
 
     @hookimpl
@@ -125,23 +142,22 @@ class SQLiteStore:
 
     @hookimpl
     async def store_heartbeat(self, beat: Heartbeat) -> Alive:
-        file = self._open()
+        session = self._open()
         if beat.join:
-            await file.join(beat)
-        await file.tell(beat)
+            await session.join(beat)
+        await session.tell(beat)
         if beat.leave or beat.bury:
-            await file.forget(beat)
-        if file.writer.beat is not None:
-            file.writer.beat.keep(beat.keep_for)
-        return await file.read(lambda conn: file.alive(conn, beat))
+            await session.forget(beat)
+        session.keep(beat)
+        return await session.read(lambda conn: session.alive(conn, beat))
 
     @hookimpl
     async def store_find(self, query: Query) -> Sequence[JobInfo]:
-        file = self._open()
-        if query.unarmed and not file.has_unarmed_index:
-            await file.write(lambda conn: conn.execute(MAKE_UNARMED_INDEX), Rank.OTHER)
-            file.has_unarmed_index = True
-        return await file.read(lambda conn: queries.find(conn, query))
+        session = self._open()
+        if query.unarmed and not session.file.has_unarmed_index:
+            await session.write(lambda conn: conn.execute(MAKE_UNARMED_INDEX), Rank.OTHER)
+            session.file.has_unarmed_index = True
+        return await session.read(lambda conn: queries.find(conn, query))
 
     @hookimpl
     async def store_history(self, job_id: UUID, limit: int) -> Sequence[JobRun]:
@@ -149,8 +165,8 @@ class SQLiteStore:
 
     @hookimpl
     async def store_stats(self) -> Stats:
-        file = self._open()
-        return await file.read(lambda conn: queries.stats(conn, file.size(), to_time(datetime.now(UTC))))
+        session = self._open()
+        return await session.read(lambda conn: queries.stats(conn, session.file.size(), to_time(datetime.now(UTC))))
 
     @hookimpl
     async def store_purge(self, purge: Purge) -> int:

@@ -6,8 +6,11 @@ import errno
 import os
 import sqlite3
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 from aether_bg.errors import (
     AetherError,
@@ -22,52 +25,44 @@ from aether_bg.errors import (
     StoreReadOnly,
 )
 
-MODE: Final = 0o600
 BUSY_MS: Final = 100
 """How long one BEGIN waits for an outsider's lock before the writer looks at its deadlines again."""
 
-_MAGIC: Final = b"SQLite format 3\0"
+Identity = tuple[int, int]
 
 
-def prepare(path: Path) -> None:
-    """Check `path` and create the file, private, where there is none. Raises the fitting `StoreError`."""
-    if not path.parent.is_dir():
-        raise StoreFolderMissing(
-            f"database {path}", f"its folder {path.parent} does not exist", "Create the folder first."
-        )
-    try:
-        found = path.lstat()
-    except FileNotFoundError:
-        _create(path)
-        return
-    if not stat.S_ISREG(found.st_mode):
-        kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a link" if stat.S_ISLNK(found.st_mode) else "no file"
-        raise irregular(path, kind)
-    if not os.access(path, os.W_OK) or not os.access(path.parent, os.W_OK):
-        raise _read_only(path)
-    try:
-        with path.open("rb") as file:
-            start = file.read(len(_MAGIC))
-    except OSError as error:
-        raise translate(error, path) from error
-    if start and start != _MAGIC:
-        raise NotADatabase(f"file {path}", "it is not a SQLite database", "Name another file.")
+def check(path: Path) -> bool:
+    """Whether there is a file at `path`; raises the fitting `StoreError` where none can be. Never opens it: closing it
+    again would drop the locks that SQLite holds on it for this process (docs/protocol.md, W10)."""
+    with translating(path):
+        if not path.parent.is_dir():
+            raise StoreFolderMissing(
+                f"database {path}", f"its folder {path.parent} does not exist", "Create the folder first."
+            )
+        try:
+            found = path.lstat()
+        except FileNotFoundError:
+            return False
+        if not stat.S_ISREG(found.st_mode):
+            kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a link" if stat.S_ISLNK(found.st_mode) else "no file"
+            raise irregular(path, kind)
+        if not os.access(path, os.W_OK) or not os.access(path.parent, os.W_OK):
+            raise _read_only(path)
+    return True
 
 
 def irregular(path: Path, kind: str = "a folder") -> StoreIsDirectory:
     return StoreIsDirectory(f"database {path}", f"it is {kind}", "Name a regular file inside an existing folder.")
 
 
-def _create(path: Path) -> None:
-    try:
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR | getattr(os, "O_NOFOLLOW", 0), MODE))
-    except OSError as error:
-        raise translate(error, path) from error
+def connect(path: Path, *, like: Path | None = None) -> sqlite3.Connection:
+    """A connection in autocommit mode (transactions are begun by hand), with this plugin's pragmas.
 
-
-def connect(path: Path) -> sqlite3.Connection:
-    """A connection in autocommit mode (transactions are begun by hand), with this plugin's pragmas."""
-    conn = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=256)
+    `like`: the file is made if there is none, with the mode and the owner of this one; else it must exist.
+    """
+    how = "mode=rw" if like is None else f"mode=rwc&modeof={quote(os.fsencode(like.absolute()))}"
+    uri = f"{path.absolute().as_uri()}?{how}"
+    conn = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, cached_statements=256)
     try:
         conn.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
         conn.execute("PRAGMA synchronous = FULL")
@@ -80,13 +75,34 @@ def connect(path: Path) -> sqlite3.Connection:
     return conn
 
 
-def identity(path: Path) -> tuple[int, int] | None:
+def identity(path: Path | str) -> Identity | None:
     """Which file is at `path` now; None when there is none."""
     try:
         found = os.stat(path)
     except OSError:
         return None
     return found.st_dev, found.st_ino
+
+
+class Identities:
+    """Which files the database and its WAL are. Made when a connection has opened both."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._wal = str(path), f"{path}-wal"
+        self._were = self._now()
+
+    def _now(self) -> tuple[Identity | None, Identity | None]:
+        return identity(self._path), identity(self._wal)
+
+    @property
+    def kept(self) -> bool:
+        """Both are what they were: what is committed now can be found by its name."""
+        return self._now() == self._were
+
+    @property
+    def wal_is_away(self) -> bool:
+        """The WAL has been removed and nothing else is lost or in its place: a checkpoint still saves what is in it."""
+        return self._now() == (self._were[0], None)
 
 
 def lost_transaction(error: BaseException) -> bool:
@@ -113,7 +129,7 @@ def translate(error: BaseException, path: Path) -> AetherError:
     what = f"database {path}"
     if isinstance(error, OSError):
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-            return _read_only(path)
+            return _read_only(path, error.filename)
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return _full(path)
         if error.errno in (errno.ELOOP, errno.EISDIR):
@@ -124,6 +140,8 @@ def translate(error: BaseException, path: Path) -> AetherError:
         return busy(path)
     if code == sqlite3.SQLITE_FULL:
         return _full(path)
+    if code == sqlite3.SQLITE_CANTOPEN and identity(path) is None:
+        return gone(path)
     if is_read_only(error):
         return _read_only(path)
     if code == sqlite3.SQLITE_NOTADB:
@@ -133,6 +151,15 @@ def translate(error: BaseException, path: Path) -> AetherError:
     if isinstance(error, sqlite3.Error):
         return StoreBroken(what, f"SQLite says: {error}", "Look at the disk, then run `aether-bg check`.")
     return StoreError(what, f"{type(error).__name__}: {error}")
+
+
+@contextmanager
+def translating(path: Path) -> Iterator[None]:
+    """What sqlite3 or the operating system says inside comes out as a `StoreError` that names the file."""
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        raise translate(error, path) from error
 
 
 def busy(path: Path) -> StoreBusy:
@@ -146,8 +173,9 @@ def busy(path: Path) -> StoreBusy:
 def gone(path: Path) -> StoreGone:
     return StoreGone(
         f"database {path}",
-        "the file was removed or replaced while it was open",
-        "Stop this process and put the file back; what was written to the old one cannot be reached by its name.",
+        "it or its -wal file was removed or replaced while it was open",
+        "Stop every process that uses it, put the file back, and start again; "
+        "what was written to the old one cannot be reached by its name.",
     )
 
 
@@ -155,5 +183,10 @@ def _full(path: Path) -> StoreFull:
     return StoreFull(f"database {path}", "no space is left for it", "Free some; then it goes on by itself.")
 
 
-def _read_only(path: Path) -> StoreReadOnly:
-    return StoreReadOnly(f"database {path}", "it, or its folder, cannot be written", "Give this user write access.")
+def _read_only(path: Path, which: object = None) -> StoreReadOnly:
+    own = which is None or os.fsdecode(str(which)) == str(path)
+    return StoreReadOnly(
+        f"database {path}",
+        "it, or its folder, cannot be written" if own else f"{which} cannot be written",
+        "Give this user write access." if own else "Give that file the owner and the mode of the database.",
+    )

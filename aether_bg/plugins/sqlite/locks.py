@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 _MODE: Final = 0o600
-_OPEN: Final = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+_OPEN: Final = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 _NETWORK: Final = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "afs", "ceph", "glusterfs", "lustre"}
 
 
@@ -32,8 +33,11 @@ class WriteLock:
     Tries first and then waits in `flock`, which the kernel hands over in turn; a polling lock starves (measured).
     """
 
-    def __init__(self, path: Path) -> None:
-        self._fd = os.open(path, _OPEN | os.O_CREAT, _MODE) if fcntl else -1
+    def __init__(self, path: Path, database: Path) -> None:
+        self._fd = -1
+        if fcntl:
+            self._fd = _open(path, os.O_CREAT)
+            follow(self._fd, database)
 
     def __enter__(self) -> None:
         if self._fd < 0:
@@ -83,12 +87,40 @@ class WriteLock:
             self._fd = -1
 
 
+def follow(file: int | Path, database: Path) -> None:
+    """Give `file` the mode and the owner of the database as far as this user may, as SQLite does for the WAL: those who
+    can write the database can then lock it, whichever user came first."""
+    try:
+        wanted, found = os.stat(database), os.stat(file)
+    except OSError:
+        return  # no database yet: it is made after the lock
+    if (mode := wanted.st_mode & 0o666) != stat.S_IMODE(found.st_mode):
+        with contextlib.suppress(PermissionError):
+            os.chmod(file, mode)
+    if (wanted.st_uid, wanted.st_gid) == (found.st_uid, found.st_gid):
+        return
+    for user in (wanted.st_uid, -1):  # only root gives a file away; its owner may pass it to a group that it is in
+        with contextlib.suppress(PermissionError):
+            os.chown(file, user, wanted.st_gid)
+            return
+
+
+def _open(path: Path, more: int = 0) -> int:
+    """For locking alone: a user who may only read the file can lock it as well."""
+    try:
+        return os.open(path, _OPEN | os.O_RDWR | more, _MODE)
+    except PermissionError:
+        if not path.exists():
+            raise
+        return os.open(path, _OPEN | os.O_RDONLY)
+
+
 class OwnerLocks:
     """Lock files of the owners of one database, and the graves this process holds while it recovers the dead."""
 
     def __init__(self, database: Path) -> None:
         self._database = database
-        self._mine: FileLock | None = None
+        self._mine: dict[UUID, FileLock] = {}
         self._graves: dict[UUID, int] = {}
         self.trusted = fcntl is not None and not on_network(database)
         """False: leases alone decide who is dead."""
@@ -101,15 +133,21 @@ class OwnerLocks:
         lock = FileLock(self.path(owner), timeout=0, mode=_MODE, thread_local=False)
         with contextlib.suppress(Timeout):  # nobody else knows this UUID; without a lock the lease decides
             lock.acquire()
-        self._mine = lock
+        self._mine[owner] = lock
+        if fcntl:
+            follow(self.path(owner), self._database)
 
     def release(self, owner: UUID) -> None:
         """Unlink first, then unlock: nobody may find an unlocked file of a clean stop."""
-        if self._mine is not None:
+        if owner in self._mine:
             with contextlib.suppress(OSError):
                 self.path(owner).unlink(missing_ok=True)
-            self._mine.release(force=True)
-            self._mine = None
+            self.abandon(owner)
+
+    def abandon(self, owner: UUID) -> None:
+        """Unlock and leave the file: an owner that has not left is as good as dead."""
+        if (lock := self._mine.pop(owner, None)) is not None:
+            lock.release(force=True)
 
     def dead(self, owner: UUID) -> bool:
         """Proven dead: its lock could be taken on the very file it made. The lock is then held until `bury`."""
@@ -131,11 +169,9 @@ class OwnerLocks:
             os.close(fd)
 
     def close(self) -> None:
-        """An owner that has not left is as good as dead: its file stays, unlocked."""
         self.forked()
-        if self._mine is not None:
-            self._mine.release(force=True)
-            self._mine = None
+        for owner in list(self._mine):
+            self.abandon(owner)
 
     def forked(self) -> None:
         """In the child: let go of the copies of the graves. Of its own lock's copy filelock itself does (since 4.0)."""
@@ -148,7 +184,7 @@ class OwnerLocks:
 def _opened(path: Path) -> Iterator[int | None]:
     """Open without O_CREAT: probing must never make the file (PROTOCOL P2)."""
     try:
-        fd = os.open(path, _OPEN)
+        fd = _open(path)
     except OSError:
         yield None
         return

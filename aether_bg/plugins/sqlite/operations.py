@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from aether_bg.bridge import Bridge
+
 
 class Rank(enum.IntEnum):
     """Order within the queue (W3)."""
@@ -30,12 +32,34 @@ class Operation:
     PENDING moves once, to TAKEN by the writer or to EXPIRED by whoever waits: an expired operation never runs (W2).
     """
 
-    __slots__ = ("_lock", "_state", "deadline", "done", "error", "finished", "rank", "result", "run")
+    __slots__ = (
+        "_lock",
+        "_state",
+        "bridge",
+        "deadline",
+        "done",
+        "error",
+        "finished",
+        "rank",
+        "result",
+        "run",
+        "theirs",
+    )
 
     def __init__(
-        self, run: Callable[[sqlite3.Connection], Any], rank: Rank, deadline: float, finished: Callable[[], object]
+        self,
+        run: Callable[[sqlite3.Connection], Any],
+        rank: Rank,
+        deadline: float,
+        bridge: Bridge | None = None,
+        finished: Callable[[], object] = bool,
+        *,
+        theirs: bool = False,
     ) -> None:
-        self.run, self.rank, self.deadline, self.finished = run, rank, deadline, finished
+        """`finished` is called by way of `bridge`, on the loop that waits. `theirs`: it runs SQL or code of the user's,
+        whose errors are not the store's."""
+        self.run, self.rank, self.deadline = run, rank, deadline
+        self.bridge, self.finished, self.theirs = bridge, finished, theirs
         self.result: Any = None
         self.error: BaseException | None = None
         self.done = False
@@ -73,7 +97,7 @@ class Beat:
         if self.lost or now < self._next or now > self._keep_until:
             return None
         self._next = now + self._interval
-        return Operation(self._run, Rank.BEAT, now + self._interval, lambda: None)
+        return Operation(self._run, Rank.BEAT, now + self._interval)
 
     def _run(self, conn: sqlite3.Connection) -> None:
         self.lost = not self._renew(conn)

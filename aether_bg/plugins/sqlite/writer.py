@@ -11,12 +11,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
+from uuid import UUID
 
 from aether_bg.errors import StoreError
 from aether_bg.plugins.sqlite import files
 from aether_bg.plugins.sqlite.guard import Guard
+from aether_bg.plugins.sqlite.hold import Hold
 from aether_bg.plugins.sqlite.locks import WriteLock
-from aether_bg.plugins.sqlite.operations import Beat, Operation
+from aether_bg.plugins.sqlite.operations import Beat, Operation, Rank
 
 log = logging.getLogger("aether_bg.sqlite")
 
@@ -28,7 +30,9 @@ PLENTY: Final = 1000
 """Pages of WAL, about, from which on a checkpoint is made. SQLite then writes the WAL anew from its beginning, and to
 sync what is overwritten takes two thirds of the time that it takes to sync a file that has grown (measured)."""
 LARGEST: Final = 16 * 1024 * 1024
-"""Bytes of WAL that are kept where it has had to grow; beyond them it is seen to, whoever wrote it."""
+"""Bytes of WAL that are kept where it has had to grow. A larger one is checkpointed, whichever process wrote it."""
+IDLE: Final = 1.0
+"""Seconds without a write after which the WAL is moved into the database, so that a copy of it is seldom old."""
 
 
 class Writer:
@@ -38,21 +42,26 @@ class Writer:
         self,
         path: Path,
         lock: WriteLock,
+        hold: Hold,
         *,
         deliver: Callable[[list[Operation]], object],
         changed: Callable[[], object],
     ) -> None:
-        self._path, self._lock = path, lock
+        self._path, self._lock, self._hold = path, lock, hold
         self._deliver, self._changed = deliver, changed
         self._queue: queue.SimpleQueue[Operation | None] = queue.SimpleQueue()
         self._left: list[Operation] = []
-        self._identity = files.identity(path)
         self._conn, self.guard = self._connect()
+        self._conn.execute("SELECT 1 FROM sqlite_master").fetchone()  # which opens the WAL
+        self.identities = files.Identities(path)
         self._version = self._data_version()
         self._commits = self._changes = 0
         """Commits since the last checkpoint; changes of the connection before it."""
+        self._idle_from: float | None = None
+        """When the WAL has held more than beats for long enough to checkpoint it; None: it holds nothing more."""
         self._next_look = 0.0
-        self.beat: Beat | None = None
+        self.beats: dict[UUID, Beat] = {}
+        """Of the owners in this process."""
         self.thread = threading.Thread(target=self._main, name=f"aether_bg writer {path.name}", daemon=True)
         self.thread.start()
 
@@ -72,14 +81,13 @@ class Writer:
         while going or self._left:
             batch, going = self._gather(going)
             try:
-                if beat := self._beat_due():
-                    batch.insert(0, beat)
+                batch[:0] = self._beats_due()
                 if batch:
                     self._finish(self._commit(batch))
                 self._look()
             except BaseException as error:  # the thread outlives every surprise; its operations hear of it
                 log.exception("writer of %s", self._path)
-                self._finish([self._fail(op, error) for op in batch if not op.done])
+                self._finish([self._fail(op, self._ours(error)) for op in batch if not op.done])
         self._close()
 
     def _gather(self, going: bool) -> tuple[list[Operation], bool]:
@@ -99,7 +107,7 @@ class Writer:
 
     def _commit(self, batch: list[Operation]) -> list[Operation]:
         """Run one transaction; the operations that are finished. The rest of a long batch is left for the next."""
-        if files.identity(self._path) != self._identity:
+        if not self.identities.kept:
             return [self._fail(op, files.gone(self._path)) for op in batch if op.take()]
         ran: list[Operation] = []
         with self._lock:
@@ -160,7 +168,11 @@ class Writer:
             return self._each_alone(ran)
         except sqlite3.Error as error:
             return self._undone(ran, error)
+        if not self.identities.kept:  # committed, but to what cannot be found by its name any more
+            return [self._fail(op, files.gone(self._path)) for op in ran]
         self._commits += 1
+        if any(op.rank is not Rank.BEAT for op in ran):
+            self._idle_from = time.monotonic() + IDLE
         return [self._settle(op) for op in ran]
 
     def _broken(self, ran: list[Operation]) -> list[Operation]:
@@ -202,8 +214,11 @@ class Writer:
     def _fail(self, op: Operation, error: BaseException) -> Operation:
         """Trouble of the store becomes a `StoreError`; an error in the user's SQL stays what it is (W8)."""
         trouble = files.lost_transaction(error) or files.is_busy(error) or files.is_read_only(error)
-        op.result, op.error = None, files.translate(error, self._path) if trouble else error
+        op.result, op.error = None, error if op.theirs and not trouble else self._ours(error)
         return op
+
+    def _ours(self, error: BaseException) -> BaseException:
+        return files.translate(error, self._path) if isinstance(error, sqlite3.Error | OSError) else error
 
     def _finish(self, ops: list[Operation]) -> None:
         for op in ops:
@@ -213,21 +228,26 @@ class Writer:
 
     # -- between batches -------------------------------------------------------------------------
 
-    def _beat_due(self) -> Operation | None:
-        return self.beat.due() if self.beat else None
+    def _beats_due(self) -> list[Operation]:
+        return [due for beat in list(self.beats.values()) if (due := beat.due())]
 
     def _look(self) -> None:
         now = time.monotonic()
         if now < self._next_look:
             return
         self._next_look = now + TICK
+        if not self.identities.kept:
+            if self._idle_from is not None and self.identities.wal_is_away:
+                self._checkpoint("PASSIVE")  # what was acknowledged is then in the database, without its WAL
+            return
         version = self._data_version()
         if others := version != self._version:
             self._version = version
             self._changed()
         # a commit touches the table and its indexes; rows beyond the first mostly share their pages
         ours = 4 * self._commits + self._conn.total_changes - self._changes
-        if ours > PLENTY or ((others or self._commits) and self.wal_size() > LARGEST):
+        idle = self._idle_from is not None and now > self._idle_from
+        if idle or ours > PLENTY or ((others or self._commits) and self.wal_size() > LARGEST):
             self._checkpoint("PASSIVE")
 
     def wal_size(self) -> int:
@@ -246,7 +266,9 @@ class Writer:
             with self._lock:
                 busy, pages, moved = self._conn.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
             if not busy and moved == pages:  # else a reader still needs some of them
-                self._commits, self._changes = 0, self._conn.total_changes
+                self._commits, self._changes, self._idle_from = 0, self._conn.total_changes, None
+            elif self._idle_from is not None:
+                self._idle_from = time.monotonic() + IDLE
         except sqlite3.Error as error:
             log.warning("checkpoint of %s: %s", self._path, error)
 
@@ -260,6 +282,8 @@ class Writer:
 
     def _reopen(self) -> None:
         """After an I/O error nothing the connection holds is to be trusted (W2)."""
+        if not self.identities.kept:
+            return
         try:
             fresh, guard = self._connect()
         except sqlite3.Error as error:
@@ -270,9 +294,14 @@ class Writer:
         self._version, self._changes = -1, 0
 
     def _close(self) -> None:
-        self._checkpoint("TRUNCATE")
+        """SQLite removes the WAL by its name when the last connection is closed: not while it may be another one."""
+        if sound := self.identities.kept or self.identities.wal_is_away:
+            self._checkpoint("TRUNCATE")
         with self._lock:
+            if sound:
+                self._hold.release()
             self._conn.close()
+        self._hold.release()
 
 
 def _rolled_back() -> StoreError:

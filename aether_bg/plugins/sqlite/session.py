@@ -1,0 +1,129 @@
+"""One store's part in the open file: its event loop, its patience, and the owners that live here."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+from uuid import UUID
+
+import anyio
+
+from aether_bg.bridge import Bridge, Threads
+from aether_bg.model import Alive, Heartbeat
+from aether_bg.plugins.sqlite import claims, files, queries
+from aether_bg.plugins.sqlite.opened import OpenFile, leave, opened
+from aether_bg.plugins.sqlite.operations import Beat, Operation, Rank
+from aether_bg.plugins.sqlite.rows import to_time
+
+R = TypeVar("R")
+_READERS = 4
+threads = Threads("aether_bg reader")
+"""For opening, reading and closing, shared by all files of this process."""
+
+
+class Session:
+    """Made by `await Session.begin(...)`, ended by `await session.end()`. `busy`: seconds a write may wait."""
+
+    file: OpenFile
+
+    def __init__(self, busy: float, wake: Callable[[], object]) -> None:
+        self._busy, self._wake, self.bridge = busy, wake, Bridge()
+        self._limiter = anyio.CapacityLimiter(_READERS)
+        self._owners: dict[UUID, tuple[str, ...]] = {}
+        """Those that live here, and what their rows say about their problems."""
+
+    @classmethod
+    async def begin(cls, path: Path, busy: float, wake: Callable[[], object]) -> Session:
+        session = cls(busy, wake)
+        session.file = await threads.run(opened, path, session)
+        return session
+
+    def wake(self) -> None:
+        self._wake()
+
+    async def end(self) -> None:
+        for owner in self._owners:
+            self.file.writer.beats.pop(owner, None)
+            self.file.locks.abandon(owner)
+        await threads.run(leave, self.file, self, self._busy + 1)
+
+    async def write(self, run: Callable[[sqlite3.Connection], R], rank: Rank, *, theirs: bool = False) -> R:
+        """Have the writer run it; wait for the commit. Only what has not begun can be given up (PROTOCOL W2).
+
+        `theirs`: it runs the user's SQL, whose errors come out as they are; others as a `StoreError`.
+        """
+        finished = anyio.Event()
+        op = Operation(run, rank, time.monotonic() + self._busy, self.bridge, finished.set, theirs=theirs)
+        self.file.writer.submit(op)
+        try:
+            with anyio.move_on_after(self._busy + 0.5):
+                await finished.wait()
+        finally:
+            if not finished.is_set() and not op.expire():
+                with anyio.CancelScope(shield=True):
+                    await finished.wait()
+        if not finished.is_set():
+            raise files.busy(self.file.path)
+        if op.error is not None:
+            raise op.error
+        result: R = op.result
+        return result
+
+    async def read(self, run: Callable[[sqlite3.Connection], R]) -> R:
+        async with self._limiter:
+            return await threads.run(self.file.read, run)
+
+    # -- who lives -------------------------------------------------------------------------------
+
+    async def join(self, beat: Heartbeat) -> None:
+        with files.translating(self.file.path):
+            await threads.run(self.file.locks.take, beat.owner)
+        self._owners[beat.owner] = beat.problems
+        await self.write(partial(claims.join, beat=beat), Rank.BEAT)
+        self.file.writer.beats[beat.owner] = Beat(partial(_renew, owner=str(beat.owner)), beat.interval, beat.keep_for)
+
+    async def tell(self, beat: Heartbeat) -> None:
+        if self._owners.get(beat.owner, beat.problems) != beat.problems:
+            await self.write(partial(claims.tell, beat=beat), Rank.BEAT)
+            self._owners[beat.owner] = beat.problems
+
+    async def forget(self, beat: Heartbeat) -> None:
+        """Delete the rows of buried owners, and of this one when it leaves; then let go of their locks."""
+        gone = [*beat.bury, *([beat.owner] if beat.leave else [])]
+        await self.write(lambda conn: claims.forget(conn, [str(owner) for owner in gone]), Rank.BEAT)
+        for owner in beat.bury:
+            self.file.locks.bury(owner)
+        if beat.leave:
+            self.file.writer.beats.pop(beat.owner, None)
+            self.file.locks.release(beat.owner)
+            self._owners.pop(beat.owner, None)
+
+    def keep(self, beat: Heartbeat) -> None:
+        if (known := self.file.writer.beats.get(beat.owner)) is not None:
+            known.keep(beat.keep_for)
+
+    def alive(self, conn: sqlite3.Connection, beat: Heartbeat) -> Alive:
+        """Reads only; probes the locks of the other owners (PROTOCOL P2)."""
+        file, mine = self.file, self.file.writer.beats.get(beat.owner)
+        rows = {UUID(id_): (count, handlers) for id_, count, handlers in conn.execute(queries.ALIVE_OWNERS)}
+        orphaned = [UUID(row[0]) for row in conn.execute(queries.ORPHANED) if row[0] != str(beat.owner)]
+        return Alive(
+            store_id=file.store_id,
+            known=beat.owner in rows and not (mine and mine.lost),
+            beats={owner: count for owner, (count, _) in rows.items()},
+            dead=(*(o for o in rows if o != beat.owner and file.locks.dead(o)), *orphaned),
+            running=tuple((UUID(id_), seq) for id_, seq in conn.execute(queries.HELD, [str(beat.owner)])),
+            advertised=frozenset(name for _, handlers in rows.values() for name in json.loads(handlers)),
+            due=frozenset(row[0] for row in conn.execute(queries.DUE_HANDLERS, [to_time(beat.now)])),
+            size=file.size(),
+        )
+
+
+def _renew(conn: sqlite3.Connection, owner: str) -> bool:
+    return claims.renew(conn, owner, to_time(datetime.now(UTC)))
