@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final, TypeAlias
 
 from aether_bg.plugins.dapr.door import MAX_BODY, TOKEN_HEADER, Door
-from aether_bg.plugins.dapr.names import read_name
+from aether_bg.plugins.dapr.names import ours
 from aether_bg.plugins.dapr.settings import loopback
 
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -53,7 +53,7 @@ class TriggerRoute:
 
         async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
             http = scope["type"] == "http"
-            if http and scope["method"] == "POST" and read_name(_last(str(scope["path"]))) is not None:
+            if http and scope["method"] == "POST" and ours(_last(str(scope["path"]))):
                 await self(scope, receive, send)
             elif http and str(scope["path"]).endswith(_HEALTH):
                 await app(scope, receive, _or_healthy(send))
@@ -68,7 +68,7 @@ class TriggerRoute:
         if path.rstrip("/").endswith(_HEALTH) and scope["method"] in ("GET", "HEAD"):
             return 200
         name = _last(path)
-        if read_name(name) is None:
+        if not ours(name):
             found = _JOB.fullmatch(path)
             if found is None:
                 if scope["method"] == "POST":

@@ -18,7 +18,7 @@ import anyio
 from aether_bg.errors import SchedulerError, SchedulerMisconfigured, SchedulerUnavailable, StoreError
 from aether_bg.model import JobInfo, JobStatus, Query
 from aether_bg.plugins.dapr.door import Door
-from aether_bg.plugins.dapr.names import body_of, name_of, time_of, waits
+from aether_bg.plugins.dapr.names import PROBE, body_of, name_of, time_of, waits
 from aether_bg.plugins.dapr.reconcile import Absent, absent_by_row, absent_from_list, reconcile
 from aether_bg.plugins.dapr.settings import DaprSettings
 from aether_bg.plugins.dapr.trouble import JobRefused
@@ -127,6 +127,13 @@ class Contact:
         self._say(error)
         return self._nudge.set()
 
+    async def ask_for_trigger(self) -> None:
+        """Have Dapr bring something, to see whether it comes."""
+        try:
+            await self._sidecar.ask_for_trigger()
+        except SchedulerError as error:
+            self.lost(error)
+
     async def app_port(self) -> int:
         """The port that the sidecar calls, however long it takes to come."""
         while True:
@@ -161,7 +168,7 @@ class Contact:
     async def _answers(self) -> bool:
         """Whether the scheduler answers; after trouble, whether it takes a job as well."""
         try:
-            await self._sidecar.holds("aether.probe")
+            await self._sidecar.holds(PROBE)
             if self.away is not None:
                 await self._sidecar.try_write()
         except SchedulerError as error:
@@ -232,7 +239,7 @@ class Contact:
         try:
             names = await self._sidecar.names()
         except SchedulerError as error:
-            await self._sidecar.holds("aether.probe")  # raises when it is an outage
+            await self._sidecar.holds(PROBE)  # raises when it is an outage
             if self.unlisted is None:
                 self._kernel.report("dapr", error)
             self.unlisted = error

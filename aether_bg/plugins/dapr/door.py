@@ -12,7 +12,7 @@ from typing import Final
 
 from aether_bg.errors import SchedulerMisconfigured, shown
 from aether_bg.model import Fired
-from aether_bg.plugins.dapr.names import NotOurs, read_trigger
+from aether_bg.plugins.dapr.names import PROBE, NotOurs, read_trigger
 from aether_bg.protocols import Kernel
 
 TOKEN_HEADER: Final = "dapr-api-token"
@@ -103,13 +103,15 @@ class Door:
         """True: done with it, here or for good. False: deliver it again later, perhaps to another replica."""
         if (kernel := self.kernel) is None:
             return False
+        if name == PROBE:
+            self._reached()
+            return True
         try:
             trigger = read_trigger(name, body)
         except NotOurs as problem:  # others' jobs come again; a broken one of ours is armed again by reconcile
             self._tell("foreign", f"a trigger named {shown(name)} was not taken: {problem}")
             return problem.readable
-        self.came += 1
-        self.refused = self.astray = 0
+        self._reached()
         try:
             fired = await kernel.fire(trigger.store_id, trigger.job_id, trigger.seq, trigger.occurrence)
         except Exception as error:  # the store's trouble, mostly: it comes again
@@ -120,6 +122,10 @@ class Door:
             return False
         self.spent.add(name)
         return True
+
+    def _reached(self) -> None:
+        self.came += 1
+        self.refused = self.astray = 0
 
     def likely_cause(self) -> str:
         """Why due jobs may not be brought, as far as can be seen from here."""

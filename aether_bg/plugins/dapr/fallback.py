@@ -28,6 +28,7 @@ _log: Final = logging.getLogger("aether_bg.dapr")
 _PAGE: Final = 500
 _PAGES: Final = 4
 _LOOK: Final = 1.0
+_ASK: Final = 5.0
 
 
 class Fallback:
@@ -95,7 +96,7 @@ class Fallback:
     async def _stand_in(self, reason: str) -> None:
         """Claim what is due until Dapr is back; if it was there but brought nothing, until it brings something."""
         kernel, contact, door = self._kernel, self._contact, self._door
-        was_away, came = contact.away is not None, door.came
+        was_away, came, asked = contact.away is not None, door.came, 0.0
         self.active = reason
         kernel.report("dapr", f"{reason}; until it does its part, this process claims due jobs itself")
         try:
@@ -103,6 +104,9 @@ class Fallback:
                 due = await kernel.fire_due()
                 if contact.away is None and (was_away or door.came != came):
                     break
+                if contact.away is None and time.monotonic() - asked >= _ASK:  # perhaps nothing else is due for long
+                    asked = time.monotonic()
+                    await contact.ask_for_trigger()
                 await kernel.sleep_until(due)
         finally:
             self.active = None

@@ -1,4 +1,4 @@
-"""What travels to Dapr and back: a name and a small JSON body, both made of ids alone (PROTOCOL C1, D1, D3).
+"""What travels to Dapr and back: a name and a small JSON body, both made of ids alone (docs/protocol.md, C1, D1, D3).
 
 No text of a user ever gets there: Dapr's own parsers are not hardened against it.
 """
@@ -15,6 +15,8 @@ import attrs
 
 from aether_bg.model import JobInfo, JobStatus
 
+PROBE: Final = "aether.probe"
+"""A Dapr job that stands for no job of ours: it shows whether Dapr takes jobs, and brings triggers."""
 _PREFIX: Final = "aether."
 _NAME: Final = re.compile(r"aether\.([0-9a-f]{32})\.([0-9a-f]{32})\.(0|[1-9][0-9]{0,17})", re.ASCII)
 
@@ -46,6 +48,11 @@ def read_name(name: str) -> tuple[UUID, UUID, int] | None:
     """(store, job, seq) of a name that `name_of` made; None for any other."""
     found = _NAME.fullmatch(name)
     return (UUID(hex=found[1]), UUID(hex=found[2]), int(found[3])) if found else None
+
+
+def ours(name: str) -> bool:
+    """Whether this plugin gave the name: to a job, or to its probe."""
+    return name == PROBE or read_name(name) is not None
 
 
 def body_of(store_id: UUID, job: JobInfo) -> bytes:

@@ -6,6 +6,8 @@ Kubernetes. Imports grpc: to be imported when it is used.
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any, Final
@@ -18,7 +20,7 @@ from google.protobuf import empty_pb2  # type: ignore[import-untyped]
 
 from aether_bg.errors import SchedulerMisconfigured
 from aether_bg.plugins.dapr.door import MAX_BODY, TOKEN_HEADER, Door
-from aether_bg.plugins.dapr.names import read_name
+from aether_bg.plugins.dapr.names import ours
 
 OnJobEvent = Callable[[Any, Any], Awaitable[Any]]
 
@@ -76,8 +78,9 @@ async def serve(door: Door, host: str, port: int, stack: AsyncExitStack) -> None
     stack.push_async_callback(stop)
     where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
+        _try_to_bind(host, port)  # gRPC itself would write lines of its own to stderr, at each try
         server.add_insecure_port(where)
-    except RuntimeError:
+    except (OSError, RuntimeError):
         raise SchedulerMisconfigured(
             f"app port {where}",
             "cannot be listened on: another program has it, or the address is not this machine's",
@@ -88,9 +91,18 @@ async def serve(door: Door, host: str, port: int, stack: AsyncExitStack) -> None
         await server.start()
 
 
+def _try_to_bind(host: str, port: int) -> None:
+    """Raises `OSError`."""
+    for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        with socket.socket(family, kind, protocol) as trial:
+            if os.name == "posix":
+                trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind(address)
+
+
 def _on_job(door: Door, other: OnJobEvent | None) -> OnJobEvent:
     async def on_job(request: appcallback_pb2.JobEventRequest, context: Any) -> Any:
-        if other is not None and read_name(request.name) is None:
+        if other is not None and not ours(request.name):
             return await other(request, context)
         if not door.admits(_tokens(context.invocation_metadata())):
             await _refuse(b"", context)

@@ -18,12 +18,12 @@ from google.protobuf import any_pb2, duration_pb2  # type: ignore[import-untyped
 
 from aether_bg.errors import InvalidOption, SchedulerError, shown
 from aether_bg.plugins.dapr.door import TOKEN_HEADER
+from aether_bg.plugins.dapr.names import PROBE
 from aether_bg.plugins.dapr.settings import DaprSettings
 from aether_bg.plugins.dapr.trouble import translated
 
-PROBE: Final = "aether.probe"
-"""The name of a job that is not there, or only for the moment of `try_write`."""
 _FAR: Final = "9999-12-31T00:00:00Z"
+_PAST: Final = "1970-01-01T00:00:00Z"
 _OPTIONS: Final = (
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 1000),  # the default of two minutes would be felt as an outage
@@ -91,6 +91,10 @@ class Sidecar:
         """Have a job held and forgotten: a scheduler that can be read may still refuse every write."""
         await self.schedule(PROBE, _FAR, b"")
         await self.delete(PROBE)
+
+    async def ask_for_trigger(self) -> None:
+        """Have the probe brought at once."""
+        await self.schedule(PROBE, _PAST, b"")
 
     async def _call(self, method: Callable[..., Awaitable[Any]], request: Any) -> Any:
         try:
