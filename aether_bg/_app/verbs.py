@@ -223,11 +223,13 @@ class OwnerVerbs(Verbs):
             problems[PART] = undeclared
         pings = await engine.dependencies.pings()
         scheduler = engine.calls.scheduler
-        for key, attribute in (("scheduler", "health"), ("notice", "notice")):
-            if (said := said_by(scheduler, attribute)) is not None:
-                problems[key] = said
+        trouble = said_by(scheduler, "health")
+        for part, said in (("scheduler", trouble), ("notice", said_by(scheduler, "notice"))):
+            if said is not None:
+                problems[part] = said
+        wrong = stats is None or trouble is not None or engine.failing("scheduler") or "overdue" in problems
         return {
-            "ok": stats is not None and not problems.keys() & {"scheduler", "overdue"} and not any(pings.values()),
+            "ok": not wrong and not any(pings.values()),
             "owner": engine.owner,
             "scheduler": name_of(scheduler),
             "running": [str(attempt) for attempt in engine.attempts.running.values()],

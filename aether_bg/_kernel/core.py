@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
@@ -75,6 +76,8 @@ class Core:
         self.suspect_running = False
         """A job that has crashed before is running: no second one beside it (PROTOCOL R3)."""
         self._problems: dict[str, tuple[float, str]] = {}
+        self._failed: dict[str, float] = {}
+        """When a supervised loop failed last."""
         self._bridge = Bridge()
         self._thread = threading.get_ident()
         self._woken = anyio.Event()
@@ -143,6 +146,10 @@ class Core:
         since = self.clock.monotonic() - RECENT
         return {part: text for part, (when, text) in list(self._problems.items()) if when >= since}
 
+    def failing(self, name: str) -> bool:
+        """Whether a supervised loop does not get going; one that runs again no longer counts."""
+        return self.clock.monotonic() - self._failed.get(name, -math.inf) <= 2 * BACKOFF[1]
+
     def spawn(self, fn: Callable[[], Awaitable[object]], name: str) -> None:
         self._on_loop(lambda: self.start_task(self._supervise, fn, name, False))
 
@@ -198,6 +205,7 @@ class Core:
             if self.stopping:
                 return
             text, now = _one_line(problem), self.clock.monotonic()
+            self._failed[name] = now
             if text != said[0] or now - said[1] >= RECENT:  # the same failure once a minute, however often it is tried
                 said = (text, now)
                 self.report(name, problem)

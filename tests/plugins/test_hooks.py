@@ -517,6 +517,44 @@ async def test_what_the_door_answers(make_app: Make, clock: FakeClock) -> None:
     assert len(runs) == 2
 
 
+async def test_a_trigger_whose_claim_is_refused_comes_again(make_app: Make, path: Path) -> None:
+    """This owner's row is gone (the process was frozen for longer than a lease): the row still waits, with this seq."""
+    push, refused = Push(), 0
+    app = make_app(scheduler=push)
+    app.handler("Work")(lambda: None)
+    async with app:
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as conn:
+            for number in range(30):
+                job_id = await app.enqueue("Work", f"job-{number}")
+                await push.until_held(job_id, 0)
+                conn.execute("DELETE FROM aether_owners")
+                with anyio.fail_after(10):
+                    while (answer := await push.fire(job_id, seq=0)) is Fired.RETRY:
+                        refused += 1
+                        await anyio.sleep(0.05)
+                assert answer is Fired.CLAIMED
+                assert (await app.wait(job_id, 10)).status is JobStatus.COMPLETED
+                if refused:
+                    break
+    assert refused
+
+
+async def test_triggers_of_other_stores_are_reported_in_measure(
+    make_app: Make, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    push = Push()
+    app = make_app(scheduler=push, clock=clock)
+    async with app:
+        for number in range(200):
+            store, job = UUID(int=number + 7), UUID(int=number)
+            long_ago = clock.now() - timedelta(minutes=11)
+            assert await push.kernel.fire(store, job, 0, long_ago) is Fired.CONSUMED
+        assert len([text for text in caplog.messages if "another store" in text]) == 1
+        clock.advance(seconds=61)
+        assert await push.kernel.fire(UUID(int=7), UUID(int=1), 0, long_ago) is Fired.CONSUMED
+        assert len([text for text in caplog.messages if "another store" in text]) == 2
+
+
 async def test_no_early_run_by_an_old_trigger_of_a_retry(make_app: Make, clock: FakeClock) -> None:
     """RELIABILITY row 29."""
     push, runs = Push(), []
