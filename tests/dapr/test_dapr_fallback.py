@@ -87,9 +87,7 @@ async def test_no_sidecar_at_all_is_stood_in_for(tmp_path: Path) -> None:
             await until(lambda: len(service.runs) == 2, 20)
 
 
-async def test_a_taken_app_port_is_said_once_and_stood_in_for(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_taken_app_port_is_said_once_and_stood_in_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with DaprRuntime() as dapr:
         listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=dapr.sidecar.app_port)
         async with listener:

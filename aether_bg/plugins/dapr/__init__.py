@@ -38,7 +38,7 @@ class DaprScheduler:
 
     `endpoint, api_token`: the sidecar's gRPC API. `app_port, host, app_token`: where and from whom triggers are taken;
     `insecure=True`: beyond loopback without a token. `serve=False`: not by a server of its own, but by `asgi`, mounted
-    in your HTTP app, or by `grpc_handlers` in your gRPC server. `wait`: seconds that the start waits for the sidecar;
+    in your HTTP app, or by your gRPC server (`add_to_server`). `wait`: seconds that the start waits for the sidecar;
     `required`: whether it fails without. `fallback`: seconds without Dapr, or without its triggers, after which this
     process claims due jobs itself; None: never. `deadline, redeliver, reconcile`: see `DaprSettings`.
     """
@@ -96,20 +96,20 @@ class DaprScheduler:
         """
         return self._route
 
-    def grpc_handlers(self, other: OnJobEvent | None = None) -> tuple[Any, ...]:
-        """What takes the triggers in a gRPC server of your own, for `serve=False`. Call it before the start.
+    def add_to_server(self, server: Any, other: OnJobEvent | None = None) -> None:
+        """Let a gRPC server (`grpc.aio.server()`) of your own take the triggers, for `serve=False`.
 
-            server = grpc.aio.server()
-            server.add_generic_rpc_handlers(scheduler.grpc_handlers(mine.OnJobEvent))   # before your own servicers
             add_AppCallbackServicer_to_server(mine, server)
+            scheduler.add_to_server(server, mine.OnJobEvent)   # after your own servicers, before the app's start
 
-        `other(request, context)`: takes the events of Dapr jobs that are not this library's. Of two handlers for one
-        method gRPC takes the one added first. Health checks of Dapr and of grpc.health.v1 are among them.
+        `other(request, context)`: takes the events of Dapr jobs that are not this library's; without it they are
+        refused, and come again. Health checks of Dapr and of grpc.health.v1 are answered too, where your server does
+        not.
         """
-        from aether_bg.plugins.dapr.server import handlers
+        from aether_bg.plugins.dapr.server import add_to
 
         self._shared = True
-        return handlers(self._door, other)
+        add_to(server, self._door, other)
 
     @property
     def health(self) -> str | None:

@@ -39,7 +39,7 @@ def misfit(metadata: Any, settings: DaprSettings, shared: bool = False) -> Sched
         return SchedulerMisconfigured(
             f"the Dapr sidecar's app protocol {app.protocol!r}",
             "does not fit `serve=False`, which is for HTTP",
-            f"{remedy} For a gRPC server of your own, add `grpc_handlers()` to it before the start.",
+            f"{remedy} For a gRPC server of your own, call `add_to_server` before the start.",
         )
     if settings.serve and settings.app_port not in (None, app.port):
         return SchedulerMisconfigured(

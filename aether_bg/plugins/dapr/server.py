@@ -42,8 +42,8 @@ _GRACE: Final = 0.5
 _LOOK: Final = 1.0
 
 
-def handlers(door: Door, other: OnJobEvent | None = None) -> tuple[Any, ...]:
-    """What to add to a gRPC server. `other`: takes the triggers of jobs that are not ours."""
+def add_to(server: Any, door: Door, other: OnJobEvent | None = None) -> None:
+    """Add what takes triggers and probes to a gRPC server. `other`: takes the triggers of jobs that are not ours."""
     trigger = grpc.unary_unary_rpc_method_handler(
         _on_job(door, other),
         request_deserializer=appcallback_pb2.JobEventRequest.FromString,
@@ -58,18 +58,23 @@ def handlers(door: Door, other: OnJobEvent | None = None) -> tuple[Any, ...]:
         "Check": grpc.unary_unary_rpc_method_handler(_on_check(door)),
         "Watch": grpc.unary_stream_rpc_method_handler(_on_watch(door)),
     }
-    return (
-        grpc.method_handlers_generic_handler(_STABLE, {"OnJobEvent": trigger}),
-        grpc.method_handlers_generic_handler(_ALPHA, {"OnJobEventAlpha1": trigger}),
-        grpc.method_handlers_generic_handler(_HEALTH, {"HealthCheck": health}),
-        grpc.method_handlers_generic_handler(_PROBES, probes),
+    services = {
+        _STABLE: {"OnJobEvent": trigger},
+        _ALPHA: {"OnJobEventAlpha1": trigger},
+        _HEALTH: {"HealthCheck": health},
+        _PROBES: probes,
+    }
+    server.add_generic_rpc_handlers(
+        tuple(grpc.method_handlers_generic_handler(name, methods) for name, methods in services.items())
     )
+    for name in (_STABLE, _ALPHA):  # a servicer's own OnJobEvent is registered so, and would win
+        server.add_registered_method_handlers(name, services[name])
 
 
 async def serve(door: Door, host: str, port: int, stack: AsyncExitStack) -> None:
     """Listen until `stack` unwinds. Raises `SchedulerMisconfigured` when the port cannot be had."""
     server = grpc.aio.server(interceptors=(_TokenGuard(door),), options=_OPTIONS)
-    server.add_generic_rpc_handlers(handlers(door))
+    add_to(server, door)
 
     async def stop() -> None:
         with anyio.CancelScope(shield=True):
