@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
@@ -99,7 +98,8 @@ class Jobs:
         deadline = anyio.current_time() + (float("inf") if timeout is None else timeout)
         row = await self._rows.find(job)
         while not row.status.terminal:
-            if self._engine.plan(row).endless and not row.status.terminal:
+            plan = self._engine.plan_or_none(row)
+            if plan is not None and plan.endless:
                 raise NeverEnds(
                     f"wait for job {shown(row.job_name)}", "it recurs without end",
                     "Give it repeats or until, or look at its history.",
@@ -136,8 +136,10 @@ class Jobs:
                 free=engine.free if row.handler_name in engine.handlers else None, here=engine.owner,
                 arms=engine.calls.arms, trouble=cause,
             )  # fmt: skip
-        with suppress(InvalidSchedule):
+        try:
             schedule = engine.schedule(row.expression_value, row.timezone)
+        except InvalidSchedule:
+            around = attrs.evolve(around, readable=False)
         return explain(row, runs, now=engine.clock.now(), around=around, schedule=schedule)
 
     async def _apply(

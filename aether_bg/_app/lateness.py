@@ -19,7 +19,8 @@ async def overdue(engine: Engine) -> str | None:
     due_before = engine.clock.now() - timedelta(seconds=OVERDUE)
     late: list[JobInfo] = []
     for name in sorted(names):
-        late += await engine.calls.find(Query(handler_name=name, due_before=due_before, order="due", limit=_MOST))
+        found = await engine.calls.find(Query(handler_name=name, due_before=due_before, order="due", limit=_MOST))
+        late += [job for job in found if not engine.cannot_read(job)]
     if not late:
         return None
     first = min(late, key=lambda job: job.due_at or due_before)

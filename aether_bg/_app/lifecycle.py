@@ -119,6 +119,7 @@ class Run:
         self.jobs = Jobs(engine, rows)
         self.view = engine.store = StoreView(engine, self.jobs, self.crossing.check_loop)
         stack = AsyncExitStack()
+        self._outliving: Owners | None = None
         try:
             await app.calls.start(engine, stack)
             for loop in (engine.writes.run, engine.writes.run, engine.events.run):
@@ -130,8 +131,10 @@ class Run:
                 await self._own(stack)
         finally:
             engine.stopping = True
-            engine.end()
-            if stack not in _outliving:
+            if self._outliving is not None:
+                engine.start_task(self._outlive, self._outliving, stack)
+            else:
+                engine.end()
                 with anyio.CancelScope(shield=True):
                     await stack.aclose()
 
@@ -161,10 +164,11 @@ class Run:
     # -- the stop --------------------------------------------------------------------------------
 
     async def _wind_down(self, owners: Owners, outbox: Outbox | None, stack: AsyncExitStack) -> None:
-        """Door closed, grace, cancel, release, arm, withdraw (PROTOCOL S1)."""
+        """Door closed, announced, grace, cancel, release, arm, withdraw (docs/protocol.md, S1 and S7)."""
         engine = self.engine
         running = engine.attempts.running
         engine.stopping = True
+        engine.start_task(owners.announce_stop)
         engine.wake()
         await self._until(lambda: not running and not engine.claiming, engine.options.grace, hurried=True)
         for attempt in list(running.values()):
@@ -177,9 +181,7 @@ class Run:
         for attempt in [attempt for attempt in running.values() if not attempt.in_thread]:
             attempt.revoke()
             now = engine.clock.now()
-            change = states.finish(
-                attempt.job, states.Released(begun=True), engine.plan(attempt.job), now, engine.options.by()
-            )
+            change = states.finish(attempt.job, states.Released(begun=True), None, now, engine.options.by())
             engine.writes.put(Save(change), partial(_settled, engine, change))
         await self._until(lambda: not engine.attempts.recording and engine.writes.idle, LAST)
         engine.end_loops()
@@ -189,12 +191,26 @@ class Run:
         await self._until(lambda: engine.events.idle, LAST)
         try:
             if threads:
-                await owners.keep_for_ever()
+                self._outliving = owners
                 _outliving.append(stack)
+                await owners.keep_for_ever()
             else:
                 await owners.leave()
         except StoreError as error:
             engine.report("stop", error)
+
+    async def _outlive(self, owners: Owners, stack: AsyncExitStack) -> None:
+        """If this loop still runs when the last thread returns, its outcome is recorded, and the owner withdraws."""
+        engine = self.engine
+        while engine.attempts.busy:
+            await engine.attempts.room(1.0)
+        try:
+            await owners.leave()
+        except StoreError as error:
+            engine.report("stop", error)
+        engine.end()
+        _outliving.remove(stack)
+        await stack.aclose()
 
     async def _until(self, done: Callable[[], bool], within: float, *, hurried: bool = False) -> None:
         deadline = anyio.current_time() + within

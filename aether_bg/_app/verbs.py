@@ -208,12 +208,14 @@ class OwnerVerbs(Verbs):
 
         Not ok: the store cannot be read, the scheduler says what is wrong with it, a dependency does not answer, or a
         job whose handler this process has is overdue by more than ten seconds (`problems["overdue"]` names the likely
-        cause).
+        cause). `problems` has `handlers` and `schedules` while due jobs wait for a process that has their handler or
+        can read their schedule; that alone leaves `ok` True, since this process is well.
         """
         engine = self._running.engine
         try:
             stats: Any = await engine.calls.stats()
-            problems = dict(engine.problems)
+            problems = {part: text for part, text in engine.problems.items() if part not in ("handlers", "schedules")}
+            problems |= (await engine.unserved.find()).sentences()
             if (late := await overdue(engine)) is not None:
                 problems["overdue"] = late
         except Exception as error:

@@ -25,6 +25,11 @@ class Attempt:
     """The stop interrupts it."""
     unreadable: InvalidPayload | None = None
     """Its payload cannot be decoded."""
+    after: Attempt | None = None
+    """An earlier attempt of the same job that has not ended here: this one begins when that has
+    (docs/protocol.md, P7)."""
+    ended: anyio.Event | None = None
+    """Set when it has ended, if another one waits for that."""
     overdue_since: float | None = None
     work: UnitOfWork | None = None
     threaded: bool = False
@@ -38,7 +43,8 @@ class Attempt:
 
     @property
     def in_thread(self) -> bool:
-        return self.begun and self.threaded
+        """A thread of this job runs: its own, or that of the attempt before it."""
+        return (self.begun and self.threaded) or (self.after is not None and self.after.in_thread)
 
     def __str__(self) -> str:
         return f"{self.job.handler_name} ({self.job.job_name})"

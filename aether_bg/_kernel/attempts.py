@@ -21,10 +21,10 @@ from aether_bg._kernel.attempt import Attempt
 from aether_bg._kernel.core import Core
 from aether_bg._kernel.outcomes import Outcome, Outcomes
 from aether_bg._kernel.tasks import Signal
-from aether_bg._kernel.verdicts import abandon, as_asked, asked_for, decide, judge, noted, text_of
+from aether_bg._kernel.verdicts import as_asked, asked_for, decide, judge, noted, text_of
 from aether_bg._rules import states
 from aether_bg._rules.occurrences import Plan
-from aether_bg.errors import InvalidHandler, InvalidPayload, InvalidSchedule
+from aether_bg.errors import InvalidHandler, InvalidPayload
 from aether_bg.model import Change, Failure, JobContext, JobInfo, Raised, Started, TimedOut
 
 SUSPICIOUS: Final = 2
@@ -58,23 +58,33 @@ class Attempts:
             attempt.job = attempt.context.job = self._core.calls.to_run(job)
         except InvalidPayload as error:
             attempt.unreadable = error
+        if (before := self.running.get(job.id)) is not None:
+            self._follow(attempt, before)
         self.running[job.id] = attempt
         self.started += 1
         if job.crash_count >= SUSPICIOUS:
             self._core.suspect_running = True
         self._core.start_task(self._run, attempt)
 
+    def _follow(self, attempt: Attempt, before: Attempt) -> None:
+        """The store gave this process a job that it still runs: never twice at once (docs/protocol.md, P7)."""
+        before.revoke()
+        before.ended = anyio.Event()
+        attempt.after = before
+        self._core.report("attempts", f"{attempt} was claimed again while it still runs here; it waits for that to end")
+
     async def _run(self, attempt: Attempt) -> None:
         core, job = self._core, attempt.job
         ending: states.Ending | Change
         plan: Plan | None = None
+        if attempt.after is not None and attempt.after.ended is not None:
+            await attempt.after.ended.wait()
+            attempt.after = None
         try:
-            plan = core.plan(job)
+            plan = core.plan_or_none(job)
             ending = await judge(core, attempt, plan) or await self._execute(attempt)
             if attempt.closing is not None and attempt.closing.notes and not isinstance(ending, Change):
                 ending = noted(ending, attempt.closing.notes)
-        except InvalidSchedule as error:
-            ending = abandon(core, job, text_of(error))
         except Exception as error:  # of the framework's own code: the job fails visibly, the app goes on
             core.report(f"attempt of {attempt}", error)
             ending = states.Failed(error=text_of(error))
@@ -82,6 +92,8 @@ class Attempts:
             attempt.work.close()  # what its tasks enqueue from now on must not vanish with it
         if self.running.get(job.id) is attempt:
             del self.running[job.id]
+        elif attempt.ended is not None:  # the next attempt of this job waits for it
+            attempt.ended.set()
         if attempt.revoked:
             self._safe(job)
         else:

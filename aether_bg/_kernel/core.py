@@ -25,6 +25,7 @@ from aether_bg._rules.ids import uuid7
 from aether_bg._rules.occurrences import Plan
 from aether_bg._rules.options import Options
 from aether_bg.bridge import Bridge, Threads
+from aether_bg.errors import InvalidSchedule
 from aether_bg.explain import plain
 from aether_bg.model import Alive, Change, JobInfo, Transaction
 from aether_bg.protocols import Clock, Reader
@@ -75,9 +76,13 @@ class Core:
         """The last answer to this owner's heartbeat; a client has none."""
         self.suspect_running = False
         """A job that has crashed before is running: no second one beside it (PROTOCOL R3)."""
+        self.unreadable: set[tuple[str, str | None]] = set()
+        """Schedules, as (text, zone), that this process cannot read: their jobs are left to others
+        (docs/protocol.md, C8)."""
         self._problems: dict[str, tuple[float, str]] = {}
         self._failed: dict[str, float] = {}
         """When a supervised loop failed last."""
+        self._told_at_stop: set[tuple[str, object]] = set()
         self._bridge = Bridge()
         self._thread = threading.get_ident()
         self._woken = anyio.Event()
@@ -135,6 +140,11 @@ class Core:
 
     def report(self, part: str, problem: BaseException | str) -> None:
         error = problem if isinstance(problem, BaseException) else None
+        if self.stopping:  # one line per stop and kind
+            kind = (part, type(error) if error else problem)
+            if kind in self._told_at_stop:
+                return
+            self._told_at_stop.add(kind)
         text = _one_line(problem)
         log.warning("%s: %s", part, text, exc_info=error if log.isEnabledFor(logging.DEBUG) else None)
         self._problems[part] = (self.clock.monotonic(), text)
@@ -218,6 +228,26 @@ class Core:
         """Raises `InvalidSchedule` when the schedule's plugin is gone."""
         schedule: Schedule = self.schedule(job.expression_value, job.timezone)
         return Plan.of(schedule, job)
+
+    def plan_or_none(self, job: JobInfo) -> Plan | None:
+        """None: this process cannot read its schedule, and will not claim such jobs (docs/protocol.md, C8)."""
+        try:
+            return self.plan(job)
+        except InvalidSchedule:
+            self.unreadable.add((job.expression_value, job.timezone))
+            return None
+
+    def cannot_read(self, job: JobInfo) -> bool:
+        return (job.expression_value, job.timezone) in self.unreadable
+
+    def reads(self, text: str, timezone: str | None) -> bool:
+        """Try once more: its plugin may have failed for a passing reason."""
+        try:
+            self.schedule(text, timezone)
+        except InvalidSchedule:
+            return False
+        self.unreadable.discard((text, timezone))
+        return True
 
     async def aside(self, fn: Callable[..., T], *args: object) -> T:
         """Off the event loop, one at a time: what searches and counts missed occurrences (docs/protocol.md, R7)."""

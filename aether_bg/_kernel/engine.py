@@ -15,6 +15,7 @@ from aether_bg._hooks.calls import Calls
 from aether_bg._kernel.attempts import SUSPICIOUS, Attempts
 from aether_bg._kernel.core import BACKOFF, NAP, RECENT, Core
 from aether_bg._kernel.tasks import Spawn, longer
+from aether_bg._kernel.unserved import Unserved
 from aether_bg._rules.options import Options
 from aether_bg.errors import StoreError
 from aether_bg.model import Claim, Claimed, Fired, JobStatus, Query
@@ -35,6 +36,7 @@ class Engine(Core):
     ) -> None:
         super().__init__(options, calls, handlers, dependencies, spawn)
         self.attempts = Attempts(self)
+        self.unserved = Unserved(self)
         self._claiming = anyio.Lock(fast_acquire=True)
         self._knocking = 0
         """Slots kept for triggers whose claim is on its way."""
@@ -74,7 +76,7 @@ class Engine(Core):
         async with self._claiming:
             claim = Claim(
                 owner=self.owner, now=self.clock.now(), limit=self.free, handlers=tuple(self.handlers),
-                suspect=not self.suspect_running,
+                suspect=not self.suspect_running, unreadable=tuple(self.unreadable),
             )  # fmt: skip
             with anyio.CancelScope(shield=True):  # between commit and start no cancellation may come (PROTOCOL C5)
                 claimed = await self.calls.claim(claim)
@@ -128,8 +130,8 @@ class Engine(Core):
             return Fired.CONSUMED
         if job.paused and not job.manual:
             return Fired.CONSUMED
-        if job.handler_name not in self.handlers:
-            return Fired.RETRY
+        if job.handler_name not in self.handlers or self.plan_or_none(job) is None:
+            return Fired.RETRY  # another process can run it (docs/protocol.md, C7 and C8)
         early = (job.due_at - self.clock.now()).total_seconds() if job.due_at else 0.0
         if early > EARLY:
             return Fired.RETRY

@@ -16,11 +16,11 @@ from aether_bg._handlers.work import UnitOfWork
 from aether_bg._kernel.attempt import Attempt
 from aether_bg._kernel.core import BACKOFF, Core
 from aether_bg._kernel.tasks import longer
-from aether_bg._kernel.verdicts import abandon, decide, judge, text_of
+from aether_bg._kernel.verdicts import decide, judge, text_of
 from aether_bg._rules import states
 from aether_bg._rules.names import taken
 from aether_bg._rules.occurrences import Plan
-from aether_bg.errors import InvalidSchedule, NameHeld, Stale, StoreError, StoreRefused, StoreTrouble
+from aether_bg.errors import NameHeld, NotStarted, Stale, StoreError, StoreRefused, StoreTrouble
 from aether_bg.explain import first_line
 from aether_bg.model import Change, Ended, JobContext, JobInfo, JobStatus, Missed, Purge, Raised, RunOutcome, Save
 
@@ -57,12 +57,12 @@ class Outcomes:
         self.waiting.add(job.id)
         if isinstance(ending, Change):
             return self._hand_in(outcome, ending)
-        try:
-            plan = outcome.plan or core.plan(job)
-        except InvalidSchedule as error:
-            return self._hand_in(outcome, abandon(core, job, text_of(error)))
+        plan = outcome.plan or core.plan_or_none(job)
+        if plan is None and isinstance(ending, states.Completed):
+            ending = outcome.ending = states.Released(begun=True)  # its unit of work must not be committed (C8)
         finish = partial(states.finish, job, ending, plan, core.clock.now(), core.options.by())
-        if plan.schedule.recurring and job.occurrence and core.clock.now() - job.occurrence > LONG:
+        recurring = plan is not None and plan.schedule.recurring
+        if recurring and job.occurrence and core.clock.now() - job.occurrence > LONG:
             core.start_task(self._finish_aside, outcome, finish)
         else:
             self._hand_in(outcome, finish())
@@ -73,7 +73,7 @@ class Outcomes:
             change = await self._core.aside(finish)
         except Exception as error:  # of a schedule's own code: there is no next occurrence to be had
             self._core.report(f"schedule of {outcome.attempt}", error)
-            change = abandon(self._core, outcome.job, text_of(error))
+            change = states.abandon(outcome.job, text_of(error), self._core.clock.now(), self._core.options.by())
         self._hand_in(outcome, change)
 
     def _hand_in(self, outcome: Outcome, change: Change) -> None:
@@ -117,11 +117,14 @@ class Outcomes:
             outcome.job, outcome.plan = core.calls.decoded(current), None  # changed while it ran: decide anew
             if isinstance(outcome.ending, Change):
                 fresh = Attempt(outcome.job, JobContext(outcome.job))
-                outcome.ending = await judge(core, fresh, core.plan(outcome.job)) or states.Released(begun=False)
+                plan = core.plan_or_none(outcome.job)
+                outcome.ending = await judge(core, fresh, plan) or states.Released(begun=False)
+        elif isinstance(error, NotStarted):
+            return self._done(outcome)  # the store is closed: the next start puts it back
         elif isinstance(error, StoreTrouble):
             core.report("recording outcomes", error)
             if core.stopping:
-                return self._done(outcome)  # the next start recovers it
+                return self._done(outcome)  # the stop, or else the next start, puts it back
             outcome.wait = longer(outcome.wait, BACKOFF)
             await anyio.sleep(outcome.wait)
         elif isinstance(error, StoreRefused) and await self._completed_before(outcome):

@@ -1,27 +1,29 @@
-"""Who is alive: the heartbeat, recovery of the dead, strays, handlers that nobody has (PROTOCOL P, C5, C7)."""
+"""Who is alive: the heartbeat, recovery of the dead, strays (PROTOCOL P, C5)."""
 
 from __future__ import annotations
 
 import logging
 import math
+from contextlib import suppress
 from datetime import timedelta
 from typing import Final
 from uuid import UUID
 
 import anyio
 
+from aether_bg._kernel.core import BACKOFF
 from aether_bg._kernel.engine import Engine
+from aether_bg._kernel.standstill import Standstill
+from aether_bg._kernel.tasks import longer
 from aether_bg._rules import states
 from aether_bg._rules.ids import uuid7
-from aether_bg.errors import InvalidSchedule, Stale, StoreError
-from aether_bg.model import Alive, Change, Claim, Heartbeat, JobInfo, JobStatus, Query, Recovered, Save
+from aether_bg.errors import Stale, StoreError
+from aether_bg.model import Alive, Change, Heartbeat, JobInfo, JobStatus, Query, Recovered, Save
 
 log = logging.getLogger("aether_bg")
 
 LOOK: Final = 0.3
 """Seconds between looks at the other owners' locks (PROTOCOL P3); three times that while alone and idle."""
-UNKNOWN: Final = 60.0
-"""Seconds that a due job waits for some process to have its handler (PROTOCOL C7)."""
 GONE_BACK: Final = 0.05
 """Seconds from which on the wall clock counts as put back; less is the drift of a clock that is being set right."""
 OVERDUE: Final = timedelta(minutes=1)
@@ -31,8 +33,7 @@ _SWEEP: Final = 10.0
 class Owners:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._beats: dict[UUID, tuple[int, float]] = {}
-        self._missing: dict[str, float] = {}
+        self._standstill = Standstill(engine.options.lease)
         self._strays: set[tuple[UUID, int]] = set()
         self._company = True
         """There are other owners, whose locks are to be looked at."""
@@ -57,23 +58,43 @@ class Owners:
         self._problems = problems
         await self._beat()
 
+    async def announce_stop(self) -> None:
+        """Mark this owner as stopping, so that what its end interrupts is no crash (docs/protocol.md, S7)."""
+        wait = 0.0
+        with anyio.move_on_after(self._engine.options.grace):
+            while True:
+                with suppress(StoreError):  # if it never succeeds, `leave` reports why
+                    await self._beat(stopping=True)
+                    return
+                wait = longer(wait, BACKOFF)
+                await anyio.sleep(wait)
+
     async def leave(self) -> None:
+        """Put back what is still held, for want of a recorded outcome, then withdraw (docs/protocol.md, P1 and S7)."""
+        await self._beat(stopping=True)
+        await self._recover(self._engine.owner, stopped=True)
         await self._beat(leave=True)
 
     async def keep_for_ever(self) -> None:
         """A thread outlives the stop: its claim stays alive until the process ends (PROTOCOL S4)."""
-        await self._beat(keep_for=10 * 365 * 86400.0)
+        await self._beat(keep_for=10 * 365 * 86400.0, stopping=True)
 
     async def run(self) -> None:
+        clock, third = self._engine.clock, self._engine.options.lease / 3
+        looked = clock.monotonic()
         while True:
-            watching = self._company or self._engine.attempts.running
-            await self._engine.look.wait(LOOK if watching else 3 * LOOK)
+            within = LOOK if self._company or self._engine.attempts.running else 3 * LOOK
+            await self._engine.look.wait(within)
             known = dict(self._engine.attempts.running)
             try:
                 alive = await self._beat()
             except StoreError as error:
                 self._engine.report("heartbeat", error)
+                self._standstill.forget()
                 continue
+            looked, late = clock.monotonic(), clock.monotonic() - looked > within + third
+            if late:  # what happened meanwhile is unknown
+                self._standstill.forget()
             self._company = len(alive.beats) > 1
             if not alive.known:
                 await self._start_over()
@@ -81,20 +102,22 @@ class Owners:
             await self._look(alive)
             await self._compare(alive, {(job_id, attempt.job.seq) for job_id, attempt in known.items()})
             self._hung()
-            await self._orphans(alive)
+            await self._engine.unserved.look()
             await self._clock()
-            if self._engine.clock.monotonic() >= self._next_sweep:
-                self._next_sweep = self._engine.clock.monotonic() + _SWEEP
+            if clock.monotonic() >= self._next_sweep:
+                self._next_sweep = clock.monotonic() + _SWEEP
+                self._engine.unserved.read_again()
                 await self._overdue(alive)
 
     async def _beat(
-        self, *, join: bool = False, leave: bool = False, bury: tuple[UUID, ...] = (), keep_for: float | None = None
-    ) -> Alive:
+        self, *, join: bool = False, leave: bool = False, stopping: bool = False, bury: tuple[UUID, ...] = (),
+        keep_for: float | None = None,
+    ) -> Alive:  # fmt: skip
         engine, lease = self._engine, self._engine.options.lease
         beat = Heartbeat(
             owner=engine.owner, handlers=tuple(engine.handlers), now=engine.clock.now(), interval=lease / 3,
             keep_for=10 * lease if keep_for is None else keep_for, join=join, leave=leave, bury=bury,
-            problems=self._problems,
+            stopping=stopping or (join and engine.stopping), problems=self._problems,
         )  # fmt: skip
         engine.alive = alive = await engine.calls.heartbeat(beat)
         return alive
@@ -106,56 +129,45 @@ class Owners:
         for attempt in list(engine.attempts.running.values()):
             attempt.revoke()
         engine.owner = uuid7()
+        self._standstill.forget()
         await self._beat(join=True)
 
     # -- the dead --------------------------------------------------------------------------------
 
     async def _look(self, alive: Alive) -> None:
-        dead = {*alive.dead, *self._expired(alive)} - {self._engine.owner}
+        me, now = self._engine.owner, self._engine.clock.monotonic()
+        dead = {*alive.dead, *self._standstill.expired(alive.beats, me, now)} - {me}
         if not dead:
             return
         for owner in dead:
-            await self._recover(owner)
-            self._beats.pop(owner, None)
+            await self._recover(owner, stopped=owner in alive.stopping)
         await self._beat(bury=tuple(dead))
 
-    def _expired(self, alive: Alive) -> list[UUID]:
-        """Owners whose beat this process has seen unchanged for a lease, by its own clock; no wall clock decides."""
-        now, lease = self._engine.clock.monotonic(), self._engine.options.lease
-        expired = []
-        for owner, beat in alive.beats.items():
-            seen, since = self._beats.get(owner, (None, now))
-            if seen != beat:
-                self._beats[owner] = (beat, now)
-            elif now - since > lease:
-                expired.append(owner)
-        for gone in self._beats.keys() - alive.beats.keys():
-            del self._beats[gone]
-        return expired
-
-    async def _recover(self, owner: UUID) -> None:
+    async def _recover(self, owner: UUID, *, stopped: bool) -> None:
         engine = self._engine
         while rows := await engine.calls.find(Query(owner=owner, limit=500)):
             for row in rows:
-                await self._take_back(row, owner)
+                await self._take_back(row, owner, stopped)
 
-    async def _take_back(self, row: JobInfo, owner: UUID) -> None:
-        """Crashes are counted apart from retries (PROTOCOL R3)."""
+    async def _take_back(self, row: JobInfo, owner: UUID, stopped: bool) -> None:
+        """What a stop interrupted is not counted; crashes are, apart from retries (docs/protocol.md, S7 and R3)."""
         engine, now, by = self._engine, self._engine.clock.now(), self._engine.options.by()
         retries = engine.handlers.compiled(row.handler_name).info.retries if row.handler_name in engine.handlers else 0
         lost = states.Lost(
             error=f"Crashed: the process that ran it (owner {owner}) died", retry_at=now,
             cap=max(retries, states.LEAST_CRASHES),
         )  # fmt: skip
-        try:
-            change = await engine.aside(states.finish, row, lost, engine.plan(row), now, by)
-        except InvalidSchedule as error:
-            change = states.abandon(row, str(error), now, by)
-        if await self._save(change):
+        ending = states.Released(begun=True) if stopped else lost
+        change = await engine.aside(states.finish, row, ending, engine.plan_or_none(row), now, by)
+        if not await self._save(change):
+            return
+        if stopped:
+            log.info("%s (%s): the stop of its process interrupted it; it waits again", row.handler_name, row.job_name)
+        else:
             log.warning(
                 "%s (%s): the process that ran it died; it is %s now", row.handler_name, row.job_name, change.status
             )
-            engine.events.emit(Recovered(row, change.runs[0]))
+        engine.events.emit(Recovered(row, change.runs[0]))
 
     # -- this owner's own rows -------------------------------------------------------------------
 
@@ -174,7 +186,7 @@ class Owners:
                 engine.report("heartbeat", f"released {found[0].job_name!r}: claimed here, but not running")
                 released = states.Released(begun=False)
                 now = engine.clock.now()
-                change = states.finish(found[0], released, engine.plan(found[0]), now, engine.options.by())
+                change = states.finish(found[0], released, None, now, engine.options.by())
                 await self._save(change)
         self._strays = strays
 
@@ -218,18 +230,7 @@ class Owners:
         self._engine.arm(change.job_id)
         return True
 
-    # -- rows nobody takes -----------------------------------------------------------------------
-
-    async def _orphans(self, alive: Alive) -> None:
-        """Due jobs of a handler that no live owner has had for a minute, by this process's clock (PROTOCOL C7)."""
-        engine, now = self._engine, self._engine.clock.monotonic()
-        missing = alive.due - alive.advertised
-        self._missing = {name: self._missing.get(name, now) for name in missing}
-        for name in sorted(name for name, since in self._missing.items() if now - since > UNKNOWN):
-            claim = Claim(owner=engine.owner, now=engine.clock.now(), limit=100, handlers=(name,))
-            with anyio.CancelScope(shield=True):
-                for job in (await engine.calls.claim(claim)).jobs:
-                    engine.attempts.start(job)
+    # -- rows that no process takes ----------------------------------------------------------------
 
     async def _overdue(self, alive: Alive) -> None:
         """Whatever the scheduler: overdue by more than a minute is armed again, and told once, at the second look: at
@@ -241,7 +242,7 @@ class Owners:
             mine += await engine.calls.find(Query(handler_name=name, due_before=due_before, order="due", limit=100))
         for job in mine:
             engine.arm(job.id)
-        seen, self._late = self._late, {(job.id, job.seq): job for job in mine}
+        seen, self._late = self._late, {(job.id, job.seq): job for job in mine if not engine.cannot_read(job)}
         fresh = [job for key, job in self._late.items() if key in seen and key not in self._warned]
         self._warned = {key for key in self._warned if key in self._late} | {(job.id, job.seq) for job in fresh}
         if fresh and engine.free > 0:

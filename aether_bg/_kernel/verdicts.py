@@ -15,25 +15,18 @@ from aether_bg._rules import states
 from aether_bg._rules.occurrences import Plan
 from aether_bg._rules.states.parts import MOST_ERROR
 from aether_bg.errors import brief, shown
-from aether_bg.model import Change, Failure, GiveUp, GiveUpNow, JobInfo, Raised, RetryAt, RunOutcome, Snooze, TimedOut
+from aether_bg.model import Change, Failure, GiveUp, GiveUpNow, Raised, RetryAt, RunOutcome, Snooze, TimedOut
 
 
-async def judge(core: Core, attempt: Attempt, plan: Plan) -> states.Ending | Change | None:
+async def judge(core: Core, attempt: Attempt, plan: Plan | None) -> states.Ending | Change | None:
     """None: run it."""
     job = attempt.job
-    if job.handler_name not in core.handlers:
-        return abandon(
-            core, job, f"no live process has had the handler {job.handler_name!r} for a minute; the payload is kept, "
-            "and `retry` runs the job again",
-        )  # fmt: skip
+    if plan is None or job.handler_name not in core.handlers:
+        return states.Released(begun=False)  # another process can run it (docs/protocol.md, C7 and C8)
     now, change = core.clock.now(), None
     if states.late(job, plan, now) and not core.stopping:
         change = await core.aside(states.misfired, job, plan, now, core.options.by())
-    return states.Released(begun=False) if core.stopping or attempt.releasing else change
-
-
-def abandon(core: Core, job: JobInfo, error: str) -> Change:
-    return states.abandon(job, error, core.clock.now(), core.options.by())
+    return states.Released(begun=False) if core.stopping or attempt.releasing or attempt.revoked else change
 
 
 def asked_for(error: BaseException) -> list[Snooze | GiveUp]:

@@ -15,10 +15,11 @@ import click
 from aether_bg.cli.database import Reading, database_argument, opening, reading
 from aether_bg.cli.output import Progress, json_option, print_document, table
 from aether_bg.cli.processes import Process, processes
-from aether_bg.errors import StoreError
+from aether_bg.errors import InvalidSchedule, StoreError, shown
 from aether_bg.explain import OVERDUE
 from aether_bg.plugins.sqlite.rows import to_time
 from aether_bg.plugins.sqlite.schema import READY, STEPS, applied, migrations
+from aether_bg.schedule import load
 
 _MOST: Final = 5
 """Examples of each finding."""
@@ -195,6 +196,7 @@ def _unattended(db: Reading) -> Findings:
         held, waiting = held and _held_by_the_dead(db, known), waiting and _no_handler(db, known)
     yield from held
     yield from waiting
+    yield from _unreadable(db)
     for process in known:
         if process.state == "silent":
             yield Finding(
@@ -225,8 +227,29 @@ def _no_handler(db: Reading, known: list[Process]) -> list[Finding]:
     found = list(_rows(db, "no_handler" if live else "no_process", "id", rows, f"jobs are due {what}", *params))
     if not found or not live:
         return found
-    names = db.rows(f"SELECT DISTINCT handler_name FROM {rows} LIMIT {_MOST}", *params)
-    return [attrs.evolve(found[0], examples=[str(name) for (name,) in names])]
+    names = db.rows(f"SELECT handler_name, min(due_at) FROM {rows} GROUP BY 1 ORDER BY 2 LIMIT {_MOST}", *params)
+    return [attrs.evolve(found[0], examples=[f"{name} since {since}" for name, since in names])]
+
+
+def _unreadable(db: Reading) -> Findings:
+    """Due jobs whose schedule the built-in language cannot read: some process must have the plugin that can."""
+    due = to_time(datetime.now(UTC) - timedelta(seconds=1))
+    rows = f"aether_jobs WHERE {READY} AND due_at <= ?"
+    found = []
+    for text, zone, since, count in db.rows(
+        f"SELECT expression_value, timezone, min(due_at), count(*) FROM {rows} GROUP BY 1, 2 ORDER BY 3", due
+    ):
+        try:
+            load(text, zone)
+        except InvalidSchedule:
+            found.append((f"{shown(text)} since {since}", since, count))
+    if found:
+        late = to_time(datetime.now(UTC) - timedelta(seconds=OVERDUE))
+        yield Finding(
+            level="problem" if found[0][1] <= late else "note", code="unreadable_schedule",
+            count=sum(count for *_, count in found), examples=[told for told, *_ in found[:_MOST]],
+            message="jobs are due whose schedule only a plugin can read: is a process that has it alive?",
+        )  # fmt: skip
 
 
 def _late(db: Reading, known: list[Process]) -> Findings:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -64,8 +63,10 @@ def explain_(database: Path, job: str, limit: int, local: bool, app: Aether | No
     schedule = None
     if app is not None:
         row = app.calls.decoded(row)
-        with suppress(InvalidSchedule):
-            schedule = app.calls.load(row.expression_value, row.timezone)
+    try:
+        schedule = (app.calls.load if app is not None else load)(row.expression_value, row.timezone)
+    except InvalidSchedule:
+        facts = attrs.evolve(facts, readable=False)
     told = explain(row, runs, now=now, around=facts, schedule=schedule, zone=zone)
     if as_json:
         print_document(

@@ -45,7 +45,8 @@ def processes(database: Reading) -> list[Process]:
     found = []
     try:
         for id_, host, pid, started, beat, handlers, problems in database.rows(
-            "SELECT id, host, pid, started_at, beat_at, handlers, problems FROM aether_owners ORDER BY started_at"
+            "SELECT id, host, pid, started_at, beat_at, iif(stopping, '[]', handlers), problems FROM aether_owners "
+            "ORDER BY started_at"
         ):
             started_at, beat_at = from_time(started), from_time(beat)
             assert started_at is not None

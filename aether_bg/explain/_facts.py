@@ -28,6 +28,8 @@ class Waiting(StrEnum):
     """No live process runs jobs on this store."""
     HANDLER = "handler"
     """Some live, but none of them has its handler (PROTOCOL C7)."""
+    SCHEDULE = "schedule"
+    """The asking process cannot read its schedule: another one must (docs/protocol.md, C8)."""
     SLOT = "slot"
     SCHEDULER = "scheduler"
     CLAIM = "claim"
@@ -40,7 +42,8 @@ class Around:
 
     `owners`: the live processes, and what to call each; `gone`: those that no longer count, and why ("has died");
     `handlers`: what the live ones have; `free`: free slots, `here`: the asking process itself, if it is an owner;
-    `arms`: the scheduler must be told of each job; `trouble`: what is wrong with it.
+    `arms`: the scheduler must be told of each job; `trouble`: what is wrong with it; `readable`: whether the asker can
+    read its schedule.
     """
 
     owners: Mapping[UUID, str] | None = None
@@ -50,6 +53,7 @@ class Around:
     here: UUID | None = None
     arms: bool = False
     trouble: str | None = None
+    readable: bool = True
 
 
 def waiting(job: JobInfo, now: datetime, around: Around) -> Waiting | None:
@@ -64,6 +68,8 @@ def waiting(job: JobInfo, now: datetime, around: Around) -> Waiting | None:
         return Waiting.OWNER
     if around.handlers is not None and job.handler_name not in around.handlers:
         return Waiting.HANDLER
+    if not around.readable:
+        return Waiting.SCHEDULE
     if around.free is not None and around.free < 1:
         return Waiting.SLOT
     if around.trouble or (around.arms and job.armed_seq != job.seq) or (around.free and late(job, now) > OVERDUE):

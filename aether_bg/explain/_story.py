@@ -119,7 +119,12 @@ class Story:
             case Waiting.HANDLER:
                 return [
                     f"It waits for a process that has the handler {shown(job.handler_name)}: {self._have()}. "
-                    "When none has had it for a minute, the job fails as missing and keeps its payload."
+                    f"It has waited since {self._at(job.due_at)}."
+                ]
+            case Waiting.SCHEDULE:
+                return [
+                    f"It waits for a process that can read its schedule {shown(job.expression_value)}, "
+                    f"which this one cannot. It has waited since {self._at(job.due_at)}."
                 ]
             case Waiting.SLOT:
                 return ["It waits for a free slot: all of this process's are taken."]

@@ -134,6 +134,8 @@ class Claim:
     A row can be taken when it is SCHEDULED, due at `now`, and not paused or `manual`; the owner's row must exist
     (PROTOCOL P4). Taking means: RUNNING, seq + 1, attempt + 1, owner, and a history row, all in one transaction.
     Rows with two crashes or more are left out unless `suspect`, and then at most one is taken (PROTOCOL R3).
+    `unreadable`: schedules, as (expression_value, timezone), that this process cannot read; rows with them are left to
+    other processes and do not count for `next_due`. An exact claim does not look at `unreadable`.
     """
 
     owner: UUID
@@ -141,6 +143,7 @@ class Claim:
     limit: int
     handlers: tuple[str, ...]
     suspect: bool = True
+    unreadable: tuple[tuple[str, str | None], ...] = ()
     job_id: UUID | None = None
     seq: int | None = None
 
@@ -148,7 +151,9 @@ class Claim:
         """Whether `job` is one of the rows that this claim is about, due or not."""
         if self.job_id is not None:
             return job.waiting and (job.id, job.seq) == (self.job_id, self.seq)
-        return job.waiting and job.handler_name in self.handlers and (self.suspect or not job.suspect)
+        if not job.waiting or job.handler_name not in self.handlers or (job.suspect and not self.suspect):
+            return False
+        return not self.unreadable or (job.expression_value, job.timezone) not in self.unreadable
 
     def choose(self, jobs: Iterable[JobInfo]) -> list[JobInfo]:
         """Those of `jobs` to take: due, earliest first, up to `limit`, one suspect at most."""
@@ -189,6 +194,9 @@ class Heartbeat:
     """I am alive (PROTOCOL P). `join`: register a new owner; `leave`: withdraw it; `bury`: owners whose rows have
     been taken back: they are registered no longer, and what proved them dead (a lock) can be let go.
 
+    `stopping`: this owner has begun to stop. The mark stays until its row is gone: its handlers are advertised no
+    longer, and what it still holds when its process ends counts as interrupted by the stop, not as crashed.
+
     Until `keep_for` seconds from now the store renews the beat by itself every `interval` seconds, off the
     event loop. `now` serves to tell which handlers have due rows. `problems`: declarations that this owner could not
     apply, in words; a store that people can look at keeps them with the owner, another may leave them out.
@@ -201,6 +209,7 @@ class Heartbeat:
     keep_for: float
     join: bool = False
     leave: bool = False
+    stopping: bool = False
     bury: tuple[UUID, ...] = ()
     problems: tuple[str, ...] = ()
 
@@ -208,14 +217,15 @@ class Heartbeat:
 @attrs.frozen(kw_only=True)
 class Alive:
     """The answer. `known`: this owner's row exists; `beats`: each owner's counter, to be compared with the
-    observer's own clock; `dead`: proven dead; `running`: (job id, seq) of what this owner holds;
-    `advertised`: handlers that some owner has; `due`: handlers that have due rows; `size`: bytes of the store, 0 where
-    unknown."""
+    observer's own clock; `dead`: proven dead; `stopping`: those of `beats` that have said so; `running`: (job id, seq)
+    of what this owner holds; `advertised`: handlers of the owners that are not stopping; `due`: handlers that have due
+    rows; `size`: bytes of the store, 0 where unknown."""
 
     store_id: UUID
     known: bool = True
     beats: Mapping[UUID, int] = field(factory=dict)
     dead: tuple[UUID, ...] = ()
+    stopping: frozenset[UUID] = frozenset()
     running: tuple[tuple[UUID, int], ...] = ()
     advertised: frozenset[str] = frozenset()
     due: frozenset[str] = frozenset()

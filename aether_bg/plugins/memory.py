@@ -50,6 +50,7 @@ class MemoryStore:
         self._jobs: dict[UUID, JobInfo] = {}
         self._runs: dict[tuple[UUID, int, int], JobRun] = {}
         self._owners: dict[UUID, tuple[Heartbeat, float]] = {}
+        self._stopping: set[UUID] = set()
         self._wakes: list[Callable[[], None]] = []
         self._lock = threading.Lock()
 
@@ -128,8 +129,10 @@ class MemoryStore:
             now = time.monotonic()
             if beat.join or beat.owner in self._owners:
                 self._owners[beat.owner] = beat, now + beat.keep_for
+            self._stopping |= {beat.owner} if beat.stopping else set()
             for gone in (*beat.bury, *([beat.owner] if beat.leave else [])):
                 self._owners.pop(gone, None)
+            self._stopping &= self._owners.keys()
             running = [job for job in self._jobs.values() if job.status is JobStatus.RUNNING]
             return Alive(
                 store_id=self._id,
@@ -139,7 +142,13 @@ class MemoryStore:
                 },
                 dead=tuple({job.owner for job in running if job.owner} - self._owners.keys() - {beat.owner}),
                 running=tuple((job.id, job.seq) for job in running if job.owner == beat.owner),
-                advertised=frozenset(name for last, _ in self._owners.values() for name in last.handlers),
+                stopping=frozenset(self._stopping),
+                advertised=frozenset(
+                    name
+                    for owner, (last, _) in self._owners.items()
+                    if owner not in self._stopping
+                    for name in last.handlers
+                ),
                 due=frozenset(job.handler_name for job in self._jobs.values() if job.claimable(beat.now)),
             )
 

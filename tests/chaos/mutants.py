@@ -64,7 +64,7 @@ class NoOwnerCheck(Watched):
             row = [str(claim.owner)]
             known = conn.execute("SELECT 1 FROM aether_owners WHERE id = ?", row).fetchone()
             if not known:
-                conn.execute("INSERT INTO aether_owners VALUES (?, '', 0, '', 0, '', '[]', '[]')", row)
+                conn.execute("INSERT INTO aether_owners VALUES (?, '', 0, '', 0, '', '[]', 0, '[]')", row)
             try:
                 return claims.claim(conn, claim)
             finally:

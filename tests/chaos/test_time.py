@@ -17,8 +17,7 @@ from typing import Any
 import anyio
 import pytest
 
-from aether_bg import Aether, Backoff, JobContext, JobStatus, RunOutcome
-from aether_bg._kernel import owners
+from aether_bg import Aether, Backoff, JobContext, RunOutcome
 from aether_bg._rules import occurrences
 from aether_bg._rules.states import endings
 from aether_bg.testing import FakeClock
@@ -238,11 +237,6 @@ def test_a_rolling_deploy_changes_the_cron(worlds: Callable[[str], World], count
         world.check(late=60, overlaps=False)
 
 
-def impatient_worker(spec: Spec) -> None:
-    owners.UNKNOWN = spec["unknown"]
-    Worker(spec).app.run()
-
-
 @pytest.mark.row(28, small=6, full=50)
 def test_an_old_process_leaves_new_work_to_the_new_one(worlds: Callable[[str], World], count: int) -> None:
     for number in range(count):
@@ -262,24 +256,23 @@ def test_an_old_process_leaves_new_work_to_the_new_one(worlds: Callable[[str], W
 
 
 @pytest.mark.row(28, small=2, full=20)
-def test_work_that_nobody_knows_fails_after_a_while(worlds: Callable[[str], World], count: int) -> None:
+def test_work_without_a_handler_waits_and_is_reported(worlds: Callable[[str], World], count: int) -> None:
+    """A process without the handler runs on for longer than any deploy takes; once it was a minute, here 0.6 s."""
     for number in range(count):
         world = worlds(f"unknown-{number}").create()
-        old = world.start("chaos.test_time:impatient_worker", without=["effect"], unknown=0.6)
-        job = {"handler": "effect", "name": "unknown", "payload": {"ms": 1}}
-        assert world.start("put", enqueue=[job]).wait() == 0
-        began = time.monotonic()
-        world.until(lambda w=world: w.sql("SELECT 1 FROM aether_jobs WHERE status = 3"))
-        assert 0.4 < time.monotonic() - began < 3
-        assert world.sql("SELECT payload FROM aether_jobs WHERE last_error LIKE '%handler%'") == [('{"ms":1}',)]
-        old.end()
-        worker = Worker({"db": str(world.db), "history": str(world.history)})
-
-        async def main(worker: Worker = worker) -> None:
-            async with worker.app as app:
-                await app.retry("unknown")
-                assert (await app.wait("unknown", 10)).status is JobStatus.COMPLETED
-
-        anyio.run(main)
-        worker.history.write("verb", verb="retry", job=world.sql("SELECT id FROM aether_jobs")[0][0])
+        old = world.ready(without=["effect"])
+        jobs = [
+            {"handler": "effect", "name": "once", "payload": {"ms": 1}},
+            {"handler": "effect", "name": "again", "payload": {"ms": 1}, "schedule": "@every 200ms", "repeats": 5},
+        ]
+        assert world.start("put", enqueue=jobs).wait() == 0
+        world.until(lambda old=old: "wait for a process that has their handler: 'effect' since" in old.tail())
+        time.sleep(1)
+        assert world.sql("SELECT DISTINCT status FROM aether_jobs") == [(0,)]
+        assert world.sql("SELECT count(*) FROM aether_runs") == [(0,)]
+        new = world.ready()
+        world.until(lambda w=world: w.sql("SELECT DISTINCT status FROM aether_jobs") == [(2,)])
+        for process in (old, new):
+            process.end()
+        assert old.tail().count("'effect' since") == 1, "once an hour"
         world.check()

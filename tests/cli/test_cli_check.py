@@ -106,7 +106,7 @@ def test_every_contradiction_is_tried() -> None:
 
 def test_the_handler_that_is_missing_is_named(run: Run, db: Path) -> None:
     tamper(db, due(5), owner(0, '["Other"]'))
-    assert findings(run, db)[1]["no_handler"]["examples"] == ["Ok"]
+    assert findings(run, db)[1]["no_handler"]["examples"][0].startswith("Ok since 20")
 
 
 @pytest.mark.parametrize(

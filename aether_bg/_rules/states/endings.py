@@ -71,35 +71,42 @@ class Lost:
 Ending: TypeAlias = Completed | Repeated | Failed | Snoozed | Released | Lost
 
 
-def finish(job: JobInfo, ending: Ending, plan: Plan, now: datetime, by: str | None) -> Change:
-    """The outcome of the attempt that `job` (RUNNING, as claimed or as read again) is at."""
+def finish(job: JobInfo, ending: Ending, plan: Plan | None, now: datetime, by: str | None) -> Change:
+    """The outcome of the attempt that `job` (RUNNING, as claimed or as read again) is at.
+
+    `plan` None: this process cannot read its schedule. What needs the next occurrence is put back then, for a process
+    that can (docs/protocol.md, C8).
+    """
     match ending:
-        case Completed(error):
-            run = attempt_run(job, RunOutcome.COMPLETED, now, error)
-            return next_occurrence(job, plan, now, by, run, last_error=None, crash_count=0)
-        case Repeated(error):
-            run = attempt_run(job, RunOutcome.DUPLICATE, now, error)
-            return next_occurrence(job, plan, now, by, run, last_error=None, crash_count=0)
-        case Failed(error, outcome, retry_at):
-            run = attempt_run(job, outcome, now, error)
-            if retry_at is not None:
-                again = {"due_at": retry_at, "retry_count": job.retry_count + 1, "last_error": error}
-                return once_more(job, now, by, run, **again)
-            return next_occurrence(job, plan, now, by, run, last_error=error)
         case Snoozed(until, error):
             return once_more(job, now, by, attempt_run(job, RunOutcome.SNOOZED, now, error), due_at=until)
         case Released(begun, error):
             run = attempt_run(job, RunOutcome.RELEASED, now, error)
             return once_more(job, now, by, run, attempt=job.attempt - (not begun))
+        case Failed(error, outcome, retry_at) if retry_at is not None:
+            run = attempt_run(job, outcome, now, error)
+            again = {"due_at": retry_at, "retry_count": job.retry_count + 1, "last_error": error}
+            return once_more(job, now, by, run, **again)
         case Lost(error, retry_at, cap):
             run = attempt_run(job, RunOutcome.CRASHED, now, error)
             crashes = job.crash_count + 1
             lost = {"crash_count": crashes, "last_error": error}
-            if crashes >= 2 * cap or (crashes >= cap and not plan.schedule.recurring):
+            if crashes >= 2 * cap or (crashes >= cap and plan is not None and not plan.schedule.recurring):
                 return end(job, JobStatus.FAILED, now, by, (run,), **lost)
-            if crashes >= cap:
+            if crashes >= cap and plan is not None:
                 return next_occurrence(job, plan, now, by, run, **lost)
             return once_more(job, now, by, run, due_at=retry_at, **lost)
+    if plan is None:
+        return once_more(job, now, by, attempt_run(job, RunOutcome.RELEASED, now))
+    match ending:
+        case Completed(noted):
+            run = attempt_run(job, RunOutcome.COMPLETED, now, noted)
+            return next_occurrence(job, plan, now, by, run, last_error=None, crash_count=0)
+        case Repeated(error):
+            run = attempt_run(job, RunOutcome.DUPLICATE, now, error)
+            return next_occurrence(job, plan, now, by, run, last_error=None, crash_count=0)
+        case Failed(error, outcome):
+            return next_occurrence(job, plan, now, by, attempt_run(job, outcome, now, error), last_error=error)
         case _:
             assert_never(ending)
 

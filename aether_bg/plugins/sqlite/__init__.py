@@ -146,6 +146,8 @@ class SQLiteStore:
         if beat.join:
             await session.join(beat)
         await session.tell(beat)
+        if beat.stopping:
+            await session.write(lambda conn: claims.announce_stop(conn, str(beat.owner)), Rank.BEAT)
         if beat.leave or beat.bury:
             await session.forget(beat)
         session.keep(beat)

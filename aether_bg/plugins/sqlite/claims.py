@@ -17,14 +17,18 @@ from aether_bg.plugins.sqlite.schema import READY, SUSPECT
 _MOST_HANDLERS: Final = 50
 """Handlers served by one claim, those with the earliest due rows first: bounds the length of the statement."""
 
+READABLE: Final = (
+    "AND expression_value || char(10) || coalesce(timezone, '') NOT IN (SELECT value FROM json_each(:unreadable))"
+)
+"""Part of the statements below only while this process knows of schedules that it cannot read (PROTOCOL C8)."""
 NEXT_DUE: Final = f"""
 SELECT h.value AS handler, (
-    SELECT due_at FROM aether_jobs WHERE {READY} AND handler_name = h.value AND (NOT {SUSPECT} OR :suspect)
+    SELECT due_at FROM aether_jobs WHERE {READY} AND handler_name = h.value AND (NOT {SUSPECT} OR :suspect) {{readable}}
     ORDER BY due_at LIMIT 1
 ) AS due FROM json_each(:handlers) AS h WHERE due IS NOT NULL ORDER BY due
 """
 ONE_SUSPECT: Final = f"""
-SELECT id FROM aether_jobs WHERE {READY} AND {SUSPECT} AND due_at <= :now
+SELECT id FROM aether_jobs WHERE {READY} AND {SUSPECT} AND due_at <= :now {{readable}}
 AND handler_name IN (SELECT value FROM json_each(:handlers)) ORDER BY due_at LIMIT 1
 """
 EXACTLY: Final = f"SELECT json_group_array(id) FROM aether_jobs WHERE id = ? AND seq = ? AND due_at <= ? AND {READY}"
@@ -49,22 +53,23 @@ def claim(conn: sqlite3.Connection, wanted: Claim) -> tuple[str, datetime | None
     if wanted.job_id is not None:
         ids = conn.execute(EXACTLY, [str(wanted.job_id), wanted.seq, now]).fetchone()[0]
         return _take(conn, ids, owner, now), None
-    handlers = json.dumps(wanted.handlers)
-    waiting = conn.execute(NEXT_DUE, {"handlers": handlers, "suspect": wanted.suspect}).fetchall()
+    readable = READABLE if wanted.unreadable else ""
+    given: dict[str, Any] = {"now": now, "suspect": wanted.suspect, "handlers": json.dumps(wanted.handlers)}
+    given["unreadable"] = json.dumps([f"{text}\n{zone or ''}" for text, zone in wanted.unreadable])
+    next_due = NEXT_DUE.format(readable=readable)
+    waiting = conn.execute(next_due, given).fetchall()
     due = [handler for handler, at in waiting if at <= now][:_MOST_HANDLERS]
     if not due or wanted.limit < 1:
         return "[]", from_time(waiting[0][1]) if waiting else None
-    pick: list[Any] = []
-    for handler in due:
-        pick += [handler, now, wanted.limit]
-    ids = conn.execute(_earliest(len(due)), [*pick, wanted.limit]).fetchone()[0]
-    suspect = (
-        conn.execute(ONE_SUSPECT, {"handlers": json.dumps(due), "now": now}).fetchone() if wanted.suspect else None
-    )
+    pick = {f"handler{number}": handler for number, handler in enumerate(due)}
+    ids = conn.execute(_earliest(len(due), readable), {**given, **pick, "limit": wanted.limit}).fetchone()[0]
+    suspect = None
+    if wanted.suspect:
+        suspect = conn.execute(ONE_SUSPECT.format(readable=readable), given | {"handlers": json.dumps(due)}).fetchone()
     if suspect:
         ids = json.dumps([suspect[0], *json.loads(ids)][: wanted.limit])
     taken = _take(conn, ids, owner, now)
-    rest = conn.execute(NEXT_DUE, {"handlers": handlers, "suspect": wanted.suspect and not suspect}).fetchone()
+    rest = conn.execute(next_due, given | {"suspect": wanted.suspect and not suspect}).fetchone()
     return taken, from_time(rest[1]) if rest else None
 
 
@@ -79,16 +84,15 @@ def _take(conn: sqlite3.Connection, ids: str, owner: str, now: str | None) -> st
 
 
 @cache
-def _earliest(handlers: int) -> str:
+def _earliest(handlers: int, readable: str) -> str:
     """The earliest due rows over so many handlers, each read in the order of its index."""
-    one = (
-        f"SELECT * FROM (SELECT id, due_at FROM aether_jobs WHERE {READY} AND handler_name = ? AND due_at <= ? "
-        f"AND NOT {SUSPECT} ORDER BY due_at LIMIT ?)"
-    )
-    return (
-        "SELECT json_group_array(id) FROM "
-        f"(SELECT id FROM ({' UNION ALL '.join([one] * handlers)}) ORDER BY due_at LIMIT ?)"
-    )
+    each = [
+        f"SELECT * FROM (SELECT id, due_at FROM aether_jobs WHERE {READY} AND handler_name = :handler{number} "
+        f"AND due_at <= :now AND NOT {SUSPECT} {readable} ORDER BY due_at LIMIT :limit)"
+        for number in range(handlers)
+    ]
+    earliest = f"SELECT id FROM ({' UNION ALL '.join(each)}) ORDER BY due_at LIMIT :limit"
+    return f"SELECT json_group_array(id) FROM ({earliest})"
 
 
 def join(conn: sqlite3.Connection, beat: Heartbeat) -> None:
@@ -113,6 +117,10 @@ def renew(conn: sqlite3.Connection, owner: str, now: str | None) -> bool:
     return (
         conn.execute("UPDATE aether_owners SET beat = beat + 1, beat_at = ? WHERE id = ?", [now, owner]).rowcount == 1
     )
+
+
+def announce_stop(conn: sqlite3.Connection, owner: str) -> None:
+    conn.execute("UPDATE aether_owners SET stopping = 1 WHERE id = ?", [owner])
 
 
 def forget(conn: sqlite3.Connection, owners: list[str]) -> None:

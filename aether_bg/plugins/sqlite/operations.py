@@ -86,6 +86,7 @@ class Beat:
     def __init__(self, renew: Callable[[sqlite3.Connection], bool], interval: float, keep_for: float) -> None:
         self._renew, self._interval = renew, interval
         self._next = time.monotonic() + interval
+        self._last: Operation | None = None
         self.keep(keep_for)
         self.lost = False
 
@@ -93,11 +94,14 @@ class Beat:
         self._keep_until = time.monotonic() + seconds
 
     def due(self) -> Operation | None:
+        """A beat that failed is tried again at once: others may count the time without one (docs/protocol.md, P6)."""
         now = time.monotonic()
-        if self.lost or now < self._next or now > self._keep_until:
+        failed = self._last is not None and self._last.error is not None
+        if self.lost or (now < self._next and not failed) or now > self._keep_until:
             return None
         self._next = now + self._interval
-        return Operation(self._run, Rank.BEAT, now + self._interval)
+        self._last = Operation(self._run, Rank.BEAT, now + self._interval)
+        return self._last
 
     def _run(self, conn: sqlite3.Connection) -> None:
         self.lost = not self._renew(conn)

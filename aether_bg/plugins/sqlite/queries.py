@@ -113,7 +113,7 @@ def store_id(conn: sqlite3.Connection) -> UUID:
     return UUID(conn.execute("SELECT value FROM aether_meta WHERE key = 'store_id'").fetchone()[0])
 
 
-ALIVE_OWNERS = "SELECT id, beat, handlers FROM aether_owners"
+ALIVE_OWNERS = "SELECT id, beat, handlers, stopping FROM aether_owners"
 HELD = "SELECT id, seq FROM aether_jobs WHERE status = 1 AND owner = ?"
 ORPHANED = "SELECT DISTINCT owner FROM aether_jobs WHERE status = 1 AND owner NOT IN (SELECT id FROM aether_owners)"
 DUE_HANDLERS = f"""

@@ -40,6 +40,7 @@ CREATE TABLE aether_owners (
     beat INTEGER NOT NULL,
     beat_at TEXT NOT NULL,
     handlers TEXT NOT NULL,
+    stopping INTEGER NOT NULL DEFAULT 0,
     problems TEXT NOT NULL DEFAULT '[]'
 );
 CREATE TABLE aether_jobs (

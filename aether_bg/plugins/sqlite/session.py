@@ -111,15 +111,18 @@ class Session:
     def alive(self, conn: sqlite3.Connection, beat: Heartbeat) -> Alive:
         """Reads only; probes the locks of the other owners (PROTOCOL P2)."""
         file, mine = self.file, self.file.writer.beats.get(beat.owner)
-        rows = {UUID(id_): (count, handlers) for id_, count, handlers in conn.execute(queries.ALIVE_OWNERS)}
+        rows = {UUID(id_): rest for id_, *rest in conn.execute(queries.ALIVE_OWNERS)}
         orphaned = [UUID(row[0]) for row in conn.execute(queries.ORPHANED) if row[0] != str(beat.owner)]
         return Alive(
             store_id=file.store_id,
             known=beat.owner in rows and not (mine and mine.lost),
-            beats={owner: count for owner, (count, _) in rows.items()},
+            beats={owner: count for owner, (count, _, _) in rows.items()},
             dead=(*(o for o in rows if o != beat.owner and file.locks.dead(o)), *orphaned),
+            stopping=frozenset(owner for owner, (_, _, stopping) in rows.items() if stopping),
             running=tuple((UUID(id_), seq) for id_, seq in conn.execute(queries.HELD, [str(beat.owner)])),
-            advertised=frozenset(name for _, handlers in rows.values() for name in json.loads(handlers)),
+            advertised=frozenset(
+                name for _, handlers, stopping in rows.values() if not stopping for name in json.loads(handlers)
+            ),
             due=frozenset(row[0] for row in conn.execute(queries.DUE_HANDLERS, [to_time(beat.now)])),
             size=file.size(),
         )

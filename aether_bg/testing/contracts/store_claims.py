@@ -183,6 +183,31 @@ async def when_the_next_is_due(world: StoreWorld) -> None:
         expect_same(none, None, "next_due of a handler that has no rows")
 
 
+@STORE.rule(
+    "C8", "rows with an `unreadable` schedule are left, and `next_due` leaves them out",
+    because="this process would put them back and claim them again without end",
+)  # fmt: skip
+async def unreadable_schedules_are_left(world: StoreWorld) -> None:
+    async with world.open() as store:
+        owner, at = await store.owner(), now()
+        soon = at + timedelta(minutes=10)
+        left = [
+            a_job(expression_value="@lunch", due_at=ago(9)), a_job(expression_value="@süß \"1\"", due_at=ago(8)),
+            a_job(expression_value="@lunch", timezone="Mars/Base", due_at=ago(7)),
+            a_job(expression_value="@lunch", due_at=ago(6), crash_count=2),
+        ]  # fmt: skip
+        taken = [a_job(due_at=ago(5)), a_job(expression_value="@lunch", timezone="Europe/Berlin", due_at=ago(4))]
+        await store.add(*left, *taken, a_job(due_at=soon))
+        unreadable = (("@lunch", None), ('@süß "1"', None), ("@lunch", "Mars/Base"))
+        first = await store.claim(owner, limit=1, unreadable=unreadable)
+        rest = await store.claim(owner, unreadable=unreadable)
+        got = [job.id for job in (*first.jobs, *rest.jobs)]
+        expect_same(got, [job.id for job in taken], "rows claimed by one that cannot read the schedules of the others")
+        expect_same(rest.next_due, soon, "next_due with only unreadable rows due")
+        other = await store.claim(owner, unreadable=(("@other", None),))
+        expect_same(len(other.jobs), len(left), "rows claimed by one that can read them")
+
+
 @STORE.rule("C7", "many handlers are all served", because="a kind of work must not wait for another to be done")
 async def many_handlers(world: StoreWorld) -> None:
     async with world.open() as store:

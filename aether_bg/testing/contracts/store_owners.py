@@ -26,6 +26,25 @@ async def owners_come_and_go(world: StoreWorld) -> None:
         expect("Süß" not in left.advertised, "the handlers of an owner that left are still advertised")
 
 
+@STORE.rule(
+    "S7",
+    "an owner that is stopping is named in `stopping`",
+    because="what its end interrupts must not count as a crash",
+)
+async def a_stop_is_announced(world: StoreWorld) -> None:
+    async with world.open() as store:
+        me = new_id()
+        expect(not (await store.beat(me, join=True, handlers=("Work", "Süß"))).stopping, "`stopping` after a join")
+        job = await store.running(me)
+        expect_same(set((await store.beat(me, stopping=True)).stopping), {me}, "`stopping` in the answer to its beat")
+        answer = await store.beat(me, handlers=("Work", "Süß"))
+        expect_same(set(answer.stopping), {me}, "`stopping` in the answer to a later beat, which does not repeat it")
+        expect(answer.known and me in answer.beats, "an owner that is stopping is no longer known")
+        expect("Süß" not in answer.advertised, "the handlers of an owner that is stopping are still advertised")
+        expect_same(list(answer.running), [(job.id, job.seq)], "what it holds")
+        expect_same(set((await store.beat(me, leave=True)).stopping), set(), "`stopping` after it left")
+
+
 @STORE.rule("P4", "a beat without join registers nobody", because="an owner taken for dead must start anew, not go on")
 async def a_beat_does_not_register(world: StoreWorld) -> None:
     async with world.open() as store:
@@ -141,6 +160,22 @@ async def a_dead_owner_is_seen(world: StoreWorld) -> None:
             "its beat goes on although its store was closed",
         )
         expect_same((await store.the(job)).owner, gone, "the owner of the row it left RUNNING")
+
+
+@STORE.rule(
+    "S7", "`stopping` outlives the process", because="the next one must know that a stop interrupted its jobs",
+    needs="shared",
+)  # fmt: skip
+async def a_stop_is_remembered(world: StoreWorld) -> None:
+    async with world.open() as store:
+        me = await store.owner()
+        async with world.open() as other:
+            gone = await other.owner(interval=0.05, keep_for=60.0)
+            await other.running(gone)
+            await other.beat(gone, stopping=True)
+            expect_same(set((await store.beat(me)).stopping), {gone}, "`stopping`, seen by another process")
+        expect_same(set((await store.beat(me)).stopping), {gone}, "`stopping` when its process has ended")
+        expect_same(set((await store.beat(me, bury=(gone,))).stopping), set(), "`stopping` when it is buried")
 
 
 @STORE.rule(

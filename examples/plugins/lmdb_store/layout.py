@@ -108,10 +108,10 @@ def run_entries(run: JobRun) -> dict[bytes, bytes]:
     return {COMPLETED + run.job_id.bytes + instant(run.occurrence): number(run.token)}
 
 
-def owner_row(beat: int, handlers: list[str]) -> bytes:
-    return _json.dumps({"beat": beat, "handlers": handlers}).encode()
+def owner_row(beat: int, handlers: list[str], stopping: bool) -> bytes:
+    return _json.dumps({"beat": beat, "handlers": handlers, "stopping": stopping}).encode()
 
 
-def unpack_owner(value: bytes) -> tuple[int, list[str]]:
+def unpack_owner(value: bytes) -> tuple[int, list[str], bool]:
     row: dict[str, Any] = _json.loads(value, dict[str, Any])
-    return row["beat"], row["handlers"]
+    return row["beat"], row["handlers"], row["stopping"]

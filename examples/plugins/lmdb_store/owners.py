@@ -118,5 +118,5 @@ class Pulse:
 def _beat(rows: Rows, owner: UUID) -> None:
     """Nothing for one who is not registered: who was buried must learn it."""
     if found := rows.owner(owner):
-        count, handlers = found
-        rows.put_owner(owner, count + 1, handlers)
+        count, handlers, stopping = found
+        rows.put_owner(owner, count + 1, handlers, stopping)

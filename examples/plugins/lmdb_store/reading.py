@@ -115,13 +115,14 @@ def alive(rows: Rows, beat: Heartbeat, proven: set[UUID]) -> Alive:
     return Alive(
         store_id=rows.tables.store_id,
         known=beat.owner in owners,
-        beats={owner: count for owner, (count, _) in owners.items()},
+        beats={owner: count for owner, (count, _, _) in owners.items()},
         dead=tuple((proven & owners.keys()) | (holding - owners.keys() - {beat.owner})),
+        stopping=frozenset(owner for owner, (_, _, stopping) in owners.items() if stopping),
         running=tuple(
             (UUID(bytes=key[-layout.ID :]), int.from_bytes(seq))
             for key, seq in rows.index(layout.HELD + beat.owner.bytes)
         ),
-        advertised=frozenset(name for _, handlers in owners.values() for name in handlers),
+        advertised=frozenset(name for _, handlers, stopping in owners.values() if not stopping for name in handlers),
         due=frozenset(due),
         size=size(rows),
     )

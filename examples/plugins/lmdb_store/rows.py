@@ -52,12 +52,12 @@ class Rows:
     def every_job(self, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         return self._scan(self.tables.jobs, b"", after)
 
-    def owners(self) -> dict[UUID, tuple[int, list[str]]]:
-        """Beat and handlers of those who are registered."""
+    def owners(self) -> dict[UUID, tuple[int, list[str], bool]]:
+        """Beat and handlers of those who are registered, and whether they are stopping."""
         rows = self._scan(self.tables.owners, b"")
         return {UUID(bytes=key): layout.unpack_owner(value) for key, value in rows}
 
-    def owner(self, owner: UUID) -> tuple[int, list[str]] | None:
+    def owner(self, owner: UUID) -> tuple[int, list[str], bool] | None:
         value = self.txn.get(owner.bytes, db=self.tables.owners)
         return None if value is None else layout.unpack_owner(value)
 
@@ -101,8 +101,8 @@ class Rows:
         self.txn.delete(key, db=self.tables.runs)
         self._index(layout.run_entries(layout.unpack_run(value)), {})
 
-    def put_owner(self, owner: UUID, beat: int, handlers: list[str]) -> None:
-        self.txn.put(owner.bytes, layout.owner_row(beat, handlers), db=self.tables.owners)
+    def put_owner(self, owner: UUID, beat: int, handlers: list[str], stopping: bool = False) -> None:
+        self.txn.put(owner.bytes, layout.owner_row(beat, handlers, stopping), db=self.tables.owners)
 
     def delete_owner(self, owner: UUID) -> None:
         self.txn.delete(owner.bytes, db=self.tables.owners)

@@ -83,7 +83,7 @@ class LMDBStore:
         opened = self._in_use()
         if beat.join:
             self._locks.hold(beat.owner)  # before anybody can see the row
-        if beat.join or beat.leave or beat.bury:
+        if beat.join or beat.leave or beat.stopping or beat.bury:
             await self._write(partial(writing.register, beat=beat))
             self._locks.drop(beat.bury)
         opened.pulse.keep(beat)

@@ -75,6 +75,8 @@ def claim(rows: Rows, claim: Claim) -> Claimed:
         suspect, due = key[start - 1], key[start : start + 8]
         if suspect and suspects:
             continue  # one at a time, so that a poison job takes no other with it (docs/protocol.md, R3)
+        if claim.unreadable and _schedule(rows.job(UUID(bytes=key[-layout.ID :]))) in claim.unreadable:
+            continue  # for a process that can read it (docs/protocol.md, C8)
         if due > now or len(found) == claim.limit:
             next_due = layout.datetime_of(due)
             break
@@ -82,6 +84,10 @@ def claim(rows: Rows, claim: Claim) -> Claimed:
         found.append(UUID(bytes=key[-layout.ID :]))
     jobs = [job for job in map(rows.job, found) if job is not None]
     return Claimed(jobs=tuple(_take(rows, claim, job) for job in jobs), next_due=next_due)
+
+
+def _schedule(job: JobInfo | None) -> tuple[str, str | None] | None:
+    return None if job is None else (job.expression_value, job.timezone)
 
 
 def _claim_one(rows: Rows, claim: Claim, job_id: UUID) -> Claimed:
@@ -121,8 +127,10 @@ def purge(rows: Rows, purge: Purge) -> int:
 
 
 def register(rows: Rows, beat: Heartbeat) -> None:
-    """Who joins, leaves, or has been buried."""
+    """Who joins, stops, leaves, or has been buried."""
     if beat.join:
         rows.put_owner(beat.owner, 0, list(beat.handlers))
+    if beat.stopping and (found := rows.owner(beat.owner)):
+        rows.put_owner(beat.owner, *found[:2], stopping=True)
     for gone in (*beat.bury, *([beat.owner] if beat.leave else [])):
         rows.delete_owner(gone)
