@@ -268,6 +268,83 @@ async def test_the_http_route(mount: str, monkeypatch: pytest.MonkeyPatch) -> No
     assert not any("sesame" in report for report in kernel.reports)
 
 
+async def asked(app: Any, method: str, path: str, root_path: str, body: bytes = b"") -> int:
+    """The status that an ASGI app answers, whatever a server and frameworks made of the path."""
+    sent: list[Any] = []
+    scope = {"type": "http", "method": method, "path": path, "root_path": root_path, "headers": []}
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await app(scope, receive, send)
+    return int(sent[0]["status"])
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("before", "root_path"),
+    [
+        ("/job/", ""), ("/job/", "/job"), ("/", "/job"), ("/job/", "/api"), ("/api/job/", "/api"), ("/", "/api/job"),
+        ("/api/job/", "/api/job"), ("/a/b/c/job/", "/x"), ("/job/job/", "/job"), ("/dapr/", ""), ("job/", ""), ("", ""),
+        ("/job/", "/"), ("/jobs/", "/jo"),
+    ],
+)  # fmt: skip
+async def test_whatever_stands_before_the_name(before: str, root_path: str) -> None:
+    """Root paths, proxies and mounts each write the path in a way of their own. Dapr takes a 404 for done."""
+    kernel, scheduler = StandIn(), DaprScheduler(serve=False)
+    scheduler._door.kernel = kernel
+    row = kernel.add(seq=3)
+    name, body = name_of(kernel.store_id, row.id, 3), body_of(kernel.store_id, row)
+    assert await asked(scheduler.asgi, "POST", before + name, root_path, body) == 200
+    kernel.answers = [Fired.RETRY]
+    assert await asked(scheduler.asgi, "POST", f"{before}{name}/", root_path, body) == 503
+    assert len(kernel.fired) == 2
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("prefix", ["", "/api", "/a/b"])
+@pytest.mark.parametrize(
+    "path", ["/job", "/job/", "/job/x", "/job/x/y", "/job/../x", "/job/healthz", "/job/\n", "/job/x\ny", "/job//"]
+)
+async def test_no_post_under_job_is_answered_with_404(prefix: str, path: str) -> None:
+    scheduler = DaprScheduler(serve=False)
+    scheduler._door.kernel = StandIn()
+    assert await asked(scheduler.asgi, "POST", prefix + path, "") == 503
+    assert await asked(scheduler.asgi, "POST", prefix + path, "/root") == 503
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("path", "root_path"), [("/healthz", ""), ("/healthz", "/api"), ("/", "/healthz")])
+async def test_the_health_route(path: str, root_path: str) -> None:
+    asgi = DaprScheduler(serve=False).asgi
+    assert await asked(asgi.health, "GET", path, root_path) == 200
+    assert await asked(asgi, "GET", path, root_path) == 200
+
+
+@pytest.mark.anyio
+async def test_middleware_leaves_other_answers_alone() -> None:
+    seen: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(scope["path"])
+        status = {"/healthz": 404, "/mine/healthz": 500, "/job/mine": 202}.get(scope["path"], 404)
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    scheduler = DaprScheduler(serve=False)
+    scheduler._door.kernel = kernel = StandIn()
+    wrapped = scheduler.asgi.wrapping(app)
+    row = kernel.add()
+    name = name_of(kernel.store_id, row.id, 0)
+    assert await asked(wrapped, "POST", f"/job/{name}", "", body_of(kernel.store_id, row)) == 200
+    assert [await asked(wrapped, "POST", path, "") for path in ("/job/mine", "/other")] == [202, 404]
+    assert [await asked(wrapped, "GET", path, "") for path in ("/healthz", "/mine/healthz", "/x")] == [200, 500, 404]
+    assert seen == ["/job/mine", "/other", "/healthz", "/mine/healthz", "/x"]
+
+
 @pytest.mark.anyio
 async def test_reports_do_not_flood() -> None:
     kernel, scheduler = StandIn(), DaprScheduler(app_token="sesame")
