@@ -17,9 +17,9 @@ from aether_bg._kernel.engine import Engine
 from aether_bg._rules import options as checks
 from aether_bg._rules import states
 from aether_bg._rules.occurrences import Plan, first_due, no_occurrence
-from aether_bg.errors import InvalidSchedule, JobConflict, NameHeld, NeverEnds, WaitTimeout, shown
+from aether_bg.errors import InvalidSchedule, InvalidTransition, JobConflict, NameHeld, NeverEnds, WaitTimeout, shown
 from aether_bg.explain import OVERDUE, Around, explain
-from aether_bg.model import Change, JobInfo, JobStatus
+from aether_bg.model import Change, JobInfo, JobStatus, Unreadable
 
 _POLL: Final = 0.25
 """Seconds between looks of `wait` at jobs that another process runs."""
@@ -33,7 +33,7 @@ class Jobs:
         work.outside("update")
         engine = self._engine
         while True:  # again after each lost race
-            row = await self._rows.find(job)
+            row = _readable(await self._rows.find(job), "update")
             zoned = isinstance(schedule, str) and schedule.lstrip().startswith("CRON_TZ=")
             parsed = engine.calls.parse(schedule, timezone or (None if zoned else row.timezone))
             now = engine.clock.now()
@@ -152,7 +152,7 @@ class Jobs:
     ) -> None:
         work.outside(verb)
         while True:  # again after each lost race
-            row = await self._rows.find(job)
+            row = _readable(await self._rows.find(job), verb)
             given = row, self._engine.clock.now(), self._engine.options.by()
             change = await self._engine.aside(decide, *given) if aside else decide(*given)
             if change is None:
@@ -168,3 +168,11 @@ class Jobs:
                 if revokes:
                     self._engine.revoke(row.id)
                 return
+
+
+def _readable(row: JobInfo, verb: str) -> JobInfo:
+    if isinstance(row, Unreadable):
+        raise InvalidTransition(
+            f"{verb} of job {shown(row.job_name)}", row.last_error or "its row cannot be read", "Only delete works."
+        )
+    return row

@@ -239,9 +239,9 @@ class _Walk:
         self.error, self._what, self._limit, self._remedy = error, what, limit, remedy
         self.size = 0
         """Bytes, roughly: JSON takes up to `_ESCAPED` times as many."""
-        self._most = 4 * limit + 1024  # what is only a little too large is told its exact size
-        self._least = 0
-        """Bytes that its JSON takes at least."""
+        self._characters = 4 * limit + 1024
+        """Left to read, as are values. What is only a little too large is told its exact size."""
+        self._values = max(limit // 2, 10_000)  # each takes two bytes or more
         self._path: list[str | int] = []
 
     def copy(self, value: Any) -> Any:
@@ -278,7 +278,6 @@ class _Walk:
         kind = type(value)
         if kind is str:
             return self._str(value)
-        self._least += 1
         if value is None or kind is bool:
             self.size += 5
             return value
@@ -326,11 +325,12 @@ class _Walk:
         return copied
 
     def _bound(self) -> None:
-        if self._least > self._most:
+        self._values -= 1
+        if self._values < 0 or self._characters < 0:
             raise self._too_large(f"{self._what} of more than {self._limit:,} bytes")
 
     def _str(self, value: str) -> str:
-        self._least += len(value)
+        self._characters -= len(value)
         if value.isascii():
             self.size += len(value) + 4
             return value

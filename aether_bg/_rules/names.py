@@ -7,7 +7,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from aether_bg.errors import JobConflict, shown
-from aether_bg.model import JobInfo
+from aether_bg.model import JobInfo, Unreadable
 
 _COMPARED: Final = {
     "handler_name": "handler", "payload": "payload", "expression_value": "schedule", "timezone": "timezone",
@@ -18,6 +18,8 @@ _COMPARED: Final = {
 
 def differences(held: JobInfo, wanted: JobInfo) -> list[str]:
     """The arguments in which they differ, by `enqueue`'s names; empty when identical."""
+    if isinstance(held, Unreadable):
+        return ["schedule", "other columns that cannot be read"]
 
     def canonical(job: JobInfo, name: str) -> Any:
         value = getattr(job, name)

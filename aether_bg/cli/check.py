@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -14,10 +15,12 @@ import click
 
 from aether_bg.cli.database import Reading, database_argument, opening, reading
 from aether_bg.cli.output import Progress, json_option, print_document, table
-from aether_bg.cli.processes import Process, processes
+from aether_bg.cli.processes import Process, processes, read_process
 from aether_bg.errors import InvalidSchedule, StoreError, shown
 from aether_bg.explain import OVERDUE
-from aether_bg.plugins.sqlite.rows import to_time
+from aether_bg.model import Unreadable
+from aether_bg.plugins.sqlite.reading import any_text
+from aether_bg.plugins.sqlite.rows import JOB_COLUMNS, REMEDY, RUN_COLUMNS, read_job, read_run, to_time
 from aether_bg.plugins.sqlite.schema import READY, STEPS, applied, migrations
 from aether_bg.schedule import load
 
@@ -44,6 +47,7 @@ class Finding:
 
 
 Findings = Iterator[Finding]
+Row = tuple[Any, ...]
 
 
 @click.command()
@@ -72,7 +76,7 @@ def check(database: Path, quick: bool, as_json: bool) -> None:
             schema_findings = list(_schema(db))
             found += schema_findings
             if not schema_findings:  # else the queries below may fail for want of a column
-                found += [*_contradictions(db), *_unattended(db), *_wal(db)]
+                found += [*_contradictions(db), *_broken_rows(db), *_unattended(db), *_wal(db)]
     problems = [finding for finding in found if finding.level == "problem"]
     if as_json:
         print_document({"ok": not problems, "schema": schema, "findings": found})
@@ -121,7 +125,7 @@ def _schema(db: Reading) -> Findings:
     """Its tables, columns and indexes against those a new database gets."""
     from sqlite_utils import Database
 
-    fresh = Database(memory=True)
+    fresh = Database(memory=True, execute_plugins=False)
     try:
         migrations().apply(fresh)
         wanted = _shape(fresh.conn)
@@ -171,8 +175,6 @@ _CONTRADICTIONS: Final = (
      "aether_runs r JOIN aether_jobs j ON j.id = r.job_id WHERE r.outcome IS NULL "
      "AND NOT (j.status = 1 AND j.seq = r.token)",
      "have an open row of history though no attempt runs"),
-    ("unreadable", "id", "aether_jobs WHERE NOT json_valid(payload) OR NOT json_valid(extra_properties)",
-     "have a payload or metadata that is not JSON"),
 )  # fmt: skip
 
 
@@ -184,6 +186,54 @@ def _contradictions(db: Reading) -> Findings:
             yield from _rows(db, code, column, rows, f"jobs {message}")
     finally:
         db.rows("ROLLBACK")
+
+
+def _broken_rows(db: Reading) -> Findings:
+    """Rows that no process can read: they are set aside, and do not run."""
+    tables: tuple[tuple[str, str, str, Callable[[Row], str | None]], ...] = (
+        ("unreadable", "jobs", f"{', '.join(JOB_COLUMNS)} FROM aether_jobs", _wrong_in_job),
+        ("unreadable_history", "history", f"{', '.join(RUN_COLUMNS)} FROM aether_runs", _wrong_in_run),
+        ("unreadable_process", "processes", "id, host, pid, started_at, beat_at, handlers, problems FROM aether_owners",
+         _wrong_in_process),
+    )  # fmt: skip
+    for code, what, source, wrong in tables:
+        count, examples, first = db.ask(partial(_read_all, source=source, wrong=wrong))
+        if count:
+            message = f"rows of {what} cannot be read, {first}"
+            if code == "unreadable":
+                message += ": they do not run; delete them, and enqueue them again"
+            yield Finding(level="problem", code=code, count=count, examples=examples, message=message)
+
+
+def _read_all(conn: sqlite3.Connection, source: str, wrong: Callable[[Row], str | None]) -> tuple[int, list[str], str]:
+    """How many rows cannot be read, the ids of the first few, and what is wrong with the first."""
+    count, examples, first = 0, list[str](), ""
+    with any_text(conn):
+        for row in conn.execute(f"SELECT {source}"):
+            said = wrong(row)
+            if said is not None:
+                count, first = count + 1, first or said
+                examples += [row[0] if isinstance(row[0], str) else shown(row[0])] if count <= _MOST else []
+    return count, examples, first
+
+
+def _wrong_in_job(row: Row) -> str | None:
+    job = read_job(row)
+    if isinstance(job, Unreadable):
+        return (job.last_error or "").removesuffix(f". {REMEDY}").removeprefix("its row cannot be read: ")
+    if isinstance(job.payload, str) and not row[JOB_COLUMNS.index("payload")].lstrip().startswith('"'):
+        return f"payload is {shown(job.payload)}, not JSON"
+    return None
+
+
+def _wrong_in_run(row: Row) -> str | None:
+    error = read_run(row).error or ""
+    prefix = "its row cannot be read: "
+    return error.removeprefix(prefix) if error.startswith(prefix) and error != row[RUN_COLUMNS.index("error")] else None
+
+
+def _wrong_in_process(row: Row) -> str | None:
+    return "an id, an instant or its handlers" if read_process(row, datetime.now(UTC)) is None else None
 
 
 def _unattended(db: Reading) -> Findings:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Final, Literal
+from typing import Any, Final, Literal
 from uuid import UUID
 
 import attrs
+from attrs import field
+from attrs.validators import deep_iterable, instance_of
 
 from aether_bg.cli.database import Reading
 from aether_bg.explain import Around
@@ -25,12 +27,12 @@ class Process:
 
     id: UUID
     state: Literal["alive", "dead", "silent"]
-    host: str
-    pid: int
-    started_at: datetime
-    beat_at: datetime
-    handlers: frozenset[str]
-    problems: tuple[str, ...]
+    host: str = field(validator=instance_of(str))
+    pid: int = field(validator=instance_of(int))
+    started_at: datetime = field(validator=instance_of(datetime))
+    beat_at: datetime = field(validator=instance_of(datetime))
+    handlers: frozenset[str] = field(validator=deep_iterable(instance_of(str)))
+    problems: tuple[str, ...] = field(validator=deep_iterable(instance_of(str)))
     """Declarations that it could not apply."""
 
     @property
@@ -39,30 +41,42 @@ class Process:
 
 
 def processes(database: Reading) -> list[Process]:
-    """All that are registered, oldest first."""
+    """All that are registered, oldest first; rows that cannot be read are left out (`check` names them)."""
     now = datetime.now(UTC)
     locks = OwnerLocks(database.path)
     found = []
     try:
-        for id_, host, pid, started, beat, handlers, problems in database.rows(
+        for row in database.rows(
             "SELECT id, host, pid, started_at, beat_at, iif(stopping, '[]', handlers), problems FROM aether_owners "
             "ORDER BY started_at"
         ):
-            started_at, beat_at = from_time(started), from_time(beat)
-            assert started_at is not None
-            assert beat_at is not None  # both columns are NOT NULL
-            silent = (now - beat_at).total_seconds() > SILENT
-            state: Literal["alive", "dead", "silent"] = "silent" if silent else "alive"
-            found.append(
-                Process(
-                    id=UUID(id_), state="dead" if locks.dead(UUID(id_)) else state, host=host, pid=pid,
-                    started_at=started_at, beat_at=beat_at, handlers=frozenset(json.loads(handlers)),
-                    problems=tuple(json.loads(problems)),
-                )
-            )  # fmt: skip
+            process = read_process(row, now)
+            if process is not None:
+                found.append(attrs.evolve(process, state="dead") if locks.dead(process.id) else process)
     finally:
         locks.close()  # lets go at once: the lock of a dead one is for those who recover its jobs
     return found
+
+
+def read_process(row: Sequence[Any], now: datetime) -> Process | None:
+    id_, host, pid, started, beat, handlers, problems = row
+    try:
+        names = json.loads(handlers)
+        process = Process(
+            id=UUID(id_), state="alive", host=host, pid=pid, started_at=_instant(started), beat_at=_instant(beat),
+            handlers=frozenset(names), problems=tuple(json.loads(problems)),
+        )  # fmt: skip
+        silent = (now - process.beat_at).total_seconds() > SILENT
+    except (ValueError, TypeError, AttributeError, ArithmeticError, RecursionError):
+        return None
+    return attrs.evolve(process, state="silent") if silent else process
+
+
+def _instant(text: str) -> datetime:
+    when = from_time(text)
+    if when is None:
+        raise ValueError("missing")
+    return when
 
 
 def around(known: Iterable[Process]) -> Around:

@@ -27,7 +27,7 @@ from aether_bg.model.dispatching import (
     TimedOut,
 )
 from aether_bg.model.failing import Backoff, GiveUp, Snooze
-from aether_bg.model.job import JobInfo, JobRun, JobStatus, JobType, Misfire, RunOutcome
+from aether_bg.model.job import JobInfo, JobRun, JobStatus, JobType, Misfire, RunOutcome, Unreadable
 from aether_bg.model.storing import (
     Add,
     Alive,
@@ -92,6 +92,7 @@ __all__ = [
     "Stats",
     "TimedOut",
     "Transaction",
+    "Unreadable",
     "Write",
     "begun_run",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from enum import IntEnum, StrEnum
+from types import MappingProxyType
 from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar
 from uuid import UUID
 
@@ -154,6 +155,14 @@ class JobInfo:
     def __repr__(self) -> str:
         due = f" due={self.due_at:%Y-%m-%dT%H:%M:%SZ}" if self.due_at else ""
         return f"<JobInfo {self.job_name!r} {self.handler_name} {self.status.name}{due} seq={self.seq} id={self.id}>"
+
+
+class Unreadable(JobInfo):
+    """Stands for a row that its store cannot read: what can be read, the nearest sound value for what cannot, and in
+    `last_error` what is wrong. It never runs; `delete` works."""
+
+    stored: Mapping[str, Any] = MappingProxyType({})
+    """The columns as they are stored."""
 
 
 @attrs.frozen(kw_only=True, slots=False)

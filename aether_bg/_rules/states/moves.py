@@ -18,7 +18,7 @@ from aether_bg._rules.states.parts import (
     wait,
 )
 from aether_bg.errors import InvalidTransition, shown
-from aether_bg.model import Change, Definition, JobInfo, JobRun, JobStatus, RunOutcome
+from aether_bg.model import Change, Definition, JobInfo, JobRun, JobStatus, RunOutcome, Unreadable
 
 
 def update(
@@ -64,8 +64,8 @@ def _overdue(job: JobInfo, plan: Plan, now: datetime) -> Gap | None:
 
 
 def cancel(job: JobInfo, now: datetime, by: str | None) -> Change | None:
-    """`delete` (PROTOCOL U2). None: it is terminal already."""
-    if job.status.terminal:
+    """`delete` (PROTOCOL U2). None: it is terminal already. A row that cannot be read gives its name up even so."""
+    if job.status.terminal and not (isinstance(job, Unreadable) and job.holds_name):
         return None
     runs = (attempt_run(job, RunOutcome.CANCELLED, now),) if job.status is JobStatus.RUNNING else ()
     return end(job, JobStatus.CANCELLED, now, by, runs, holds_name=False)

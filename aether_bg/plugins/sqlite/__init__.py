@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 import tempfile
 import weakref
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from uuid import UUID
 
@@ -34,9 +36,10 @@ from aether_bg.model import (
     Query,
     Save,
     Stats,
+    Unreadable,
     Write,
 )
-from aether_bg.plugins.sqlite import changes, claims, files, queries
+from aether_bg.plugins.sqlite import changes, claims, files, quarantine, queries
 from aether_bg.plugins.sqlite.operations import Rank
 from aether_bg.plugins.sqlite.rows import read_jobs, to_time
 from aether_bg.plugins.sqlite.schema import MAKE_UNARMED_INDEX
@@ -136,9 +139,30 @@ class SQLiteStore:
 
     @hookimpl
     async def store_claim(self, claim: Claim) -> Claimed:
-        rows, next_due = await self._open().write(lambda conn: claims.claim(conn, claim), Rank.OTHER)
-        jobs = sorted(read_jobs(rows), key=lambda job: job.due_at or claim.now)
+        session, next_due = self._open(), None
+        try:
+            rows, next_due = await session.write(lambda conn: claims.claim(conn, claim), Rank.OTHER, theirs=True)
+            found = await self._isolated(read_jobs(rows), claim.now, for_work=True)
+        except sqlite3.Error:  # not of the file, which would be a StoreError: of what is in some row
+            found, told = await session.write(lambda conn: claims.claim_one_by_one(conn, claim), Rank.OTHER)
+            self._report(told)
+        jobs = sorted(found, key=lambda job: job.due_at or claim.now)
         return Claimed(jobs=tuple(jobs), next_due=next_due)
+
+    async def _isolated(self, found: list[JobInfo], now: datetime, *, for_work: bool) -> list[JobInfo]:
+        """`found`, without the rows that had to be set aside. For reading by people, most can stay as they are."""
+        if not any(type(job) is Unreadable for job in found):
+            return found
+        bad = [job for job in found if quarantine.needed(job, for_work=for_work)]
+        if bad:
+            isolate = partial(quarantine.isolate, found=bad, now=to_time(now))
+            self._report(await self._open().write(isolate, Rank.OTHER))
+        return [job for job in found if job not in bad] if for_work else found
+
+    def _report(self, problems: Sequence[str]) -> None:
+        for kernel in self._users[:1]:
+            for problem in problems:
+                kernel.report("unreadable rows", problem)
 
     @hookimpl
     async def store_heartbeat(self, beat: Heartbeat) -> Alive:
@@ -151,7 +175,11 @@ class SQLiteStore:
         if beat.leave or beat.bury:
             await session.forget(beat)
         session.keep(beat)
-        return await session.read(lambda conn: session.alive(conn, beat))
+        alive, bad = await session.read(lambda conn: session.alive(conn, beat))
+        for owner in bad:
+            drop = partial(quarantine.drop_owner, owner=owner, now=to_time(beat.now))
+            self._report(await session.write(drop, Rank.OTHER))
+        return alive
 
     @hookimpl
     async def store_find(self, query: Query) -> Sequence[JobInfo]:
@@ -159,7 +187,9 @@ class SQLiteStore:
         if query.unarmed and not session.file.has_unarmed_index:
             await session.write(lambda conn: conn.execute(MAKE_UNARMED_INDEX), Rank.OTHER)
             session.file.has_unarmed_index = True
-        return await session.read(lambda conn: queries.find(conn, query))
+        found = await session.read(lambda conn: queries.find(conn, query))
+        for_work = bool(query.owner or query.unarmed or query.begun_after or query.due_before)
+        return await self._isolated(found, datetime.now(UTC), for_work=for_work)
 
     @hookimpl
     async def store_history(self, job_id: UUID, limit: int) -> Sequence[JobRun]:

@@ -14,14 +14,13 @@ from typing import Any
 
 from aether_bg.errors import NameHeld, Stale, StoreError, StoreRefused
 from aether_bg.model import Add, Call, Change, Execute, JobInfo, Purge, Save, Write
+from aether_bg.plugins.sqlite import reading
 from aether_bg.plugins.sqlite.guard import Guard
 from aether_bg.plugins.sqlite.rows import (
     DEFINITION_COLUMNS,
     JOB_COLUMNS,
-    JOBS_AS_JSON,
     RUN_COLUMNS,
     STATE_COLUMNS,
-    read_jobs,
     to_time,
     write_change,
     write_definition,
@@ -48,8 +47,8 @@ UPSERT_RUNS = (
     f" ON CONFLICT ({', '.join(_RUN_KEY)}) DO UPDATE SET "
     + ", ".join(f"{name} = excluded.{name}" for name in RUN_COLUMNS if name not in _RUN_KEY),
 )
-HOLDER = f"SELECT {JOBS_AS_JSON} FROM aether_jobs WHERE job_name = ? AND holds_name = 1"
-ROW = f"SELECT {JOBS_AS_JSON} FROM aether_jobs WHERE id = ?"
+HOLDER = "FROM aether_jobs WHERE job_name = ? AND holds_name = 1"
+ROW = "FROM aether_jobs WHERE id = ?"
 
 
 class Tx:
@@ -143,8 +142,8 @@ def _with_values(sql: tuple[str, str], rows: int, columns: int) -> str:
     return f"{sql[0]}{', '.join([row] * rows)}{sql[1]}"
 
 
-def one_job(conn: sqlite3.Connection, sql: str, *params: object) -> JobInfo | None:
-    found = read_jobs(conn.execute(sql, params).fetchone()[0])
+def one_job(conn: sqlite3.Connection, source: str, *params: object) -> JobInfo | None:
+    found = reading.jobs(conn, source, params)
     return found[0] if found else None
 
 

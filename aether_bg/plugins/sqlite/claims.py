@@ -10,8 +10,10 @@ from datetime import datetime
 from functools import cache
 from typing import Any, Final
 
-from aether_bg.model import Claim, Heartbeat
-from aether_bg.plugins.sqlite.rows import JOBS_AS_JSON, from_time, to_time
+from aether_bg.model import Claim, Heartbeat, JobInfo, Unreadable
+from aether_bg.plugins.sqlite.quarantine import isolate
+from aether_bg.plugins.sqlite.reading import any_text, rows
+from aether_bg.plugins.sqlite.rows import JOBS_AS_JSON, read_job, readable_time, to_time
 from aether_bg.plugins.sqlite.schema import READY, SUSPECT
 
 _MOST_HANDLERS: Final = 50
@@ -24,7 +26,7 @@ READABLE: Final = (
 NEXT_DUE: Final = f"""
 SELECT h.value AS handler, (
     SELECT due_at FROM aether_jobs WHERE {READY} AND handler_name = h.value AND (NOT {SUSPECT} OR :suspect) {{readable}}
-    ORDER BY due_at LIMIT 1
+    AND due_at > '' AND due_at < x'' ORDER BY due_at LIMIT 1
 ) AS due FROM json_each(:handlers) AS h WHERE due IS NOT NULL ORDER BY due
 """
 ONE_SUSPECT: Final = f"""
@@ -42,6 +44,8 @@ INSERT INTO aether_runs (job_id, token, part, attempt, occurrence, started_at, o
 SELECT id, seq, 0, attempt, occurrence, :now, owner, 1 FROM aether_jobs
 WHERE id IN (SELECT value FROM json_each(:ids))
 """
+_THESE, _THIS = "id IN (SELECT value FROM json_each(:ids))", "id IS :id"
+TAKE_ONE, BEGIN_RUN = TAKE.replace(_THESE, _THIS), BEGIN_RUNS.replace(_THESE, _THIS)
 TAKEN: Final = f"SELECT {JOBS_AS_JSON} FROM aether_jobs WHERE id IN (SELECT value FROM json_each(:ids))"
 
 
@@ -53,14 +57,12 @@ def claim(conn: sqlite3.Connection, wanted: Claim) -> tuple[str, datetime | None
     if wanted.job_id is not None:
         ids = conn.execute(EXACTLY, [str(wanted.job_id), wanted.seq, now]).fetchone()[0]
         return _take(conn, ids, owner, now), None
-    readable = READABLE if wanted.unreadable else ""
-    given: dict[str, Any] = {"now": now, "suspect": wanted.suspect, "handlers": json.dumps(wanted.handlers)}
-    given["unreadable"] = json.dumps([f"{text}\n{zone or ''}" for text, zone in wanted.unreadable])
+    readable, given = _given(wanted, now)
     next_due = NEXT_DUE.format(readable=readable)
     waiting = conn.execute(next_due, given).fetchall()
     due = [handler for handler, at in waiting if at <= now][:_MOST_HANDLERS]
     if not due or wanted.limit < 1:
-        return "[]", from_time(waiting[0][1]) if waiting else None
+        return "[]", readable_time(waiting[0][1]) if waiting else None
     pick = {f"handler{number}": handler for number, handler in enumerate(due)}
     ids = conn.execute(_earliest(len(due), readable), {**given, **pick, "limit": wanted.limit}).fetchone()[0]
     suspect = None
@@ -70,7 +72,14 @@ def claim(conn: sqlite3.Connection, wanted: Claim) -> tuple[str, datetime | None
         ids = json.dumps([suspect[0], *json.loads(ids)][: wanted.limit])
     taken = _take(conn, ids, owner, now)
     rest = conn.execute(next_due, given | {"suspect": wanted.suspect and not suspect}).fetchone()
-    return taken, from_time(rest[1]) if rest else None
+    return taken, readable_time(rest[1]) if rest else None
+
+
+def _given(wanted: Claim, now: str | None) -> tuple[str, dict[str, Any]]:
+    """The part of the statements for schedules that cannot be read, and what all of them are given."""
+    given: dict[str, Any] = {"now": now, "suspect": wanted.suspect, "handlers": json.dumps(wanted.handlers)}
+    given["unreadable"] = json.dumps([f"{text}\n{zone or ''}" for text, zone in wanted.unreadable])
+    return READABLE if wanted.unreadable else "", given
 
 
 def _take(conn: sqlite3.Connection, ids: str, owner: str, now: str | None) -> str:
@@ -81,6 +90,52 @@ def _take(conn: sqlite3.Connection, ids: str, owner: str, now: str | None) -> st
     conn.execute(BEGIN_RUNS, values)
     taken: str = conn.execute(TAKEN, values).fetchone()[0]
     return taken
+
+
+def claim_one_by_one(conn: sqlite3.Connection, wanted: Claim) -> tuple[list[JobInfo], list[str]]:
+    """The same where `claim` failed for what is in some row: the jobs taken, and what to report of rows set aside."""
+    owner, now = str(wanted.owner), to_time(wanted.now)
+    if conn.execute("SELECT 1 FROM aether_owners WHERE id = ?", [owner]).fetchone() is None:
+        return [], []
+    taken, told = list[JobInfo](), list[str]()
+    with any_text(conn):
+        for id_ in _due_ids(conn, wanted, now):
+            conn.execute("SAVEPOINT job")
+            try:
+                for statement in (TAKE_ONE, BEGIN_RUN):
+                    conn.execute(statement, {"id": id_, "owner": owner, "now": now})
+                reason = ""
+            except (sqlite3.IntegrityError, sqlite3.OperationalError, sqlite3.DataError) as error:
+                if not conn.in_transaction:
+                    raise
+                conn.execute("ROLLBACK TO job")
+                reason = f"it cannot be claimed: {error}"
+            for row in rows(conn, "FROM aether_jobs WHERE id IS ?", [id_]):
+                job = read_job(row)
+                if reason or isinstance(job, Unreadable):
+                    told += isolate(conn, [job], now, reason)
+                else:
+                    taken.append(job)
+            conn.execute("RELEASE job")
+    return taken, told
+
+
+def _due_ids(conn: sqlite3.Connection, wanted: Claim, now: str | None) -> list[Any]:
+    if wanted.job_id is not None:
+        sql = f"SELECT id FROM aether_jobs WHERE id = ? AND seq IS ? AND due_at <= ? AND {READY}"
+        return [id_ for (id_,) in conn.execute(sql, [str(wanted.job_id), wanted.seq, now])]
+    readable, given = _given(wanted, now)
+    due: list[tuple[str, Any]] = []
+    for handler in wanted.handlers:
+        sql = (
+            f"SELECT due_at, id FROM aether_jobs WHERE {READY} AND handler_name = :handler AND due_at <= :now "
+            f"AND NOT {SUSPECT} {readable} ORDER BY due_at LIMIT :limit"
+        )
+        due += conn.execute(sql, given | {"handler": handler, "limit": wanted.limit})
+    found = [id_ for _, id_ in sorted(due, key=lambda one: one[0])]
+    if wanted.suspect:
+        found = [*(id_ for (id_,) in conn.execute(ONE_SUSPECT.format(readable=readable), given)), *found]
+    return found[: wanted.limit]
 
 
 @cache

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
 
+from aether_bg.errors import StoreBroken, shown
 from aether_bg.model import JobInfo, JobRun, JobStatus, Query, Stats
+from aether_bg.plugins.sqlite import reading
 from aether_bg.plugins.sqlite.rows import (
-    JOBS_AS_JSON,
     RUN_COLUMNS,
-    from_time,
-    read_jobs,
     read_run,
+    readable_time,
     to_sorted_json,
     to_time,
 )
@@ -44,8 +45,7 @@ def find(conn: sqlite3.Connection, query: Query) -> list[JobInfo]:
             f"SELECT * FROM aether_jobs WHERE job_name = ? AND holds_name = {held}" for held in (1, 0)
         )
         table, params = f"({table})", [query.job_name, query.job_name, *params]
-    sql = f"SELECT {JOBS_AS_JSON} FROM (SELECT * FROM {table} {where} ORDER BY {order} LIMIT ?)"
-    return read_jobs(conn.execute(sql, [*params, query.limit]).fetchone()[0])
+    return reading.jobs(conn, f"FROM (SELECT * FROM {table} {where} ORDER BY {order} LIMIT ?)", [*params, query.limit])
 
 
 def _where(query: Query) -> tuple[list[str], list[Any]]:
@@ -82,7 +82,8 @@ def _where(query: Query) -> tuple[list[str], list[Any]]:
 
 def history(conn: sqlite3.Connection, job_id: UUID, limit: int) -> list[JobRun]:
     sql = f"SELECT {', '.join(RUN_COLUMNS)} FROM aether_runs WHERE job_id = ? ORDER BY token DESC, part DESC LIMIT ?"
-    return [read_run(row) for row in conn.execute(sql, [str(job_id), limit])]
+    with reading.any_text(conn):
+        return [read_run(row) for row in conn.execute(sql, [str(job_id), limit])]
 
 
 def stats(conn: sqlite3.Connection, size: int, now: str | None) -> Stats:
@@ -94,14 +95,15 @@ def stats(conn: sqlite3.Connection, size: int, now: str | None) -> Stats:
     for handler, status, count in conn.execute(
         "SELECT handler_name, status, count(*) FROM aether_jobs GROUP BY handler_name, status"
     ):
-        by_status[JobStatus(status)] += count
-        by_handler.setdefault(handler, {})[JobStatus(status).name.lower()] = count
+        if status in by_status:  # else the row cannot be read: `check` names it
+            by_status[status] += count
+            by_handler.setdefault(str(handler), {})[JobStatus(status).name.lower()] = count
     return Stats(
         store_id=store_id(conn),
         **{status.name.lower(): count for status, count in by_status.items()},
         paused=one("SELECT count(*) FROM aether_jobs WHERE paused = 1 AND status < 2"),
         due=one(f"SELECT count(*) FROM aether_jobs WHERE {READY} AND due_at <= ?", now),
-        oldest_due=from_time(one(f"SELECT min(due_at) FROM aether_jobs WHERE {READY}")),
+        oldest_due=readable_time(one(f"SELECT min(due_at) FROM aether_jobs WHERE {READY}")),
         owners=one("SELECT count(*) FROM aether_owners"),
         runs=one("SELECT count(*) FROM aether_runs"),
         size=size,
@@ -110,12 +112,37 @@ def stats(conn: sqlite3.Connection, size: int, now: str | None) -> Stats:
 
 
 def store_id(conn: sqlite3.Connection) -> UUID:
-    return UUID(conn.execute("SELECT value FROM aether_meta WHERE key = 'store_id'").fetchone()[0])
+    """Raises `StoreBroken` where it cannot be read."""
+    found = conn.execute("SELECT value FROM aether_meta WHERE key = 'store_id'").fetchone()
+    try:
+        return UUID(found[0])
+    except (ValueError, TypeError, AttributeError) as error:
+        raise StoreBroken(
+            "the database", f"its id in the table aether_meta must be a UUID, got {shown(found and found[0])}",
+            "Restore a backup, or write a new UUID there: nothing but waiting Dapr triggers knows the old one.",
+        ) from error  # fmt: skip
+
+
+def running(conn: sqlite3.Connection, owner: UUID) -> Iterator[tuple[UUID, int]]:
+    """What this owner holds: job id and token."""
+    for id_, seq in conn.execute(HELD, [str(owner)]):
+        if (found := to_uuid(id_)) is not None and isinstance(seq, int):
+            yield found, seq
+
+
+def to_uuid(text: Any) -> UUID | None:
+    try:
+        return UUID(text)
+    except (ValueError, TypeError, AttributeError):
+        return None
 
 
 ALIVE_OWNERS = "SELECT id, beat, handlers, stopping FROM aether_owners"
 HELD = "SELECT id, seq FROM aether_jobs WHERE status = 1 AND owner = ?"
-ORPHANED = "SELECT DISTINCT owner FROM aether_jobs WHERE status = 1 AND owner NOT IN (SELECT id FROM aether_owners)"
+ORPHANED = """
+SELECT DISTINCT owner FROM aether_jobs
+WHERE status = 1 AND (owner IS NULL OR owner NOT IN (SELECT id FROM aether_owners))
+"""
 DUE_HANDLERS = f"""
 WITH RECURSIVE h(name) AS (
     SELECT min(handler_name) FROM aether_jobs WHERE {READY}

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Final
-from uuid import UUID
+from uuid import NAMESPACE_OID, UUID, uuid5
 
 import attrs
 
-from aether_bg.model import Change, Definition, JobInfo, JobRun, JobStatus, RunOutcome
+from aether_bg.errors import shown
+from aether_bg.model import Change, Definition, JobInfo, JobRun, JobStatus, RunOutcome, Unreadable
 from aether_bg.model.filled import filled
+
+MOST_DEPTH: Final = 256
+"""Nesting of stored JSON: more than payloads may have, with room for what codecs put around them."""
 
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
 _encode_sorted = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True).encode
+
+
+_decode = json.JSONDecoder(parse_constant=lambda name: _no_constant(name)).decode
 
 
 def to_json(value: Any) -> str:
@@ -32,10 +40,31 @@ def to_sorted_json(value: Any) -> str:
 def from_json(text: str) -> Any:
     if text == "null":
         return None
+    if text.count("[") + text.count("{") > MOST_DEPTH:
+        _check_depth(text)
     try:
-        return json.loads(text)
+        return _decode(text)
     except ValueError:
         return text  # edited by hand: the row stays readable, and the payload check will say what is wrong
+
+
+def _check_depth(text: str) -> None:
+    depth = 0
+    for bracket in re.sub(r'"(?:[^"\\]|\\.)*+"|[^\[\]{}"]', "", text, flags=re.DOTALL):
+        depth += 1 if bracket in "[{" else -1
+        if depth > MOST_DEPTH:
+            raise ValueError(f"JSON nested more than {MOST_DEPTH} deep")
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _mapping(text: str) -> dict[str, Any]:
+    found = from_json(text)
+    if not isinstance(found, dict):
+        raise ValueError("not a JSON object")
+    return found
 
 
 @lru_cache(maxsize=256)
@@ -49,17 +78,40 @@ def to_time(when: datetime | None) -> str | None:
 
 
 def from_time(text: str | None) -> datetime | None:
-    return None if text is None else datetime.fromisoformat(text)
+    return None if text is None else _instant(text)
 
 
-_STATUS: Final = tuple(JobStatus)
+def _instant(text: str) -> datetime:
+    when = datetime.fromisoformat(text)
+    if when.tzinfo is not UTC:
+        raise ValueError("an instant not in UTC")
+    return when
+
+
+def readable_time(text: Any) -> datetime | None:
+    """An instant, or None for what is none."""
+    try:
+        return from_time(text)
+    except (ValueError, TypeError):
+        return None
+
+
+def _grace(seconds: float) -> float:
+    if not 0 <= seconds <= _LONGEST:
+        raise ValueError(f"{seconds} seconds")
+    return seconds
+
+
+_LONGEST: Final = 1e10
+_STATUS: Final = {status.value: status for status in JobStatus}
+_MISFIRE: Final = {word: word for word in ("once", "skip", "all")}
 _text = lru_cache(maxsize=64)(str)
 _uuid = lru_cache(maxsize=64)(UUID)
 
 Codec = tuple[str, str]
 """How a value is written to the database, and how it is read: expressions of `x`, which is no None."""
 
-_TIME: Final = ("_iso(x)", "fromisoformat(x)")
+_TIME: Final = ("_iso(x)", "_instant(x)")
 _CODECS: Final[dict[str, Codec]] = {
     "id": ("str(x)", "UUID(x)"),
     "job_id": ("str(x)", "UUID(x)"),
@@ -67,7 +119,9 @@ _CODECS: Final[dict[str, Codec]] = {
     "status": ("int(x)", "_STATUS[x]"),
     "outcome": ("str(x)", "RunOutcome(x)"),
     "payload": ("to_json(x)", "from_json(x)"),
-    "extra_properties": ("'{}' if not x else to_sorted_json(x)", "{} if x == '{}' else from_json(x)"),
+    "extra_properties": ("'{}' if not x else to_sorted_json(x)", "{} if x == '{}' else _mapping(x)"),
+    "misfire": ("x", "_MISFIRE[x]"),
+    "misfire_grace": ("x", "_grace(x)"),
     **dict.fromkeys(("paused", "manual", "extra", "run_again", "holds_name"), ("int(x)", "x == 1")),
     **dict.fromkeys(
         ("created_at", "modified_at", "handled_time", "due_at", "start", "until", "anchor", "occurrence",
@@ -75,11 +129,13 @@ _CODECS: Final[dict[str, Codec]] = {
         _TIME,
     ),
 }  # fmt: skip
-_NOT_NULL: Final = ("id", "job_id", "status", "extra_properties", "created_at", "modified_at", "anchor")
+_NOT_NULL: Final = (
+    "id", "job_id", "status", "extra_properties", "created_at", "modified_at", "anchor", "misfire", "misfire_grace",
+)  # fmt: skip
 _SCOPE: Final[dict[str, Any]] = {
-    "_iso": _iso, "fromisoformat": datetime.fromisoformat, "UUID": UUID, "_text": _text, "_uuid": _uuid,
-    "_STATUS": _STATUS, "RunOutcome": RunOutcome, "to_json": to_json, "to_sorted_json": to_sorted_json,
-    "from_json": from_json,
+    "_iso": _iso, "_instant": _instant, "UUID": UUID, "_text": _text, "_uuid": _uuid, "_STATUS": _STATUS,
+    "RunOutcome": RunOutcome, "to_json": to_json, "to_sorted_json": to_sorted_json, "from_json": from_json,
+    "_mapping": _mapping, "_MISFIRE": _MISFIRE, "_grace": _grace,
 }  # fmt: skip
 
 
@@ -88,6 +144,8 @@ def _converted(name: str, value: str, way: int) -> str:
     if name not in _CODECS:
         return value
     code = _CODECS[name][way]
+    if code == "x":
+        return value
     if name == "payload":  # None is a payload too
         return code.replace("(x)", f"({value})")
     whole = code.replace("(x)", f"({value})").replace("x ==", f"{value} ==").replace("not x", f"not {value}")
@@ -120,8 +178,8 @@ STATE_COLUMNS: Final = tuple(
 )
 """What every Change writes, besides seq and schedule_rev."""
 
-read_job: Final[Callable[[Sequence[Any]], JobInfo]] = _reader(JobInfo, JOB_COLUMNS)
-read_run: Final[Callable[[Sequence[Any]], JobRun]] = _reader(JobRun, RUN_COLUMNS)
+_job: Final[Callable[[Sequence[Any]], JobInfo]] = _reader(JobInfo, JOB_COLUMNS)
+_run: Final[Callable[[Sequence[Any]], JobRun]] = _reader(JobRun, RUN_COLUMNS)
 write_job: Final = _writer(JOB_COLUMNS)
 write_run: Final = _writer(RUN_COLUMNS)
 write_definition: Final = _writer(DEFINITION_COLUMNS)
@@ -137,5 +195,102 @@ JOBS_AS_JSON: Final = f"json_group_array(json_array({', '.join(JOB_COLUMNS)}))"
 """All rows in one step: a step per row would hand the interpreter lock back and forth for each."""
 
 
-def read_jobs(text: str) -> list[JobInfo]:
-    return [read_job(row) for row in json.loads(text)]
+# -- what cannot be read -------------------------------------------------------------------------
+
+REMEDY: Final = "It is kept and does not run: delete it, and enqueue it again."
+_WRONG: Final = (ValueError, TypeError, LookupError, ArithmeticError, RecursionError)
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_STAND_INS: Final[dict[str, Any]] = {
+    "id": UUID(int=0), "job_id": UUID(int=0), "status": JobStatus.FAILED, "seq": 0, "schedule_rev": 0, "token": 0,
+    "created_at": _EPOCH, "modified_at": _EPOCH, "anchor": _EPOCH, "expression_value": "@once",
+}  # fmt: skip
+
+
+def _types(annotation: str) -> frozenset[type]:
+    """What SQLite may hand out for a column."""
+    base = annotation.removesuffix(" | None")
+    number = {"int": (int,), "bool": (int,), "JobStatus": (int,), "float": (float, int)}
+    none = (type(None),) if base != annotation else ()
+    return frozenset((*number.get(base, (str,)), *none))
+
+
+@attrs.frozen
+class _Column:
+    name: str
+    types: frozenset[type]
+    read: Callable[[Any], Any]
+    default: Any
+
+    def value(self, raw: Any) -> Any:
+        if type(raw) not in self.types:
+            raise TypeError(f"a {type(raw).__name__}")
+        return self.read(raw)
+
+
+def _columns(cls: type[Any]) -> tuple[_Column, ...]:
+    found = []
+    for field in attrs.fields(cls):
+        read = eval(f"lambda x: {_converted(field.name, 'x', 1)}", dict(_SCOPE))
+        default = None if field.default is attrs.NOTHING or isinstance(field.default, attrs.Factory) else field.default  # type: ignore[arg-type]
+        default = _STAND_INS.get(field.name, default)
+        found.append(_Column(field.name, _types(str(field.type)), read, default))
+    return tuple(found)
+
+
+_JOB: Final = _columns(JobInfo)
+_RUN: Final = _columns(JobRun)
+_sound: Final[set[tuple[type, ...]]] = set()
+"""Types of whole rows that have been seen to fit: one look-up for a row instead of one for each column."""
+
+
+def read_job(row: Sequence[Any]) -> JobInfo:
+    """A row, or what stands for it (`Unreadable`)."""
+    shape = tuple(map(type, row))
+    if shape in _sound:
+        try:
+            return _job(row)
+        except _WRONG:
+            return _unreadable(row)
+    if all(kind in column.types for kind, column in zip(shape, _JOB, strict=True)) and len(_sound) < 10_000:
+        _sound.add(shape)
+        return read_job(row)
+    return _unreadable(row)
+
+
+def read_run(row: Sequence[Any]) -> JobRun:
+    values, wrong = _values(_RUN, row)
+    return JobRun(**values | ({"error": wrong} if wrong else {}))
+
+
+def _unreadable(row: Sequence[Any]) -> JobInfo:
+    values, wrong = _values(_JOB, row)
+    if not wrong:
+        return filled(JobInfo, values)
+    for name in ("job_name", "handler_name"):
+        values[name] = shown(row[JOB_COLUMNS.index(name)]) if values[name] is None else values[name]
+    values["extra_properties"] = values["extra_properties"] or {}
+    stored = dict(zip(JOB_COLUMNS, row, strict=True))
+    if values["id"] == _STAND_INS["id"]:
+        values["id"] = uuid5(NAMESPACE_OID, repr(stored["id"]))  # the same each time it is read
+    return filled(Unreadable, values | {"last_error": f"{wrong}. {REMEDY}", "stored": stored})
+
+
+def _values(columns: tuple[_Column, ...], row: Sequence[Any]) -> tuple[dict[str, Any], str]:
+    """The values of a row, and in words what of it cannot be read."""
+    values, wrong = {}, []
+    for column, raw in zip(columns, row, strict=True):
+        try:
+            values[column.name] = column.value(raw)
+        except _WRONG as error:
+            values[column.name] = column.default
+            wrong.append(f"{column.name} is {shown(raw)} ({first_words(error)})")
+    return values, f"its row cannot be read: {'; '.join(wrong)}" if wrong else ""
+
+
+def first_words(error: BaseException) -> str:
+    return shown(str(error))[1:-1] if str(error) else type(error).__name__
+
+
+def read_jobs(rows: str | Sequence[Sequence[Any]]) -> list[JobInfo]:
+    """Those that cannot be read come as `Unreadable`."""
+    return [read_job(row) for row in (json.loads(rows) if isinstance(rows, str) else rows)]

@@ -16,7 +16,7 @@ import anyio
 
 from aether_bg.bridge import Bridge, Threads
 from aether_bg.model import Alive, Heartbeat
-from aether_bg.plugins.sqlite import claims, files, queries
+from aether_bg.plugins.sqlite import claims, files, queries, reading
 from aether_bg.plugins.sqlite.opened import OpenFile, leave, opened
 from aether_bg.plugins.sqlite.operations import Beat, Operation, Rank
 from aether_bg.plugins.sqlite.rows import to_time
@@ -108,24 +108,41 @@ class Session:
         if (known := self.file.writer.beats.get(beat.owner)) is not None:
             known.keep(beat.keep_for)
 
-    def alive(self, conn: sqlite3.Connection, beat: Heartbeat) -> Alive:
-        """Reads only; probes the locks of the other owners (PROTOCOL P2)."""
+    def alive(self, conn: sqlite3.Connection, beat: Heartbeat) -> tuple[Alive, list[object]]:
+        """Reads only; probes the locks of the other owners (PROTOCOL P2). Also owners whose ids cannot be read."""
         file, mine = self.file, self.file.writer.beats.get(beat.owner)
-        rows = {UUID(id_): rest for id_, *rest in conn.execute(queries.ALIVE_OWNERS)}
-        orphaned = [UUID(row[0]) for row in conn.execute(queries.ORPHANED) if row[0] != str(beat.owner)]
-        return Alive(
+        rows: dict[UUID, tuple[int, frozenset[str], bool]] = {}
+        bad: list[object] = []
+        with reading.any_text(conn):
+            for id_, beats, handlers, stopping in conn.execute(queries.ALIVE_OWNERS):
+                if (owner := queries.to_uuid(id_)) is None:
+                    bad.append(id_)
+                else:
+                    rows[owner] = (beats if isinstance(beats, int) else 0, _names(handlers), bool(stopping))
+            orphaned = [row[0] for row in conn.execute(queries.ORPHANED) if row[0] != str(beat.owner)]
+            due = [name for (name,) in conn.execute(queries.DUE_HANDLERS, [to_time(beat.now)])]
+        bad += [owner for owner in orphaned if queries.to_uuid(owner) is None]
+        lost = [owner for owner in map(queries.to_uuid, orphaned) if owner is not None]
+        alive = Alive(
             store_id=file.store_id,
             known=beat.owner in rows and not (mine and mine.lost),
             beats={owner: count for owner, (count, _, _) in rows.items()},
-            dead=(*(o for o in rows if o != beat.owner and file.locks.dead(o)), *orphaned),
+            dead=(*(o for o in rows if o != beat.owner and file.locks.dead(o)), *lost),
             stopping=frozenset(owner for owner, (_, _, stopping) in rows.items() if stopping),
-            running=tuple((UUID(id_), seq) for id_, seq in conn.execute(queries.HELD, [str(beat.owner)])),
-            advertised=frozenset(
-                name for _, handlers, stopping in rows.values() if not stopping for name in json.loads(handlers)
-            ),
-            due=frozenset(row[0] for row in conn.execute(queries.DUE_HANDLERS, [to_time(beat.now)])),
+            running=tuple(queries.running(conn, beat.owner)),
+            advertised=frozenset().union(*(handlers for _, handlers, stopping in rows.values() if not stopping)),
+            due=frozenset(name for name in due if isinstance(name, str)),
             size=file.size(),
         )
+        return alive, bad
+
+
+def _names(text: object) -> frozenset[str]:
+    """The handlers of an owner's row; none where they cannot be read."""
+    try:
+        return frozenset(name for name in json.loads(str(text)) if isinstance(name, str))
+    except (ValueError, TypeError, RecursionError):
+        return frozenset()
 
 
 def _renew(conn: sqlite3.Connection, owner: str) -> bool:

@@ -1,0 +1,250 @@
+"""A row that cannot be read, or cannot be claimed, stops neither its neighbours nor any start."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import anyio
+import pytest
+from click.testing import CliRunner
+
+from aether_bg import Aether, InvalidTransition, JobStatus
+from aether_bg.cli.command import cli
+
+pytestmark = pytest.mark.anyio
+
+Make = Callable[..., Aether]
+
+DEEP = "[" * 100_000 + "]" * 100_000
+FAR = "'9999-12-31T23:59:59.999999Z'"
+
+POISON = {
+    "anchor is no date": "anchor = '2026-13-45'",
+    "anchor is no text": "anchor = x'00ff'",
+    "anchor has no zone": "anchor = '2026-01-01T00:00:00'",
+    "anchor is not in UTC": "anchor = '2026-01-01T00:00:00.000000+02:00'",
+    "payload is a BLOB": "payload = x'00ff00'",
+    "payload is no UTF-8": "payload = CAST(x'22ff22' AS TEXT)",
+    "payload is deep": f"payload = '{DEEP}'",
+    "payload is fairly deep": f"payload = '{'[' * 400}{']' * 400}'",
+    "metadata are deep": f"extra_properties = '{DEEP}'",
+    "metadata are a list": "extra_properties = '[1]'",
+    "metadata are a BLOB": "extra_properties = x'7b7d'",
+    "status 99": "status = 99",
+    "status -1": "status = -1",
+    "status is text": "status = 'abc'",
+    "seq is text": "seq = 'abc'",
+    "seq is a BLOB": "seq = x'01'",
+    "seq is the largest": "seq = 9223372036854775807",
+    "schedule_rev is text": "schedule_rev = 'x'",
+    "attempt is text": "attempt = 'x'",
+    "crash_count is a BLOB": "crash_count = x'01'",
+    "misfire is a word": "misfire = 'sometimes'",
+    "grace is infinite": "misfire_grace = 9e999",
+    "grace is text": "misfire_grace = 'soon'",
+    "repeats is text": "repeats = 'many'",
+    "until is no date": "until = 'tomorrow'",
+    "occurrence is no date": "occurrence = 'x'",
+    "occurrence has no zone": "occurrence = '2026-01-01T00:00:00'",
+    "last_occurrence is a number": "last_occurrence = 5",
+    "created_at is no date": "created_at = ''",
+    "handled_time is a BLOB": "handled_time = x'00'",
+    "due_at is early text": "due_at = '1'",
+    "due_at is late text": "due_at = 'zzz'",
+    "due_at is missing": "due_at = NULL",
+    "due_at is a BLOB": "due_at = x'00'",
+    "due_at has no zone": "due_at = '2020-01-01'",
+    "handler_name is a BLOB": "handler_name = x'4f6b'",
+    "job_name is a BLOB": "job_name = x'4f6b'",
+    "job_name is no UTF-8": "job_name = CAST(x'ff' AS TEXT)",
+    "schedule is a BLOB": "expression_value = x'00'",
+    "timezone is a BLOB": "timezone = x'00'",
+    "owner is no UUID": "status = 1, owner = 'me'",
+    "owner is missing": "status = 1, owner = NULL",
+    "owner is a BLOB": "status = 1, owner = x'00'",
+    "running, anchor is no date": "status = 1, owner = '99999999-0000-7000-8000-000000000000', anchor = 'x'",
+    "id is no UUID": "id = 'abc'",
+    "id is a BLOB": "id = x'00'",
+    "everything": "anchor = '', payload = x'00', seq = 'x', created_at = 'x', repeats = 'x', misfire = 1",
+}
+
+
+@pytest.fixture
+def sold() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def make(make_app: Make, sold: list[str]) -> Make:
+    def made(**options: Any) -> Aether:
+        app = make_app(**options)
+
+        @app.handler("Ok")
+        async def ok(args: Any) -> None:
+            sold.append(args)
+
+        return app
+
+    return made
+
+
+def poison(path: Path, change: str, name: str = "bad") -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as conn:
+        conn.execute("PRAGMA foreign_keys = OFF")
+        assert conn.execute(f"UPDATE aether_jobs SET {change} WHERE job_name = ?", [name]).rowcount == 1
+
+
+async def stored(make: Make, path: Path, change: str, **options: Any) -> UUID:
+    """A file with one poisoned row of handler Ok, due now, and nine neighbours, due now as well."""
+    app = make(scheduler="timer", **options)
+    async with app.client() as jobs:
+        bad = await jobs.enqueue("Ok", "bad", "bad")
+        for number in range(9):
+            await jobs.enqueue("Ok", f"good-{number}", f"good-{number}")
+    poison(path, change)
+    return bad
+
+
+def ids(path: Path) -> dict[Any, Any]:
+    with closing(sqlite3.connect(path)) as conn:
+        conn.text_factory = bytes
+        return dict(conn.execute("SELECT id, status FROM aether_jobs").fetchall())
+
+
+def aether_bg(*args: object) -> Any:
+    return CliRunner().invoke(cli, [str(arg) for arg in args], prog_name="aether-bg")
+
+
+@pytest.mark.parametrize("change", POISON)
+async def test_the_app_starts_and_the_neighbours_run(make: Make, path: Path, sold: list[str], change: str) -> None:
+    await stored(make, path, POISON[change])
+    app = make()
+    async with app:
+        with anyio.fail_after(20):
+            while len([one for one in sold if one != "bad"]) < 9:
+                await anyio.sleep(0.02)
+        later = await app.enqueue("Ok", "later", "later")
+        assert (await app.wait(later, 10)).status is JobStatus.COMPLETED
+        assert (await app.health())["stats"] is not None
+        found = await app.store.find()
+        assert len(found) in (10, 11)
+        assert sum(job.status is JobStatus.COMPLETED for job in found) >= 10
+        for job in found:
+            assert str(await app.explain(job.id))
+            await app.store.history(job.id)
+    assert sorted(one for one in sold if one != "bad") == sorted([*(f"good-{n}" for n in range(9)), "later"])
+
+
+QUIET = ("attempt is text", "due_at", "owner is missing", "job_name is no UTF-8", "crash_count is a BLOB")
+
+
+@pytest.mark.parametrize("change", [name for name in POISON if not name.startswith(QUIET)])
+async def test_it_is_told_by_check_and_can_be_deleted_and_purged(
+    make: Make, path: Path, sold: list[str], change: str
+) -> None:
+    await stored(make, path, POISON[change])
+    before = json.loads(aether_bg("check", path, "--json").stdout)
+    assert not before["ok"]
+    assert "Traceback" not in aether_bg("list", path).output
+    app = make()
+    async with app:
+        with anyio.fail_after(20):
+            while len([one for one in sold if one != "bad"]) < 9:
+                await anyio.sleep(0.02)
+        await anyio.sleep(0.4)
+        (bad,) = [job for job in await app.store.find() if job.status is not JobStatus.COMPLETED]
+        if "handler_name" not in change:
+            assert bad.last_error is not None
+        assert await app.delete(bad.id) is True
+        assert await app.delete(bad.id) is False
+        assert await app.store.purge() == 10
+        assert await app.store.find() == []
+    assert ids(path) == {}
+
+
+async def test_a_bad_row_is_quarantined_with_a_message_and_is_not_retried(
+    make: Make, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad = await stored(make, path, "anchor = '2026-13-45'")
+    app = make()
+    async with app:
+        with anyio.fail_after(10):
+            while (row := await app.store.get(bad)) is None or row.status is not JobStatus.FAILED:
+                await anyio.sleep(0.02)
+        assert row.last_error is not None
+        assert "anchor is '2026-13-45'" in row.last_error
+        assert "delete it" in row.last_error
+        assert row.payload == "bad"
+        assert any("2026-13-45" in text for text in (await app.health())["problems"].values())
+        with pytest.raises(InvalidTransition, match="anchor"):
+            await app.retry(bad)
+        (run,) = await app.store.history(bad)
+        assert run.outcome == "failed"
+    assert sum("2026-13-45" in record.getMessage() for record in caplog.records) == 1
+
+
+async def test_a_declared_job_whose_row_is_bad_is_written_again(make: Make, path: Path) -> None:
+    app = make()
+    app.declare("Ok", "daily", "x", "@daily")
+    async with app:
+        pass
+    for change in ("anchor = 'x'", "payload = x'00'", "misfire = ''"):
+        poison(path, change, "daily")
+        again = make()
+        again.declare("Ok", "daily", "x", "@daily")
+        async with again:
+            row = await again.store.get_by_job_name("daily")
+            assert row is not None
+            assert row.status is JobStatus.SCHEDULED
+            assert row.last_error is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "aether_runs SET started_at = 'x'", "aether_runs SET outcome = 'odd'", "aether_runs SET error = x'00'",
+        "aether_runs SET occurrence = '2026'", "aether_runs SET owner = 'me'", "aether_runs SET count = 'x'",
+        "aether_runs SET error = CAST(x'ff' AS TEXT)",
+    ],
+)  # fmt: skip
+async def test_history_that_cannot_be_read_is_shown_as_far_as_it_can(make: Make, path: Path, change: str) -> None:
+    app = make()
+    async with app:
+        job = await app.wait(await app.enqueue("Ok", "one", 1), 10)
+        with closing(sqlite3.connect(path)) as conn, conn:
+            conn.execute(f"UPDATE {change}")
+        assert len(await app.store.history(job.id)) == 1
+        assert await app.explain(job.id)
+    assert aether_bg("history", path, "one").exit_code == 0
+    assert aether_bg("explain", path, "one").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "values",
+    ["('x', 'h', 1, 'x', 'x', 'x', 'x', 'x')", "(x'00', x'00', x'00', x'00', x'00', x'00', x'00', x'00')",
+     f"('99999999-0000-7000-8000-000000000000', 'h', 'x', {FAR}, 'x', {FAR}, '{DEEP}', '{DEEP}')",
+     "('99999999-0000-7000-8000-000000000001', CAST(x'ff' AS TEXT), 1, '', 1.5, '', '[1, {}]', '[]')"],
+)  # fmt: skip
+async def test_an_owner_that_cannot_be_read_stops_nothing(make: Make, path: Path, sold: list[str], values: str) -> None:
+    async with make().client():
+        pass
+    with closing(sqlite3.connect(path)) as conn, conn:
+        conn.execute(
+            f"INSERT INTO aether_owners (id, host, pid, started_at, beat, beat_at, handlers, problems) VALUES {values}"
+        )
+    for command in ("check", "stats", "list"):
+        result = aether_bg(command, path, "--json")
+        assert result.exit_code in (0, 1)
+        assert result.exception is None or isinstance(result.exception, SystemExit)
+    app = make(lease=1)
+    async with app:
+        await app.wait(await app.enqueue("Ok", "one", 1), 10)
+        with anyio.fail_after(10):
+            while (await app.store.stats()).owners > 1:
+                await anyio.sleep(0.05)
