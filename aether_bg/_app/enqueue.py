@@ -19,7 +19,7 @@ from aether_bg._rules.ids import uuid7
 from aether_bg._rules.names import busy, differences, kept, own, same_schedule, taken
 from aether_bg._rules.occurrences import Plan, anchor_for, check_comes, first_due
 from aether_bg.errors import NameHeld, Stale
-from aether_bg.model import Add, Definition, Enqueued, JobInfo, JobStatus, Query, Save, Transaction
+from aether_bg.model import Add, Definition, Enqueued, JobInfo, JobStatus, Query, Save, Transaction, Unreadable
 
 
 class Enqueues:
@@ -121,6 +121,8 @@ class Enqueues:
         """In place (PROTOCOL U1). `same`: the schedule stays, and with it what waits and has been missed."""
         now, by = job.created_at, job.created_by
         definition = definition_of(job)
+        if isinstance(held, Unreadable):  # what is written now can be read
+            held = attrs.evolve(held, last_error=None)
         if same:
             definition = attrs.evolve(definition, anchor=held.anchor)
             change = states.redefine(held, definition, self._plan(definition), now, by)

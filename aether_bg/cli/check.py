@@ -220,7 +220,7 @@ def _read_all(conn: sqlite3.Connection, source: str, wrong: Callable[[Row], str 
 def _wrong_in_job(row: Row) -> str | None:
     job = read_job(row)
     if isinstance(job, Unreadable):
-        return (job.last_error or "").removesuffix(f". {REMEDY}").removeprefix("its row cannot be read: ")
+        return (job.last_error or "").removesuffix(f". {REMEDY}")
     if isinstance(job.payload, str) and not row[JOB_COLUMNS.index("payload")].lstrip().startswith('"'):
         return f"payload is {shown(job.payload)}, not JSON"
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 import subprocess
@@ -118,10 +119,13 @@ def test_a_page_after_a_job_that_was_purged(run: Run, db: Path) -> None:
     refused(run("list", db, "--after", gone), 1, "there is no such job, so no page after it")
 
 
-def test_a_row_that_cannot_be_read(run: Run, db: Path) -> None:
+def test_a_row_that_cannot_be_read_is_listed_with_what_is_wrong(run: Run, db: Path) -> None:
     with closing(sqlite3.connect(db)) as conn, conn:
         conn.execute("UPDATE aether_jobs SET created_at = 'yesterday' WHERE job_name = 'later'")
-    refused(run("list", db), 1, "a row in it cannot be read")
+    result = run("list", db, "--json")
+    assert result.exit_code == 0
+    (row,) = [job for line in result.stdout.splitlines() if (job := json.loads(line))["job_name"] == "later"]
+    assert "created_at is 'yesterday'" in row["last_error"]
 
 
 def test_a_database_that_may_not_be_read(run: Run, db: Path) -> None:

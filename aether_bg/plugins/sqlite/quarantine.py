@@ -12,7 +12,7 @@ from typing import Any, Final
 from aether_bg.errors import shown
 from aether_bg.model import JobInfo, Unreadable
 from aether_bg.plugins.sqlite.reading import rows
-from aether_bg.plugins.sqlite.rows import JOB_COLUMNS, REMEDY, STATE_COLUMNS, read_job, write_job
+from aether_bg.plugins.sqlite.rows import JOB_COLUMNS, QUARANTINED, REMEDY, STATE_COLUMNS, read_job, write_job
 
 _STATE: Final = tuple(name for name in STATE_COLUMNS if name not in ("status", "handled_time", "last_error"))
 QUARANTINE: Final = f"""
@@ -42,8 +42,8 @@ def isolate(conn: sqlite3.Connection, found: Iterable[JobInfo], now: str | None,
     told = []
     for job in found:
         stored = job.stored if isinstance(job, Unreadable) else dict(zip(JOB_COLUMNS, write_job(job), strict=True))
-        error = f"{reason}. {REMEDY}" if reason else str(job.last_error)
-        values = _values(job, stored) | {"now": now, "error": error[: 8 * 1024]}
+        error = f"{reason}. {REMEDY}" if reason else str(job.last_error).removeprefix(QUARANTINED)
+        values = _values(job, stored) | {"now": now, "error": f"{QUARANTINED}{error}"}
         renamed = values["id"] != values["stored_id"]
         if renamed:
             conn.execute("PRAGMA defer_foreign_keys = ON")  # until the commit

@@ -197,6 +197,8 @@ JOBS_AS_JSON: Final = f"json_group_array(json_array({', '.join(JOB_COLUMNS)}))"
 
 # -- what cannot be read -------------------------------------------------------------------------
 
+QUARANTINED: Final = "quarantined: "
+"""How the error of a row begins that was set aside, whatever of it has become readable by that."""
 REMEDY: Final = "It is kept and does not run: delete it, and enqueue it again."
 _WRONG: Final = (ValueError, TypeError, LookupError, ArithmeticError, RecursionError)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -248,9 +250,11 @@ def read_job(row: Sequence[Any]) -> JobInfo:
     shape = tuple(map(type, row))
     if shape in _sound:
         try:
-            return _job(row)
+            job = _job(row)
         except _WRONG:
             return _unreadable(row)
+        error = job.last_error
+        return job if error is None or not error.startswith(QUARANTINED) else _unreadable(row)
     if all(kind in column.types for kind, column in zip(shape, _JOB, strict=True)) and len(_sound) < 10_000:
         _sound.add(shape)
         return read_job(row)
@@ -264,7 +268,8 @@ def read_run(row: Sequence[Any]) -> JobRun:
 
 def _unreadable(row: Sequence[Any]) -> JobInfo:
     values, wrong = _values(_JOB, row)
-    if not wrong:
+    before = values["last_error"] or ""
+    if not wrong and not (before.startswith(QUARANTINED) and values["status"] is JobStatus.FAILED):
         return filled(JobInfo, values)
     for name in ("job_name", "handler_name"):
         values[name] = shown(row[JOB_COLUMNS.index(name)]) if values[name] is None else values[name]
@@ -272,7 +277,8 @@ def _unreadable(row: Sequence[Any]) -> JobInfo:
     stored = dict(zip(JOB_COLUMNS, row, strict=True))
     if values["id"] == _STAND_INS["id"]:
         values["id"] = uuid5(NAMESPACE_OID, repr(stored["id"]))  # the same each time it is read
-    return filled(Unreadable, values | {"last_error": f"{wrong}. {REMEDY}", "stored": stored})
+    error = before if before.startswith(QUARANTINED) else f"{wrong}. {REMEDY}"
+    return filled(Unreadable, values | {"last_error": error, "stored": stored})
 
 
 def _values(columns: tuple[_Column, ...], row: Sequence[Any]) -> tuple[dict[str, Any], str]:
