@@ -34,6 +34,7 @@ class Owners:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._standstill = Standstill(engine.options.lease)
+        self._announcing = anyio.CancelScope()
         self._strays: set[tuple[UUID, int]] = set()
         self._company = True
         """There are other owners, whose locks are to be looked at."""
@@ -61,7 +62,7 @@ class Owners:
     async def announce_stop(self) -> None:
         """Mark this owner as stopping, so that what its end interrupts is no crash (docs/protocol.md, S7)."""
         wait = 0.0
-        with anyio.move_on_after(self._engine.options.grace):
+        with self._announcing:
             while True:
                 with suppress(StoreError):  # if it never succeeds, `leave` reports why
                     await self._beat(stopping=True)
@@ -71,12 +72,14 @@ class Owners:
 
     async def leave(self) -> None:
         """Put back what is still held, for want of a recorded outcome, then withdraw (docs/protocol.md, P1 and S7)."""
+        self._announcing.cancel()
         await self._beat(stopping=True)
         await self._recover(self._engine.owner, stopped=True)
         await self._beat(leave=True)
 
     async def keep_for_ever(self) -> None:
         """A thread outlives the stop: its claim stays alive until the process ends (PROTOCOL S4)."""
+        self._announcing.cancel()
         await self._beat(keep_for=10 * 365 * 86400.0, stopping=True)
 
     async def run(self) -> None:
