@@ -207,8 +207,7 @@ class Aether(OwnerVerbs):
             runner = self.calls.runner(handler.info)
             assert runner is not None  # the default dispatch takes every handler
             handler.run = runner
-        scheduler = name_of(self.plugins.owners("scheduling")[0])
-        log.info("scheduler: %s (%s)", scheduler, self._scheduler_reason)
+        self._log_start()
         self._run = run = self._make_run(client=False)
         try:
             await run.start()
@@ -216,6 +215,17 @@ class Aether(OwnerVerbs):
             self._run = None
             raise
         return self
+
+    def _log_start(self) -> None:
+        """Which file, which scheduler and why, which handlers."""
+        store, scheduler = self.plugins.owners("persistence")[0], name_of(self.plugins.owners("scheduling")[0])
+        path, handlers = getattr(store, "path", None), sorted(self.handlers)
+        where = os.path.abspath(path) if isinstance(path, str | os.PathLike) else repr(store)
+        log.info(
+            "starting: store %s, scheduler %s (%s), handlers %s",
+            where, scheduler, self._scheduler_reason, ", ".join(handlers) or "none",
+            extra={"store": where, "scheduler": scheduler, "handlers": handlers},
+        )  # fmt: skip
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -20,6 +20,7 @@ from aether_bg._app.view import StoreView
 from aether_bg._handlers.dependencies import Dependencies
 from aether_bg._handlers.handlers import Handlers
 from aether_bg._hooks.calls import Calls
+from aether_bg._kernel.blocked import Watch
 from aether_bg._kernel.engine import Engine
 from aether_bg._kernel.outbox import Outbox
 from aether_bg._kernel.owners import Owners
@@ -144,6 +145,7 @@ class Run:
         owners = Owners(engine)
         outbox = Outbox(engine) if app.calls.arms else None
         alive = await owners.join()
+        watch = Watch(engine, lambda: list(engine.attempts.running.values()))
         try:
             self.declarations = Declarations(engine, self.enqueues, app.declared, owners.tell)
             await self.declarations.apply()
@@ -160,6 +162,7 @@ class Run:
         finally:
             with anyio.CancelScope(shield=True):
                 await self._wind_down(owners, outbox, stack)
+            watch.stop()
 
     # -- the stop --------------------------------------------------------------------------------
 

@@ -30,6 +30,8 @@ class Attempt:
     (docs/protocol.md, P7)."""
     ended: anyio.Event | None = None
     """Set when it has ended, if another one waits for that."""
+    error: BaseException | None = None
+    """Why it failed, for the log."""
     overdue_since: float | None = None
     work: UnitOfWork | None = None
     threaded: bool = False

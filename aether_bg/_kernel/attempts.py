@@ -86,7 +86,8 @@ class Attempts:
             if attempt.closing is not None and attempt.closing.notes and not isinstance(ending, Change):
                 ending = noted(ending, attempt.closing.notes)
         except Exception as error:  # of the framework's own code: the job fails visibly, the app goes on
-            core.report(f"attempt of {attempt}", error)
+            core.report(f"attempt of {attempt}", error, job)
+            attempt.error = error
             ending = states.Failed(error=text_of(error))
         if attempt.work is not None and (attempt.revoked or not isinstance(ending, states.Completed)):
             attempt.work.close()  # what its tasks enqueue from now on must not vanish with it
@@ -135,7 +136,9 @@ class Attempts:
             if attempt.releasing or attempt.revoked:
                 return states.Released(begun=True)
             failure = TimedOut(timeout or 0.0)
+            attempt.error = TimeoutError(f"the attempt took longer than {failure.seconds:g} s")
         except BaseException as error:  # CancelledError that nobody asked for is a failure too (docs/protocol.md, S5)
+            attempt.error = error
             if asked := asked_for(error):
                 return as_asked(core, asked)
             if isinstance(error, InvalidPayload | InvalidHandler):

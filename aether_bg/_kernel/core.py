@@ -28,6 +28,7 @@ from aether_bg.bridge import Bridge, Threads
 from aether_bg.errors import InvalidSchedule
 from aether_bg.explain import plain
 from aether_bg.model import Alive, Change, JobInfo, Transaction
+from aether_bg.model.job import log_fields
 from aether_bg.protocols import Clock, Reader
 from aether_bg.schedule import Schedule
 
@@ -138,7 +139,7 @@ class Core:
             self._alarm = None
             self._woken = anyio.Event()
 
-    def report(self, part: str, problem: BaseException | str) -> None:
+    def report(self, part: str, problem: BaseException | str, job: JobInfo | None = None) -> None:
         error = problem if isinstance(problem, BaseException) else None
         if self.stopping:  # one line per stop and kind
             kind = (part, type(error) if error else problem)
@@ -146,7 +147,8 @@ class Core:
                 return
             self._told_at_stop.add(kind)
         text = _one_line(problem)
-        log.warning("%s: %s", part, text, exc_info=error if log.isEnabledFor(logging.DEBUG) else None)
+        exc_info, extra = error if log.isEnabledFor(logging.DEBUG) else None, log_fields(job) if job else None
+        log.warning("%s: %s", part, text, exc_info=exc_info, extra=extra)
         self._problems[part] = (self.clock.monotonic(), text)
         self._on_loop(lambda: self.events.problem(part, problem))
 

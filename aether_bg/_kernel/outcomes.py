@@ -16,13 +16,14 @@ from aether_bg._handlers.work import UnitOfWork
 from aether_bg._kernel.attempt import Attempt
 from aether_bg._kernel.core import BACKOFF, Core
 from aether_bg._kernel.tasks import longer
-from aether_bg._kernel.verdicts import decide, judge, text_of
+from aether_bg._kernel.verdicts import decide, judge, loggable, text_of
 from aether_bg._rules import states
 from aether_bg._rules.names import taken
 from aether_bg._rules.occurrences import Plan
 from aether_bg.errors import NameHeld, NotStarted, Stale, StoreError, StoreRefused, StoreTrouble
 from aether_bg.explain import first_line
 from aether_bg.model import Change, Ended, JobContext, JobInfo, JobStatus, Missed, Purge, Raised, RunOutcome, Save
+from aether_bg.model.job import log_fields
 
 log = logging.getLogger("aether_bg")
 
@@ -72,7 +73,7 @@ class Outcomes:
         try:
             change = await self._core.aside(finish)
         except Exception as error:  # of a schedule's own code: there is no next occurrence to be had
-            self._core.report(f"schedule of {outcome.attempt}", error)
+            self._core.report(f"schedule of {outcome.attempt}", error, outcome.job)
             change = states.abandon(outcome.job, text_of(error), self._core.clock.now(), self._core.options.by())
         self._hand_in(outcome, change)
 
@@ -128,14 +129,15 @@ class Outcomes:
             outcome.wait = longer(outcome.wait, BACKOFF)
             await anyio.sleep(outcome.wait)
         elif isinstance(error, StoreRefused) and await self._completed_before(outcome):
-            core.report(f"outcome of {attempt}", error)
+            core.report(f"outcome of {attempt}", error, job)
             attempt.work = None  # what the other one wrote stands (PROTOCOL C6)
             outcome.ending = states.Repeated(error=text_of(error))
         elif attempt.work is not None and attempt.handler is not None:
-            attempt.work = None  # an error in the unit's own SQL is a failure of the handler (PROTOCOL W8)
+            # an error in the unit's own SQL is a failure of the handler (docs/protocol.md, W8)
+            attempt.work, attempt.error = None, error
             outcome.ending = decide(core, attempt, attempt.handler, Raised(error))
         else:
-            core.report(f"outcome of {attempt}", error)
+            core.report(f"outcome of {attempt}", error, job)
             if isinstance(outcome.ending, states.Failed):
                 return self._done(outcome)
             outcome.ending = states.Failed(error=text_of(error))
@@ -164,8 +166,9 @@ class Outcomes:
                 again = change.status is JobStatus.SCHEDULED and change.retry_count > 0
                 told = "it is tried again" if again else "that was the last try"
                 log.log(
-                    logging.INFO if again else logging.WARNING,
+                    logging.WARNING if again else logging.ERROR,
                     "%s: attempt %d failed, %s: %s", attempt, run.attempt, told, first_line(run.error),
+                    exc_info=None if again else loggable(attempt.error), extra=log_fields(job),
                 )  # fmt: skip
         if not core.events.observed:
             return

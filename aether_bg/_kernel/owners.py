@@ -18,7 +18,9 @@ from aether_bg._kernel.tasks import longer
 from aether_bg._rules import states
 from aether_bg._rules.ids import uuid7
 from aether_bg.errors import Stale, StoreError
+from aether_bg.explain import first_line
 from aether_bg.model import Alive, Change, Heartbeat, JobInfo, JobStatus, Query, Recovered, Save
+from aether_bg.model.job import log_fields
 
 log = logging.getLogger("aether_bg")
 
@@ -148,11 +150,22 @@ class Owners:
 
     async def _recover(self, owner: UUID, *, stopped: bool) -> None:
         engine = self._engine
+        taken: list[JobInfo] = []
+        failed = 0
         while rows := await engine.calls.find(Query(owner=owner, limit=500)):
             for row in rows:
-                await self._take_back(row, owner, stopped)
+                if (change := await self._take_back(row, owner, stopped)) is not None:
+                    taken.append(row)
+                    failed += change.status is JobStatus.FAILED
+        if taken:
+            log.log(
+                logging.INFO if stopped else logging.WARNING,
+                "owner %s %s: %d of its jobs taken back, of which %d failed for good; first %s (%s)",
+                owner, "was stopped" if stopped else "has died", len(taken), failed, taken[0].handler_name,
+                taken[0].job_name, extra={"owner": str(owner), "jobs": len(taken)},
+            )  # fmt: skip
 
-    async def _take_back(self, row: JobInfo, owner: UUID, stopped: bool) -> None:
+    async def _take_back(self, row: JobInfo, owner: UUID, stopped: bool) -> Change | None:
         """What a stop interrupted is not counted; crashes are, apart from retries (docs/protocol.md, S7 and R3)."""
         engine, now, by = self._engine, self._engine.clock.now(), self._engine.options.by()
         retries = engine.handlers.compiled(row.handler_name).info.retries if row.handler_name in engine.handlers else 0
@@ -163,14 +176,12 @@ class Owners:
         ending = states.Released(begun=True) if stopped else lost
         change = await engine.aside(states.finish, row, ending, engine.plan_or_none(row), now, by)
         if not await self._save(change):
-            return
-        if stopped:
-            log.info("%s (%s): the stop of its process interrupted it; it waits again", row.handler_name, row.job_name)
-        else:
-            log.warning(
-                "%s (%s): the process that ran it died; it is %s now", row.handler_name, row.job_name, change.status
-            )
+            return None
+        if change.status is JobStatus.FAILED:
+            why = first_line(change.last_error)
+            log.error("%s (%s): failed for good: %s", row.handler_name, row.job_name, why, extra=log_fields(row))
         engine.events.emit(Recovered(row, change.runs[0]))
+        return change
 
     # -- this owner's own rows -------------------------------------------------------------------
 
@@ -186,7 +197,7 @@ class Owners:
         for job_id, seq in strays & self._strays:  # seen twice: no claim of this moment, but one that got lost (C5)
             found = await engine.calls.find(Query(ids=(job_id,)))
             if found and found[0].seq == seq and found[0].status is JobStatus.RUNNING:
-                engine.report("heartbeat", f"released {found[0].job_name!r}: claimed here, but not running")
+                engine.report("heartbeat", f"released {found[0].job_name!r}: claimed here, but not running", found[0])
                 released = states.Released(begun=False)
                 now = engine.clock.now()
                 change = states.finish(found[0], released, None, now, engine.options.by())
@@ -204,7 +215,9 @@ class Owners:
             elif now - attempt.overdue_since > 1.0:
                 attempt.overdue_since = 0.0
                 kind = "its thread cannot be stopped" if attempt.in_thread else "it does not end when cancelled"
-                self._engine.report("attempts", f"{attempt} is past its time, and {kind}; it keeps its slot")
+                self._engine.report(
+                    "attempts", f"{attempt} is past its time, and {kind}; it keeps its slot", attempt.job
+                )
 
     # -- clocks ----------------------------------------------------------------------------------
 

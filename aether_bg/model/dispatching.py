@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from datetime import datetime
 from enum import StrEnum
 from functools import partial
@@ -13,10 +13,14 @@ from uuid import UUID
 import attrs
 
 from aether_bg.model.failing import Backoff
-from aether_bg.model.job import JobInfo, JobRun, JobStatus
+from aether_bg.model.job import JobInfo, JobRun, JobStatus, log_fields
 
 if TYPE_CHECKING:
     from logging import LoggerAdapter
+
+    _Adapter = LoggerAdapter[logging.Logger]
+else:
+    _Adapter = logging.LoggerAdapter
 
 Invocation: TypeAlias = partial[Any]
 """A handler with its arguments bound. `.func, .args, .keywords` can be shipped to another process."""
@@ -33,6 +37,12 @@ class HandlerInfo:
     retries: int = 0
     backoff: Backoff = attrs.field(factory=Backoff)
     timeout: float | None = None
+
+
+class _JobLog(_Adapter):
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+        kwargs["extra"] = {**(kwargs.get("extra") or {}), **(self.extra or {})}
+        return msg, kwargs
 
 
 @attrs.define(eq=False, repr=False)
@@ -67,9 +77,9 @@ class JobContext:
 
     @property
     def log(self) -> LoggerAdapter[logging.Logger]:
-        """A logger whose records carry job, handler and attempt."""
-        extra = {"job_id": str(self.job.id), "job_name": self.job.job_name, "attempt": self.attempt}
-        return logging.LoggerAdapter(logging.getLogger(f"aether_bg.job.{self.job.handler_name}"), extra)
+        """The logger `aether_bg.job.<handler>`; its records carry `job_id`, `job_name`, `handler` and `attempt`, beside
+        the `extra` of a call."""
+        return _JobLog(logging.getLogger(f"aether_bg.job.{self.job.handler_name}"), log_fields(self.job))
 
     def __repr__(self) -> str:
         return f"<JobContext {self.job.job_name!r} attempt {self.attempt} token {self.token}>"

@@ -187,6 +187,11 @@ class JobRun:
     count: int = 1
 
 
+def log_fields(job: JobInfo) -> dict[str, Any]:
+    """What every log record about a job carries, as its `extra`."""
+    return {"job_id": str(job.id), "job_name": job.job_name, "handler": job.handler_name, "attempt": job.attempt}
+
+
 @attrs.frozen
 class JobType(Generic[T]):
     """A kind of work shared by producer and worker: the handler's name and its payload's type.

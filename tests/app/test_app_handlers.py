@@ -596,7 +596,7 @@ def test_a_blocked_interpreter_exit() -> None:
         started.set()
         go.wait(10)
 
-    runner._start(work)
+    runner._threads._start(work)
     assert started.wait(10)
     assert all(thread.daemon for thread in threading.enumerate() if thread.name == "aether_bg handler")
     go.set()

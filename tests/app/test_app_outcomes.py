@@ -94,7 +94,7 @@ async def test_a_trigger_for_a_running_job_has_its_owner_looked_at(
 
 
 async def test_failures_are_logged(fake_app: Aether, clock: FakeClock, caplog: pytest.LogCaptureFixture) -> None:
-    """One line each: a retry as information, the last try as a warning."""
+    """One line each: a failure with retries left as a warning, the last one as an error."""
     caplog.set_level("INFO", "aether_bg")
 
     @fake_app.handler("Fails", retries=1)
@@ -106,10 +106,10 @@ async def test_failures_are_logged(fake_app: Aether, clock: FakeClock, caplog: p
         await app.drain()
         clock.advance(hours=1)
         await app.drain()
-    told = [(record.levelname, record.getMessage()) for record in caplog.records if "Fails" in record.getMessage()]
+    told = [(record.levelname, record.getMessage()) for record in caplog.records if "Fails (" in record.getMessage()]
     assert told == [
-        ("INFO", "Fails (job): attempt 1 failed, it is tried again: ValueError: no"),
-        ("WARNING", "Fails (job): attempt 2 failed, that was the last try: ValueError: no"),
+        ("WARNING", "Fails (job): attempt 1 failed, it is tried again: ValueError: no"),
+        ("ERROR", "Fails (job): attempt 2 failed, that was the last try: ValueError: no"),
     ]
 
 

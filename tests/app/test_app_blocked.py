@@ -1,0 +1,127 @@
+"""A handler that holds the event loop is named, once; one that waits, or runs in a thread, is not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import anyio
+import pytest
+
+from aether_bg import Aether
+from aether_bg._kernel import blocked
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocked.Watch.__init__, "__defaults__", (0.5,))
+    monkeypatch.setattr(blocked, "LOOK", 0.1)
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[Any]:
+    return [record for record in caplog.records if record.getMessage().startswith("event loop: ")]
+
+
+def hold() -> None:
+    time.sleep(1.2)
+
+
+async def deep() -> None:
+    await anyio.sleep(0)
+    hold()
+
+
+class Holds:
+    async def handle(self) -> None:
+        hold()
+
+
+async def holds() -> None:
+    hold()
+
+
+async def through_a_helper() -> None:
+    await deep()
+
+
+async def with_arguments(_: int) -> None:
+    hold()
+
+
+@pytest.mark.parametrize("handler", [holds, through_a_helper, Holds, partial(with_arguments, 1)])
+async def test_the_handler_is_named_once(app: Aether, caplog: pytest.LogCaptureFixture, handler: Any) -> None:
+    app.handler("Holds")(handler)
+
+    @app.handler("Waits")
+    async def waits() -> None:
+        await anyio.sleep(30)
+
+    async with app:
+        await app.enqueue("Waits", "innocent")
+        await anyio.sleep(0.1)
+        for number in range(2):
+            await app.wait(await app.enqueue("Holds", f"job-{number}"), 20)
+        assert "event loop" in (await app.health())["problems"]
+        await app.delete("innocent")
+    (record,) = told(caplog)
+    said = record.getMessage()
+    assert "Holds (job-0) holds it" in said
+    assert "test_app_blocked.py:" in said
+    assert "Waits" not in said
+    assert (record.levelname, record.handler, record.job_name) == ("WARNING", "Holds", "job-0")
+
+
+async def test_plain_handlers_and_waiting_ones_are_not(app: Aether, caplog: pytest.LogCaptureFixture) -> None:
+    app.handler("Thread")(hold)
+
+    @app.handler("Waits")
+    async def waits() -> None:
+        await anyio.sleep(1.2)
+
+    async with app:
+        for job in [await app.enqueue("Thread"), await app.enqueue("Waits")]:
+            await app.wait(job, 20)
+    assert told(caplog) == []
+
+
+async def test_the_host_that_holds_it(app: Aether, caplog: pytest.LogCaptureFixture) -> None:
+    """While nothing runs it is the host's own affair; else the place is named, and who ran meanwhile."""
+
+    @app.handler("Waits")
+    async def waits() -> None:
+        await anyio.sleep(30)
+
+    async with app:
+        hold()
+        await anyio.sleep(0.3)
+        assert told(caplog) == []
+        job = await app.enqueue("Waits", "innocent")
+        await anyio.sleep(0.2)
+        hold()
+        await anyio.sleep(0.2)
+        await app.delete(job)
+    (record,) = told(caplog)
+    assert "ran meanwhile and may hold it" in record.getMessage()
+    assert f"{__file__}:" in record.getMessage()
+
+
+async def test_c_code_that_keeps_all_threads_waiting(app: Aether, caplog: pytest.LogCaptureFixture) -> None:
+    @app.handler("Counts")
+    async def counts() -> None:
+        began = time.monotonic()
+        size = 10**6
+        while time.monotonic() - began < 1.2:
+            sum(range(size))
+
+    async with app:
+        await app.wait(await app.enqueue("Counts", "job"), 60)
+    (record,) = told(caplog)
+    assert record.handler == "Counts"
+
+
+def test_the_bounds_are_those_of_the_document(make_app: Callable[..., Aether]) -> None:
+    assert blocked.SILENT == 2.0
