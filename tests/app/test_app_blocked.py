@@ -18,8 +18,8 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blocked.Watch.__init__, "__defaults__", (0.5,))
-    monkeypatch.setattr(blocked, "LOOK", 0.1)
+    monkeypatch.setattr(blocked.Watch.__init__, "__defaults__", (1.0,))
+    monkeypatch.setattr(blocked, "LOOK", 0.3)
 
 
 def told(caplog: pytest.LogCaptureFixture) -> list[Any]:
@@ -27,7 +27,7 @@ def told(caplog: pytest.LogCaptureFixture) -> list[Any]:
 
 
 def hold() -> None:
-    time.sleep(1.2)
+    time.sleep(2.0)
 
 
 async def deep() -> None:
@@ -80,7 +80,7 @@ async def test_plain_handlers_and_waiting_ones_are_not(app: Aether, caplog: pyte
 
     @app.handler("Waits")
     async def waits() -> None:
-        await anyio.sleep(1.2)
+        await anyio.sleep(2.0)
 
     async with app:
         for job in [await app.enqueue("Thread"), await app.enqueue("Waits")]:
@@ -114,7 +114,7 @@ async def test_c_code_that_keeps_all_threads_waiting(app: Aether, caplog: pytest
     async def counts() -> None:
         began = time.monotonic()
         size = 10**6
-        while time.monotonic() - began < 1.2:
+        while time.monotonic() - began < 2.0:
             sum(range(size))
 
     async with app:
