@@ -151,16 +151,16 @@ async def test_an_overdue_job_is_told_of_at_the_second_look(
         await app.enqueue("Work", "job")
         clock.advance(minutes=2)
         await anyio.sleep(0.3)
-        assert (await app.health())["problems"] == {}
+        assert "scheduler" not in (await app.health())["problems"]
         clock.advance(seconds=11)
         with anyio.fail_after(10):
-            while not (problems := (await app.health())["problems"]):
+            while "scheduler" not in (problems := (await app.health())["problems"]):
                 await anyio.sleep(0.01)
         assert "1 jobs are overdue" in problems["scheduler"]
         for _ in range(7):
             clock.advance(seconds=11)
             await anyio.sleep(0.05)
-        assert (await app.health())["problems"] == {}, "told once"
+        assert "scheduler" not in (await app.health())["problems"], "told once"
         await app.drain()
 
 

@@ -21,9 +21,16 @@ COMPLETED, FAILED = 2, 3
 ENDINGS = (signal.SIGTERM, signal.SIGKILL)
 
 
+class Version(Worker):
+    """`words`: with the plugin that reads "@often"."""
+
+    def further(self) -> list[Any]:
+        return [Hook(schedule_parse=often)] if self.spec.get("words") else []
+
+
 def version(spec: Spec) -> None:
-    """One version of a service: its declarations, and "beside", which every version has."""
-    worker = Worker(spec)
+    """One version of a service: its declarations, and "beside", which every version has. `knows`: has the handler."""
+    worker = Version(spec)
 
     async def step(args: dict, ctx: JobContext) -> None:
         await worker.quick(args, ctx)
@@ -32,13 +39,12 @@ def version(spec: Spec) -> None:
         with worker.logged(ctx):
             pass
 
-    worker.app.handler("step")(step)
+    if spec.get("knows", True):
+        worker.app.handler("step")(step)
     worker.app.handler("beside", schedule="@every 150ms")(beside)
     for declared in spec["declares"]:
         instants = {name: datetime.fromtimestamp(at, UTC) for name, at in declared.items() if name == "until"}
         worker.app.declare("step", **declared | instants)
-    if spec.get("words"):
-        worker.app.plugins.register(Hook(schedule_parse=often))
     worker.app.run()
 
 
@@ -159,4 +165,33 @@ def test_repeats_fall_below_what_has_run(services: Callable[[int], Service], cou
         service.world.until(lambda s=service: [status for *_, status in s.rows()] == [COMPLETED])
         assert newest.alive
         assert [payload["v"] for _, payload, _ in service.rows()] == [3]
+        service.check()
+
+
+@pytest.mark.row(37, small=2, full=20)
+@pytest.mark.parametrize("lacks", [{"knows": False}, {"words": False}], ids=["handler", "schedule"])
+def test_a_version_that_lacks_what_the_job_needs(
+    services: Callable[[int], Service], count: int, lacks: dict[str, bool]
+) -> None:
+    """It waits for the next version, which goes on with it; or which declares it in words that it has."""
+    for number in range(count):
+        service = services(number)
+        often = job({"v": 1}, "@often" if "words" in lacks else "@every 200ms", repeats=500)
+        old = service.start(often, words=True)
+        service.world.until(lambda s=service: s.ended(1))
+        middle = service.start(**lacks)
+        old.send(ENDINGS[number % 2])
+        old.wait()
+        (before,) = service.rows()
+        time.sleep(1.5)
+        assert [id_ for id_, _, status in service.rows() if status < COMPLETED] == [before[0]]
+        seen = len(service.ended(1))
+        if number % 2:
+            service.start(often, words=True)
+            service.world.until(lambda s=service, seen=seen: len(s.ended(1)) > seen)
+        else:
+            service.start(job({"v": 2}, "@every 100ms", repeats=500))
+            service.world.until(lambda s=service, seen=seen: len(s.ended(2)) > seen)
+        assert middle.alive
+        assert [id_ for id_, *_ in service.rows()] == [before[0]]
         service.check()

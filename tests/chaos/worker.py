@@ -61,7 +61,9 @@ class Worker:
         if spec.get("dapr"):
             scheduler = DaprScheduler(**spec["dapr"])
         options = {"grace": 1.0, **spec.get("options", {})}
-        self.app = Aether(self.plugin, scheduler=scheduler, plugins=[Observer(self.history)], **options)
+        self.app = Aether(
+            self.plugin, scheduler=scheduler, plugins=[Observer(self.history), *self.further()], **options
+        )
         self.register(set(spec.get("without", ())))
 
     def wrapped(self, store: SQLiteStore) -> Any:
@@ -71,6 +73,10 @@ class Worker:
 
             return MUTANTS[self.spec["mutant"]](store, self.failpoint)
         return Watched(store, self.failpoint)
+
+    def further(self) -> list[Any]:
+        """Plugins of one role's own."""
+        return []
 
     # -- handlers --------------------------------------------------------------------------------
 
