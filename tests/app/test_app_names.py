@@ -354,7 +354,29 @@ async def test_its_own_name_in_its_unit_of_work(fake_app: Aether, if_exists: Any
     assert len(said) == 1
 
 
-async def test_its_own_name_from_a_thread_and_from_a_task_it_started(fake_app: Aether) -> None:
+@pytest.mark.parametrize("if_exists", ["raise", "replace"])
+async def test_its_own_name_from_a_plain_handler(app: Aether, if_exists: Any) -> None:
+    got: list[Any] = []
+
+    @app.handler("Again")
+    def handler(args: str) -> None:
+        if not got:
+            try:
+                got.append(app.sync.enqueue("Again", "job", "b", if_exists=if_exists))
+            except JobConflict as conflict:
+                got.append(conflict)
+
+    async with app:
+        job_id = await app.enqueue("Again", "job", "a")
+        job = await app.wait(job_id, 10)
+        if if_exists == "raise":
+            assert "Snooze" in str(got[0])
+        else:
+            assert got == [job_id]
+            assert job.occurrences == 2
+
+
+async def test_its_own_name_from_a_task_it_started(fake_app: Aether) -> None:
     app, got = fake_app, []
 
     async def enqueue() -> None:
