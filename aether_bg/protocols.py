@@ -116,7 +116,11 @@ class Runner(Protocol):
 
 @runtime_checkable
 class Store(Persistence, Opening, Protocol):
-    """The persistence layer, hook by hook, for type checkers: `store: Store = MyStore(...)`."""
+    """The persistence layer, hook by hook, for type checkers: `store: Store = MyStore(...)`.
+
+    It may have an async method `backup(target: Path, progress: Callable[[int, int], object])`, which
+    `app.store.backup()` calls: a copy of all that is committed, verified, under a name that did not exist.
+    """
 
 
 @runtime_checkable

@@ -77,6 +77,7 @@ class PlainStore(Plain):
     stats = plain(StoreView.stats)
     update_status = plain(StoreView.update_status)
     purge = plain(StoreView.purge)
+    backup = plain(StoreView.backup)
 
     def find(self, query: Query | None = None, /, **fields: Any) -> list[JobInfo]:
         found: list[JobInfo] = self._call("find", query, **fields)

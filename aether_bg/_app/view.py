@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -11,7 +13,7 @@ from aether_bg._app.jobs import Jobs
 from aether_bg._handlers.payloads import check_metadata
 from aether_bg._kernel.engine import Engine
 from aether_bg._rules import options as checks
-from aether_bg.errors import InvalidOption, shown
+from aether_bg.errors import InvalidOption, Unsupported, shown
 from aether_bg.model import JobInfo, JobRun, JobStatus, Purge, Query, Stats
 
 
@@ -101,6 +103,32 @@ class StoreView:
             while (bite := await self._engine.calls.purge(purge)) > 0:
                 gone += bite
         return gone
+
+    async def backup(
+        self, target: str | os.PathLike[str], *, progress: Callable[[int, int], object] | None = None
+    ) -> Path:
+        """Copy the store to the new file `target` while it is in use, and verify the copy: all that was committed when
+        the call began is in it. Returns the path of the copy.
+
+        `progress(done, total)` is called now and then, in bytes; what it raises ends the backup. `cp` of a live file
+        may be old or empty, since what was committed last is beside it. Raises `InvalidOption` when something is at
+        `target`, `Unsupported` for a store that has no backup, and a `StoreError`; then nothing new is at `target`.
+        """
+        if not isinstance(target, str | os.PathLike) or not os.fspath(target) or "\0" in os.fsdecode(target):
+            raise InvalidOption(
+                f"target={shown(target)}", "must be the path of a new file", 'For example: "backup.db".'
+            )
+        if progress is not None and not callable(progress):
+            raise InvalidOption(f"progress={shown(progress)}", "must be a function", "For example: print.")
+        store = self._engine.calls.store
+        if (backup := getattr(store, "backup", None)) is None:
+            raise Unsupported(f"backup with {shown(store)}", "this store has none", "Use the tools of its database.")
+        path = Path(os.fsdecode(target))
+        await backup(path, progress or _silent)
+        return path
+
+
+def _silent(done: int, total: int) -> None: ...
 
 
 def _query(query: Query | None, fields: Mapping[str, Any]) -> Query:

@@ -85,6 +85,11 @@ class Calls:
         gone: int = await self._hook.store_purge(purge=purge)
         return gone
 
+    @property
+    def store(self) -> Any:
+        """The plugin that owns the persistence layer."""
+        return self._plugins.owners("persistence")[0]
+
     # -- scheduling ------------------------------------------------------------------------------
 
     @property

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import click
 
 from aether_bg import __version__
+from aether_bg.cli.backup import backup
 from aether_bg.cli.change import delete, pause, resume, retry, trigger
 from aether_bg.cli.check import check
 from aether_bg.cli.look import explain_, history, list_, show, stats
@@ -78,5 +79,5 @@ def cli() -> None:
 
 
 for command in (next_, explain_, list_, show, history, stats, retry, delete, pause, resume, trigger, purge, check,
-                plugins):  # fmt: skip
+                backup, plugins):  # fmt: skip
     cli.add_command(command)

@@ -2,7 +2,7 @@
 
 `schema` tables · `rows` values · `changes`, `claims`, `queries` SQL · `writer` group commit of `operations` · `guard`
 user SQL · `opened` the file while it is open, `session` one store's part in it · `hold`, `locks`, `files` the operating
-system
+system · `backup`
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from aether_bg.model import (
     Write,
 )
 from aether_bg.plugins.sqlite import changes, claims, files, quarantine, queries
+from aether_bg.plugins.sqlite.backup import Progress
 from aether_bg.plugins.sqlite.operations import Rank
 from aether_bg.plugins.sqlite.rows import read_jobs, to_time
 from aether_bg.plugins.sqlite.schema import MAKE_UNARMED_INDEX
@@ -199,6 +200,10 @@ class SQLiteStore:
     async def store_stats(self) -> Stats:
         session = self._open()
         return await session.read(lambda conn: queries.stats(conn, session.file.size(), to_time(datetime.now(UTC))))
+
+    async def backup(self, target: Path, progress: Progress) -> None:
+        """What `app.store.backup()` calls."""
+        await self._open().backup(target, progress)
 
     @hookimpl
     async def store_purge(self, purge: Purge) -> int:

@@ -119,6 +119,15 @@ class OpenFile:
         """It is still the file that its path names."""
         return self.writer.identities.kept
 
+    def reader(self) -> sqlite3.Connection:
+        """A new connection that never writes."""
+        if not self.kept:
+            raise files.gone(self.path)
+        with files.translating(self.path):
+            conn = files.connect(self.path)
+            conn.execute("PRAGMA query_only = ON")
+        return conn
+
     def read(self, run: Callable[[sqlite3.Connection], R]) -> R:
         """In a worker thread, on a connection that never writes."""
         if not self.kept:
@@ -127,8 +136,7 @@ class OpenFile:
             try:
                 conn = self._idle.pop()
             except IndexError:
-                conn = files.connect(self.path)
-                conn.execute("PRAGMA query_only = ON")
+                conn = self.reader()
             try:
                 result = run(conn)
             except BaseException:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -13,10 +15,12 @@ from typing import TypeVar
 from uuid import UUID
 
 import anyio
+import anyio.lowlevel
 
 from aether_bg.bridge import Bridge, Threads
 from aether_bg.model import Alive, Heartbeat
 from aether_bg.plugins.sqlite import claims, files, queries, reading
+from aether_bg.plugins.sqlite.backup import Progress, backup
 from aether_bg.plugins.sqlite.opened import OpenFile, leave, opened
 from aether_bg.plugins.sqlite.operations import Beat, Operation, Rank
 from aether_bg.plugins.sqlite.rows import to_time
@@ -78,6 +82,43 @@ class Session:
     async def read(self, run: Callable[[sqlite3.Connection], R]) -> R:
         async with self._limiter:
             return await threads.run(self.file.read, run)
+
+    async def backup(self, target: Path, progress: Progress) -> None:
+        """On a connection of its own. A cancelled one ends after the step it is at."""
+        stopped, failed = threading.Event(), list[BaseException]()
+
+        def on_loop(done: int, total: int) -> None:
+            try:
+                progress(done, total)
+            except BaseException as error:
+                failed.append(error)
+                stopped.set()
+
+        def tell(done: int, total: int) -> None:
+            if stopped.is_set():
+                raise InterruptedError
+            self.bridge.post(partial(on_loop, done, total))
+
+        def work() -> None:
+            with closing(self.file.reader()) as conn:
+                backup(conn, self.file.path, target, tell)
+
+        async def stop_when_cancelled() -> None:
+            try:
+                await anyio.sleep_forever()
+            finally:
+                stopped.set()
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(stop_when_cancelled)
+            try:
+                await threads.run(work)
+            except Exception as error:  # raised outside of the group, which would wrap it
+                failed.append(error)
+            await anyio.lowlevel.checkpoint_if_cancelled()
+            group.cancel_scope.cancel()
+        if failed:
+            raise failed[0]
 
     # -- who lives -------------------------------------------------------------------------------
 

@@ -1,0 +1,91 @@
+"""A copy of a live database that can be trusted: SQLite's online backup, verified before it gets its name."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Final
+from uuid import uuid4
+
+from aether_bg.errors import InvalidOption, StoreBroken, StoreFolderMissing
+from aether_bg.plugins.sqlite import files
+from aether_bg.plugins.sqlite.locks import follow
+from aether_bg.plugins.sqlite.schema import applied
+
+Progress = Callable[[int, int], object]
+"""Called with the bytes copied so far and the bytes in all; what it raises ends the backup."""
+
+_PAGES: Final = 256
+"""Copied between two calls of it."""
+
+
+def backup(conn: sqlite3.Connection, database: Path, target: Path, progress: Progress) -> int:
+    """Copy what is committed now to the new file `target`; its bytes. `conn`: a connection to `database` that reads.
+
+    Nothing is at `target` before the copy is whole, verified and synced. Raises `InvalidOption` when something is
+    there already, and a `StoreError` that names the file which gave trouble.
+    """
+    if not target.parent.is_dir():
+        raise StoreFolderMissing(f"backup {target}", f"its folder {target.parent} does not exist", "Create it first.")
+    if os.path.lexists(target):
+        raise InvalidOption(f"backup {target}", "must be a new file, and something is there", "Name another file.")
+    part = target.with_name(f".aether-backup-{uuid4().hex[:12]}")
+    try:
+        with files.translating(target):
+            os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+            with closing(files.connect(part)) as copy:
+                _copy(conn, copy, database, progress)
+                _verify(copy, database)
+            follow(part, database)
+            size = part.stat().st_size
+            _give_name(part, target)
+        return size
+    finally:
+        for end in ("", "-journal", "-wal", "-shm"):
+            with suppress(OSError):
+                os.unlink(f"{part}{end}")
+
+
+def _copy(conn: sqlite3.Connection, copy: sqlite3.Connection, database: Path, progress: Progress) -> None:
+    """In one read transaction: else every write of another process would begin it again."""
+    with files.translating(database):
+        size = conn.execute("PRAGMA page_size").fetchone()[0]
+        conn.execute("BEGIN")
+        conn.execute("SELECT 1 FROM sqlite_master").fetchone()
+    try:
+        conn.backup(copy, pages=_PAGES, progress=lambda _, left, total: progress((total - left) * size, total * size))
+    finally:
+        conn.execute("ROLLBACK")
+    copy.execute("PRAGMA journal_mode = DELETE")  # one file, which can be read from a medium that is read-only
+    copy.execute("DELETE FROM aether_owners")  # none of them runs on the copy, so what they ran is taken back at once
+
+
+def _verify(copy: sqlite3.Connection, database: Path) -> None:
+    said = [str(row[0]) for row in copy.execute("PRAGMA integrity_check(5)")]
+    if said != ["ok"] or not applied(copy):
+        raise StoreBroken(
+            f"database {database}",
+            f"its backup does not hold ({'; '.join(said)})",
+            "Run `aether-bg check` on the database, and look at the disks.",
+        )
+
+
+def _give_name(part: Path, target: Path) -> None:
+    """Never over another file; durable when it returns."""
+    try:
+        os.link(part, target)
+    except FileExistsError:
+        raise InvalidOption(
+            f"backup {target}", "must be a new file, and something is there", "Name another file."
+        ) from None
+    except OSError:  # a file system without links
+        part.rename(target)
+    with suppress(OSError):  # no folders can be opened on Windows
+        folder = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
