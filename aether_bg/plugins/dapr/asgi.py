@@ -36,8 +36,9 @@ class TriggerRoute:
 
     def __init__(self, door: Door) -> None:
         self._door = door
-        self.health: Final[ASGIApp] = HealthRoute()
-        """The answer to GET /healthz as an app of its own: `api.add_route("/healthz", scheduler.asgi.health)`."""
+        self.health: Any = HealthRoute()
+        """The answer to GET /healthz, an ASGI app of its own: `api.add_route("/healthz", scheduler.asgi.health)`.
+        Any: Starlette takes an ASGI app there, but its annotation does not say so."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
