@@ -73,6 +73,13 @@ def full(request: pytest.FixtureRequest) -> bool:
     return size_of(request.config) == "full"
 
 
+@pytest.fixture(params=(None, 0.5), ids=["fallback-off", "fallback-on"])
+def fallback(request: pytest.FixtureRequest) -> float | None:
+    """Seconds after which an app beside Dapr claims by itself: never, and so soon that it does while Dapr is slow."""
+    found: float | None = request.param
+    return found
+
+
 @pytest.fixture
 def note(request: pytest.FixtureRequest) -> Callable[[str], None]:
     """Put a figure into the table."""

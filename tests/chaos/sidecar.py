@@ -26,9 +26,9 @@ REDELIVER = 1.0
 """Seconds after which Dapr delivers again what was not taken."""
 
 
-def beside(sidecar: SidecarProcess) -> dict[str, Any]:
+def beside(sidecar: SidecarProcess, fallback: float | None = None) -> dict[str, Any]:
     """The options of a `DaprScheduler` whose app stands beside this sidecar."""
-    return {"endpoint": f"127.0.0.1:{sidecar.grpc_port}", "app_port": sidecar.app_port}
+    return {"endpoint": f"127.0.0.1:{sidecar.grpc_port}", "app_port": sidecar.app_port, "fallback": fallback}
 
 
 def trigger(store_id: UUID, job: JobInfo, seq: int, occurrence: datetime | None = None) -> Any:

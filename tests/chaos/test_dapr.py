@@ -50,9 +50,11 @@ async def each_ran_once(world: World, count: int, timeout: float = 30.0) -> None
 
 
 @pytest.mark.row(22, small=1, full=20)
-async def test_the_same_trigger_to_two_replicas(dapr: DaprRuntime, world: World, count: int) -> None:
+async def test_the_same_trigger_to_two_replicas(
+    dapr: DaprRuntime, world: World, count: int, fallback: float | None
+) -> None:
     replica = await to_thread.run_sync(dapr.replica)
-    one, two = member(world, dapr=beside(dapr.sidecar)), member(world, dapr=beside(replica))
+    one, two = member(world, dapr=beside(dapr.sidecar, fallback)), member(world, dapr=beside(replica, fallback))
     async with one.app, two.app, door_of(dapr.sidecar) as first, door_of(replica) as second:
         store_id = (await one.app.store.stats()).store_id
         for turn in range(count):
@@ -80,13 +82,15 @@ def dies_before_it_answers(spec: Spec) -> None:
 
 
 @pytest.mark.row(22, small=1, full=20)
-def test_a_crash_after_the_commit_and_before_the_answer(dapr: DaprRuntime, world: World, count: int) -> None:
+def test_a_crash_after_the_commit_and_before_the_answer(
+    dapr: DaprRuntime, world: World, count: int, fallback: float | None
+) -> None:
     for turn in range(count):
         jobs = [{"handler": "hold", "name": f"{turn}"}]
-        dying = world.start("chaos.test_dapr:dies_before_it_answers", dapr=beside(dapr.sidecar), enqueue=jobs)
+        dying = world.start("chaos.test_dapr:dies_before_it_answers", dapr=beside(dapr.sidecar, fallback), enqueue=jobs)
         assert dying.wait() == -signal.SIGKILL, dying.tail()
         assert world.sql("SELECT status FROM aether_jobs WHERE job_name = ?", f"{turn}") == [(1,)]
-        again = world.ready(dapr=beside(dapr.sidecar))
+        again = world.ready(dapr=beside(dapr.sidecar, fallback))
         world.until(lambda: not world.sql("SELECT 1 FROM aether_jobs WHERE status < 2"), 30, "the end of the job")
         again.end()
         runs = "SELECT outcome FROM aether_runs JOIN aether_jobs j ON j.id = job_id WHERE job_name = ? ORDER BY token"
@@ -95,39 +99,43 @@ def test_a_crash_after_the_commit_and_before_the_answer(dapr: DaprRuntime, world
 
 
 @pytest.mark.row(22, small=1, full=20)
-async def test_the_app_is_away(dapr: DaprRuntime, world: World, count: int, full: bool) -> None:
+async def test_the_app_is_away(dapr: DaprRuntime, world: World, count: int, full: bool, fallback: float | None) -> None:
     for turn in range(count):
-        worker = member(world, dapr=beside(dapr.sidecar))
+        worker = member(world, dapr=beside(dapr.sidecar, fallback))
         async with worker.app:
             for n in range(10):
                 await worker.put("quick", f"{turn}-{n}", delay=1.0)
             await all_armed(worker.app)
         await anyio.sleep(10 if full else 1.5)
-        async with member(world, dapr=beside(dapr.sidecar)).app:
+        async with member(world, dapr=beside(dapr.sidecar, fallback)).app:
             await each_ran_once(world, 10 * (turn + 1))
 
 
 @pytest.mark.row(22, small=1, full=20)
-async def test_no_sidecar_at_the_start(worlds: Callable[[str], World], count: int) -> None:
+async def test_no_sidecar_at_the_start(worlds: Callable[[str], World], count: int, fallback: float | None) -> None:
     require_dapr()
     for turn in range(count):
         world = await to_thread.run_sync(worlds(f"turn-{turn}").create)
         async with DaprRuntime(start_sidecar=False) as dapr:
-            worker = member(world, dapr={**beside(dapr.sidecar), "wait": 0.2})
+            worker = member(world, dapr={**beside(dapr.sidecar, fallback), "wait": 0.2})
             async with worker.app as app:
                 for n in range(10):
                     await worker.put("quick", f"{n}")
                 assert not (await app.health())["ok"]
                 await anyio.sleep(1)
-                assert not world.find("start")
+                assert fallback or not world.find("start")
                 await to_thread.run_sync(dapr.sidecar.start)
                 await each_ran_once(world, 10, 60)
-                assert (await app.health())["ok"]
+                with anyio.fail_after(30):
+                    while not (await app.health())["ok"]:
+                        await anyio.sleep(0.1)
 
 
 @pytest.mark.row(22, small=1, full=20)
-async def test_the_scheduler_is_killed_and_restarted(dapr: DaprRuntime, world: World, count: int, full: bool) -> None:
-    worker = member(world, dapr={**beside(dapr.sidecar), "deadline": 1.5})
+async def test_the_scheduler_is_killed_and_restarted(
+    dapr: DaprRuntime, world: World, count: int, full: bool, fallback: float | None
+) -> None:
+    worker = member(world, dapr={**beside(dapr.sidecar, fallback), "deadline": 1.5})
     async with worker.app as app:
         for turn in range(count):
             for n in range(10):
@@ -143,8 +151,10 @@ async def test_the_scheduler_is_killed_and_restarted(dapr: DaprRuntime, world: W
 
 
 @pytest.mark.row(22, small=1, full=20)
-async def test_the_data_of_the_scheduler_are_wiped(dapr: DaprRuntime, world: World, count: int) -> None:
-    worker = member(world, dapr={**beside(dapr.sidecar), "reconcile": 1, "deadline": 1.5})
+async def test_the_data_of_the_scheduler_are_wiped(
+    dapr: DaprRuntime, world: World, count: int, fallback: float | None
+) -> None:
+    worker = member(world, dapr={**beside(dapr.sidecar, fallback), "reconcile": 1, "deadline": 1.5})
     async with worker.app as app:
         for turn in range(count):
             for n in range(10):
@@ -171,7 +181,9 @@ def backlog_ran(world: World) -> bool:
 
 
 @pytest.mark.row(22, small=1, full=20)
-async def test_an_hour_of_backlog(dapr: DaprRuntime, worlds: Callable[[str], World], count: int) -> None:
+async def test_an_hour_of_backlog(
+    dapr: DaprRuntime, worlds: Callable[[str], World], count: int, fallback: float | None
+) -> None:
     for turn in range(count):
         world = await to_thread.run_sync(worlds(f"turn-{turn}").create)
         then = member(world, options={"clock": HourAgo()})
@@ -181,7 +193,7 @@ async def test_an_hour_of_backlog(dapr: DaprRuntime, worlds: Callable[[str], Wor
             for misfire in ("once", "skip", "all"):
                 await then.put("tick", misfire, via=client, schedule="@every 1m", misfire=misfire)
 
-        async with member(world, dapr=beside(dapr.sidecar)).app as app:
+        async with member(world, dapr=beside(dapr.sidecar, fallback)).app as app:
             await until(partial(backlog_ran, world))
             await anyio.sleep(REDELIVER + 0.2)
             runs = Counter(start["name"] for start in world.find("start"))

@@ -43,9 +43,11 @@ def dapr() -> Iterator[DaprRuntime]:
 
 
 @pytest.mark.row(27, small=4, full=50)
-def test_a_handler_longer_than_its_period_under_dapr(dapr: DaprRuntime, world: World, count: int) -> None:
+def test_a_handler_longer_than_its_period_under_dapr(
+    dapr: DaprRuntime, world: World, count: int, fallback: float | None
+) -> None:
     """Sooner than what would mend a broken chain: comparing with Dapr, and the search for overdue jobs each minute."""
-    longer_than_the_period(world, count, "dapr", within=25, dapr={**beside(dapr.sidecar), "reconcile": 3600})
+    longer_than_the_period(world, count, "dapr", within=25, dapr={**beside(dapr.sidecar, fallback), "reconcile": 3600})
 
 
 # -- row 28 --------------------------------------------------------------------------------------
@@ -53,10 +55,10 @@ def test_a_handler_longer_than_its_period_under_dapr(dapr: DaprRuntime, world: W
 
 @pytest.mark.row(28, small=2, full=50)
 def test_an_old_process_leaves_new_work_to_the_new_one_under_dapr(
-    dapr: DaprRuntime, worlds: Callable[[str], World], count: int
+    dapr: DaprRuntime, worlds: Callable[[str], World], count: int, fallback: float | None
 ) -> None:
     """Each beside a sidecar of its own, which take turns: the old process refuses what Dapr brings it of the new."""
-    sides = [beside(dapr.sidecar), beside(dapr.replica())]
+    sides = [beside(dapr.sidecar, fallback), beside(dapr.replica(), fallback)]
     for number in range(count):
         deploy(worlds(f"deploy-{number}").create(), *(sides if number % 2 else sides[::-1]))
 
@@ -79,11 +81,11 @@ def deploy(world: World, here: dict[str, Any], there: dict[str, Any]) -> None:
 @pytest.mark.row(28, small=1, full=20)
 @pytest.mark.anyio
 async def test_work_that_nobody_knows_fails_after_a_while_under_dapr(
-    dapr: DaprRuntime, worlds: Callable[[str], World], count: int
+    dapr: DaprRuntime, worlds: Callable[[str], World], count: int, fallback: float | None
 ) -> None:
     for number in range(count):
         world = await to_thread.run_sync(worlds(f"unknown-{number}").create)
-        await unknown(world, beside(dapr.sidecar))
+        await unknown(world, beside(dapr.sidecar, fallback))
 
 
 async def unknown(world: World, here: dict[str, Any]) -> None:
@@ -150,12 +152,17 @@ class Again:
 @pytest.mark.row(29, small=8, full=200)
 @pytest.mark.anyio
 async def test_old_triggers_delivered_again_under_dapr(
-    dapr: DaprRuntime, world: World, count: int, consumed: Counter[str], note: Callable[[str], None]
+    dapr: DaprRuntime,
+    world: World,
+    count: int,
+    consumed: Counter[str],
+    note: Callable[[str], None],
+    fallback: float | None,
 ) -> None:
     """During a retry's backoff, and after an update there and back: no early and no extra run (C1)."""
     history = History(world.history)
     starts: dict[UUID, list[int]] = {}
-    scheduler = DaprScheduler(**beside(dapr.sidecar), reconcile=3600)  # it would delete old names
+    scheduler = DaprScheduler(**beside(dapr.sidecar, fallback), reconcile=3600)  # it would delete old names
     app = Aether(str(world.db), scheduler=scheduler, plugins=[Observer(history)], concurrency=200)
 
     @app.handler("fails-once", retries=1, backoff=Backoff(first=2, jitter=0))
