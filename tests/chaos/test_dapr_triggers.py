@@ -12,9 +12,8 @@ from uuid import UUID
 
 import anyio
 import pytest
-from anyio import to_thread
 
-from aether_bg import Aether, Backoff, DaprScheduler, JobContext, JobInfo, JobStatus
+from aether_bg import Aether, Backoff, DaprScheduler, JobContext, JobInfo
 from aether_bg.plugins.dapr import door
 from aether_bg.testing.sidecar import DaprRuntime, dapr_fixture
 from chaos.harness import World
@@ -22,7 +21,6 @@ from chaos.history import History
 from chaos.plugins import Observer, text
 from chaos.sidecar import Engine, Knock, beside, door_of, engine_of, trigger, until
 from chaos.test_triggers import longer_than_the_period
-from chaos.worker import Worker
 
 pytestmark = pytest.mark.dapr
 
@@ -79,28 +77,27 @@ def deploy(world: World, here: dict[str, Any], there: dict[str, Any]) -> None:
 
 
 @pytest.mark.row(28, small=1, full=20)
-@pytest.mark.anyio
-async def test_work_that_nobody_knows_fails_after_a_while_under_dapr(
+def test_work_without_a_handler_waits_and_is_reported_under_dapr(
     dapr: DaprRuntime, worlds: Callable[[str], World], count: int, fallback: float | None
 ) -> None:
+    """Its triggers are handed back, again and again, for as long as no process has the handler."""
     for number in range(count):
-        world = await to_thread.run_sync(worlds(f"unknown-{number}").create)
-        await unknown(world, beside(dapr.sidecar, fallback))
-
-
-async def unknown(world: World, here: dict[str, Any]) -> None:
-    old = world.start("chaos.test_time:impatient_worker", without=["effect"], unknown=0.6, dapr=here)
-    job = {"handler": "effect", "name": "unknown", "payload": {"ms": 1}}
-    assert await to_thread.run_sync(world.start("put", enqueue=[job]).wait) == 0
-    await until(lambda: world.sql("SELECT 1 FROM aether_jobs WHERE status = 3"), PATIENCE)
-    assert world.sql("SELECT payload FROM aether_jobs WHERE last_error LIKE '%handler%'") == [('{"ms":1}',)]
-    await to_thread.run_sync(old.end)
-    worker = Worker({"db": str(world.db), "history": str(world.history), "dapr": here})
-    async with worker.app as app:
-        await app.retry("unknown")
-        assert (await app.wait("unknown", PATIENCE)).status is JobStatus.COMPLETED
-    worker.history.write("verb", verb="retry", job=world.sql("SELECT id FROM aether_jobs")[0][0])
-    world.check()
+        world = worlds(f"unknown-{number}").create()
+        old = world.ready(without=["effect"], dapr=beside(dapr.sidecar, fallback))
+        jobs = [
+            {"handler": "effect", "name": "once", "payload": {"ms": 1}},
+            {"handler": "effect", "name": "again", "payload": {"ms": 1}, "schedule": "@every 200ms", "repeats": 5},
+        ]
+        assert world.start("put", enqueue=jobs).wait() == 0
+        world.until(lambda old=old: "wait for a process that has their handler: 'effect' since" in old.tail(), PATIENCE)
+        time.sleep(3)
+        assert world.sql("SELECT DISTINCT status FROM aether_jobs") == [(0,)]
+        assert world.sql("SELECT count(*) FROM aether_runs") == [(0,)]
+        old.end()
+        new = world.ready(dapr=beside(dapr.sidecar, fallback))
+        world.until(lambda w=world: w.sql("SELECT DISTINCT status FROM aether_jobs") == [(2,)], PATIENCE)
+        new.end()
+        world.check()
 
 
 # -- row 29 --------------------------------------------------------------------------------------
