@@ -212,7 +212,8 @@ class JobNotFound(JobError, LookupError):
 
 
 class JobConflict(JobError):
-    """The name is held by another job. `existing`: that job; `differences`: the arguments that differ."""
+    """The name is held by another job, or declared twice. `existing`: the holder; `differences`: the arguments that
+    differ."""
 
     def __init__(
         self,

@@ -49,7 +49,7 @@ class Enqueues:
                 return done
 
     async def _add(self, job: JobInfo) -> JobInfo | None:
-        """None: it is stored. Else the holder of its name, which is asked for first of all (PROTOCOL N0)."""
+        """None: it is stored. Else the holder of its name, which is asked for first of all (docs/protocol.md, N0)."""
         engine = self._engine
         if job.due_at is None:
             held = await self._holder(job.job_name)
@@ -95,8 +95,9 @@ class Enqueues:
         engine.expect(job.due_at)
 
     async def _resolve(self, held: JobInfo, job: JobInfo, if_exists: str) -> UUID | None:
-        """The name is held (PROTOCOL N2, N3, N7). None: it no longer is; try again."""
-        differs, runs = differences(held, job), self._runs_once(held)
+        """The name is held (docs/protocol.md, N2, N3, N7). None: it no longer is; try again."""
+        differs = differences(held, job)
+        runs = held.status is JobStatus.RUNNING and self._runs_once(held)
         itself = runs and held.id == work.running.get()
         if itself and if_exists == "raise":
             raise own(held)
@@ -118,7 +119,7 @@ class Enqueues:
         return held.id
 
     async def _redefine(self, held: JobInfo, job: JobInfo, *, same: bool, again: bool) -> None:
-        """In place (PROTOCOL U1). `same`: the schedule stays, and with it what waits and has been missed."""
+        """In place (docs/protocol.md, U1). `same`: the schedule stays, and with it what waits and has been missed."""
         now, by = job.created_at, job.created_by
         definition = definition_of(job)
         if isinstance(held, Unreadable):  # what is written now can be read
@@ -137,8 +138,8 @@ class Enqueues:
         return Plan.of(self._engine.calls.load(definition.expression_value, definition.timezone), definition)
 
     def _runs_once(self, job: JobInfo) -> bool:
-        """A one-shot, and it is running."""
-        plan = self._rows.plan_of(job) if job.status is JobStatus.RUNNING else None
+        """A one-shot."""
+        plan = self._rows.plan_of(job)
         return plan is not None and not plan.schedule.recurring
 
     # -- enqueue inside a unit of work -----------------------------------------------------------
@@ -154,12 +155,16 @@ class Enqueues:
             if (joined := unit.named.get(job.job_name)) is not None:  # by another task meanwhile
                 return kept(joined, job, if_exists)
             if held is not None:
-                if if_exists != "keep" and held.id == work.running.get() and self._runs_once(held):
-                    raise own(held, replaceable=False)
-                return kept(held, job, if_exists)
+                return self._kept_inside(held, job, if_exists)
         check_comes(job)
         unit.queue(Add(job))
         return job.id
+
+    def _kept_inside(self, held: JobInfo, job: JobInfo, if_exists: str) -> UUID:
+        """A unit of work replaces nothing, and no id may promise a run that never comes (docs/protocol.md, N7)."""
+        if if_exists != "keep" and held.id == work.running.get() and self._runs_once(held):
+            raise own(held, replaceable=False)
+        return kept(held, job, if_exists)
 
     def _enqueue_in(self, tx: Transaction, made: list[JobInfo]) -> Callable[..., UUID]:
         """`tx.enqueue` of a function that runs inside the transaction."""
@@ -174,7 +179,7 @@ class Enqueues:
             try:
                 tx.add(self._engine.calls.encoded_job(job))
             except NameHeld as held:
-                return kept(self._engine.calls.decoded(held.current), job, if_exists)
+                return self._kept_inside(self._engine.calls.decoded(held.current), job, if_exists)
             made.append(job)
             check_comes(job)  # if the function goes on all the same, its unit of work fails
             return job.id

@@ -76,12 +76,16 @@ class UnitOfWork:
 
         A plain function, on the store's thread: keep it short, and do no I/O of its own.
         """
-        queued, made = Queued[R](), list[JobInfo]()
+        queued, made, job_id = Queued[R](), list[JobInfo](), running.get()
         self._made.append(made)
 
         def carry_out(tx: Transaction) -> R:
             made.clear()
-            result = fn(_Tx(tx, self._enqueue(tx, made)))
+            token = running.set(job_id)  # the store's thread has no context of the handler's
+            try:
+                result = fn(_Tx(tx, self._enqueue(tx, made)))
+            finally:
+                running.reset(token)
             for job in made:
                 check_comes(job)  # where the function has caught what enqueue raised for it
             return result

@@ -34,7 +34,8 @@ def differences(held: JobInfo, wanted: JobInfo) -> list[str]:
 
 
 def same_schedule(differs: list[str]) -> bool:
-    """The schedule's text, zone and start: while these stay, a redefinition keeps what waits (PROTOCOL U1)."""
+    """The schedule's text, zone and start: while these stay, a redefinition keeps what waits
+    (docs/protocol.md, U1)."""
     return not {"schedule", "timezone", "start"}.intersection(differs)
 
 

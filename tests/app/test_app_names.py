@@ -354,6 +354,29 @@ async def test_its_own_name_in_its_unit_of_work(fake_app: Aether, if_exists: Any
     assert len(said) == 1
 
 
+@pytest.mark.parametrize("payload", ["a", "b"])
+async def test_its_own_name_in_the_transaction_of_its_unit_of_work(fake_app: Aether, payload: str) -> None:
+    """The transaction that would complete it: nothing of it happens, and the attempt fails saying why."""
+    app = fake_app
+
+    @app.handler("Again")
+    async def handler(args: str, uow: UnitOfWork) -> None:
+        uow.run(lambda tx: tx.enqueue("Again", "job", payload))
+
+    @app.handler("Kept")
+    async def kept(uow: UnitOfWork) -> None:
+        uow.run(lambda tx: tx.enqueue("Kept", "kept", if_exists="keep"))
+
+    async with app:
+        await app.enqueue("Again", "job", "a")
+        await app.enqueue("Kept", "kept")
+        await app.drain()
+        job = await job_of(app)
+        assert job.status is JobStatus.FAILED
+        assert "Snooze" in str(job.last_error)
+        assert (await job_of(app, "kept")).status is JobStatus.COMPLETED
+
+
 @pytest.mark.parametrize("if_exists", ["raise", "replace"])
 async def test_its_own_name_from_a_plain_handler(app: Aether, if_exists: Any) -> None:
     got: list[Any] = []

@@ -42,7 +42,7 @@ def update(
 
 
 def redefine(job: JobInfo, definition: Definition, plan: Plan, now: datetime, by: str | None) -> Change:
-    """Another definition with the same schedule (PROTOCOL U1): what waits goes on waiting, be it a retry or overdue."""
+    """Another definition, the same schedule (docs/protocol.md, U1): what waits goes on waiting, retries included."""
     refuse(job, "update", job.status.terminal, "enqueue it again")
     refuse(
         job, "update", spent(plan, job.occurrences),

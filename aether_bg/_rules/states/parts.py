@@ -82,7 +82,7 @@ def next_occurrence(job: JobInfo, plan: Plan, now: datetime, by: str | None, run
     if following is None and not job.run_again:
         status = JobStatus.COMPLETED if ended_well or job.extra else JobStatus.FAILED
         return end(job, status, now, by, (run,), new)
-    if job.run_again and not plan.schedule.recurring:  # it asked for it itself (PROTOCOL N7)
+    if job.run_again and not plan.schedule.recurring:  # it asked for it itself (docs/protocol.md, N7)
         occurrence = following or extra_instant(job, plan, now, job.occurrence)
         return wait(job, occurrence, now, by, (run,), new, run_again=False, due_at=following or now)
     if job.run_again:
