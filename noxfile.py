@@ -20,6 +20,7 @@ PYTHONS = nox.project.python_versions(PROJECT)
 # what examples/ and tests use beyond the package
 EXAMPLES = [
     "fastapi", "httpx", "flask", "uvicorn", "cryptography", "opentelemetry-sdk", "lmdb", "apscheduler<4", "sqlalchemy",
+    "pydantic>=2", "msgspec",
 ]  # fmt: skip
 
 # more than cores: most tests wait for processes and clocks

@@ -81,7 +81,7 @@ async def _(make: Make, path: Path) -> None:
         await app.enqueue("Work", "a/b")
 
 
-@raises("InvalidPayload", r"^the payload at \$\.copies: it does not fit Mail: 'two' is no int\. Compare it with")
+@raises("InvalidPayload", r"^the payload at \$\.copies: it does not fit Mail: 'two' is not an int\. Compare it with")
 async def _(make: Make, path: Path) -> None:
     async with waiting(make) as app:
         await app.enqueue("Mail", payload={"to": "a", "copies": "two"})
@@ -673,18 +673,18 @@ PAYLOADS: list[tuple[str, Any, str, str]] = [
     ("Any", {"a": object()}, "$.a", "object is not JSON"),
     ("Any", pickle.dumps({"a": 1}), "$", "bytes is not JSON"),
     ("Any", [datetime(2030, 1, 1, tzinfo=UTC)], "$[0]", "datetime is not JSON"),
-    ("Mail", {"to": 7}, "$.to", "7 is no str"),
-    ("Mail", Mail(to=7), "$.to", "7 is no str"),  # type: ignore[arg-type]
-    ("Mail", {"to": "a", "copies": True}, "$.copies", "True is no int"),
-    ("Mail", {"to": "a", "copies": 1.0}, "$.copies", "1.0 is no int"),
+    ("Mail", {"to": 7}, "$.to", "7 is not a str"),
+    ("Mail", Mail(to=7), "$.to", "7 is not a str"),  # type: ignore[arg-type]
+    ("Mail", {"to": "a", "copies": True}, "$.copies", "True is not an int"),
+    ("Mail", {"to": "a", "copies": 1.0}, "$.copies", "1.0 is not an int"),
     ("Mail", {"copies": 1}, "$.to", "to"),
     ("Mail", {"to": "a", "bcc": "b"}, "$", "bcc"),
-    ("Mail", Mail(to="a", at=datetime(2030, 1, 1)), "$.at", "no datetime with a time zone"),
-    ("Mail", {"to": "a", "at": "2030-01-01T00:00:00"}, "$.at", "no datetime with a time zone"),
+    ("Mail", Mail(to="a", at=datetime(2030, 1, 1)), "$.at", "not a datetime with a time zone"),
+    ("Mail", {"to": "a", "at": "2030-01-01T00:00:00"}, "$.at", "not a datetime with a time zone"),
     ("Mail", "a text", "$", "wants Mail, not str"),
     ("Mail", pickle.dumps(Mail(to="a")), "$", "wants Mail, not bytes"),
     ("Mail", None, "$", "missing"),
-    ("Dict", {"a": "b"}, "$['a']", "no int"),
+    ("Dict", {"a": "b"}, "$['a']", "not an int"),
     ("Work", 1, "$", "takes no payload"),
 ]
 

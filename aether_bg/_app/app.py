@@ -26,6 +26,7 @@ from aether_bg.protocols import Clock
 
 log = logging.getLogger("aether_bg")
 
+T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 KNOWN_OPTIONS = (
     "scheduler", "plugins", "concurrency", "grace", "lease", "clock", "actor", "retention", "entry_points",
@@ -186,6 +187,15 @@ class Aether(OwnerVerbs):
         self.dependencies.provide(type, factory, ping)
         self.handlers.provided_by(self.dependencies)
         self.provided.append((type, factory, ping))
+
+    def payload_type(self, type: type[T], encode: Callable[[T], Any], decode: Callable[[Any], T]) -> None:
+        """How payloads carry a type of yours: `encode` makes a JSON value of it, `decode` makes it again.
+
+        It counts wherever the type stands in a payload's annotations. Raises `InvalidOption`; what `encode` or `decode`
+        raises later is an `InvalidPayload`.
+        """
+        self._before_start("payload_type")
+        self.handlers.add_type(type, encode, decode)
 
     def _make_run(self, *, client: bool) -> Run:
         parts = Parts(self.options, self.calls, self.handlers, self.dependencies, self.declared)

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
+from aether_bg._handlers.converting import converter
 from aether_bg._handlers.dependencies import Dependencies, call
-from aether_bg._handlers.payloads import PayloadType, check_json, converter, name_of
+from aether_bg._handlers.payloads import PayloadType, check_json, name_of
 from aether_bg._handlers.signatures import Shape, hints_of, is_async, is_generator, shape_of, uncached, without_none
 from aether_bg._handlers.work import UnitOfWork
-from aether_bg.errors import DuplicateHandler, InvalidHandler, InvalidPayload, UnknownHandler, shown
+from aether_bg.errors import DuplicateHandler, InvalidHandler, InvalidOption, InvalidPayload, UnknownHandler, shown
 from aether_bg.model import HandlerInfo, JobContext, JobType
 from aether_bg.protocols import Runner
 
@@ -162,8 +163,7 @@ def check_typed(payload: Any, of: PayloadType, limit: int, *, optional: bool, ha
                 "the payload", f"it is missing: handler {handler!r} wants {name_of(of.of)}", "Pass payload=…"
             ) from None
     plain = check_json(of.to_json(payload, limit), limit)
-    if not of.free:
-        of.load(plain)
+    of.check_back(payload, plain)
     return plain
 
 
@@ -177,6 +177,7 @@ class Handlers:
         self._compiled: dict[str, Handler] = {}
         self._types: dict[Any, PayloadType] = {}
         self._converter: JsonConverter | None = None
+        self._own: dict[Any, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {}
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._infos)
@@ -222,17 +223,35 @@ class Handlers:
             self._compiled[name] = self._compile(self._infos[name])
         return self._compiled[name]
 
+    def add_type(self, of: Any, encode: Callable[[Any], Any], decode: Callable[[Any], Any]) -> None:
+        """A type of the user's; raises `InvalidOption`."""
+        for name, function in (("encode", encode), ("decode", decode)):
+            if not callable(function):
+                raise InvalidOption(
+                    f"{name}={shown(function)}", "must be a function",
+                    "For example: app.payload_type(Money, encode=str, decode=Money.parse).",
+                )  # fmt: skip
+        if of in (Any, object, str, int, float, bool, type(None), dict, list):
+            raise InvalidOption(f"payload_type({name_of(of)})", "JSON has that type itself", "Pass a type of your own.")
+        if of in self._own:
+            raise InvalidOption(f"payload_type({name_of(of)})", "is registered already", "Remove one of the two.")
+        self._own[of] = encode, decode
+        self._converter = None
+        self._types.clear()
+        self._compiled.clear()
+
     def payload_type(self, of: Any, what: str) -> PayloadType:
         """Compiled once per type. Raises `InvalidHandler` for a type that cannot be structured."""
         try:
             if of not in self._types:
-                self._converter = self._converter or converter()
-                self._types[of] = PayloadType(of, self._converter)
+                self._converter = self._converter or converter(self._own)
+                self._types[of] = PayloadType(of, self._converter, self._own.keys())
             return self._types[of]
         except Exception as error:
             raise InvalidHandler(
                 what, f"its payload type {name_of(of)} cannot be read from JSON ({type(error).__name__}: {error})",
-                "Use an attrs class, dataclass, TypedDict or dict. To have it injected: app.provide(Type, factory).",
+                "Use an attrs class, dataclass, TypedDict or dict, or register it: app.payload_type(Type, …);"
+                " to have it injected: app.provide(Type, factory).",
             ) from error  # fmt: skip
 
     def resolve(self, dependencies: Dependencies) -> None:

@@ -1,6 +1,6 @@
 """Payloads and metadata: typed values in, checked JSON out, and back; strictly, with the path of what is wrong.
 
-cattrs converts; the hooks here take its leniency away (no coercion, aware datetimes only, unknown fields refused).
+`converting` says how; here are the limits, and the check that a payload comes back as it was.
 """
 
 from __future__ import annotations
@@ -8,19 +8,18 @@ from __future__ import annotations
 import json
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
-from datetime import date, datetime, time, timedelta
+from collections.abc import Callable, Iterable, Mapping, Set
+from datetime import date, datetime
 from decimal import Decimal
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
-from aether_bg.errors import AetherError, InvalidMetadata, InvalidPayload, shown
+from aether_bg._handlers.foreign import LIBRARIES, fields_of, has_fields
+from aether_bg._handlers.roundtrip import changed
+from aether_bg.errors import AetherError, InvalidMetadata, InvalidPayload, brief, shown
 
 if TYPE_CHECKING:
     from cattrs.preconf.json import JsonConverter
-
-T = TypeVar("T")
 
 MOST_DEPTH: Final = 64
 MOST_KEYS: Final = 64
@@ -30,101 +29,47 @@ _ESCAPED: Final = 6
 """Bytes that one character of text may take in JSON at most (`\\u0000`), relative to UTF-8."""
 
 
-def converter() -> JsonConverter:
-    """A cattrs converter for JSON that refuses what it would otherwise coerce."""
-    from cattrs.preconf.json import make_converter
-
-    made = make_converter(forbid_extra_keys=True, detailed_validation=True)
-    for kind in (bool, str):
-        made.register_structure_hook(kind, _exactly(kind))
-    made.register_structure_hook(int, _int)
-    made.register_structure_hook(float, _float)
-    made.register_structure_hook(datetime, _aware)
-    made.register_unstructure_hook(datetime, lambda value: _text(value, datetime.isoformat))
-    made.register_unstructure_hook(date, lambda value: _text(value, date.isoformat))
-    made.register_unstructure_hook(time, lambda value: _text(value, time.isoformat))
-    made.register_structure_hook(date, _from_text(date.fromisoformat))
-    made.register_structure_hook(time, _from_text(time.fromisoformat))
-    made.register_unstructure_hook(timedelta, lambda value: value.total_seconds())
-    made.register_structure_hook(timedelta, lambda value, _: timedelta(seconds=_float(value, float)))
-    for text_kind in (UUID, Decimal, Path):
-        made.register_unstructure_hook(text_kind, str)
-        made.register_structure_hook(text_kind, _from_text(text_kind))
-    return made
-
-
-def _exactly(kind: type[T]) -> Callable[[Any, Any], T]:
-    def check(value: Any, _: Any) -> T:
-        if type(value) is kind:
-            return value
-        raise TypeError(f"{shown(value)} is no {kind.__name__}")
-
-    return check
-
-
-def _int(value: Any, _: Any) -> int:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    raise TypeError(f"{shown(value)} is no int")
-
-
-def _float(value: Any, _: Any) -> float:
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    raise TypeError(f"{shown(value)} is no float")
-
-
-def _aware(value: Any, _: Any) -> datetime:
-    when = datetime.fromisoformat(value) if isinstance(value, str) else None
-    if when is None or when.tzinfo is None:
-        raise ValueError(f"{shown(value)} is no datetime with a time zone")
-    return when
-
-
-def _text(value: Any, write: Callable[[Any], str]) -> Any:
-    return value if isinstance(value, str) else write(value)  # JSON forms are taken as they are
-
-
-def _from_text(read: Callable[[str], T]) -> Callable[[Any, Any], T]:
-    def check(value: Any, _: Any) -> T:
-        if not isinstance(value, str):
-            raise TypeError(f"{shown(value)} is no text")
-        try:
-            return read(value)
-        except (ValueError, ArithmeticError):
-            raise ValueError(f"{shown(value)} cannot be read as {getattr(read, '__name__', read)}") from None
-
-    return check
-
-
 class PayloadType:
-    """A payload's type, compiled: `check` at the enqueue, `structure` at the attempt."""
+    """A payload's type, compiled: `to_json` and `check_back` at the enqueue, `load` at the attempt."""
 
-    def __init__(self, of: Any, using: JsonConverter) -> None:
-        """Raises whatever cattrs raises for a type it cannot handle."""
-        self.of, self._using = of, using
-        self._fields = _has_fields(of)
+    def __init__(self, of: Any, using: JsonConverter, trusted: Set[Any] = frozenset()) -> None:
+        """Raises whatever cattrs raises for a type it cannot handle. `trusted`: see `roundtrip.changed`."""
+        self.of, self._trusted = of, trusted
+        self._fields = has_fields(of)
+        self._forms: Any = Mapping | list if any(library.takes(of) for library in LIBRARIES) else Mapping
+        """The types of its JSON form, where it is a class with fields."""
         self.free = of in (Any, object)
         """Any JSON value: nothing to convert."""
         hook = using.get_structure_hook(of)
         self.structure: Callable[[Any], Any] = (lambda value: value) if self.free else (lambda value: hook(value, of))
-        if self._fields:
-            using.get_unstructure_hook(of)
+        self._unstructure = using.get_unstructure_hook(of)
 
     def to_json(self, value: Any, limit: int) -> Any:
         """An instance, or a mapping in its JSON form, as an unchecked JSON value. Raises `InvalidPayload`."""
-        if self.free or (self._fields and isinstance(value, Mapping)):
+        if self.free or (self._fields and isinstance(value, self._forms)):
             return value
         check_bounded(value, limit)  # the conversion has no limits of its own
         if self._fields and not isinstance(value, self.of):
             raise InvalidPayload(
-                shown(value), f"the handler wants {name_of(self.of)}, not {type(value).__name__}",
+                shown(value), f"the handler wants {self._wanted(value)}",
                 "Pass an instance, or a mapping of its fields.",
             )  # fmt: skip
         try:
-            return self._using.unstructure(value, unstructure_as=self.of)
-        except Exception:
-            return value  # no instance of the type, then; as a JSON form it is checked field by field
+            return self._unstructure(value)
+        except Exception as error:
+            if not self._fields:
+                return value  # no instance of the type, then; as a JSON form it is checked field by field
+            raise InvalidPayload(
+                shown(value), f"it cannot be written as JSON: {brief(error)}", "Compare it with the type's fields."
+            ) from error
+
+    def _wanted(self, value: Any) -> str:
+        kind = type(value)
+        if name_of(kind) != name_of(self.of):
+            return f"{name_of(self.of)}, not {kind.__name__}"
+        return (
+            f"{self.of.__module__}.{name_of(self.of)}, not {kind.__module__}.{name_of(kind)}: two classes of one name"
+        )
 
     def load(self, value: Any) -> Any:
         """The typed value of a JSON value. Raises `InvalidPayload` with the path."""
@@ -137,9 +82,17 @@ class PayloadType:
                 path=path,
             ) from error  # fmt: skip
 
-
-def _has_fields(of: Any) -> bool:
-    return isinstance(of, type) and (hasattr(of, "__attrs_attrs__") or hasattr(of, "__dataclass_fields__"))
+    def check_back(self, given: Any, plain: Any) -> None:
+        """What is stored as `plain` comes back as `given`. Raises `InvalidPayload` with the path."""
+        back = plain if self.free else self.load(plain)
+        if self._fields and isinstance(given, self._forms):
+            return
+        if (found := changed(given, back, self._trusted)) is not None:
+            path, part, instead = found
+            raise InvalidPayload(
+                shown(part), f"a {type(part).__name__} here would come back as {shown(instead)}"
+                f" ({type(instead).__name__})", "Convert it first, or type the field for it.", path=path,
+            )  # fmt: skip
 
 
 def name_of(of: Any) -> str:
@@ -147,17 +100,17 @@ def name_of(of: Any) -> str:
 
 
 def _first_problem(error: BaseException, kind: str) -> tuple[str, str]:
-    """Path and reason of the first problem that cattrs found."""
+    """Path and reason of the first problem that was found."""
     from cattrs import transform_error
 
     try:
         first, _, path = transform_error(error)[0].rpartition(" @ ")
     except Exception:  # not a cattrs error: raised by a validator or __init__ of the user's
-        return "$", str(error) or type(error).__name__
+        return "$" + getattr(error, "path", ""), str(error) or type(error).__name__
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     generic = first.startswith("invalid ") or not first
-    return path or "$", str(error) or first if generic else first
+    return (path or "$") + getattr(error, "path", ""), str(error) or first if generic else first
 
 
 def check_json(value: Any, limit: int) -> Any:
@@ -212,11 +165,8 @@ _SCALARS: Final = frozenset((str, int, float, bool, type(None), bytes, datetime,
 
 
 def _parts(value: Any) -> Iterable[Any]:
-    kind = type(value)
-    if hasattr(kind, "__attrs_attrs__"):
-        return (getattr(value, field.name, None) for field in kind.__attrs_attrs__)
-    if hasattr(kind, "__dataclass_fields__"):
-        return (getattr(value, name, None) for name in kind.__dataclass_fields__)
+    if names := fields_of(type(value)):
+        return (getattr(value, name, None) for name in names)
     if isinstance(value, Mapping):
         return (part for pair in value.items() for part in pair)
     return value if isinstance(value, list | tuple | set | frozenset | deque) else ()
