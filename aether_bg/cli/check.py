@@ -29,8 +29,6 @@ _MOST: Final = 5
 _SETTLING: Final = 1.5
 """Seconds a live process is given to take back what a dead one held, before that is a finding."""
 _LARGE_WAL: Final = 64 * 1024 * 1024
-_STEP: Final = 100_000
-"""Instructions of SQLite's between two looks at the clock."""
 
 Level = Literal["problem", "note"]
 
@@ -67,11 +65,11 @@ def check(database: Path, quick: bool, as_json: bool) -> None:
     """
     schema = None
     with opening(database) as db, Progress("checking") as progress:
-        db.conn.set_progress_handler(lambda: progress.tell(), _STEP)
+        db.bounded.ticked = progress.tell
         found = list(_file(db, quick))
     if not any(finding.code == "damaged" for finding in found):
         with reading(database) as db, Progress("checking") as progress:
-            db.conn.set_progress_handler(lambda: progress.tell(), _STEP)
+            db.bounded.ticked = progress.tell
             schema = db.ask(applied)[-1]
             schema_findings = list(_schema(db))
             found += schema_findings
@@ -101,7 +99,7 @@ def _told(finding: Finding) -> str:
 def _file(db: Reading, quick: bool) -> Findings:
     pragma = "quick_check" if quick else "integrity_check"
     try:
-        said = [str(row[0]) for row in db.rows(f"PRAGMA {pragma}({_MOST})")]
+        said = [str(row[0]) for row in db.rows(f"PRAGMA {pragma}({_MOST})", thorough=True)]
     except StoreError as error:
         if getattr(error.__cause__, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_CORRUPT:
             raise
@@ -113,7 +111,7 @@ def _file(db: Reading, quick: bool) -> Findings:
             message="SQLite finds the file damaged: restore a backup, or save what `.recover` can read",
         )  # fmt: skip
         return
-    if broken := db.rows("PRAGMA foreign_key_check"):
+    if broken := db.rows("PRAGMA foreign_key_check", thorough=True):
         examples = [f"{row[0]} row {row[1]}" if row[1] else str(row[0]) for row in broken[:_MOST]]
         yield Finding(
             level="problem", code="foreign_keys", count=len(broken), examples=examples,
@@ -197,7 +195,7 @@ def _broken_rows(db: Reading) -> Findings:
          _wrong_in_process),
     )  # fmt: skip
     for code, what, source, wrong in tables:
-        count, examples, first = db.ask(partial(_read_all, source=source, wrong=wrong))
+        count, examples, first = db.ask(partial(_read_all, source=source, wrong=wrong), thorough=True)
         if count:
             message = f"rows of {what} cannot be read, {first}"
             if code == "unreadable":
@@ -289,6 +287,8 @@ def _unreadable(db: Reading) -> Findings:
     for text, zone, since, count in db.rows(
         f"SELECT expression_value, timezone, min(due_at), count(*) FROM {rows} GROUP BY 1, 2 ORDER BY 3", due
     ):
+        if not isinstance(text, str) or not isinstance(zone, str | None):
+            continue
         try:
             load(text, zone)
         except InvalidSchedule:

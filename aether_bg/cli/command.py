@@ -53,11 +53,17 @@ class Commands(click.Group):
             _fail("aether-bg", error.format_message(), NO)
         except AetherError as error:
             _fail("aether-bg", str(error), WRONG if isinstance(error, InputError) else NO)
+        except Exception as error:  # of a kind that no one has thought of: still one line
+            _fail(
+                "aether-bg",
+                f"it cannot go on ({type(error).__name__}: {error}). Run `aether-bg check` on the file.",
+                NO,
+            )
         sys.exit(code if isinstance(code, int) else 0)
 
 
 def _fail(who: str, what: str, code: int) -> NoReturn:
-    click.echo(f"{who}: {plain(' '.join(what.split()))}", err=True)
+    click.echo(f"{who}: {plain(' '.join(what[:4000].split()))}", err=True)
     sys.exit(code)
 
 

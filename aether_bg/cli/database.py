@@ -17,16 +17,24 @@ from uuid import UUID
 
 import click
 
+from aether_bg.cli.bounded import Bounded
 from aether_bg.errors import JobNotFound, NotADatabase, SchemaTooNew, StoreBroken, StoreError, StoreIsDirectory, shown
 from aether_bg.model import JobInfo, JobRun, Query, Stats
 from aether_bg.plugins.sqlite import files, queries
+from aether_bg.plugins.sqlite.reading import any_text
 from aether_bg.plugins.sqlite.rows import to_time
-from aether_bg.plugins.sqlite.schema import STEPS, applied
+from aether_bg.plugins.sqlite.schema import STEPS, applied, refuse_foreign
 
 F = TypeVar("F", bound=Callable[..., Any])
 R = TypeVar("R")
 
 _BUSY_MS: Final = 5000
+PATIENCE: Final = 20.0
+"""Seconds for a question."""
+STALLED: Final = 60.0
+"""Seconds without a sign of life from a check of the whole file."""
+_LONGEST_VALUE: Final = 64 * 1024 * 1024
+"""Bytes of a text or BLOB: a file can name sizes that fill the memory."""
 
 
 def database_argument(command: F) -> F:
@@ -42,19 +50,26 @@ class Reading:
 
     def __init__(self, path: Path, conn: sqlite3.Connection) -> None:
         self.path, self.conn = path, conn
+        self.bounded = Bounded(conn, f"database {path}")
 
-    def ask(self, question: Callable[[sqlite3.Connection], R]) -> R:
+    def ask(self, question: Callable[[sqlite3.Connection], R], *, thorough: bool = False) -> R:
+        """`thorough`: it may take as long as it goes on; else it must end within `PATIENCE`."""
         try:
-            return question(self.conn)
+            within = STALLED if thorough else PATIENCE
+            return self.bounded.run(lambda: question(self.conn), within, while_it_goes_on=thorough)
         except sqlite3.Error as error:
             raise files.translate(error, self.path) from error
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
             raise StoreBroken(
                 f"database {self.path}", f"a row in it cannot be read ({error})", "`aether-bg check` says more."
             ) from error
 
-    def rows(self, sql: str, *params: Any) -> list[tuple[Any, ...]]:
-        return self.ask(lambda conn: conn.execute(sql, params).fetchall())
+    def rows(self, sql: str, *params: Any, thorough: bool = False) -> list[tuple[Any, ...]]:
+        def all_rows(conn: sqlite3.Connection) -> list[tuple[Any, ...]]:
+            with any_text(conn):
+                return conn.execute(sql, params).fetchall()
+
+        return self.ask(all_rows, thorough=thorough)
 
     def one(self, sql: str, *params: Any) -> Any:
         """The first column of the first row."""
@@ -106,20 +121,25 @@ def opening(path: Path) -> Iterator[Reading]:
     """Open any SQLite database, without a look at its tables."""
     _check_file(path)
     try:
-        conn = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
+        conn = sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, check_same_thread=False
+        )
     except sqlite3.Error as error:
         raise files.translate(error, path) from error
+    conn.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST_VALUE)
+    database = Reading(path, conn)
     try:
-        database = Reading(path, conn)
         database.rows(f"PRAGMA busy_timeout = {_BUSY_MS}")
         database.rows("PRAGMA query_only = ON")
         database.rows("PRAGMA trusted_schema = OFF")
         yield database
     finally:
-        conn.close()
+        if not database.bounded.stuck:
+            conn.close()
 
 
 def _check_schema(database: Reading) -> None:
+    database.ask(lambda conn: refuse_foreign(conn, database.path))
     done = database.ask(applied)
     if not done:
         raise NotADatabase(

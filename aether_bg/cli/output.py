@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import time
@@ -16,6 +17,7 @@ from uuid import UUID
 import attrs
 import click
 
+from aether_bg.errors import shown
 from aether_bg.explain import plain
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -53,16 +55,18 @@ def jsonable(value: Any) -> Any:
         return sorted(map(jsonable, value))
     if isinstance(value, list | tuple):
         return [jsonable(item) for item in value]
-    return value
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # JSON has no number for it
+    return value if isinstance(value, str | int | float | None) else shown(value)
 
 
 def print_line(value: Any) -> None:
     """One of many: JSON Lines. ASCII only, so that nothing stored reaches a terminal raw."""
-    click.echo(json.dumps(jsonable(value)))
+    click.echo(json.dumps(jsonable(value), allow_nan=False))
 
 
 def print_document(value: Any) -> None:
-    click.echo(json.dumps(jsonable(value), indent=2))
+    click.echo(json.dumps(jsonable(value), indent=2, allow_nan=False))
 
 
 # -- people --------------------------------------------------------------------------------------
@@ -77,12 +81,16 @@ def at(when: datetime | None, local: bool = False) -> str:
     """`2026-01-31T02:30:00Z`, or with the machine's offset."""
     if when is None:
         return "-"
-    return when.astimezone(zone_of(local)).isoformat(timespec="seconds").replace("+00:00", "Z")
+    try:
+        when = when.astimezone(zone_of(local))
+    except (OverflowError, ValueError):  # at an end of the calendar it is told in UTC
+        when = when.astimezone(UTC)
+    return when.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def pretty(value: Any) -> str:
     """JSON for people, its strings escaped wherever they could move a cursor."""
-    text = json.dumps(value, indent=2, ensure_ascii=False)
+    text = json.dumps(jsonable(value), indent=2, ensure_ascii=False)
     return "\n".join(plain(line) for line in text.split("\n"))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 
 
 def plain(text: str) -> str:
@@ -38,4 +38,8 @@ def span(seconds: float) -> str:
 def moment(when: datetime | None, zone: tzinfo) -> str:
     if when is None:
         return "an unknown time"
-    return when.astimezone(zone).isoformat(sep=" ", timespec="seconds").replace("+00:00", "Z")
+    try:
+        when = when.astimezone(zone)
+    except (OverflowError, ValueError):  # at an end of the calendar it is told in UTC
+        when = when.astimezone(UTC)
+    return when.isoformat(sep=" ", timespec="seconds").replace("+00:00", "Z")

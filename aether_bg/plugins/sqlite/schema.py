@@ -149,9 +149,34 @@ def applied(conn: sqlite3.Connection) -> list[str]:
     return [name for (name,) in conn.execute(sql)]
 
 
+FOREIGN = """
+SELECT type || ' ' || name || iif(type = 'trigger', ' on ' || tbl_name, '') FROM sqlite_master
+WHERE type = 'trigger' AND tbl_name COLLATE NOCASE IN (SELECT value FROM json_each(:names))
+OR name COLLATE NOCASE IN (SELECT value FROM json_each(:names)) AND (
+    type = 'view' OR type = 'table' AND rootpage = 0
+    OR type = 'table' AND EXISTS (SELECT 1 FROM pragma_table_xinfo(sqlite_master.name) WHERE hidden > 1)
+)
+ORDER BY 1
+"""
+"""What runs code of others inside our statements: triggers on our tables, and views, virtual tables and tables with
+generated columns under our names. Read from the schema alone, which runs nothing."""
+
+
+def refuse_foreign(conn: sqlite3.Connection, path: object) -> None:
+    """Raises `TablesTaken` for a file that would run SQL of others inside our statements."""
+    found = [name for (name,) in conn.execute(FOREIGN, {"names": json.dumps([*_NAMES, MIGRATIONS])})]
+    if found:
+        raise TablesTaken(
+            f"database {path}",
+            f"it has {', '.join(map(str, found[:5]))}: aether_bg did not create that, and it runs inside its statements",
+            "Remove that, for example with DROP TRIGGER or DROP VIEW, or restore a backup.",
+        )
+
+
 def check(conn: sqlite3.Connection, path: object) -> None:
     """Reads only. Raises `SchemaTooNew` for a schema step that this version does not know, `TablesTaken` for a file
     which is not ours and has our names. Tables, indexes and views share one set of names."""
+    refuse_foreign(conn, path)
     steps = applied(conn)
     if unknown := [name for name in steps if name not in STEPS]:
         raise SchemaTooNew(
