@@ -168,7 +168,7 @@ def refuse_foreign(conn: sqlite3.Connection, path: object) -> None:
     if found:
         raise TablesTaken(
             f"database {path}",
-            f"it has {', '.join(map(str, found[:5]))}: aether_bg did not create that, and it runs inside its statements",
+            f"it has {', '.join(map(str, found[:5]))}: aether_bg did not create that, and it runs inside ours",
             "Remove that, for example with DROP TRIGGER or DROP VIEW, or restore a backup.",
         )
 
