@@ -21,6 +21,7 @@ from aether_bg._handlers.dependencies import Dependencies
 from aether_bg._handlers.handlers import Handlers
 from aether_bg._hooks.calls import Calls
 from aether_bg._kernel.blocked import Watch
+from aether_bg._kernel.clocks import Clocks
 from aether_bg._kernel.engine import Engine
 from aether_bg._kernel.outbox import Outbox
 from aether_bg._kernel.owners import Owners
@@ -150,6 +151,7 @@ class Run:
             self.declarations = Declarations(engine, self.enqueues, app.declared, owners.tell)
             await self.declarations.apply()
             engine.supervise(owners.run, "heartbeat")
+            engine.supervise(Clocks(engine).run, "clocks")
             if outbox is not None:
                 engine.supervise(outbox.run, "outbox")
             engine.supervise(lambda: app.calls.run_scheduler(engine), "scheduler")

@@ -140,7 +140,7 @@ def _query(query: Query | None, fields: Mapping[str, Any]) -> Query:
         query = attrs.evolve(query or Query(), **fields)
     given: dict[str, Any] = {"limit": checks.whole("limit", query.limit, least=1)}
     checks.one_of("order", query.order, ("created", "due"))
-    for name in ("due_before", "created_after", "created_before", "begun_after"):
+    for name in ("due_before", "created_after", "created_before", "changed_after"):
         given[name] = checks.instant(name, getattr(query, name))
     for name in ("job_name", "handler_name"):
         if not isinstance(getattr(query, name), str | None):

@@ -25,9 +25,9 @@ from aether_bg._rules.ids import uuid7
 from aether_bg._rules.occurrences import Plan
 from aether_bg._rules.options import Options
 from aether_bg.bridge import Bridge, Threads
-from aether_bg.errors import InvalidSchedule
+from aether_bg.errors import InvalidSchedule, Stale
 from aether_bg.explain import plain
-from aether_bg.model import Alive, Change, JobInfo, Transaction
+from aether_bg.model import Alive, Change, JobInfo, Save, Transaction
 from aether_bg.model.job import log_fields
 from aether_bg.protocols import Clock, Reader
 from aether_bg.schedule import Schedule
@@ -229,7 +229,7 @@ class Core:
     def plan(self, job: JobInfo) -> Plan:
         """Raises `InvalidSchedule` when the schedule's plugin is gone."""
         schedule: Schedule = self.schedule(job.expression_value, job.timezone)
-        return Plan.of(schedule, job)
+        return Plan.of(schedule, job).grounded(self.clock.now())
 
     def plan_or_none(self, job: JobInfo) -> Plan | None:
         """None: this process cannot read its schedule, and will not claim such jobs (docs/protocol.md, C8)."""
@@ -249,6 +249,16 @@ class Core:
         except InvalidSchedule:
             return False
         self.unreadable.discard((text, timezone))
+        return True
+
+    async def save(self, change: Change) -> bool:
+        """Write it and tell of it. False: the row has moved on meanwhile."""
+        try:
+            await self.writes.write(Save(change))
+        except Stale:
+            return False
+        self.settled(change)
+        self.arm(change.job_id)
         return True
 
     async def aside(self, fn: Callable[..., T], *args: object) -> T:

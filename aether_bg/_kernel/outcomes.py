@@ -173,7 +173,7 @@ class Outcomes:
         if not core.events.observed:
             return
         for run in change.runs:
-            if run.part == 0 and run.outcome not in (RunOutcome.SKIPPED, RunOutcome.COALESCED):
+            if run.part == 0 and run.outcome not in (RunOutcome.SKIPPED, RunOutcome.COALESCED, RunOutcome.SUPERSEDED):
                 core.events.emit(Ended(attempt.context, run, change.status, change.due_at))
             else:
                 core.events.emit(Missed(job, run))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from contextlib import suppress
 from datetime import timedelta
 from typing import Final
@@ -17,17 +16,15 @@ from aether_bg._kernel.standstill import Standstill
 from aether_bg._kernel.tasks import longer
 from aether_bg._rules import states
 from aether_bg._rules.ids import uuid7
-from aether_bg.errors import Stale, StoreError
+from aether_bg.errors import StoreError
 from aether_bg.explain import first_line
-from aether_bg.model import Alive, Change, Heartbeat, JobInfo, JobStatus, Query, Recovered, Save
+from aether_bg.model import Alive, Change, Heartbeat, JobInfo, JobStatus, Query, Recovered
 from aether_bg.model.job import log_fields
 
 log = logging.getLogger("aether_bg")
 
 LOOK: Final = 0.3
 """Seconds between looks at the other owners' locks (PROTOCOL P3); three times that while alone and idle."""
-GONE_BACK: Final = 0.05
-"""Seconds from which on the wall clock counts as put back; less is the drift of a clock that is being set right."""
 OVERDUE: Final = timedelta(minutes=1)
 _SWEEP: Final = 10.0
 
@@ -41,10 +38,6 @@ class Owners:
         self._company = True
         """There are other owners, whose locks are to be looked at."""
         self._next_sweep = 0.0
-        self._lead = math.inf
-        """Of the wall clock over the monotonic one, at the last look."""
-        self._gone_back = True
-        """Retries may wait by a clock that has gone back since, before this start or after."""
         self._late: dict[tuple[UUID, int], JobInfo] = {}
         self._warned: set[tuple[UUID, int]] = set()
         self._problems: tuple[str, ...] = ()
@@ -108,7 +101,6 @@ class Owners:
             await self._compare(alive, {(job_id, attempt.job.seq) for job_id, attempt in known.items()})
             self._hung()
             await self._engine.unserved.look()
-            await self._clock()
             if clock.monotonic() >= self._next_sweep:
                 self._next_sweep = clock.monotonic() + _SWEEP
                 self._engine.unserved.read_again()
@@ -175,7 +167,7 @@ class Owners:
         )  # fmt: skip
         ending = states.Released(begun=True) if stopped else lost
         change = await engine.aside(states.finish, row, ending, engine.plan_or_none(row), now, by)
-        if not await self._save(change):
+        if not await self._engine.save(change):
             return None
         if change.status is JobStatus.FAILED:
             why = first_line(change.last_error)
@@ -201,7 +193,7 @@ class Owners:
                 released = states.Released(begun=False)
                 now = engine.clock.now()
                 change = states.finish(found[0], released, None, now, engine.options.by())
-                await self._save(change)
+                await self._engine.save(change)
         self._strays = strays
 
     def _hung(self) -> None:
@@ -218,33 +210,6 @@ class Owners:
                 self._engine.report(
                     "attempts", f"{attempt} is past its time, and {kind}; it keeps its slot", attempt.job
                 )
-
-    # -- clocks ----------------------------------------------------------------------------------
-
-    async def _clock(self) -> None:
-        """Waiting retries and snoozes are judged anew when the wall clock has gone back (PROTOCOL R4)."""
-        engine, now = self._engine, self._engine.clock.now()
-        lead = now.timestamp() - engine.clock.monotonic()
-        before, self._lead = self._lead, lead
-        self._gone_back = self._gone_back or lead <= before - GONE_BACK
-        if not self._gone_back:
-            return
-        left = False
-        for name in sorted(engine.handlers):
-            for row in await engine.calls.find(Query(handler_name=name, begun_after=now)):
-                left = True
-                if (change := states.hasten(row, now)) is not None:
-                    await self._save(change)
-        self._gone_back = left  # until a look finds none: some may have moved on meanwhile, or be beyond the limit
-
-    async def _save(self, change: Change) -> bool:
-        try:
-            await self._engine.writes.write(Save(change))
-        except Stale:
-            return False
-        self._engine.settled(change)
-        self._engine.arm(change.job_id)
-        return True
 
     # -- rows that no process takes ----------------------------------------------------------------
 

@@ -24,7 +24,7 @@ async def judge(core: Core, attempt: Attempt, plan: Plan | None) -> states.Endin
     if plan is None or job.handler_name not in core.handlers:
         return states.Released(begun=False)  # another process can run it (docs/protocol.md, C7 and C8)
     now, change = core.clock.now(), None
-    if states.late(job, plan, now) and not core.stopping:
+    if states.doubtful(job, plan, now) and not core.stopping:
         change = await core.aside(states.misfired, job, plan, now, core.options.by())
     return states.Released(begun=False) if core.stopping or attempt.releasing or attempt.revoked else change
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import attrs
@@ -15,7 +15,11 @@ KEPT: Final = 1000
 """Occurrences that misfire="all" makes up for at most (PROTOCOL R2)."""
 _WALKED: Final = 100
 """Occurrences counted one by one where the schedule has no `count` (docs/protocol.md, R7)."""
-_JUST = timedelta(microseconds=1)
+_JUST: Final = timedelta(microseconds=1)
+_EARLY: Final = timedelta(seconds=1)
+"""By which an attempt may begin before its occurrence (docs/protocol.md, C2)."""
+_REPEATED: Final = timedelta(hours=3)
+"""Steps of the clock back in which a fixed time of day is not repeated: the rule of Vixie cron."""
 
 
 @attrs.frozen
@@ -37,6 +41,8 @@ class Plan:
     start: datetime | None
     until: datetime | None
     repeats: int | None
+    loose: bool = False
+    """The clock was set back to before the anchor, which bounds nothing then."""
 
     @classmethod
     def of(cls, schedule: Schedule, job: JobInfo | Definition) -> Plan:
@@ -64,6 +70,53 @@ class Plan:
         if self.start is not None:
             base = max(base, self.start - _JUST)
         return self._bounded(self.schedule.next(base, self.anchor))
+
+    def grounded(self, now: datetime) -> Plan:
+        """The same, but `loose` where the anchor lies in the future of the clock: lengths are counted back from it
+        (docs/protocol.md, R5). A start that is to come still holds."""
+        if self.anchor <= now or not self.schedule.recurring or (self.start is not None and self.start > now):
+            return self
+        anchor = datetime.min.replace(tzinfo=UTC)
+        if _by_length(self.schedule) and (due := self.schedule.next(now, now)) is not None:
+            length = due - now
+            anchor = self.anchor + (now - self.anchor) // length * length
+        return attrs.evolve(self, anchor=anchor, loose=True)
+
+    def following(self, last: datetime | None, now: datetime, ran: datetime | None = None) -> datetime | None:
+        """What comes after the last occurrence, `ran` being the one that has just ended.
+
+        A last one in the future of the clock, which was set back, holds the schedule no longer: a frequency goes on
+        from now; a fixed time that has run is not repeated within three hours (docs/protocol.md, R5).
+        """
+        plan = self.grounded(now)
+        if not plan.loose and (last is None or last <= now + _EARLY):
+            return plan.after(last)
+        if last is not None and now < last < now + _REPEATED and not self._often(last):
+            return plan.after(last)
+        return plan.after(ran if ran is not None and ran <= now else now)
+
+    def replaced(self, occurrence: datetime, last: datetime | None) -> datetime | None:
+        """The occurrence that takes the place of one which the schedule no longer has, since the rules of its zone have
+        changed (docs/protocol.md, R6): the nearest. None: it still has it, or there is none."""
+        if _by_length(self.schedule) or self.after(occurrence - _JUST) == occurrence:
+            return None
+        whole = occurrence.replace(microsecond=0)
+        due = self.after(whole - _JUST)
+        if due is None or due == whole:
+            return None
+        before = self.after(max(whole - _REPEATED, self.anchor, last or self.anchor))
+        if before is not None and before < whole:
+            before = self.newest(before, whole)
+            due = before if whole - before < due - whole else due
+        return due
+
+    def _often(self, since: datetime) -> bool:
+        """A frequency, not a fixed time of day; of a schedule that does not say so, told by its distances."""
+        said: bool | None = getattr(self.schedule, "frequency", None)
+        if said is not None or _by_length(self.schedule):
+            return said is not False
+        due = self.schedule.next(since, self.anchor)
+        return due is not None and due - since < _REPEATED
 
     # Searched by halving and counted by arithmetic: what was missed is never walked through (docs/protocol.md, R7).
 
@@ -136,10 +189,14 @@ class Plan:
         return None if due is not None and self.until is not None and due > self.until else due
 
 
+def _by_length(schedule: Schedule) -> bool:
+    return schedule.text.lower().startswith("@every")
+
+
 def anchor_for(schedule: Schedule, now: datetime, start: datetime | None) -> datetime:
     """Where `@every` counts from: creation. With `start`: that instant's grid, so that it runs at `start` itself, or
     first after now where that has passed."""
-    if start is None or not schedule.text.lower().startswith("@every"):
+    if start is None or not _by_length(schedule):
         return now
     following = schedule.next(now, now)
     if following is None:

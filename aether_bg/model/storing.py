@@ -240,8 +240,9 @@ class Query:
     that come after the one with this id (keyset paging); by id that one need not exist any more, by due nothing follows
     one that is gone.
     `due_before`: rows that could be claimed by then. `unarmed`: waiting rows whose current seq the scheduler does not
-    hold. `begun_after`: waiting rows that have been attempted, the last outcome recorded after this instant (if that is
-    now, the clock has gone back). `job_name` finds the holder of the name first, then the newest that had it.
+    hold. `changed_after`: waiting rows last changed later than this instant (if that is now, the clock has been set
+    back). `zoned`: waiting rows with a time zone. `job_name` finds the holder of the name first, then the
+    newest that had it.
     """
 
     ids: tuple[UUID, ...] | None = None
@@ -254,7 +255,8 @@ class Query:
     created_after: datetime | None = None
     created_before: datetime | None = None
     unarmed: bool = False
-    begun_after: datetime | None = None
+    changed_after: datetime | None = None
+    zoned: bool = False
     order: Literal["created", "due"] = "created"
     after: UUID | None = None
     limit: int = 1000
@@ -272,7 +274,8 @@ class Query:
             and (self.created_after is None or job.created_at > self.created_after)
             and (self.created_before is None or job.created_at < self.created_before)
             and (not self.unarmed or (job.waiting and job.armed_seq != job.seq))
-            and (self.begun_after is None or _begun_after(job, self.begun_after))
+            and (self.changed_after is None or _waits_since_after(job, self.changed_after))
+            and (not self.zoned or (job.status is JobStatus.SCHEDULED and job.timezone is not None))
         )
 
     def select(self, jobs: Iterable[JobInfo]) -> list[JobInfo]:
@@ -299,9 +302,8 @@ def _by_due(job: JobInfo) -> tuple[Any, ...]:
     return (job.due_at is not None, job.due_at or job.created_at, job.id)
 
 
-def _begun_after(job: JobInfo, at: datetime) -> bool:
-    begun = job.status is JobStatus.SCHEDULED and job.attempt > 0
-    return begun and job.handled_time is not None and job.handled_time > at
+def _waits_since_after(job: JobInfo, at: datetime) -> bool:
+    return job.status is JobStatus.SCHEDULED and job.modified_at > at
 
 
 def _has(metadata: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:

@@ -15,7 +15,7 @@ import anyio
 import pytest
 
 from aether_bg import Aether, Backoff, JobStatus, RunOutcome, SQLiteStore, StoreError, UnitOfWork, hookimpl
-from aether_bg._kernel import owners
+from aether_bg._kernel import clocks, owners
 from aether_bg.errors import StoreBusy
 from aether_bg.model import Fired
 from aether_bg.plugins.sqlite import opened
@@ -242,11 +242,11 @@ class Moody:
 
     @hookimpl
     async def store_find(self, query: Any) -> Any:
-        hook = "begun_after" if query.begun_after is not None else "store_find"
+        hook = "changed_after" if query.changed_after is not None else "store_find"
         return await self._asked(hook, query) if hook == "store_find" else await self._looked(query)
 
     async def _looked(self, query: Any) -> Any:
-        if self._hook == "begun_after" and self.trouble:
+        if self._hook == "changed_after" and self.trouble:
             self.trouble -= 1
             raise StoreBusy("the store", "is busy", "Wait.")
         return await self._inner.store_find(query)
@@ -285,8 +285,8 @@ async def test_a_clock_put_back_is_not_forgotten_in_trouble(
     make_app: Callable[..., Aether], path: Path, clock: FakeClock, step: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """PROTOCOL R4: a retry that was to come in five seconds comes in five seconds of the new time."""
-    monkeypatch.setattr(owners, "LOOK", 0.01)
-    store = Moody(path, "begun_after")
+    monkeypatch.setattr(clocks, "LOOK", 0.01)
+    store = Moody(path, "changed_after")
     app = make_app(store, scheduler=step, clock=clock)
 
     @app.handler("Fails", retries=1, backoff=Backoff(first=5, jitter=0))

@@ -137,7 +137,8 @@ async def queries(app: Aether, clock: FakeClock) -> None:
     await store.find(created_after=now - HOUR, created_before=now, limit=20)
     await store.find(metadata={"OrderId": 1}, limit=20)
     await store.find(owner=uuid4(), limit=20)
-    await store.find(begun_after=now, limit=20)
+    await store.find(changed_after=now, limit=20)
+    await store.find(zoned=True, limit=20)
     await store.find(unarmed=True, order="due", limit=20)
 
 

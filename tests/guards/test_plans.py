@@ -27,6 +27,7 @@ JUSTIFIED = {
     r"FROM aether_jobs (WHERE (created_at|handler_name|status IN).*)?ORDER BY id LIMIT": "a page of a listing: read "
         "in the order of ids until it is full",
     r"ORDER BY coalesce\(due_at, ''\), id LIMIT": "a listing by due instant",
+    r"timezone IS NOT NULL ORDER BY id": "what has a zone and waits: an index of just these rows",
     r"armed_seq <> seq ORDER BY due_at": "what a push scheduler does not hold yet: an index of just these rows",
     r"manual = 1\) AND due_at <= \? ORDER BY due_at": "a listing of what is due; the kernel asks handler by handler",
 }  # fmt: skip
@@ -64,7 +65,7 @@ def test_the_scenario_uses_what_there_is(played: Played) -> None:
         "UPDATE aether_jobs SET status = 1", "DELETE FROM aether_jobs", "DELETE FROM aether_runs",
         "DELETE FROM aether_owners", "UPDATE aether_owners",
         "json_group_array(id)", "armed_seq <> seq",
-        "attempt > 0", "h.value", "OFFSET", "handler_name > h.name",
+        "seq > 0", "timezone IS NOT NULL", "h.value", "OFFSET", "handler_name > h.name",
         "UNION ALL SELECT * FROM aether_jobs WHERE job_name",
         "status = 1 AND owner = ?", "crash_count >= 2", "ORDER BY token DESC", "holds_name = 1",
     ):  # fmt: skip

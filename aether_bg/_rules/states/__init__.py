@@ -3,6 +3,7 @@
 No I/O, no clock, no hooks: who calls decides when and commits the result. DESIGN section 3, PROTOCOL C, R and U.
 """
 
+from aether_bg._rules.states.adjusting import adjust
 from aether_bg._rules.states.endings import (
     LEAST_CRASHES,
     Completed,
@@ -13,14 +14,13 @@ from aether_bg._rules.states.endings import (
     Repeated,
     Snoozed,
     abandon,
+    doubtful,
     finish,
-    late,
     misfired,
 )
 from aether_bg._rules.states.moves import (
     armed,
     cancel,
-    hasten,
     pause,
     redefine,
     release_name,
@@ -32,7 +32,7 @@ from aether_bg._rules.states.moves import (
 )
 
 __all__ = [
-    "LEAST_CRASHES", "Completed", "Ending", "Failed", "Lost", "Released", "Repeated", "Snoozed", "abandon", "armed",
-    "cancel", "finish", "hasten", "late", "misfired", "pause", "redefine", "release_name", "resume", "retry", "settle",
-    "trigger", "update",
+    "LEAST_CRASHES", "Completed", "Ending", "Failed", "Lost", "Released", "Repeated", "Snoozed", "abandon", "adjust",
+    "armed", "cancel", "doubtful", "finish", "misfired", "pause", "redefine", "release_name", "resume", "retry",
+    "settle", "trigger", "update",
 ]  # fmt: skip

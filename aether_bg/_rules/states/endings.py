@@ -8,7 +8,8 @@ from typing import Final, TypeAlias, assert_never
 import attrs
 
 from aether_bg._rules.occurrences import KEPT, Gap, Plan
-from aether_bg._rules.states.parts import attempt_run, end, gap_run, next_occurrence, once_more, wait
+from aether_bg._rules.states.adjusting import rezoned
+from aether_bg._rules.states.parts import attempt_run, end, gap_run, later, next_occurrence, once_more, wait
 from aether_bg.model import Change, JobInfo, JobStatus, RunOutcome
 
 _JUST: Final = timedelta(microseconds=1)
@@ -116,13 +117,18 @@ def abandon(job: JobInfo, error: str, now: datetime, by: str | None) -> Change:
     return end(job, JobStatus.FAILED, now, by, (attempt_run(job, RunOutcome.FAILED, now, error),), last_error=error)
 
 
-def late(job: JobInfo, plan: Plan, now: datetime) -> bool:
-    """Its misfire policy is to judge: it starts later than its grace, or after its end (docs/protocol.md, R2)."""
+def doubtful(job: JobInfo, plan: Plan, now: datetime) -> bool:
+    """Whether a claim is to be judged: it starts later than its grace, or after its end (docs/protocol.md, R2), or has
+    a zone, whose rules may have changed (R6)."""
     if job.occurrence is None or job.attempt != 1 or job.extra:
         return False
     if not plan.schedule.recurring:
         return _expired(job, plan, now)
-    return now - job.occurrence > timedelta(seconds=job.misfire_grace)
+    return job.timezone is not None or _late(job, now)
+
+
+def _late(job: JobInfo, now: datetime) -> bool:
+    return job.occurrence is not None and now - job.occurrence > timedelta(seconds=job.misfire_grace)
 
 
 def _expired(job: JobInfo, plan: Plan, now: datetime) -> bool:
@@ -141,12 +147,14 @@ def misfired(job: JobInfo, plan: Plan, now: datetime, by: str | None) -> Change 
     It keeps one occurrence to run: the newest (`once`), the oldest of the newest 1,000 (`all`), the first that is
     not late (`skip`).
     """
-    due = job.occurrence
-    if due is None or not late(job, plan, now):
+    plan, due = plan.grounded(now), job.occurrence
+    if due is None or not doubtful(job, plan, now):
         return None
     if not plan.schedule.recurring:
         run = attrs.evolve(gap_run(Gap(due, due, 1), RunOutcome.SKIPPED, now, job.id, job.seq, 0), error=EXPIRED)
         return end(job, JobStatus.CANCELLED, now, by, (run,), last_error=EXPIRED)
+    if (moved := rezoned(job, plan, now, by)) is not None or not _late(job, now):
+        return moved
     gap: Gap | None
     kept: datetime | None
     if job.misfire == "skip":
@@ -162,5 +170,5 @@ def misfired(job: JobInfo, plan: Plan, now: datetime, by: str | None) -> Change 
         return None
     run = gap_run(gap, outcome, now, job.id, job.seq, 0)
     if kept is None:
-        return end(job, JobStatus.COMPLETED, now, by, (run,), last_occurrence=gap.last)
-    return wait(job, kept, now, by, (run,), last_occurrence=gap.last)
+        return end(job, JobStatus.COMPLETED, now, by, (run,), last_occurrence=later(job.last_occurrence, gap.last))
+    return wait(job, kept, now, by, (run,), last_occurrence=later(job.last_occurrence, gap.last))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from aether_bg._rules.occurrences import Gap, Plan, no_occurrence
@@ -12,6 +12,7 @@ from aether_bg._rules.states.parts import (
     end,
     extra_instant,
     gap_run,
+    later,
     note_run,
     refuse,
     spent,
@@ -57,9 +58,9 @@ def _overdue(job: JobInfo, plan: Plan, now: datetime) -> Gap | None:
     """Occurrences that were due and have not been attempted. A paused job is never overdue."""
     if job.paused:
         return None
-    since = job.occurrence
+    plan, since = plan.grounded(now), job.occurrence
     if job.attempt or job.extra:
-        since = plan.after(job.last_occurrence if job.extra else job.occurrence)
+        since = plan.following(job.last_occurrence if job.extra else job.occurrence, now)
     return None if since is None or since > now else plan.passed(since, now)
 
 
@@ -83,12 +84,14 @@ def resume(job: JobInfo, plan: Plan, now: datetime, by: str | None) -> Change | 
     refuse(job, "resume", job.status.terminal, "use `retry`")
     if not job.paused:
         return None
+    plan = plan.grounded(now)
     gap = _paused_through(job, plan, now)
+    last = job.last_occurrence if gap is None else later(job.last_occurrence, gap.last)
     if job.status is JobStatus.RUNNING or job.extra:  # the regular ones that passed beside it
         running = job.status is JobStatus.RUNNING
         beside: dict[str, Any] = {"paused": False}
         if gap is not None:
-            beside["last_occurrence"] = gap.last
+            beside["last_occurrence"] = last
             beside["runs"] = (gap_run(gap, RunOutcome.SKIPPED, now, job.id, job.seq + (not running), 2),)
         return change(job, now, by, beside, bump=not running)
     if gap is None:
@@ -97,8 +100,8 @@ def resume(job: JobInfo, plan: Plan, now: datetime, by: str | None) -> Change | 
     run = gap_run(gap, RunOutcome.SKIPPED, now, job.id, job.seq + 1, 1)
     following = plan.after(gap.last)
     if following is None:
-        return end(job, JobStatus.COMPLETED, now, by, (run,), paused=False, last_occurrence=gap.last)
-    return wait(job, following, now, by, (run,), paused=False, last_occurrence=gap.last)
+        return end(job, JobStatus.COMPLETED, now, by, (run,), paused=False, last_occurrence=last)
+    return wait(job, following, now, by, (run,), paused=False, last_occurrence=last)
 
 
 def _paused_through(job: JobInfo, plan: Plan, now: datetime) -> Gap | None:
@@ -108,7 +111,7 @@ def _paused_through(job: JobInfo, plan: Plan, now: datetime) -> Gap | None:
     if job.status is JobStatus.SCHEDULED and not job.extra:
         since = job.occurrence
     else:
-        since = plan.after(job.last_occurrence if job.extra else job.occurrence)
+        since = plan.following(job.last_occurrence if job.extra else job.occurrence, now)
     return None if since is None else plan.passed(since, now)
 
 
@@ -139,7 +142,7 @@ def retry(job: JobInfo, plan: Plan, now: datetime, by: str | None) -> Change:
         own = plan.first()
         occurrence = now if own is None else max(own, now)
         return wait(job, occurrence, now, by, (), **counters | {"due_at": now})
-    following = plan.after(now)
+    following = plan.grounded(now).after(now)
     refuse(job, "retry", following is None or spent(plan, job.occurrences), "its schedule has ended; enqueue it anew")
     last = now if job.last_occurrence is None else max(job.last_occurrence, now)  # what passed meanwhile is over
     return wait(job, following, now, by, (), **counters, last_occurrence=last)
@@ -169,14 +172,6 @@ def settle(job: JobInfo, status: JobStatus, when: datetime, error: str | None, n
     return end(
         job, status, now, by, runs, handled_time=when, last_error=error, holds_name=job.holds_name and not cancelled
     )
-
-
-def hasten(job: JobInfo, now: datetime) -> Change | None:
-    """The wall clock went back while it waits: it waits from now no longer than was meant (PROTOCOL R4)."""
-    if job.handled_time is None or job.due_at is None or job.handled_time <= now:
-        return None
-    due = now + max(job.due_at - job.handled_time, timedelta(0))
-    return change(job, now, job.modified_by, due_at=due, handled_time=now)
 
 
 def release_name(job: JobInfo, now: datetime, by: str | None) -> Change:

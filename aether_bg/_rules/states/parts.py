@@ -14,6 +14,8 @@ from aether_bg.model import Change, JobInfo, JobRun, JobStatus, RunOutcome
 from aether_bg.model.filled import filled
 
 _JUST: Final = timedelta(microseconds=1)
+_SHIFTS: Final = 50_000
+"""Microseconds, well below the shortest distance of two occurrences."""
 MOST_ERROR: Final = 8 * 1024
 """Bytes of an error, in UTF-8, that a row keeps."""
 _KEPT: Final = tuple(field.name for field in attrs.fields(Change) if field.name in attrs.fields_dict(JobInfo))
@@ -43,7 +45,10 @@ def wait(
     job: JobInfo, due: datetime | None, now: datetime, by: str | None, runs: tuple[JobRun, ...], *parts: dict[str, Any],
     **new: Any,
 ) -> Change:  # fmt: skip
-    """SCHEDULED at a fresh occurrence."""
+    """SCHEDULED at a fresh occurrence. One that has been before, since the clock was set back, is told from that one
+    by microseconds: each completes once (docs/protocol.md, C6)."""
+    if due is not None and job.last_occurrence is not None and due <= job.last_occurrence:
+        due += timedelta(microseconds=1 + (job.seq + 1) % _SHIFTS)
     fresh: dict[str, Any] = {
         "status": JobStatus.SCHEDULED, "due_at": due, "occurrence": due, "attempt": 0, "retry_count": 0,
         "manual": False, "extra": False, "owner": None, "runs": runs,
@@ -71,14 +76,14 @@ def end(
 
 def next_occurrence(job: JobInfo, plan: Plan, now: datetime, by: str | None, run: JobRun, **new: Any) -> Change:
     """The occurrence has ended: on to the next one, to the extra one asked for meanwhile, or to the end."""
-    last = job.last_occurrence
+    plan, last = plan.grounded(now), job.last_occurrence
     count = job.occurrences
     if not job.extra:
         last = job.occurrence if last is None or job.occurrence is None else max(last, job.occurrence)
         count += 1
     new.update(handled_time=now, last_occurrence=last, occurrences=count)
     ended_well = run.outcome in (RunOutcome.COMPLETED, RunOutcome.DUPLICATE)
-    following = None if spent(plan, count) else plan.after(last)
+    following = None if spent(plan, count) else plan.following(last, now, job.occurrence)
     if following is None and not job.run_again:
         status = JobStatus.COMPLETED if ended_well or job.extra else JobStatus.FAILED
         return end(job, status, now, by, (run,), new)
@@ -94,7 +99,7 @@ def next_occurrence(job: JobInfo, plan: Plan, now: datetime, by: str | None, run
         if missed is not None:
             closed, following = missed
             runs = (run, *_meanwhile(job, plan, closed, now))
-            new["last_occurrence"] = closed.last
+            new["last_occurrence"] = later(last, closed.last)
     return wait(job, following, now, by, runs, new)
 
 
@@ -109,6 +114,11 @@ def _meanwhile(job: JobInfo, plan: Plan, closed: Gap, now: datetime) -> list[Job
     parts = [(before, word), (during, RunOutcome.OVERLAPPED)]
     gaps = [(gap, outcome) for gap, outcome in parts if gap is not None]
     return [gap_run(gap, outcome, now, job.id, job.seq, n) for n, (gap, outcome) in enumerate(gaps, 1)]
+
+
+def later(one: datetime | None, other: datetime) -> datetime:
+    """`last_occurrence` only grows, whatever the clock does (docs/protocol.md, C4)."""
+    return other if one is None else max(one, other)
 
 
 def extra_instant(job: JobInfo, plan: Plan, now: datetime, last: datetime | None) -> datetime:
@@ -137,11 +147,11 @@ def bounded(error: str | None) -> str | None:
     return error[:MOST_ERROR].encode(errors="backslashreplace")[:MOST_ERROR].decode(errors="ignore")
 
 
-def note_run(job: JobInfo, outcome: RunOutcome, now: datetime) -> JobRun:
+def note_run(job: JobInfo, outcome: RunOutcome, now: datetime, error: str | None = None) -> JobRun:
     """A history row without an attempt, under the seq that the change makes."""
     return JobRun(
         job_id=job.id, token=job.seq + 1, part=1, attempt=job.attempt, occurrence=job.occurrence, outcome=outcome,
-        finished_at=now, error=job.last_error,
+        finished_at=now, error=error or job.last_error,
     )  # fmt: skip
 
 

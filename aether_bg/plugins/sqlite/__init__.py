@@ -189,7 +189,7 @@ class SQLiteStore:
             await session.write(lambda conn: conn.execute(MAKE_UNARMED_INDEX), Rank.OTHER)
             session.file.has_unarmed_index = True
         found = await session.read(lambda conn: queries.find(conn, query))
-        for_work = bool(query.owner or query.unarmed or query.begun_after or query.due_before)
+        for_work = bool(query.owner or query.unarmed or query.changed_after or query.zoned or query.due_before)
         return await self._isolated(found, datetime.now(UTC), for_work=for_work)
 
     @hookimpl

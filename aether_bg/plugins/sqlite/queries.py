@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -24,6 +25,7 @@ _SAME_METADATA = """(
     SELECT count(*) FROM json_each(extra_properties) AS has JOIN json_each(?) AS wants
     ON has.key = wants.key AND has.type = wants.type AND has.value IS wants.value
 ) = ?"""
+_NEWEST = "SELECT max(rowid) FROM aether_jobs"
 _PLACE = {"created": "id", "due": "coalesce(due_at, ''), id"}
 
 
@@ -36,8 +38,10 @@ def find(conn: sqlite3.Connection, query: Query) -> list[JobInfo]:
         terms.append("id > ?" if place == "id" else f"({place}) > (SELECT {place} FROM aether_jobs WHERE id = ?)")
         params.append(str(query.after))
     order = "holds_name DESC, id DESC" if query.job_name is not None else place
-    if query.begun_after is not None:
+    if query.changed_after is not None:
         order = f"+{order}"  # found by its own small index, not by walking all rows in the order of ids
+        if not _any_created_after(conn, query.changed_after):
+            terms.append("seq > 0")  # that index has only rows that were changed since they were made
     where = f"WHERE {' AND '.join(terms)}" if terms else ""
     table = "aether_jobs"
     if query.job_name is not None:  # two partial indexes cover the names: held, and given up
@@ -46,6 +50,12 @@ def find(conn: sqlite3.Connection, query: Query) -> list[JobInfo]:
         )
         table, params = f"({table})", [query.job_name, query.job_name, *params]
     return reading.jobs(conn, f"FROM (SELECT * FROM {table} {where} ORDER BY {order} LIMIT ?)", [*params, query.limit])
+
+
+def _any_created_after(conn: sqlite3.Connection, at: datetime) -> bool:
+    """Told by the newest row."""
+    newest = conn.execute(f"SELECT created_at FROM aether_jobs WHERE rowid = ({_NEWEST})").fetchone()
+    return newest is not None and newest[0] > to_time(at)
 
 
 def _where(query: Query) -> tuple[list[str], list[Any]]:
@@ -73,8 +83,10 @@ def _where(query: Query) -> tuple[list[str], list[Any]]:
         add("created_at < ?", to_time(query.created_before))
     if query.unarmed:
         add(f"{READY} AND armed_seq <> seq")
-    if query.begun_after is not None:
-        add("status = 0 AND attempt > 0 AND handled_time > ?", to_time(query.begun_after))
+    if query.changed_after is not None:
+        add("status = 0 AND modified_at > ?", to_time(query.changed_after))
+    if query.zoned:
+        add("status = 0 AND timezone IS NOT NULL")
     if query.metadata is not None:
         add(_SAME_METADATA, to_sorted_json(dict(query.metadata)), len(query.metadata))
     return terms, params

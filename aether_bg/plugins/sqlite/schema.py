@@ -86,7 +86,8 @@ CREATE UNIQUE INDEX aether_jobs_name ON aether_jobs (job_name) WHERE holds_name 
 CREATE INDEX aether_jobs_former_name ON aether_jobs (job_name) WHERE holds_name = 0;
 CREATE INDEX aether_jobs_ready ON aether_jobs (handler_name, due_at) WHERE {READY};
 CREATE INDEX aether_jobs_suspect ON aether_jobs (handler_name, due_at) WHERE {READY} AND {SUSPECT};
-CREATE INDEX aether_jobs_begun ON aether_jobs (handled_time) WHERE status = 0 AND attempt > 0;
+CREATE INDEX aether_jobs_changed ON aether_jobs (modified_at) WHERE status = 0 AND seq > 0;
+CREATE INDEX aether_jobs_zoned ON aether_jobs (id) WHERE status = 0 AND timezone IS NOT NULL;
 CREATE INDEX aether_jobs_running ON aether_jobs (owner) WHERE status = 1;
 CREATE INDEX aether_jobs_ended ON aether_jobs (status, handled_time) WHERE status > 1;
 CREATE TABLE aether_runs (

@@ -80,15 +80,32 @@ async def what_is_not_armed(world: StoreWorld) -> None:
 
 
 @STORE.rule(
-    "R4", "`begun_after` finds retries recorded later than that", because="a clock put back must not stop a retry"
-)
-async def what_was_begun(world: StoreWorld) -> None:
+    "R5", "`changed_after` finds waiting rows that were changed later than that",
+    because="a clock that was set back must not hold up what was planned before",
+)  # fmt: skip
+async def what_was_changed(world: StoreWorld) -> None:
     async with world.open() as store:
-        waits: dict[str, Any] = {"attempt": 1, "handled_time": ago(10)}
-        retry, done = a_job("retry", **waits), a_job("done", status=JobStatus.FAILED, due_at=None, **waits)
-        await store.add(retry, done, a_job("never begun", handled_time=ago(10)))
-        await _finds(store, [retry], begun_after=ago(20))
-        await _finds(store, [], begun_after=ago(5))
+        early: dict[str, Any] = {"created_at": ago(60), "modified_at": ago(60)}
+        retry = a_job("retry", **early | {"modified_at": ago(10), "seq": 4, "attempt": 1})
+        done = a_job("done", status=JobStatus.FAILED, due_at=None, modified_at=ago(10), seq=4)
+        await store.add(retry, done, a_job("early", **early))
+        await _finds(store, [retry], changed_after=ago(20))
+        await _finds(store, [], changed_after=ago(5))
+        fresh = a_job("fresh", created_at=ago(10), modified_at=ago(10))
+        await store.add(fresh)
+        await _finds(store, [retry, fresh], changed_after=ago(20))
+        await _finds(store, [], changed_after=ago(5))
+
+
+@STORE.rule(
+    "R6", "`zoned` finds waiting rows with a time zone", because="the rules of a zone change under the jobs that wait"
+)
+async def what_is_zoned(world: StoreWorld) -> None:
+    async with world.open() as store:
+        zoned = a_job("zoned", timezone="Europe/Berlin")
+        done = a_job("done", status=JobStatus.FAILED, due_at=None, timezone="Europe/Berlin")
+        await store.add(zoned, done, a_job("plain"))
+        await _finds(store, [zoned], zoned=True)
 
 
 @STORE.rule(

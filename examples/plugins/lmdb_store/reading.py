@@ -34,7 +34,7 @@ def _candidates(rows: Rows, query: Query) -> Iterator[UUID]:
         return (UUID(bytes=key[-layout.ID :]) for key, _ in rows.index(layout.DUE, start))
     if query.ids is not None:
         return iter(sorted(job_id for job_id in set(query.ids) if job_id.bytes > after))
-    waiting = query.unarmed or query.due_before is not None or query.begun_after is not None
+    waiting = query.unarmed or query.due_before is not None or query.changed_after is not None or query.zoned
     status = (JobStatus.SCHEDULED,) if waiting else query.status
     if query.unarmed:
         prefixes = [layout.UNARMED]

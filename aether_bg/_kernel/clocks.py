@@ -1,0 +1,84 @@
+"""The wall clock is set back, the rules of a zone change: the rows that wait by the old ones are adjusted
+(docs/protocol.md, R4 to R6)."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Final
+
+import anyio
+import attrs
+
+from aether_bg._kernel.engine import Engine
+from aether_bg._rules import states
+from aether_bg.errors import InvalidSchedule
+from aether_bg.model import Query
+
+LOOK: Final = 0.5
+"""Seconds between looks at the clocks."""
+GONE_BACK: Final = 0.05
+"""Seconds from which on the wall clock counts as set back; less is the drift of a clock that is being set right."""
+REPORTED: Final = 1.0
+"""Seconds from which on that is reported."""
+PASSES: Final = 3
+"""Looks at the rows after each step: an outcome may have been decided before the step and written after the look."""
+_PAGE: Final = 200
+
+
+class Clocks:
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._lead: float | None = None
+        """Of the wall clock over the monotonic one, at the last look."""
+        self._back = 0.0
+        """Seconds of a step that has not been reported yet."""
+        self._passes = PASSES
+        """That are left: the clock may have been set back before this start as well."""
+        self._starting = True
+
+    async def run(self) -> None:
+        while True:
+            await self.look()
+            await anyio.sleep(LOOK)
+
+    async def look(self) -> None:
+        now = self._engine.clock.now()
+        lead = now.timestamp() - self._engine.clock.monotonic()
+        before, self._lead = self._lead, lead
+        if before is not None and lead <= before - GONE_BACK:
+            self._back, self._passes = before - lead, PASSES
+        if self._starting:
+            await self._adjust(Query(zoned=True, limit=_PAGE))
+        if self._passes:
+            moved, missed = await self._adjust(Query(changed_after=now, limit=_PAGE))
+            self._report(moved)
+            self._passes = max(self._passes - 1, missed)
+        self._starting = False
+
+    def _report(self, moved: int) -> None:
+        back, self._back = self._back, 0.0
+        if back >= REPORTED:
+            said = f"the wall clock was set back by {timedelta(seconds=round(back))}; recurring jobs and retries go on "
+            self._engine.report("clock", said + "from now, one-shots keep their instants")
+        elif moved and self._starting:
+            said = f"{moved} waiting jobs were planned by a clock that has been set back since; they go on from now"
+            self._engine.report("clock", said)
+
+    async def _adjust(self, query: Query) -> tuple[int, bool]:
+        """Page by page: how many rows were moved, and whether one of them was lost to another writer."""
+        engine, moved, missed = self._engine, 0, False
+        while rows := await engine.calls.find(query):
+            for row in rows:
+                if row.handler_name not in engine.handlers:
+                    continue
+                try:
+                    change = await engine.aside(states.adjust, row, engine.plan(row), engine.clock.now())
+                except InvalidSchedule:
+                    continue  # the claim reports it
+                if change is not None:
+                    saved = await engine.save(change)
+                    moved, missed = moved + saved, missed or not saved
+            if len(rows) < query.limit:
+                break
+            query = attrs.evolve(query, after=rows[-1].id)
+        return moved, missed
