@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from datetime import timedelta
@@ -14,6 +16,7 @@ import anyio
 import pytest
 
 from aether_bg import Aether, StoreGone
+from aether_bg.plugins.sqlite import hold
 
 pytestmark = pytest.mark.anyio
 Make = Callable[..., Aether]
@@ -58,6 +61,14 @@ def replace_with_another(path: Path) -> None:
         conn.execute("CREATE TABLE mine (id)")
         conn.commit()
 
+
+PASSING = """
+import asyncio, sys
+from aether_bg import Aether
+async def main():
+    async with Aether(sys.argv[1], scheduler="timer"): pass
+asyncio.run(main())
+"""
 
 HOW = [remove_wal, empty_wal, remove_wal_and_index, remove_all, replace_with_a_copy, replace_with_another]
 
@@ -159,3 +170,31 @@ async def test_an_idle_app_moves_the_wal_into_the_database(app: Aether, path: Pa
                 except sqlite3.OperationalError:
                     pass
                 await anyio.sleep(0.1)
+
+
+async def test_without_such_locks_a_lost_wal_is_still_seen(
+    app: Aether, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the system has no open file description locks: a copy drops our locks, a clean close elsewhere the WAL."""
+    monkeypatch.setattr(hold, "HAS_OFD", False)
+    app.handler("Later")(lambda: None)
+    async with app:
+        job = await app.enqueue("Later", schedule=timedelta(days=1))
+        shutil.copy(path, path.with_name("copy.db"))
+        await anyio.run_process([sys.executable, "-c", PASSING, str(path)])
+        with pytest.raises(StoreGone):
+            await app.enqueue("Later", schedule=timedelta(days=1))
+        assert not (await app.health())["ok"]
+    assert stored(path) == {job}
+
+
+@pytest.mark.skipif(not hold.HAS_OFD, reason="there are none to keep")
+async def test_descriptors_do_not_grow_with_the_files_opened(make_app: Make, tmp_path: Path) -> None:
+    async def once(number: int) -> None:
+        async with make_app(tmp_path / f"{number}.db") as app:
+            await app.store.find()
+
+    before = len(os.listdir("/proc/self/fd"))
+    for number in range(80):
+        await once(number)
+    assert len(os.listdir("/proc/self/fd")) <= before + 40
