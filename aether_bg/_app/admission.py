@@ -77,7 +77,7 @@ class Admission:
             payload=value, metadata=check_metadata(metadata), schedule=parsed, start=checks.instant("start", start),
             until=checks.instant("until", until), repeats=repeats,
             misfire=checks.one_of("misfire", misfire, ("once", "skip", "all")),
-            misfire_grace=checks.seconds("misfire_grace", misfire_grace, zero=True),
+            misfire_grace=checks.seconds("misfire_grace", misfire_grace, least=1),
         )  # fmt: skip
 
     def _payload(self, handler: Any, name: str, payload: Any) -> Any:

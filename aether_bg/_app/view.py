@@ -93,7 +93,7 @@ class StoreView:
         if older_than is not None:
             if not isinstance(older_than, timedelta):
                 checks.refuse("older_than", older_than, "is a timedelta", "For example: timedelta(days=7).")
-            checks.seconds("older_than", older_than, zero=True)
+            older_than = timedelta(seconds=checks.seconds("older_than", older_than, zero=True))
         if keep is not None:
             checks.whole("keep", keep, least=0)
         before = None if older_than is None else self._engine.clock.now() - older_than

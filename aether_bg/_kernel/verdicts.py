@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import attrs
 
@@ -16,6 +16,7 @@ from aether_bg._rules.occurrences import Plan
 from aether_bg._rules.states.parts import MOST_ERROR
 from aether_bg.errors import brief, shown
 from aether_bg.model import Change, Failure, GiveUp, GiveUpNow, Raised, RetryAt, RunOutcome, Snooze, TimedOut
+from aether_bg.schedule._model import Refused, later, utc
 
 
 async def judge(core: Core, attempt: Attempt, plan: Plan | None) -> states.Ending | Change | None:
@@ -52,10 +53,13 @@ def as_asked(core: Core, asked: Sequence[Snooze | GiveUp]) -> states.Ending:
 
 def snoozed(core: Core, snooze: Snooze) -> states.Snoozed | states.Failed:
     until = snooze.until
-    if isinstance(until, timedelta):
-        return states.Snoozed(core.clock.now() + until)
-    if isinstance(until, datetime) and until.utcoffset() is not None:
-        return states.Snoozed(until.astimezone(UTC))
+    try:
+        if isinstance(until, timedelta):
+            return states.Snoozed(later(core.clock.now(), until))
+        if isinstance(until, datetime):
+            return states.Snoozed(utc(until))
+    except Refused:
+        pass
     return states.Failed(error=f"Snooze({shown(until)}): wants an aware datetime or a timedelta")
 
 
@@ -79,12 +83,14 @@ def decide(core: Core, attempt: Attempt, handler: Handler, failure: Failure) -> 
             error = str(crashed)
     try:
         decision = core.calls.decide(attempt.context, failure)
+        if isinstance(decision, RetryAt):
+            decision = RetryAt(utc(decision.when))
     except Exception as trouble:
         core.report("dispatch_decide", trouble)
         decision = None
     match decision:
         case RetryAt(when):
-            return states.Failed(error=error, outcome=outcome, retry_at=when.astimezone(UTC))
+            return states.Failed(error=error, outcome=outcome, retry_at=when)
         case GiveUpNow(reason):
             return states.Failed(error=f"{error}\ngiven up: {reason}", outcome=outcome)
     if job.retry_count >= info.retries:

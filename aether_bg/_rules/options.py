@@ -15,14 +15,15 @@ import attrs
 
 from aether_bg.errors import InvalidName, InvalidOption, shown
 from aether_bg.model import JobStatus
+from aether_bg.model.failing import LONGEST
 from aether_bg.protocols import Clock
+from aether_bg.schedule._lengths import plain
+from aether_bg.schedule._model import Refused, utc
 
 LONGEST_NAME: Final = 200
 _FORBIDDEN: Final = frozenset("/\\#?")
 LARGEST: Final = 2**63 - 1
 """Of whole numbers: what a database column holds."""
-LONGEST: Final = 100 * 366 * 86400.0
-"""Seconds: a length of time beyond it leads out of the calendar sooner or later."""
 _INVISIBLE: Final = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2065\u3164\ufe00-\ufe0f\uffa0\ufff0-\ufff8\U000e0000-\U000e0fff]"
 )
@@ -111,13 +112,15 @@ def whole(option: str, value: Any, *, least: int) -> int:
     return value
 
 
-def seconds(option: str, value: Any, *, zero: bool = False) -> float:
+def seconds(option: str, value: Any, *, zero: bool = False, least: float = 0) -> float:
     if isinstance(value, timedelta):
-        value = value.total_seconds()
+        value = timedelta.total_seconds(value)
     good = isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
     good = good and not isinstance(value, bool)
     if not good or value < 0 or (value == 0 and not zero):
         refuse(option, value, f"must be a finite number of seconds, {'0 or more' if zero else 'above 0'}")
+    if value < least:
+        refuse(option, value, f"must be at least {least:g} s", "Leave it out for the default.")
     if value > LONGEST:
         refuse(option, value, f"must be at most {LONGEST:.0f} seconds (100 years)", "Give a shorter time.")
     return float(value)
@@ -137,17 +140,15 @@ def status(value: Any) -> JobStatus:
 
 
 def instant(option: str, value: Any) -> datetime | None:
-    """None, or an aware datetime, in UTC."""
+    """None, or an aware datetime as a plain one in UTC; at the edge of the calendar, what every zone can still show."""
     if value is None:
         return None
     if not isinstance(value, datetime):
         refuse(option, value, "must be a datetime", "For example: datetime.now(UTC) + timedelta(hours=1).")
-    if value.utcoffset() is None:
-        refuse(option, value, "must have a time zone", "For example: datetime.now(UTC).")
     try:
-        return value.astimezone(UTC)
-    except (OverflowError, ValueError):
-        refuse(option, value, "lies outside the calendar")
+        return utc(value)
+    except Refused as refused:
+        refuse(option, value, f"must be an instant, but {refused}", "For example: datetime.now(UTC).")
 
 
 def name(value: Any, what: str) -> str:
@@ -197,8 +198,13 @@ def _retention(value: Any) -> dict[JobStatus, Keep]:
             refuse(
                 "retention", rule, "is an age (timedelta) or a count, not negative", "For example: timedelta(days=7)."
             )
-        kept[status] = rule
+        kept[status] = _at_most(rule)
     return kept
+
+
+def _at_most(rule: Keep) -> Keep:
+    """A rule that means for ever, as one that can be computed with."""
+    return min(rule, LARGEST) if isinstance(rule, int) else min(plain(rule), timedelta(seconds=LONGEST))
 
 
 def _negative(rule: Keep) -> bool:

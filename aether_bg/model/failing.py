@@ -11,6 +11,9 @@ from attrs import field
 
 from aether_bg.errors import InvalidOption, shown
 
+LONGEST = 100 * 366 * 86400.0
+"""Seconds: a length of time beyond it leads out of the calendar sooner or later."""
+
 
 def _within(
     *, above: float = -math.inf, least: float = -math.inf, most: float = math.inf
@@ -20,8 +23,8 @@ def _within(
     rule += f" and at most {most}" if most < math.inf else ""
 
     def check(_: object, attribute: attrs.Attribute[float], value: float) -> None:
-        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        if not number or value <= above or value < least or value > most:
+        number = isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
+        if not number or isinstance(value, bool) or value <= above or value < least or value > most:
             raise InvalidOption(f"Backoff({attribute.name}={shown(value)})", f"must be a finite number, {rule}")
 
     return check
@@ -31,15 +34,17 @@ def _within(
 class Backoff:
     """Waiting time before the n-th retry: `first × factor**(n-1)` seconds, at most `max`, spread by ± `jitter`."""
 
-    first: float = field(default=1.0, validator=_within(above=0))
-    factor: float = field(default=2.0, validator=_within(least=1))
-    max: float = field(default=300.0, validator=_within(above=0))
+    first: float = field(default=1.0, validator=_within(above=0, most=LONGEST))
+    factor: float = field(default=2.0, validator=_within(least=1, most=LONGEST))
+    max: float = field(default=300.0, validator=_within(above=0, most=LONGEST))
     jitter: float = field(default=0.25, validator=_within(least=0, most=1))
 
     def delay(self, failures: int, spread: float) -> float:
         """Seconds to wait after so many failures (≥ 1); `spread` in [-1, 1] places it within the jitter."""
-        exponent = min(failures - 1, 64)
-        plain = min(self.first * self.factor**exponent, self.max)
+        try:
+            plain = min(float(self.first * self.factor ** min(failures - 1, 64)), self.max)
+        except OverflowError:
+            plain = self.max
         return min(plain * (1 + self.jitter * spread), self.max)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Literal, Protocol, runtime_checkable
 
 import attrs
@@ -76,19 +76,32 @@ class Schedule(Protocol):
 
 
 def utc(value: datetime) -> datetime:
-    """`value` in UTC, at most at the calendar's limits; refused if it names no instant."""
+    """`value` as a plain datetime in UTC, at most at the calendar's limits; refused if it names no instant.
+
+    Other libraries have subclasses of their own, some of which are no instant at all (NaT).
+    """
+    if type(value) is datetime and value.tzinfo is UTC:
+        return min(max(value, EARLIEST), LATEST)
     try:
         offset = value.utcoffset()
-    except Exception as error:  # a tzinfo of the user's
-        raise Refused(None, f"its tzinfo cannot tell its offset: {error!r}", NOW) from None
+        wall = datetime.fromisoformat(datetime.isoformat(value)).replace(tzinfo=UTC)
+    except Exception as error:  # a tzinfo of the user's, or no datetime but by name
+        raise Refused(None, f"its instant cannot be told: {error!r}", NOW) from None
     if offset is None:
         raise Refused(None, "a datetime without a zone names no instant", NOW)
-    if value.tzinfo is not UTC:
-        try:
-            value = value.replace(tzinfo=UTC) - offset
-        except OverflowError:
-            return EARLIEST if value.year == 1 else LATEST
-    return min(max(value, EARLIEST), LATEST)
+    try:
+        wall -= timedelta(days=offset.days, seconds=offset.seconds, microseconds=offset.microseconds)
+    except OverflowError:
+        return EARLIEST if wall.year == 1 else LATEST
+    return min(max(wall, EARLIEST), LATEST)
+
+
+def later(now: datetime, length: timedelta) -> datetime:
+    """`now` and a length after it, at most at the calendar's limits."""
+    try:
+        return utc(now + timedelta(microseconds=timedelta.__floordiv__(length, timedelta(microseconds=1))))
+    except OverflowError:
+        return LATEST if length > timedelta(0) else EARLIEST
 
 
 def instant(value: object, name: str, text: str) -> datetime:

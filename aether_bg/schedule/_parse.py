@@ -91,6 +91,7 @@ def at(value: datetime, timezone: str | None) -> At:
 
 def after(length: timedelta, timezone: str | None) -> After:
     example = "timedelta(minutes=5)"
+    length = _lengths.plain(length)
     if length < timedelta(0):
         raise Refused(None, "a length of time is not negative", example)
     if length > LATEST - datetime.now(UTC):
