@@ -369,3 +369,56 @@ def test_a_scheduler_crashes_and_an_observer_hangs(world: World, count: int) -> 
         anyio.run(main, number)
     assert world.sql("SELECT count(*) FROM aether_jobs WHERE status = 2") == [(13 * count,)]
     assert world.sql("SELECT count(*) FROM aether_owners") == [(0,)]
+
+
+# -- row 35 --------------------------------------------------------------------------------------
+
+DEPLOYS = 5
+
+
+def deployed(spec: Spec) -> None:
+    """`app.run()` with a sync handler that outlives every grace; after five deploys it is quick."""
+    worker = Worker(spec)
+
+    def patient(args: dict, ctx: JobContext) -> None:
+        with worker.logged(ctx):
+            time.sleep(30 if ctx.attempt <= DEPLOYS else 0)
+
+    worker.app.handler("patient")(patient)
+    worker.app.run()
+
+
+@pytest.mark.parametrize("how", ["SIGTERM", "SIGTERM, then SIGKILL", "SIGKILL"])
+@pytest.mark.row(35, small=2, full=20)
+def test_deploys_in_the_middle_of_a_long_thread(worlds: Callable[[str], World], count: int, how: str) -> None:
+    """A stop is not counted, also where the supervisor loses its patience; a kill is."""
+    for number in range(count):
+        world = worlds(f"deployed-{number}").create()
+        put = world.start("chaos.test_stopping:put_unknown", enqueue=["patient", "patient"])
+        assert put.wait() == 0
+        for deploy in range(DEPLOYS):
+            process = world.start("chaos.test_stopping:deployed", options={"grace": 0.3 if how == "SIGTERM" else 20})
+            world.until(lambda w=world, n=deploy: w.find("start", attempt=n + 1), what=f"attempt {deploy + 1}")
+            if how == "SIGKILL":
+                process.end()
+                continue
+            began = time.monotonic()
+            process.send(signal.SIGTERM)
+            if how != "SIGTERM":
+                world.until(lambda w=world: (1,) in w.sql("SELECT stopping FROM aether_owners"), what="the notice")
+                process.kill()
+            process.wait()
+            assert time.monotonic() - began < 10
+            assert "NotStarted" not in process.tail()
+            assert process.tail().count("aether_bg: stop:") <= 1
+        process = world.start("chaos.test_stopping:deployed", options={"grace": 0.3})
+        world.until(lambda w=world: w.sql("SELECT 1 FROM aether_jobs WHERE status > 1"), what="the end")
+        process.end()
+        outcomes = [outcome for (outcome,) in world.sql("SELECT outcome FROM aether_runs ORDER BY token")]
+        if how == "SIGKILL":
+            assert world.sql("SELECT status, crash_count FROM aether_jobs") == [(3, DEPLOYS)]
+            assert outcomes == ["crashed"] * DEPLOYS
+        else:
+            assert world.sql("SELECT status, crash_count FROM aether_jobs") == [(2, 0)]
+            assert outcomes == ["released"] * DEPLOYS + ["completed"]
+        world.check(failures=how == "SIGKILL")
