@@ -12,22 +12,29 @@ import pytest
 from chaos.harness import World, stamp
 from chaos.plugins import MOMENTS
 
+MS, FEW = 900, {"concurrency": 4}
+"""Row 1: jobs of so many milliseconds at most, so few at once in each worker, that most kills hit a running attempt."""
+
 
 @pytest.mark.row(1, small=30, full=200)
 def test_workers_and_a_producer_killed_at_random(world: World, count: int, note: Callable[[str], None]) -> None:
     chance = random.Random(1)
-    workers = [world.start(seed=n) for n in range(4)]
-    producer = world.start("produce", ms=100)  # so long that most kills hit an attempt
+    workers = [world.start(seed=n, options=FEW) for n in range(4)]
+    producer = world.start("produce", ms=MS, pause=0.005)
+    killed_workers: list[int] = []
     world.until(lambda: len(world.find("ready")) >= 5)
+    world.until(lambda: len({e["pid"] for e in world.find("start")}) == 4, what="work for all")
     for killed in range(count):
         time.sleep(chance.uniform(0.05, 0.25))
         if killed % 10 == 9:
             producer.kill()
-            producer = world.start("produce", seed=1000 + killed, ms=100)
+            producer = world.start("produce", seed=1000 + killed, ms=MS, pause=0.005)
         else:
-            victim = chance.randrange(4)
+            at_work = [n for n in range(4) if world.find("start", pid=workers[n].pid)]  # others still open the file
+            victim = chance.choice(at_work if at_work and chance.random() < 0.9 else range(4))
             workers[victim].kill()
-            workers[victim] = world.start(seed=100 + killed)
+            killed_workers.append(workers[victim].pid)
+            workers[victim] = world.start(seed=100 + killed, options=FEW)
     producer.kill()
     for worker in workers:
         worker.kill()
@@ -36,8 +43,14 @@ def test_workers_and_a_producer_killed_at_random(world: World, count: int, note:
     world.settle(120)
     found = world.check()
     left = [path.name for path in world.folder.glob("jobs.db-owner-*")]
-    note(f"{found['acks']} jobs, {found['restarted']} attempts died, {found['failed']} at the cap")
-    assert found["restarted"] > count / 4
+    ended = {(e["job"], e["token"]) for e in world.find("end")}
+    hit = {e["pid"] for e in world.find("start") if (e["job"], e["token"]) not in ended}.intersection(killed_workers)
+    note(
+        f"{found['acks']} jobs, {found['restarted']} attempts died, {found['failed']} at the cap; "
+        f"{len(hit)} of {len(killed_workers)} kills hit a running attempt"
+    )
+    assert len(hit) > len(killed_workers) / 2, "the load is too light"
+    assert found["restarted"] >= len(hit) / 2
     assert found["completed"] > found["acks"] * 0.9
     assert len(left) <= 5, f"{len(left)} lock files of owners are left"
 
