@@ -38,8 +38,8 @@ class Owners:
         self._company = True
         """There are other owners, whose locks are to be looked at."""
         self._next_sweep = 0.0
-        self._late: dict[tuple[UUID, int], JobInfo] = {}
-        self._warned: set[tuple[UUID, int]] = set()
+        self._late: set[tuple[UUID, int]] = set()
+        self._warned = False
         self._problems: tuple[str, ...] = ()
 
     async def join(self) -> Alive:
@@ -214,8 +214,8 @@ class Owners:
     # -- rows that no process takes ----------------------------------------------------------------
 
     async def _overdue(self, alive: Alive) -> None:
-        """Whatever the scheduler: overdue by more than a minute is armed again, and told once, at the second look: at
-        the first it may be the clock that was moved."""
+        """Whatever the scheduler: overdue by more than a minute is armed again. It is reported at the second look (at
+        the first it may be the clock that was moved), and once until nothing is overdue any more."""
         engine = self._engine
         mine: list[JobInfo] = []
         for name in sorted(alive.due.intersection(engine.handlers)):
@@ -223,12 +223,14 @@ class Owners:
             mine += await engine.calls.find(Query(handler_name=name, due_before=due_before, order="due", limit=100))
         for job in mine:
             engine.arm(job.id)
-        seen, self._late = self._late, {(job.id, job.seq): job for job in mine if not engine.cannot_read(job)}
-        fresh = [job for key, job in self._late.items() if key in seen and key not in self._warned]
-        self._warned = {key for key in self._warned if key in self._late} | {(job.id, job.seq) for job in fresh}
-        if fresh and engine.free > 0:
+        mine = [job for job in mine if not engine.cannot_read(job)]
+        again = [job for job in mine if (job.id, job.seq) in self._late]
+        self._late = {(job.id, job.seq) for job in mine}
+        self._warned = self._warned and bool(mine)
+        if again and engine.free > 0 and not self._warned:
+            self._warned = True
             engine.report(
                 "scheduler",
-                f"{len(fresh)} jobs are overdue by more than a minute, first {fresh[0].job_name!r}: check that the "
+                f"{len(again)} jobs are overdue by more than a minute, first {again[0].job_name!r}: check that the "
                 "scheduler runs (app.health()), and that no other process holds the database",
             )

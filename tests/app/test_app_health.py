@@ -143,3 +143,26 @@ async def test_a_loop_that_fails_again_and_again_is_said_once(
                 await anyio.sleep(0.05)
         clock.advance(seconds=11)
         assert (await app.health())["ok"]
+
+
+async def test_overdue_jobs_are_warned_of_once(
+    make_app: Make, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One line for as long as it lasts, however many jobs become overdue meanwhile."""
+    app = make_app(scheduler=Silent(), clock=clock)
+    app.handler("Work")(lambda: None)
+
+    async def late(name: str) -> int:
+        await app.enqueue("Work", name)
+        for seconds in (61, 11, 11):
+            clock.advance(seconds=seconds)
+            await anyio.sleep(1)
+        return len([text for text in caplog.messages if "overdue by more than a minute" in text])
+
+    async with app:
+        assert await late("a") == 1
+        assert await late("b") == 1
+        await app.drain()
+        clock.advance(seconds=11)
+        await anyio.sleep(1)
+        assert await late("c") == 2

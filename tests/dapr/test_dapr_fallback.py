@@ -160,6 +160,7 @@ async def test_away_without_a_fallback(tmp_path: Path) -> None:
             await service.put("a")
             said = await service.problem("overdue")
             assert "cannot be reached" in said
+            assert "Away since" in said
             assert "cannot be reached" in await app.explain("a")
             assert not service.runs
             await to_thread.run_sync(dapr.sidecar.start)

@@ -117,6 +117,8 @@ class DaprScheduler:
         contact, fallback = self._contact, self._fallback
         trouble = contact.trouble if contact else None
         said = [] if trouble is None else [str(trouble)]
+        if contact and contact.away and contact.away_at:
+            said.append(f"Away since {contact.away_at:%Y-%m-%d %H:%M:%S} UTC.")
         if fallback and fallback.active:
             said.append(f"This process claims due jobs itself: {fallback.active}.")
         return " ".join(said) or None

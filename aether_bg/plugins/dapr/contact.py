@@ -53,6 +53,7 @@ class Contact:
         self.away: SchedulerError | None = None
         self.away_since = 0.0
         """Monotonic seconds."""
+        self.away_at: datetime | None = None
         self.unfit: SchedulerMisconfigured | None = None
         self.unlisted: SchedulerError | None = None
         """Why Dapr's jobs cannot be listed."""
@@ -121,7 +122,7 @@ class Contact:
         if isinstance(error, JobRefused):
             return self._kernel.report("dapr", error)
         if self.away is None:
-            self.away_since = time.monotonic()
+            self.away_since, self.away_at = time.monotonic(), self._kernel.clock.now()
             self._pause = _AWAY_POLL
         self.away = error
         self._say(error)
