@@ -154,7 +154,8 @@ class Contact:
         while True:
             if await self._answers():
                 outage = await self._returned() or outage
-                fresh = await self._emptied() or fresh
+                if await self._emptied():
+                    fresh, took = True, 0.0  # at once, however long it takes
                 now = time.monotonic()
                 due = fresh or outage or now - compared >= self._settings.reconcile
                 if due and now - compared >= took * _SHARE and await self._compare(outage):
