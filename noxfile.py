@@ -120,7 +120,7 @@ def dapr(session: nox.Session) -> None:
 @nox.session
 def chaos(session: nox.Session) -> None:
     """Kills real processes, row by row of the crash programme; `-- --small` for the counts of CI."""
-    session.install("-q", ".[dapr,test]")  # a row at full count may take minutes
+    session.install("-q", ".[dapr,test]", "fastapi", "httpx", "flask")  # a row at full count may take minutes
     small = "--small" in session.posargs
     rest = [argument for argument in session.posargs if argument != "--small"]
     run_pytest(session, "--timeout=3600", "tests/chaos", f"--chaos={'small' if small else 'full'}", *rest)

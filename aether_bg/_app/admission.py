@@ -19,6 +19,7 @@ from aether_bg.schedule import Schedule
 
 IF_EXISTS: Final = ("raise", "keep", "replace")
 ENQUEUE_OPTIONS: Final = ("timezone", "start", "if_exists", "repeats", "until", "misfire", "misfire_grace")
+ARGUMENTS: Final = ("job_name", "payload", "schedule", "metadata", *ENQUEUE_OPTIONS)
 
 
 @attrs.frozen(kw_only=True, slots=False)  # made for every enqueue; see JobInfo

@@ -7,10 +7,11 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from types import TracebackType
-from typing import Any, Literal, Never, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, Never, Self, TypeVar, overload
 
-from aether_bg._app.admission import ENQUEUE_OPTIONS, Admission
+from aether_bg._app.admission import ARGUMENTS, ENQUEUE_OPTIONS, Admission
 from aether_bg._app.blocking import Blocking, BlockingClient, hosted
+from aether_bg._app.blocks import AsyncBlock, PlainBlock, misused
 from aether_bg._app.lifecycle import Parts, Run
 from aether_bg._app.signals import run_until_signal
 from aether_bg._app.verbs import Client, OwnerVerbs, When
@@ -165,7 +166,7 @@ class Aether(OwnerVerbs):
         ended.
         """
         self._before_start("declare")
-        checks.unknown_options({k: v for k, v in options.items() if k not in ENQUEUE_OPTIONS}, ENQUEUE_OPTIONS)
+        checks.unknown_options({k: v for k, v in options.items() if k not in ENQUEUE_OPTIONS}, ARGUMENTS)
         arguments: dict[str, Any] = {
             "handler": handler, "job_name": job_name, "payload": payload, "schedule": schedule, "metadata": metadata,
             "if_exists": "replace",
@@ -226,6 +227,14 @@ class Aether(OwnerVerbs):
             raise
         return self
 
+    if not TYPE_CHECKING:  # for a type checker it is not there
+
+        def __enter__(self) -> Never:
+            remedy = "Write `async with app:`; without async `with app.blocking() as jobs:`, or app.run()."
+            misused("with app", "an app is started in async code", remedy)
+
+        def __exit__(self, *_: object) -> None: ...
+
     def _log_start(self) -> None:
         """Which file, which scheduler and why, which handlers."""
         store, scheduler = self.plugins.owners("persistence")[0], name_of(self.plugins.owners("scheduling")[0])
@@ -248,7 +257,8 @@ class Aether(OwnerVerbs):
 
     def client(self) -> AbstractAsyncContextManager[Client]:
         """`async with app.client() as jobs`: enqueue and query only."""
-        return self._client()
+        remedy = "Write `async with app.client() as jobs:`; without async `with app.blocking(client=True) as jobs:`."
+        return AsyncBlock(self._client(), "app.client()", remedy)
 
     @asynccontextmanager
     async def _client(self) -> AsyncIterator[Client]:
@@ -286,9 +296,11 @@ class Aether(OwnerVerbs):
 
         `client=True`: enqueue and query only, as `client()`, where another process runs the jobs.
         """
+        remedy = "Write `with app.blocking() as jobs:`; in async code `async with app:`, or that of app.client()."
         if client:
-            return hosted(self.client, BlockingClient, backend, self.options.grace)
-        return hosted(lambda: self, Blocking, backend, self.options.grace)
+            block = hosted(self.client, BlockingClient, backend, self.options.grace)
+            return PlainBlock(block, "app.blocking(client=True)", remedy)
+        return PlainBlock(hosted(lambda: self, Blocking, backend, self.options.grace), "app.blocking()", remedy)
 
     def _hurry(self) -> None:
         """During the stop: no more grace."""

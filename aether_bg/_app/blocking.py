@@ -6,13 +6,14 @@ import atexit
 import os
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, contextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
 from datetime import datetime
-from typing import Any, Concatenate, Final, Generic, Never, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, Never, ParamSpec, TypeVar, overload
 from uuid import UUID
 
 import anyio
 
+from aether_bg._app.blocks import PlainBlock, misused
 from aether_bg._app.verbs import OWNERS_ONLY, IfExists, OwnerVerbs, Verbs, When, not_an_owner
 from aether_bg._app.view import StoreView
 from aether_bg._handlers import work
@@ -64,6 +65,18 @@ class Plain:
 
     def _call(self, verb: str, *args: Any, **kwargs: Any) -> Any:
         return self._verbs._started.crossing.call(lambda: getattr(self._verbs, verb)(*args, **kwargs))
+
+    if not TYPE_CHECKING:  # for a type checker they are not there
+
+        def __enter__(self) -> Never:
+            misused(repr(self), "it is no block", "Call its verbs: `app.sync.enqueue(…)`.")
+
+        def __exit__(self, *_: object) -> None: ...
+
+        async def __aenter__(self) -> Never:
+            misused(repr(self), "it is no block", "Call its verbs: `app.sync.enqueue(…)`.")
+
+        async def __aexit__(self, *_: object) -> None: ...
 
 
 class PlainStore(Plain):
@@ -125,9 +138,13 @@ class BlockingClient(Plain):
     def store(self) -> PlainStore:
         return PlainStore(self._verbs)
 
+    def unit_of_work(self) -> AbstractContextManager[UnitOfWork]:
+        """`with`; as `Aether.unit_of_work`: all of it, or nothing."""
+        remedy = "Write `with jobs.unit_of_work() as uow:`; in async code `async with app.unit_of_work() as uow:`."
+        return PlainBlock(self._unit_of_work(), "jobs.unit_of_work()", remedy)
+
     @contextmanager
-    def unit_of_work(self) -> Iterator[UnitOfWork]:
-        """As `Aether.unit_of_work`: all of it, or nothing."""
+    def _unit_of_work(self) -> Iterator[UnitOfWork]:
         outer = work.joined()
         if outer is not None:
             yield outer

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import attrs
 
-from aether_bg._app.admission import ENQUEUE_OPTIONS, IF_EXISTS, Admission
+from aether_bg._app.admission import ARGUMENTS, ENQUEUE_OPTIONS, IF_EXISTS, Admission
 from aether_bg._app.rows import Rows, definition_of
 from aether_bg._handlers import work
 from aether_bg._handlers.payloads import check_metadata
@@ -173,7 +173,7 @@ class Enqueues:
             handler: Any, job_name: str | None = None, payload: Any = None, schedule: Any = "@once",
             metadata: Any = None, **options: Any,
         ) -> UUID:  # fmt: skip
-            checks.unknown_options({k: v for k, v in options.items() if k not in ENQUEUE_OPTIONS}, ENQUEUE_OPTIONS)
+            checks.unknown_options({k: v for k, v in options.items() if k not in ENQUEUE_OPTIONS}, ARGUMENTS)
             if_exists = checks.one_of("if_exists", options.pop("if_exists", "raise"), ("raise", "keep"))
             job = self.prepare(handler, job_name, payload, schedule, metadata, **options)
             try:

@@ -19,7 +19,7 @@ from aether_bg._rules import states
 from aether_bg._rules.occurrences import Plan, first_due, no_occurrence
 from aether_bg.errors import InvalidSchedule, InvalidTransition, JobConflict, NameHeld, NeverEnds, WaitTimeout, shown
 from aether_bg.explain import OVERDUE, Around, explain
-from aether_bg.model import Change, JobInfo, JobStatus, Unreadable
+from aether_bg.model import Alive, Change, Heartbeat, JobInfo, JobStatus, Unreadable
 
 _POLL: Final = 0.25
 """Seconds between looks of `wait` at jobs that another process runs."""
@@ -126,14 +126,15 @@ class Jobs:
         row = await self._rows.find(job)
         engine = self._engine
         runs = await engine.calls.history(row.id, 10)
-        around, alive, schedule = Around(arms=engine.calls.arms), engine.alive, None
+        around, alive, schedule = Around(arms=engine.calls.arms), engine.alive or await self._ask(), None
         passed = (engine.clock.now() - row.due_at).total_seconds() if row.due_at else 0.0
         cause = likely_cause(engine) if passed > OVERDUE else said_by(engine.calls.scheduler, "health")
         if alive is not None:
             around = Around(
                 owners=dict.fromkeys(alive.beats.keys() - set(alive.dead), ""),
                 gone=dict.fromkeys(alive.dead, "has died"), handlers=alive.advertised,
-                free=engine.free if row.handler_name in engine.handlers else None, here=engine.owner,
+                free=engine.free if engine.alive is not None and row.handler_name in engine.handlers else None,
+                here=engine.owner,
                 arms=engine.calls.arms, trouble=cause,
             )  # fmt: skip
         try:
@@ -141,6 +142,13 @@ class Jobs:
         except InvalidSchedule:
             around = attrs.evolve(around, readable=False)
         return explain(row, runs, now=engine.clock.now(), around=around, schedule=schedule)
+
+    async def _ask(self) -> Alive:
+        """Who is alive, for a client, which is no owner and has no beat of its own."""
+        engine = self._engine
+        now, lease = engine.clock.now(), engine.options.lease
+        asked = Heartbeat(owner=engine.owner, handlers=(), now=now, interval=lease / 3, keep_for=0)
+        return await engine.calls.heartbeat(asked)
 
     async def _apply(
         self,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Any, Concatenate, Final, Literal, Never, TypeVar
 from uuid import UUID
 
-from aether_bg._app.admission import ENQUEUE_OPTIONS
+from aether_bg._app.admission import ARGUMENTS
+from aether_bg._app.blocks import AsyncBlock
 from aether_bg._app.declarations import PART
 from aether_bg._app.jobs import Jobs
 from aether_bg._app.lateness import overdue, said_by
@@ -88,7 +89,7 @@ class Verbs:
         Raises an `InputError` for arguments that break a rule, `JobConflict` for a held name, a `StoreError` when
         the store is in trouble; nothing has been stored then. Inside a unit of work: durable when that commits.
         """
-        checks.unknown_options(unknown, ENQUEUE_OPTIONS)
+        checks.unknown_options(unknown, ARGUMENTS)
         return await self._running.enqueues.enqueue(
             handler, job_name, payload, schedule, metadata, timezone=timezone, start=start, if_exists=if_exists,
             repeats=repeats, until=until, misfire=misfire, misfire_grace=misfire_grace,
@@ -101,12 +102,17 @@ class Verbs:
         """
         return await self._jobs.wait(job, timeout)
 
-    @asynccontextmanager
-    async def unit_of_work(self) -> AsyncIterator[UnitOfWork]:
-        """What is written and enqueued inside the block exists all together or not at all (PROTOCOL W4 to W9).
+    def unit_of_work(self) -> AbstractAsyncContextManager[UnitOfWork]:
+        """`async with`: what is written and enqueued inside the block exists all together or not at all (PROTOCOL W4
+        to W9).
 
         For tables in the jobs' database. An exception inside drops everything. Nested blocks join the outer one.
         """
+        remedy = "Write `async with app.unit_of_work() as uow:`; in other threads `with app.sync.unit_of_work():`."
+        return AsyncBlock(self._unit_of_work(), "app.unit_of_work()", remedy)
+
+    @asynccontextmanager
+    async def _unit_of_work(self) -> AsyncIterator[UnitOfWork]:
         unit, outer = self._running.engine.new_work(), work.joined()
         if outer is not None:
             yield outer
@@ -157,11 +163,14 @@ def not_an_owner(verb: str) -> NotAnOwner:
 class OwnerVerbs(Verbs):
     """What only those can ask who run jobs themselves."""
 
-    async def update(self, job: UUID | str, new_schedule: When, *, timezone: str | None = None) -> None:
+    async def update(
+        self, /, job: UUID | str, new_schedule: When, *, timezone: str | None = None, **unknown: Never
+    ) -> None:
         """Give a job another schedule, from now (PROTOCOL U1). A running attempt goes on. The zone stays unless given.
 
         Raises `InvalidSchedule`, `JobNotFound`, and `InvalidTransition` for a terminal job.
         """
+        checks.unknown_options(unknown, ("new_schedule", "timezone"))
         await self._jobs.update(job, new_schedule, timezone)
 
     async def delete(self, job: UUID | str) -> bool:
@@ -204,7 +213,7 @@ class OwnerVerbs(Verbs):
                 await attempts.room(1.0)
 
     async def health(self) -> dict[str, Any]:
-        """How it is: `ok`, `owner`, `running`, `stats`, what is wrong by part, and the pings of dependencies.
+        """How it is, as plain JSON: `ok`, `owner`, `running`, `stats`, what is wrong by part, pings of dependencies.
 
         Not ok: the store cannot be read, the scheduler says what is wrong with it, a dependency does not answer, or a
         job whose handler this process has is overdue by more than ten seconds (`problems["overdue"]` names the likely
@@ -232,10 +241,10 @@ class OwnerVerbs(Verbs):
         wrong = stats is None or trouble is not None or engine.failing("scheduler") or "overdue" in problems
         return {
             "ok": not wrong and not any(pings.values()),
-            "owner": engine.owner,
+            "owner": str(engine.owner),
             "scheduler": name_of(scheduler),
             "running": [str(attempt) for attempt in engine.attempts.running.values()],
-            "stats": stats,
+            "stats": None if stats is None else stats.to_dict(),
             "problems": problems,
             "dependencies": pings,
         }

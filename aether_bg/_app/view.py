@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import attrs
+
 from aether_bg._app.jobs import Jobs
 from aether_bg._handlers.payloads import check_metadata
 from aether_bg._kernel.engine import Engine
@@ -42,18 +44,32 @@ class StoreView:
         """The job that holds this name, else the newest that had it, else None."""
         return next(iter(await self.find(Query(job_name=name, limit=1))), None)
 
-    async def get_by_handler_name(self, name: str, *, limit: int = 1000) -> list[JobInfo]:
-        """Jobs of this kind of work, oldest first."""
-        return await self.find(Query(handler_name=name, limit=limit))
+    async def get_by_handler_name(
+        self, name: str, *, limit: int | None = None, after: UUID | None = None
+    ) -> list[JobInfo]:
+        """All jobs of this kind of work, oldest first. `limit`, `after`: one page, after the job with that id."""
+        return await self._pages(Query(handler_name=name, after=after), limit)
 
-    async def get_active(self, *, limit: int = 1000) -> list[JobInfo]:
-        """SCHEDULED or RUNNING jobs, oldest first."""
-        return await self.find(Query(status=(JobStatus.SCHEDULED, JobStatus.RUNNING), limit=limit))
+    async def get_active(self, *, limit: int | None = None, after: UUID | None = None) -> list[JobInfo]:
+        """All SCHEDULED and RUNNING jobs, oldest first. `limit`, `after`: one page, after the job with that id."""
+        return await self._pages(Query(status=(JobStatus.SCHEDULED, JobStatus.RUNNING), after=after), limit)
+
+    async def _pages(self, query: Query, limit: int | None) -> list[JobInfo]:
+        if limit is not None:
+            return await self.find(query, limit=limit)
+        found: list[JobInfo] = []
+        while page := await self.find(query):
+            found += page
+            if len(page) < query.limit:
+                break
+            query = attrs.evolve(query, after=page[-1].id)
+        return found
 
     async def find(self, query: Query | None = None, /, **fields: Any) -> list[JobInfo]:
         """Jobs that match a `Query`, or its fields as keywords: find(handler_name="Backup", status=[JobStatus.FAILED]).
 
-        `metadata={"OrderId": 123}` matches top-level keys. For the next page pass `after=` the last id.
+        `metadata={"OrderId": 123}` matches top-level keys. At most `limit` of them, 1,000 unless given; for the next
+        page pass `after=` the last id.
         """
         return await self._engine.calls.find(_query(query, fields))
 
@@ -132,8 +148,6 @@ def _silent(done: int, total: int) -> None: ...
 
 
 def _query(query: Query | None, fields: Mapping[str, Any]) -> Query:
-    import attrs
-
     known = tuple(field.name for field in attrs.fields(Query))
     checks.unknown_options({name: value for name, value in fields.items() if name not in known}, known)
     if query is None or fields:

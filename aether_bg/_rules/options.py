@@ -95,8 +95,44 @@ def refuse(option: str, value: object, rule: str, remedy: str = "") -> NoReturn:
     raise InvalidOption(f"{option}={shown(value)}", rule, remedy)
 
 
+_INSTEAD: Final = {
+    "schedule=timedelta(minutes=5)": "delay countdown run_in run_after wait_for delay_seconds in_seconds defer_by",
+    "schedule=an aware datetime": "run_at at eta when due due_at run_date run_time scheduled_at schedule_at",
+    'schedule="30 2 * * MON"': "cron crontab cron_expression expression trigger",
+    'schedule="@every 10m"': "every interval period seconds minutes hours days weeks",
+    'timezone="Europe/Berlin"': "tz zone time_zone tzinfo",
+    'job_name="send-email-order-123"': "name id job_id key task_id unique_key idempotency_key",
+    "payload=SendEmail(…)": "args kwargs data params arguments body",
+    "metadata={…}": "meta tags extra properties",
+    "until=an aware datetime": "end end_date expires expires_at not_after",
+    "start=an aware datetime": "start_date start_at not_before",
+    'if_exists="replace"': "replace replace_existing on_conflict exists_ok",
+    "repeats=3": "times count max_runs repeat",
+    "retries=3": "max_retries retry attempts max_attempts max_tries retries",
+    "timeout=30": "timeout time_limit",
+}
+"""How an option is written here, and what other libraries call it."""
+_OF_HANDLERS: Final = ("retries", "timeout")
+
+
+def _instead(name: str, known: tuple[str, ...]) -> str | None:
+    for written, names in _INSTEAD.items():
+        option = written.split("=")[0]
+        if name not in names.split():
+            continue
+        if option in known:
+            return f"Write {written}."
+        if f"new_{option}" in known:
+            return f"Write new_{written}."
+        if option in _OF_HANDLERS and "job_name" in known:
+            return f"It belongs to the handler: @app.handler(…, {written})."
+    return None
+
+
 def unknown_options(given: Mapping[str, object], known: tuple[str, ...]) -> None:
     for name in given:
+        if (instead := _instead(name, known)) is not None:
+            raise InvalidOption(f"option {shown(name)}", "there is no such option", instead)
         near = difflib.get_close_matches(name, known, n=1)
         raise InvalidOption(
             f"option {shown(name)}", "there is no such option",

@@ -19,7 +19,6 @@ from aether_bg.cli.output import (
     at,
     fields,
     json_option,
-    jsonable,
     local_option,
     note,
     one_line,
@@ -33,6 +32,7 @@ from aether_bg.cli.processes import Process, around, processes
 from aether_bg.errors import InvalidOption, InvalidSchedule, JobNotFound, shown
 from aether_bg.explain import explain, plain, waiting
 from aether_bg.model import JobInfo, JobRun, JobStatus, Query, Stats
+from aether_bg.model.plain import to_plain
 from aether_bg.schedule import load
 
 STATUSES = [status.name.lower() for status in JobStatus]
@@ -188,7 +188,7 @@ def stats(database: Path, local: bool, as_json: bool) -> None:
     with reading(database) as db:
         counts, running = db.stats(), processes(db)
     if as_json:
-        print_document({**jsonable(counts), "total": counts.total, "processes": running})
+        print_document({**to_plain(counts), "total": counts.total, "processes": running})
         return
     fields(_counts(counts, local))
     if counts.by_handler:

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 import time
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, tzinfo
-from enum import Enum
 from typing import Any, Final, TypeVar
-from uuid import UUID
 
-import attrs
 import click
 
-from aether_bg.errors import shown
 from aether_bg.explain import plain
+from aether_bg.model.plain import to_plain
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -39,34 +35,13 @@ def local_option(command: F) -> F:
 # -- machines ------------------------------------------------------------------------------------
 
 
-def jsonable(value: Any) -> Any:
-    """A value of the model in JSON: names of states in lower case, instants as fixed-width ISO 8601 in UTC."""
-    if attrs.has(type(value)):
-        return {field.name: jsonable(getattr(value, field.name)) for field in attrs.fields(type(value))}
-    if isinstance(value, datetime):
-        return value.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-    if isinstance(value, Enum):
-        return value.name.lower()
-    if isinstance(value, UUID):
-        return str(value)
-    if isinstance(value, Mapping):
-        return {str(key): jsonable(item) for key, item in value.items()}
-    if isinstance(value, frozenset | set):
-        return sorted(map(jsonable, value))
-    if isinstance(value, list | tuple):
-        return [jsonable(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)  # JSON has no number for it
-    return value if isinstance(value, str | int | float | None) else shown(value)
-
-
 def print_line(value: Any) -> None:
     """One of many: JSON Lines. ASCII only, so that nothing stored reaches a terminal raw."""
-    click.echo(json.dumps(jsonable(value), allow_nan=False))
+    click.echo(json.dumps(to_plain(value), allow_nan=False))
 
 
 def print_document(value: Any) -> None:
-    click.echo(json.dumps(jsonable(value), indent=2, allow_nan=False))
+    click.echo(json.dumps(to_plain(value), indent=2, allow_nan=False))
 
 
 # -- people --------------------------------------------------------------------------------------

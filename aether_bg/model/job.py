@@ -12,6 +12,8 @@ from uuid import UUID
 import attrs
 from attrs import field
 
+from aether_bg.model.plain import to_plain
+
 T = TypeVar("T")
 SUSPECT: Final = 2
 """Crashes after which a job runs alone (docs/protocol.md, R3)."""
@@ -144,6 +146,11 @@ class JobInfo:
         """Whether a claim at `now` can take it (docs/protocol.md, C1)."""
         return self.waiting and self.due_at is not None and self.due_at <= now
 
+    def to_dict(self) -> dict[str, Any]:
+        """Every field as plain JSON: ids and instants as text (ISO 8601, UTC), states by their names in lower case."""
+        plain: dict[str, Any] = to_plain(self)
+        return plain
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, JobInfo):
             return NotImplemented
@@ -185,6 +192,11 @@ class JobRun:
     owner: UUID | None = None
     last_occurrence: datetime | None = None
     count: int = 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field as plain JSON, as `JobInfo.to_dict`."""
+        plain: dict[str, Any] = to_plain(self)
+        return plain
 
 
 def log_fields(job: JobInfo) -> dict[str, Any]:

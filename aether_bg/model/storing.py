@@ -12,6 +12,7 @@ import attrs
 from attrs import field
 
 from aether_bg.model.job import JobInfo, JobRun, JobStatus, Misfire, RunOutcome
+from aether_bg.model.plain import to_plain
 
 
 @attrs.frozen(kw_only=True)
@@ -331,6 +332,11 @@ class Stats:
     runs: int = 0
     size: int = 0
     by_handler: Mapping[str, Mapping[str, int]] = field(factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field as plain JSON, as `JobInfo.to_dict`."""
+        plain: dict[str, Any] = to_plain(self)
+        return plain
 
     @property
     def total(self) -> int:

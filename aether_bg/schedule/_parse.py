@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 
@@ -27,6 +28,10 @@ ALIASES = {
     "@hourly": "0 * * * *",
 }
 ZONED = re.compile(r"CRON_TZ=([^ \t]*)[ \t]*(.*)")
+OTHER_ZONE = re.compile(r"(?:TZ|CRON_TZ|TIMEZONE|ZONE)[ \t]*=[ \t]*([^ \t]*)[ \t]*(.*)", re.IGNORECASE)
+DURATION = re.compile(r"[+-]?P(?=[\dT])[\dTYMWDHS.,]+", re.IGNORECASE)
+INSTANT = re.compile(r"\d{4}-?\d\d-?\d\d(?:[T ]|$)")
+LENGTH = re.compile(r"(?:every[ \t]+)?(\d+)[ \t]*(s|secs?|seconds?|m|mins?|minutes?|h|hours?|hrs?)", re.IGNORECASE)
 EVERY = re.compile(r"@every(?:[ \t]+(.*))?", re.IGNORECASE)
 
 
@@ -126,6 +131,8 @@ def build(text: str, timezone: str | None) -> Schedule:
     if word.startswith("@") and word not in ALIASES:
         words = ", ".join(["@once", "@every", *ALIASES])
         raise Refused(None, f"'{text.split()[0]}' is not one of {words}", "@daily")
+    if (instead := written_otherwise(text)) is not None:
+        raise instead
     fields = _fields.split(ALIASES.get(word, text))
     schedule = Cron(text=text, timezone=timezone, fields=fields, clock=_zone.Clock(zone))
     if not schedule.expressions:
@@ -150,6 +157,27 @@ def plain(text: str, timezone: str | None) -> tuple[str, str | None]:
     if not text:
         raise Refused(None, "it is empty", EXAMPLE)
     return text, timezone
+
+
+def written_otherwise(text: str) -> Refused | None:
+    """What stands for a schedule in other libraries or other arguments, and how it is written here."""
+    word = text.lower()
+    if match := OTHER_ZONE.fullmatch(text):
+        named, rest = match.groups()
+        return Refused("timezone", "a zone in front is written CRON_TZ=", f"CRON_TZ={named} {rest or EXAMPLE}")
+    if DURATION.fullmatch(text):
+        return Refused(None, "a length of time is passed as a timedelta, or as @every to recur", "timedelta(minutes=5)")
+    if INSTANT.match(text):
+        with suppress(ValueError):
+            when = datetime.fromisoformat(text)
+            when = when if when.tzinfo is not None else when.replace(tzinfo=UTC)
+            reason = "an instant is passed as an aware datetime, not as text"
+            return Refused(None, reason, f'datetime.fromisoformat("{when.isoformat()}")')
+    if f"@{word}" in ALIASES or word == "once":
+        return Refused(None, "a word for a schedule begins with @", f"@{word}")
+    if match := LENGTH.fullmatch(text):
+        return Refused(None, "a frequency is written with @every", f"@every {match[1]}{match[2][0].lower()}")
+    return None
 
 
 def every(text: str) -> timedelta:

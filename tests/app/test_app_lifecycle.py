@@ -557,7 +557,7 @@ async def test_health(make_app: Make) -> None:
         assert health["ok"] is True
         assert health["scheduler"].endswith("Timer")
         assert (health["running"], health["problems"]) == ([], {})
-        assert health["stats"].owners == 1
+        assert health["stats"]["owners"] == 1
         assert list(health["dependencies"].values()) == [None]
     app.provide(Mail, Mail, ping=lambda mail: broken())
     async with app:

@@ -177,7 +177,7 @@ REFUSED: list[tuple[Any, Any, str | None, str]] = [
     ("CRON_TZ= 0 0 * * *", None, "timezone", "not an IANA"),
     ("CRON_TZ=Europe/Berlin 0 0 * * *", "UTC", "timezone", "differ"),
     ("CRON_TZ=Europe/Berlin", None, None, "empty"),
-    ("TZ=Europe/Berlin 0 0 * * *", None, "second", "not a second"),
+    ("TZ=Europe/Berlin 0 0 * * *", None, "timezone", "written CRON_TZ="),
     ("50-10 * * * *", None, "minute", "ascends"),
     ("0 22-2 * * *", None, "hour", "ascends"),
     ("0 0 * * 5-1", None, "day-of-week", "ascends"),

@@ -149,8 +149,8 @@ class OwnerLocks:
         if (lock := self._mine.pop(owner, None)) is not None:
             lock.release(force=True)
 
-    def dead(self, owner: UUID) -> bool:
-        """Proven dead: its lock could be taken on the very file it made. The lock is then held until `bury`."""
+    def dead(self, owner: UUID, *, keep: bool = True) -> bool:
+        """Proven dead: its lock could be taken on the very file it made. With `keep` it is then held until `bury`."""
         if not self.trusted:
             return False
         if owner in self._graves:
@@ -158,7 +158,8 @@ class OwnerLocks:
         with _opened(self.path(owner)) as fd:
             if fd is None or not _lockable(fd) or not _same_file(fd, self.path(owner)):
                 return False  # missing, held, or replaced meanwhile: unknown, so the lease decides
-            self._graves[owner] = os.dup(fd)  # the lock goes with the open file, which the copy keeps open
+            if keep:
+                self._graves[owner] = os.dup(fd)  # the lock goes with the open file, which the copy keeps open
             return True
 
     def bury(self, owner: UUID) -> None:

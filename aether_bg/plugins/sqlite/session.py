@@ -152,6 +152,7 @@ class Session:
     def alive(self, conn: sqlite3.Connection, beat: Heartbeat) -> tuple[Alive, list[object]]:
         """Reads only; probes the locks of the other owners (PROTOCOL P2). Also owners whose ids cannot be read."""
         file, mine = self.file, self.file.writer.beats.get(beat.owner)
+        keep = beat.owner in self._owners  # one that only asks must not hold what others are to recover
         rows: dict[UUID, tuple[int, frozenset[str], bool]] = {}
         bad: list[object] = []
         with reading.any_text(conn):
@@ -168,7 +169,7 @@ class Session:
             store_id=file.store_id,
             known=beat.owner in rows and not (mine and mine.lost),
             beats={owner: count for owner, (count, _, _) in rows.items()},
-            dead=(*(o for o in rows if o != beat.owner and file.locks.dead(o)), *lost),
+            dead=(*(o for o in rows if o != beat.owner and file.locks.dead(o, keep=keep)), *lost),
             stopping=frozenset(owner for owner, (_, _, stopping) in rows.items() if stopping),
             running=tuple(queries.running(conn, beat.owner)),
             advertised=frozenset().union(*(handlers for _, handlers, stopping in rows.values() if not stopping)),
