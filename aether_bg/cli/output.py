@@ -65,7 +65,7 @@ def at(when: datetime | None, local: bool = False) -> str:
 
 def pretty(value: Any) -> str:
     """JSON for people, its strings escaped wherever they could move a cursor."""
-    text = json.dumps(jsonable(value), indent=2, ensure_ascii=False)
+    text = json.dumps(to_plain(value), indent=2, ensure_ascii=False)
     return "\n".join(plain(line) for line in text.split("\n"))
 
 
