@@ -18,7 +18,7 @@ AetherError
 │   ├── StoreTrouble               nothing wrong with what was asked; it may be tried again
 │   │   └── StoreBusy, StoreFull, StoreReadOnly, StoreGone, StoreBroken
 │   ├── StoreFolderMissing, StoreIsDirectory, NotADatabase, SchemaTooNew, TablesTaken
-│   ├── StoreRefused, DeniedSQL, Unsupported
+│   ├── StoreRefused, DeniedSQL, UnitOfWorkTimeout (TimeoutError), Unsupported
 │   └── Stale, NameHeld            what a store answers when a guard does not hold
 └── SchedulerError
     └── SchedulerUnavailable, SchedulerMisconfigured
@@ -80,6 +80,7 @@ __all__ = [
     "StoreTrouble",
     "TablesTaken",
     "UnitOfWorkClosed",
+    "UnitOfWorkTimeout",
     "UnknownHandler",
     "UnknownHook",
     "UnresolvedDependency",
@@ -382,6 +383,10 @@ class StoreRefused(StoreError):
 
 class DeniedSQL(StoreError):
     """A unit of work may not end or escape its transaction, nor change our tables (docs/protocol.md, W7 and W11)."""
+
+
+class UnitOfWorkTimeout(StoreError, TimeoutError):
+    """A unit of work, or one statement of it, held the database for too long. Nothing of it has happened."""
 
 
 class Unsupported(StoreError):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 from uuid import UUID
 
 from aether_bg._rules.occurrences import check_comes
-from aether_bg.errors import InsideUnitOfWork, NotStarted, UnitOfWorkClosed
+from aether_bg.errors import InsideUnitOfWork, InvalidOption, NotStarted, UnitOfWorkClosed, shown
 from aether_bg.model import Add, Call, Execute, JobInfo, Transaction, Write
 
 R = TypeVar("R")
@@ -76,6 +78,13 @@ class UnitOfWork:
 
         A plain function, on the store's thread: keep it short, and do no I/O of its own.
         """
+        called = fn if inspect.isroutine(fn) or isinstance(fn, partial) else getattr(type(fn), "__call__", None)  # noqa: B004
+        kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+        if not callable(fn) or any(kind(called) for kind in kinds):
+            raise InvalidOption(
+                f"uow.run({shown(fn)})", "must be given a plain function, neither async nor a generator",
+                "Do the awaiting before, outside of the transaction.",
+            )  # fmt: skip
         queued, made, job_id = Queued[R](), list[JobInfo](), running.get()
         self._made.append(made)
 
@@ -90,6 +99,7 @@ class UnitOfWork:
                 check_comes(job)  # where the function has caught what enqueue raised for it
             return result
 
+        carry_out.__qualname__ = getattr(fn, "__qualname__", type(fn).__name__)  # for messages
         self.queue(Call(carry_out), queued)
         return queued
 

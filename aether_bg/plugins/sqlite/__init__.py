@@ -21,7 +21,7 @@ from uuid import UUID
 
 import anyio
 
-from aether_bg.errors import ForkedProcess, InvalidOption, NotStarted, UsageError, shown
+from aether_bg.errors import ForkedProcess, InvalidOption, NotStarted, UnitOfWorkTimeout, UsageError, shown
 from aether_bg.hookspecs import hookimpl
 from aether_bg.model import (
     Alive,
@@ -54,20 +54,24 @@ class SQLiteStore:
     """Jobs in a SQLite file, for any number of processes on one machine.
 
     `path`: the file, made (mode 0600) if its folder exists; `":memory:"`: a private temporary file, gone with the
-    process. `busy`: seconds a write waits for other programs before it raises `StoreBusy`.
+    process. `busy`: seconds a write waits for other programs before it raises `StoreBusy`. `unit_timeout`: seconds that
+    one unit of work may hold the database before it fails with `UnitOfWorkTimeout`; each statement has one second.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, busy: float = 5.0) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, busy: float = 5.0, unit_timeout: float = 5.0) -> None:
         if not isinstance(path, str | os.PathLike) or not os.fspath(path) or "\0" in os.fspath(path):
             raise InvalidOption(f"database {shown(path)}", "must be the path of a file", 'For example: "jobs.db".')
         if "://" in os.fsdecode(path):
             raise InvalidOption(
                 f"database {shown(path)}", "is a URL, not a path", 'For example: "jobs.db", or a plugin.'
             )
-        if isinstance(busy, bool) or not isinstance(busy, int | float) or not 0 < busy < float("inf"):
-            raise InvalidOption(f"busy={shown(busy)}", "must be a number of seconds above 0", "For example: 5.")
+        for option, value in (("busy", busy), ("unit_timeout", unit_timeout)):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+                raise InvalidOption(
+                    f"{option}={shown(value)}", "must be a number of seconds above 0", "For example: 5."
+                )
         self.path = Path(path)
-        self.busy = float(busy)
+        self.busy, self.unit_timeout = float(busy), float(unit_timeout)
         if str(path) == ":memory:":  # a real in-memory database has no WAL and no second connection
             self.path = Path(tempfile.mkdtemp(prefix="aether_bg-")) / "jobs.db"
             weakref.finalize(self, shutil.rmtree, self.path.parent, ignore_errors=True)
@@ -128,9 +132,15 @@ class SQLiteStore:
         session = self._open()
         file, theirs = session.file, any(isinstance(write, Execute | Call) for write in writes)
         rank = Rank.OUTCOME if writes and isinstance(writes[0], Save) else Rank.OTHER
-        results = await session.write(
-            lambda conn: changes.transact(conn, writes, file.writer.guard), rank, theirs=theirs
-        )
+        try:
+            results = await session.write(
+                lambda conn: changes.transact(conn, writes, file.writer.guard), rank, theirs=theirs,
+                limit=self.unit_timeout if theirs else None, name=lambda: changes.named(writes),
+            )  # fmt: skip
+        except UnitOfWorkTimeout as error:
+            for kernel in self._users[:1]:
+                kernel.report("unit of work", error)
+            raise
         # those that share one connection do not see it write
         if len(self._users) > 1:
             self._wake()
@@ -186,7 +196,7 @@ class SQLiteStore:
     async def store_find(self, query: Query) -> Sequence[JobInfo]:
         session = self._open()
         if query.unarmed and not session.file.has_unarmed_index:
-            await session.write(lambda conn: conn.execute(MAKE_UNARMED_INDEX), Rank.OTHER)
+            await session.write(lambda conn: conn.execute(MAKE_UNARMED_INDEX), Rank.OTHER, limit=600.0)
             session.file.has_unarmed_index = True
         found = await session.read(lambda conn: queries.find(conn, query))
         for_work = bool(query.owner or query.unarmed or query.changed_after or query.zoned or query.due_before)

@@ -6,14 +6,16 @@ lock, and with a busy event loop a hand-over costs more than the row.
 
 from __future__ import annotations
 
+import inspect
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import groupby
 from typing import Any
 
-from aether_bg.errors import NameHeld, Stale, StoreError, StoreRefused
-from aether_bg.model import Add, Call, Change, Execute, JobInfo, Purge, Save, Write
+from aether_bg.errors import InvalidOption, NameHeld, Stale, StoreError, StoreRefused, UnitOfWorkClosed, shown
+from aether_bg.model import Add, Call, Change, Execute, JobInfo, Purge, Save, Transaction, Write
 from aether_bg.plugins.sqlite import reading
 from aether_bg.plugins.sqlite.guard import Guard
 from aether_bg.plugins.sqlite.rows import (
@@ -52,18 +54,52 @@ ROW = "FROM aether_jobs WHERE id = ?"
 
 
 class Tx:
-    """What a `Call` gets: the open transaction, under guard, until the call ends."""
+    """What a `Call` gets: the open transaction, under guard, until the call ends and on its thread alone."""
 
     def __init__(self, conn: sqlite3.Connection, guard: Guard) -> None:
         self._conn, self._guard = conn, guard
+        self._thread = threading.get_ident()
+        self._open = True
 
     def execute(self, sql: str, params: Sequence[Any] | Mapping[str, Any] = ()) -> list[tuple[Any, ...]]:
-        _unbroken(self._conn)
+        self._check()
         return self._guard.execute(sql, params)
 
     def add(self, job: JobInfo) -> None:
-        _unbroken(self._conn)
+        self._check()
         _add(self._conn, [Add(job)])
+
+    def call(self, fn: Callable[[Transaction], Any]) -> Any:
+        """What `fn` returns; the transaction is closed to it afterwards."""
+        try:
+            result = fn(self)
+        finally:
+            self._open = False
+        if inspect.isawaitable(result):
+            if inspect.iscoroutine(result):
+                result.close()
+            raise InvalidOption(
+                f"the function of a unit of work returned {shown(result)}: it", "must be a plain one",
+                "Do the awaiting before, outside of the transaction.",
+            )  # fmt: skip
+        return result
+
+    def _check(self) -> None:
+        if not self._open or threading.get_ident() != self._thread:
+            rule = "the call it was made for has ended" if not self._open else "it belongs to another thread"
+            raise UnitOfWorkClosed("the transaction of a unit of work", rule, "Use it inside its function only.")
+        _unbroken(self._conn)
+
+
+def named(writes: Sequence[Write]) -> str:
+    """A unit of work, for messages: the job it belongs to, and its statements and functions."""
+    parts = [f"job {write.change.job_id}" for write in writes if isinstance(write, Save)]
+    for write in writes:
+        if isinstance(write, Execute):
+            parts.append(shown(write.sql)[:60])
+        elif isinstance(write, Call):
+            parts.append(f"run({getattr(write.fn, '__qualname__', type(write.fn).__name__)})")
+    return ", ".join(parts[:5])
 
 
 def _unbroken(conn: sqlite3.Connection) -> None:
@@ -88,8 +124,7 @@ def transact(conn: sqlite3.Connection, writes: Sequence[Write], guard: Guard) ->
             tx = Tx(conn, guard)
             results += [tx.execute(write.sql, write.params) for write in some]
         elif kind is Call:
-            tx = Tx(conn, guard)
-            results += [write.fn(tx) for write in some]
+            results += [Tx(conn, guard).call(write.fn) for write in some]
         else:
             raise TypeError(f"not a Write: {some[0]!r}")
     return results
@@ -116,7 +151,9 @@ def _save(conn: sqlite3.Connection, changes: list[Change]) -> None:
 
 def _add(conn: sqlite3.Connection, adds: list[Add]) -> None:
     try:
-        sum(_many(conn, (INSERT_JOBS, ""), [write_job(add.job) for add in adds]))
+        stored = sum(_many(conn, (INSERT_JOBS, ""), [write_job(add.job) for add in adds]))
+        if stored != len(adds):
+            raise _refused(f"{stored} of {len(adds)} rows were stored")
     except sqlite3.IntegrityError as error:
         for add in adds:
             holder = one_job(conn, HOLDER, add.job.job_name) if add.job.holds_name else None
@@ -199,5 +236,5 @@ AND ({_beyond("outcome IS NOT 'skipped'")} OR {_beyond("outcome IS 'skipped'")})
 """
 
 
-def _refused(error: Exception) -> StoreRefused:
+def _refused(error: object) -> StoreRefused:
     return StoreRefused("a write", f"a constraint of the schema refused it ({error})", "Run `aether-bg check`.")

@@ -51,6 +51,34 @@ def check(path: Path) -> bool:
     return True
 
 
+def risks(path: Path) -> list[str]:
+    """What lets other users of this machine read or replace the database, in words."""
+    if os.name != "posix":
+        return []
+    found: list[str] = []
+    file, folder = os.stat(path), os.stat(path.parent)
+    if file.st_mode & 0o077:
+        found.append(f"its mode is {stat.S_IMODE(file.st_mode):04o}, more than 0600: others can read or write it")
+    if file.st_uid != os.geteuid():
+        found.append(f"it belongs to another user (uid {file.st_uid})")
+    if folder.st_mode & 0o022 and not folder.st_mode & stat.S_ISVTX:
+        found.append(
+            f"its folder {path.parent} has mode {stat.S_IMODE(folder.st_mode):04o}: others can replace the file"
+        )
+    if folder.st_uid not in (os.geteuid(), 0):
+        found.append(f"its folder {path.parent} belongs to another user (uid {folder.st_uid})")
+    return found
+
+
+def same(before: Identity | None, path: Path) -> bool:
+    """Whether the file at `path` is a regular one, and the one that has been checked, where there was one."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISREG(found.st_mode) and before in (None, (found.st_dev, found.st_ino))
+
+
 def irregular(path: Path, kind: str = "a folder") -> StoreIsDirectory:
     return StoreIsDirectory(f"database {path}", f"it is {kind}", "Name a regular file inside an existing folder.")
 
@@ -146,6 +174,10 @@ def translate(error: BaseException, path: Path) -> AetherError:
         return _read_only(path)
     if code == sqlite3.SQLITE_NOTADB:
         return NotADatabase(f"file {path}", "it is not a SQLite database", "Name another file.")
+    if code == sqlite3.SQLITE_AUTH:
+        return StoreBroken(
+            what, "a trigger that aether_bg did not create would change its tables", "Drop the trigger, then go on."
+        )
     if code == sqlite3.SQLITE_CORRUPT:
         return StoreBroken(what, f"it is damaged ({error})", "Restore a backup, or save what `.recover` can read.")
     if isinstance(error, sqlite3.Error):
@@ -167,6 +199,14 @@ def busy(path: Path) -> StoreBusy:
         f"database {path}",
         "another program has held its write lock past the deadline",
         "Look for a long transaction elsewhere; nothing was changed, so try again.",
+    )
+
+
+def stuck(path: Path, unit: str) -> StoreBusy:
+    return StoreBusy(
+        f"database {path}",
+        f"a unit of work of this process ({unit}) holds it and does not end",
+        "Nothing was changed. If it never ends, restart this process.",
     )
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final
 
-from aether_bg.errors import DeniedSQL
+from aether_bg.errors import DeniedSQL, UnitOfWorkTimeout, shown
+from aether_bg.plugins.sqlite.operations import Operation
 
 LONGEST: Final = 1.0
 """Seconds one stretch of the user's SQL may take before it is interrupted."""
@@ -20,12 +22,27 @@ _DENIED: Final = {
     sqlite3.SQLITE_DETACH: "DETACH",
     sqlite3.SQLITE_PRAGMA: "PRAGMA",
 }
+_TEMPORARY: Final = frozenset((
+    sqlite3.SQLITE_CREATE_TEMP_TABLE, sqlite3.SQLITE_CREATE_TEMP_INDEX, sqlite3.SQLITE_CREATE_TEMP_TRIGGER,
+    sqlite3.SQLITE_CREATE_TEMP_VIEW,
+))  # fmt: skip
+_LIMITS: Final = {sqlite3.SQLITE_LIMIT_LENGTH: 16 * 1024 * 1024, sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH: 1000}
+"""Of the user's SQL: one function on enormous values is one instruction, which nothing can interrupt."""
+MOST_SQL: Final = 1_000_000
+"""Characters of a statement."""
+MOST_ROWS: Final = 100_000
+MOST_BYTES: Final = 64 * 1024 * 1024
+"""Of text and BLOBs in the rows of one result."""
 _READS: Final = frozenset(
     (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE)
 )
 _OURS: Final = "aether_"
 _MARK: Final = "/* user */ "
 _STEPS_BETWEEN_LOOKS: Final = 10_000
+_STEPS_OF_OURS: Final = 1_000_000
+"""A look takes the interpreter lock, so that our own statements end before the first."""
+OWN: Final = 10.0
+"""Seconds for our own statements: a trigger on a table of the user's may run inside them."""
 
 
 class Guard:
@@ -39,17 +56,58 @@ class Guard:
         self._conn = conn
         self._active = False
         self._denied: tuple[str, str, str] | None = None
-        self._until = 0.0
+        self._until = self._unit_until = math.inf
+        self._before: dict[int, int] = {}
         conn.set_authorizer(self._authorize)
+        conn.set_progress_handler(self._overdue, _STEPS_OF_OURS)
 
     def execute(self, sql: str, params: Sequence[Any] | Mapping[str, Any]) -> list[tuple[Any, ...]]:
-        """Run one statement of the user's; its rows. Raises `DeniedSQL` for what a unit of work may not do."""
+        """Run one statement of the user's; its rows. Raises `DeniedSQL` for what a unit of work may not do, and
+        `UnitOfWorkTimeout`."""
+        if not isinstance(sql, str) or len(sql) > MOST_SQL:
+            rule = f"must be text of at most {MOST_SQL:,} characters"
+            raise DeniedSQL(f"a statement in a unit of work, {shown(sql)},", rule, "Pass data as parameters.")
+        if self._active:
+            raise DeniedSQL(
+                "a statement in a unit of work", "must not begin while another one runs", "Run it before or after."
+            )
         with self:
-            return self._conn.execute(_MARK + sql, params).fetchall()
+            cursor = self._conn.execute(_MARK + sql, params)
+            try:
+                return _bounded(cursor)
+            finally:
+                cursor.close()
 
-    def _authorize(self, action: int, first: str | None, second: str | None, *_where: str | None) -> int:
-        if not self._active or action in _READS:
+    def begin(self, op: Operation) -> None:
+        """An operation starts: until its end, whatever runs in it is interrupted when it has had its time."""
+        self._unit_until = op.started + (OWN if op.limit is None else op.limit)
+        if op.theirs:
+            self._conn.set_progress_handler(self._overdue, _STEPS_BETWEEN_LOOKS)
+
+    def end(self, op: Operation) -> None:
+        self._unit_until = math.inf
+        if op.theirs:
+            self._conn.set_progress_handler(self._overdue, _STEPS_OF_OURS)
+
+    @property
+    def out_of_time(self) -> bool:
+        return time.monotonic() > self._unit_until
+
+    def _authorize(
+        self, action: int, first: str | None, second: str | None, database: str | None, within: str | None
+    ) -> int:
+        if action in _READS:
             return sqlite3.SQLITE_OK
+        if not self._active:  # ours; what a trigger does in it is not
+            foreign = within is not None and first is not None and first.lower().startswith(_OURS)
+            return sqlite3.SQLITE_DENY if foreign else sqlite3.SQLITE_OK
+        if action in _TEMPORARY or (database == "temp" and action != sqlite3.SQLITE_PRAGMA):
+            self._denied = (
+                f"a temporary {first} in a unit of work",
+                "temporary objects last as long as the connection, which is not yours",
+                "Make a table of your own, or use WITH.",
+            )
+            return sqlite3.SQLITE_DENY
         if action in _DENIED:
             self._denied = (
                 f"{_DENIED[action]} in a unit of work",
@@ -69,17 +127,41 @@ class Guard:
         return sqlite3.SQLITE_OK
 
     def _overdue(self) -> bool:
-        return time.monotonic() > self._until
+        now = time.monotonic()
+        return now > self._until or now > self._unit_until
 
     def __enter__(self) -> None:
         self._active, self._denied = True, None
         self._until = time.monotonic() + LONGEST
-        self._conn.set_progress_handler(self._overdue, _STEPS_BETWEEN_LOOKS)
+        for limit, value in _LIMITS.items():
+            self._before[limit] = self._conn.setlimit(limit, value)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._active = False
-        self._conn.set_progress_handler(None, 0)
+        late, self._until = time.monotonic() > self._until, math.inf
+        for limit, value in self._before.items():
+            self._conn.setlimit(limit, value)
+        if late and getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_INTERRUPT:
+            raise UnitOfWorkTimeout(
+                "a statement in a unit of work", f"must end within {LONGEST:g} s",
+                "It holds the database for all: let it touch fewer rows, or split it.",
+            ) from error  # fmt: skip
         if self._denied is not None and isinstance(error, sqlite3.DatabaseError):
             raise DeniedSQL(*self._denied) from error
+
+
+def _bounded(cursor: sqlite3.Cursor) -> list[tuple[Any, ...]]:
+    rows: list[tuple[Any, ...]] = []
+    size = 0
+    while some := cursor.fetchmany(1000):
+        rows += some
+        size += sum(len(value) for row in some for value in row if isinstance(value, str | bytes))
+        if len(rows) > MOST_ROWS or size > MOST_BYTES:
+            raise DeniedSQL(
+                "the result of a statement in a unit of work",
+                f"must have at most {MOST_ROWS:,} rows and {MOST_BYTES / 1024**2:.0f} MiB",
+                "Use LIMIT, or read it on a connection of your own.",
+            )
+    return rows

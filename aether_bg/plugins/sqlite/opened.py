@@ -5,6 +5,7 @@ One process opens one path once, and all its apps and clients share it (docs/pro
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 import threading
@@ -26,6 +27,7 @@ from aether_bg.plugins.sqlite.operations import Operation
 from aether_bg.plugins.sqlite.writer import Writer
 
 R = TypeVar("R")
+log = logging.getLogger("aether_bg.sqlite")
 _OPEN_FOR = 30.0
 """Seconds that other processes may take to create or migrate the file before opening it fails."""
 
@@ -52,6 +54,7 @@ class OpenFile:
         with files.translating(path):
             # what is no database of ours is left alone, without so much as a lock file beside it
             conn = self._look_at() if files.check(path) else None
+            checked = files.identity(path)
             lock_path = path.with_name(f"{path.name}-lock")
             self._lock: WriteLock | None = None
             self._hold: Hold | None = None
@@ -63,6 +66,8 @@ class OpenFile:
                     conn = conn or files.connect(path, like=lock_path)
                     with closing(conn):
                         self.store_id = self._set_up(conn)
+                        if not files.same(checked, path):  # a link may have taken its place meanwhile
+                            raise files.irregular(path, "not the file that was there a moment ago")
                         self._hold = Hold(path)
                         self.writer = Writer(path, self._lock, self._hold, deliver=_deliver, changed=self.wake)
                 finally:
@@ -75,6 +80,8 @@ class OpenFile:
                 if self._lock is not None:
                     self._lock.close()
                 raise
+            for risk in files.risks(path):
+                log.warning("database %s: %s", path, risk)
         _open_files.add(self)
 
     def _look_at(self) -> sqlite3.Connection:

@@ -24,12 +24,15 @@ class _State(enum.Enum):
     PENDING = enum.auto()
     TAKEN = enum.auto()
     EXPIRED = enum.auto()
+    RAN = enum.auto()
+    ABANDONED = enum.auto()
 
 
 class Operation:
     """Something to do inside a write transaction, and what became of it.
 
-    PENDING moves once, to TAKEN by the writer or to EXPIRED by whoever waits: an expired operation never runs (W2).
+    PENDING moves once, to TAKEN by the writer or to EXPIRED by its waiter: an expired operation never runs (W2).
+    TAKEN moves once, to RAN by the writer or to ABANDONED by its waiter: an abandoned one is never committed.
     """
 
     __slots__ = (
@@ -40,9 +43,12 @@ class Operation:
         "done",
         "error",
         "finished",
+        "limit",
+        "name",
         "rank",
         "result",
         "run",
+        "started",
         "theirs",
     )
 
@@ -55,11 +61,14 @@ class Operation:
         finished: Callable[[], object] = bool,
         *,
         theirs: bool = False,
+        limit: float | None = None,
+        name: Callable[[], str] = str,
     ) -> None:
         """`finished` is called by way of `bridge`, on the loop that waits. `theirs`: it runs SQL or code of the user's,
-        whose errors are not the store's."""
+        whose errors are not the store's. `limit`: seconds that it may run; `name`: what it is, for errors."""
         self.run, self.rank, self.deadline = run, rank, deadline
         self.bridge, self.finished, self.theirs = bridge, finished, theirs
+        self.limit, self.name, self.started = limit, name, 0.0
         self.result: Any = None
         self.error: BaseException | None = None
         self.done = False
@@ -67,14 +76,33 @@ class Operation:
         self._lock = threading.Lock()
 
     def take(self) -> bool:
-        return self._move(_State.TAKEN)
+        return self._move(_State.PENDING, _State.TAKEN)
 
     def expire(self) -> bool:
-        return self._move(_State.EXPIRED)
+        return self._move(_State.PENDING, _State.EXPIRED)
 
-    def _move(self, to: _State) -> bool:
+    def ran(self) -> bool:
+        return self._move(_State.TAKEN, _State.RAN)
+
+    def again(self) -> None:
+        """It has to run once more: what it did went with another's transaction."""
+        self._move(_State.RAN, _State.TAKEN)
+
+    def abandon(self) -> bool:
+        return self._move(_State.TAKEN, _State.ABANDONED)
+
+    @property
+    def abandoned(self) -> bool:
+        return self._state is _State.ABANDONED
+
+    @property
+    def overdue(self) -> bool:
+        """It runs now, and for longer than it may."""
+        return self.limit is not None and self.started > 0 and time.monotonic() > self.started + self.limit
+
+    def _move(self, before: _State, to: _State) -> bool:
         with self._lock:
-            if self._state is not _State.PENDING:
+            if self._state is not before:
                 return False
             self._state = to
             return True

@@ -24,9 +24,12 @@ from aether_bg.plugins.sqlite.backup import Progress, backup
 from aether_bg.plugins.sqlite.opened import OpenFile, leave, opened
 from aether_bg.plugins.sqlite.operations import Beat, Operation, Rank
 from aether_bg.plugins.sqlite.rows import to_time
+from aether_bg.plugins.sqlite.writer import too_long
 
 R = TypeVar("R")
 _READERS = 4
+_LOOK = 0.1
+"""Seconds between looks at a unit of work that runs."""
 threads = Threads("aether_bg reader")
 """For opening, reading and closing, shared by all files of this process."""
 
@@ -55,29 +58,56 @@ class Session:
         for owner in self._owners:
             self.file.writer.beats.pop(owner, None)
             self.file.locks.abandon(owner)
-        await threads.run(leave, self.file, self, self._busy + 1)
+        await threads.run(leave, self.file, self, 0.0 if self.file.writer.stuck else self._busy + 1)
 
-    async def write(self, run: Callable[[sqlite3.Connection], R], rank: Rank, *, theirs: bool = False) -> R:
-        """Have the writer run it; wait for the commit. Only what has not begun can be given up (PROTOCOL W2).
+    async def write(
+        self,
+        run: Callable[[sqlite3.Connection], R],
+        rank: Rank,
+        *,
+        theirs: bool = False,
+        limit: float | None = None,
+        name: Callable[[], str] = str,
+    ) -> R:
+        """Have the writer run it; wait for the commit. Only what has not begun can be given up (PROTOCOL W2), and what
+        runs for longer than `limit` seconds: it is never committed then.
 
         `theirs`: it runs the user's SQL, whose errors come out as they are; others as a `StoreError`.
         """
+        writer = self.file.writer
+        if stuck := writer.stuck:
+            raise files.stuck(self.file.path, stuck.name())
         finished = anyio.Event()
-        op = Operation(run, rank, time.monotonic() + self._busy, self.bridge, finished.set, theirs=theirs)
-        self.file.writer.submit(op)
+        op = Operation(
+            run, rank, time.monotonic() + self._busy, self.bridge, finished.set, theirs=theirs, limit=limit, name=name
+        )
+        writer.submit(op)
         try:
             with anyio.move_on_after(self._busy + 0.5):
-                await finished.wait()
+                await self._finished(op, finished)
         finally:
-            if not finished.is_set() and not op.expire():
+            if not (finished.is_set() or op.abandoned or op.expire()):
                 with anyio.CancelScope(shield=True):
-                    await finished.wait()
+                    await self._finished(op, finished)
+        if op.abandoned:
+            raise too_long(op)
         if not finished.is_set():
-            raise files.busy(self.file.path)
+            raise files.stuck(self.file.path, stuck.name()) if (stuck := writer.stuck) else files.busy(self.file.path)
         if op.error is not None:
             raise op.error
         result: R = op.result
         return result
+
+    async def _finished(self, op: Operation, finished: anyio.Event) -> None:
+        """Wait for it, or, where it has a limit, until it has run for longer."""
+        while not finished.is_set():
+            if op.limit is None:
+                await finished.wait()
+                return
+            with anyio.move_on_after(_LOOK):
+                await finished.wait()
+            if not finished.is_set() and op.overdue and op.abandon():
+                return
 
     async def read(self, run: Callable[[sqlite3.Connection], R]) -> R:
         async with self._limiter:

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Final
 from uuid import UUID
 
-from aether_bg.errors import StoreError
+from aether_bg.errors import StoreError, UnitOfWorkTimeout
 from aether_bg.plugins.sqlite import files
-from aether_bg.plugins.sqlite.guard import Guard
+from aether_bg.plugins.sqlite.guard import OWN, Guard
 from aether_bg.plugins.sqlite.hold import Hold
 from aether_bg.plugins.sqlite.locks import WriteLock
 from aether_bg.plugins.sqlite.operations import Beat, Operation, Rank
@@ -60,10 +60,18 @@ class Writer:
         self._idle_from: float | None = None
         """When the WAL has held more than beats for long enough to checkpoint it; None: it holds nothing more."""
         self._next_look = 0.0
+        self.current: Operation | None = None
+        self._denied = False
         self.beats: dict[UUID, Beat] = {}
         """Of the owners in this process."""
         self.thread = threading.Thread(target=self._main, name=f"aether_bg writer {path.name}", daemon=True)
         self.thread.start()
+
+    @property
+    def stuck(self) -> Operation | None:
+        """What runs now, and for longer than it may: nothing else can be written until it ends."""
+        current = self.current
+        return current if current is not None and current.overdue else None
 
     # -- from other threads ----------------------------------------------------------------------
 
@@ -133,6 +141,9 @@ class Writer:
         while True:
             try:
                 self._conn.execute("BEGIN IMMEDIATE")
+                if self._denied:  # has the trigger gone since? Only a statement that runs reads a changed schema
+                    self._denied = False
+                    self._conn.execute("SELECT 1 FROM aether_meta").fetchall()
                 return []
             except sqlite3.Error as error:
                 if not files.is_busy(error):
@@ -145,13 +156,20 @@ class Writer:
     def _run(self, op: Operation, *, savepoint: bool) -> None:
         if savepoint:
             self._conn.execute("SAVEPOINT one")
+        op.started, self.current = time.monotonic(), op
+        self.guard.begin(op)
         try:
             op.result = op.run(self._conn)
         except BaseException as error:  # the user's code runs here; whatever it raises is the operation's
             op.error = error
+        late, self.current = self.guard.out_of_time, None
+        self.guard.end(op)
+        if not op.ran() or (late and not isinstance(op.error, UnitOfWorkTimeout)):
+            op.error = too_long(op)
         if not self._conn.in_transaction:
             return
         if op.error is not None:
+            self._denied = self._denied or getattr(op.error, "sqlite_errorcode", 0) == sqlite3.SQLITE_AUTH
             self._conn.execute("ROLLBACK TO one" if savepoint else "ROLLBACK")
             if not savepoint:
                 self._conn.execute("BEGIN IMMEDIATE")
@@ -188,6 +206,10 @@ class Writer:
         done: list[Operation] = []
         for op in ops:
             op.result = op.error = None
+            if op.abandoned:
+                done.append(self._fail(op, too_long(op)))
+                continue
+            op.again()
             try:
                 self._conn.execute("BEGIN IMMEDIATE")
             except sqlite3.Error as error:
@@ -302,6 +324,13 @@ class Writer:
                 self._hold.release()
             self._conn.close()
         self._hold.release()
+
+
+def too_long(op: Operation) -> UnitOfWorkTimeout:
+    return UnitOfWorkTimeout(
+        f"unit of work ({op.name()})", f"must end within {op.limit or OWN:g} s, since it holds the database for all",
+        "Wait and compute outside of it. SQLiteStore(unit_timeout=…) allows more.",
+    )  # fmt: skip
 
 
 def _rolled_back() -> StoreError:
