@@ -11,6 +11,7 @@ import pickle
 import shutil
 import sqlite3
 import sys
+import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
@@ -423,6 +424,15 @@ async def _(make: Make, path: Path) -> None:
 async def _(make: Make, path: Path) -> None:
     async with waiting(make) as app, app.unit_of_work() as uow:
         uow.execute("PRAGMA synchronous = OFF")
+
+
+@raises(
+    "UnitOfWorkTimeout", r"^unit of work \(run\(.*\)\): must end within 0\.1 s, .*\. Wait and compute outside of it"
+)
+async def _(make: Make, path: Path) -> None:
+    store = SQLiteStore(path, unit_timeout=0.1)
+    async with waiting(make, store=store) as app, app.unit_of_work() as uow:
+        uow.run(lambda tx: time.sleep(0.3))
 
 
 class WithoutSQL(SQLiteStore):

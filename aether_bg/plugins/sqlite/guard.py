@@ -81,12 +81,12 @@ class Guard:
     def begin(self, op: Operation) -> None:
         """An operation starts: until its end, whatever runs in it is interrupted when it has had its time."""
         self._unit_until = op.started + (OWN if op.limit is None else op.limit)
-        if op.theirs:
+        if op.limit is not None:
             self._conn.set_progress_handler(self._overdue, _STEPS_BETWEEN_LOOKS)
 
     def end(self, op: Operation) -> None:
         self._unit_until = math.inf
-        if op.theirs:
+        if op.limit is not None:
             self._conn.set_progress_handler(self._overdue, _STEPS_OF_OURS)
 
     @property
