@@ -190,7 +190,41 @@ def count(n: int) -> None: ...
 def backup() -> None: ...
 
 
+class Mailer: ...
+
+
+@app.handler("Nightly")
+async def nightly(*, mailer: Mailer) -> None: ...
+
+
+@app.handler("Class")
+class Send:
+    def __init__(self, mailer: Mailer) -> None: ...
+
+    async def handle(self, args: Mail, ctx: JobContext) -> None: ...
+
+
+@app.handler("Tidy")
+class Tidy:
+    def handle(self, *, mailer: Mailer) -> None: ...
+
+
+def sync() -> None:
+    with app.blocking() as jobs:
+        stored: UUID = jobs.enqueue(nightly)
+        jobs.enqueue(Send, payload=Mail("a"))
+        jobs.enqueue(Tidy, "name", schedule="@daily", repeats=2)
+        jobs.enqueue(Send, payload=1)  # BAD
+        jobs.enqueue(nightly, payload=1)  # BAD
+        jobs.enqueue(nightly, repeat=1)  # BAD
+        jobs.wait(stored)
+
+
 async def good() -> None:
+    await app.enqueue(nightly)
+    await app.enqueue(Send, payload=Mail("a"))
+    await app.enqueue(Send, "name", {"to": "a"}, timezone="Europe/Berlin")
+    await app.enqueue(Tidy)
     by_function: UUID = await app.enqueue(send_mail, payload=Mail("a"))
     await app.enqueue(send_mail, "name", {"to": "a"}, timedelta(hours=1), {"OrderId": 1}, if_exists="keep")
     await app.enqueue(count, payload=1)
@@ -203,6 +237,11 @@ async def good() -> None:
 
 
 async def bad() -> None:
+    await app.enqueue(nightly, payload=1)  # BAD
+    await app.enqueue(backup, payload=1)  # BAD
+    await app.enqueue(Send, payload=1)  # BAD
+    await app.enqueue(Send, payload="text")  # BAD
+    await app.enqueue(Tidy, payload=1)  # BAD
     await app.enqueue(count, payload="one")  # BAD
     await app.enqueue(MAIL, payload=1)  # BAD
     await app.enqueue(MAIL, payload=JobContext)  # BAD

@@ -8,13 +8,13 @@ import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, Never, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, Never, ParamSpec, TypeVar, Unpack, overload
 from uuid import UUID
 
 import anyio
 
 from aether_bg._app.blocks import PlainBlock, misused
-from aether_bg._app.verbs import OWNERS_ONLY, IfExists, OwnerVerbs, Verbs, When, not_an_owner
+from aether_bg._app.verbs import OWNERS_ONLY, EnqueueOptions, Handles, IfExists, OwnerVerbs, Verbs, When, not_an_owner
 from aether_bg._app.view import StoreView
 from aether_bg._handlers import work
 from aether_bg._handlers.work import UnitOfWork
@@ -108,12 +108,28 @@ class BlockingClient(Plain):
     wait = plain(Verbs.wait)
     explain = plain(Verbs.explain)
 
+    @overload
+    def enqueue(
+        self, /, handler: type[Handles[T]], job_name: str | None = None, payload: T | Mapping[str, Any] | None = None,
+        schedule: When = "@once", metadata: Mapping[str, Any] | None = None, **options: Unpack[EnqueueOptions],
+    ) -> UUID: ...  # fmt: skip
+    @overload
+    def enqueue(
+        self, /, handler: str | JobType[T] | Callable[Concatenate[T, ...], Any], job_name: str | None = None,
+        payload: T | Mapping[str, Any] | None = None, schedule: When = "@once",
+        metadata: Mapping[str, Any] | None = None, **options: Unpack[EnqueueOptions],
+    ) -> UUID: ...  # fmt: skip
+    @overload
+    def enqueue(
+        self, /, handler: Callable[..., Any], job_name: str | None = None, payload: None = None,
+        schedule: When = "@once", metadata: Mapping[str, Any] | None = None, **options: Unpack[EnqueueOptions],
+    ) -> UUID: ...  # fmt: skip
     def enqueue(
         self,
         /,
-        handler: str | JobType[T] | Callable[Concatenate[T, ...], Any] | Callable[[], Any],
+        handler: Any,
         job_name: str | None = None,
-        payload: T | Mapping[str, Any] | None = None,
+        payload: Any = None,
         schedule: When = "@once",
         metadata: Mapping[str, Any] | None = None,
         *,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime, timedelta
-from typing import Any, Concatenate, Final, Literal, Never, TypeVar
+from typing import Any, Concatenate, Final, Literal, Never, Protocol, TypedDict, TypeVar, Unpack, overload
 from uuid import UUID
 
 from aether_bg._app.admission import ARGUMENTS
@@ -23,8 +23,28 @@ from aether_bg.errors import NotAnOwner, NotStarted
 from aether_bg.model import JobInfo, JobType, Misfire
 
 T = TypeVar("T")
+T_contra = TypeVar("T_contra", contravariant=True)
 IfExists = Literal["raise", "keep", "replace"]
 When = str | datetime | timedelta
+
+
+class EnqueueOptions(TypedDict, total=False):
+    """The keyword-only arguments of `enqueue`, for type checkers."""
+
+    timezone: str | None
+    start: datetime | None
+    if_exists: IfExists
+    repeats: int | None
+    until: datetime | None
+    misfire: Misfire
+    misfire_grace: float
+
+
+class Handles(Protocol[T_contra]):
+    """A handler class whose `handle` takes such a payload, for type checkers."""
+
+    @property
+    def handle(self) -> Callable[Concatenate[T_contra, ...], Any]: ...
 
 
 class Verbs:
@@ -56,12 +76,28 @@ class Verbs:
         """Queries: jobs, their history, statistics."""
         return self._started.view
 
+    @overload
+    async def enqueue(
+        self, /, handler: type[Handles[T]], job_name: str | None = None, payload: T | Mapping[str, Any] | None = None,
+        schedule: When = "@once", metadata: Mapping[str, Any] | None = None, **options: Unpack[EnqueueOptions],
+    ) -> UUID: ...  # fmt: skip
+    @overload
+    async def enqueue(
+        self, /, handler: str | JobType[T] | Callable[Concatenate[T, ...], Any], job_name: str | None = None,
+        payload: T | Mapping[str, Any] | None = None, schedule: When = "@once",
+        metadata: Mapping[str, Any] | None = None, **options: Unpack[EnqueueOptions],
+    ) -> UUID: ...  # fmt: skip
+    @overload
+    async def enqueue(
+        self, /, handler: Callable[..., Any], job_name: str | None = None, payload: None = None,
+        schedule: When = "@once", metadata: Mapping[str, Any] | None = None, **options: Unpack[EnqueueOptions],
+    ) -> UUID: ...  # fmt: skip
     async def enqueue(
         self,
         /,
-        handler: str | JobType[T] | Callable[Concatenate[T, ...], Any] | Callable[[], Any],
+        handler: Any,
         job_name: str | None = None,
-        payload: T | Mapping[str, Any] | None = None,
+        payload: Any = None,
         schedule: When = "@once",
         metadata: Mapping[str, Any] | None = None,
         *,
