@@ -16,7 +16,7 @@ from aether_bg._app.lifecycle import Parts, Run
 from aether_bg._app.signals import run_until_signal
 from aether_bg._app.verbs import Client, OwnerVerbs, When
 from aether_bg._handlers.dependencies import Dependencies
-from aether_bg._handlers.handlers import Handlers, info_of
+from aether_bg._handlers.handlers import LOADED_TWICE, Handlers, info_of
 from aether_bg._hooks.calls import Calls
 from aether_bg._hooks.plugins import Plugins, default, entry_points, name_of
 from aether_bg._rules import options as checks
@@ -197,6 +197,11 @@ class Aether(OwnerVerbs):
         """
         self._before_start("payload_type")
         self.handlers.add_type(type, encode, decode)
+
+    def _why_not_started(self) -> tuple[str, str]:
+        if self.handlers.loaded_twice():
+            return "it is not running: its file was loaded twice, as the program and as a module", LOADED_TWICE
+        return super()._why_not_started()
 
     def _make_run(self, *, client: bool) -> Run:
         parts = Parts(self.options, self.calls, self.handlers, self.dependencies, self.declared)

@@ -67,9 +67,12 @@ class Verbs:
     def _started(self) -> Run:
         """From any thread. Raises `NotStarted` and `ForkedProcess`."""
         if self._run is None:
-            raise NotStarted(repr(self), "it is not running", "Use it inside `async with app:` or `app.blocking()`.")
+            raise NotStarted(repr(self), *self._why_not_started())
         self._run.crossing.check_process()
         return self._run
+
+    def _why_not_started(self) -> tuple[str, str]:
+        return "it is not running", "Use it inside `async with app:` or `app.blocking()`."
 
     @property
     def store(self) -> StoreView:

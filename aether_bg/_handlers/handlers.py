@@ -14,7 +14,17 @@ import attrs
 from aether_bg._handlers.converting import converter
 from aether_bg._handlers.dependencies import Dependencies, call
 from aether_bg._handlers.payloads import PayloadType, check_json, name_of
-from aether_bg._handlers.signatures import Shape, hints_of, is_async, is_generator, shape_of, uncached, without_none
+from aether_bg._handlers.signatures import (
+    Shape,
+    hints_of,
+    is_async,
+    is_generator,
+    is_twin,
+    loaded_twice,
+    shape_of,
+    uncached,
+    without_none,
+)
 from aether_bg._handlers.work import UnitOfWork
 from aether_bg.errors import DuplicateHandler, InvalidHandler, InvalidOption, InvalidPayload, UnknownHandler, shown
 from aether_bg.model import HandlerInfo, JobContext, JobType
@@ -27,6 +37,7 @@ if TYPE_CHECKING:
 
 Binder = Callable[[JobContext, Any, UnitOfWork | None, Mapping[str, Any]], partial[Any]]
 """Context, stored payload, unit of work, what is injected → the call."""
+LOADED_TWICE: Final = "Put the app and its handlers into a module of their own, which the program imports."
 _INSTANCE: Final = ""  # no parameter's name
 NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
@@ -194,6 +205,10 @@ class Handlers:
         self._infos[info.name] = info
         self._names.setdefault(info.target, info.name)
 
+    def loaded_twice(self) -> bool:
+        """Whether the file of a handler is the program's as well: then this app is the second one of that file."""
+        return any(loaded_twice(info.target) for info in self._infos.values())
+
     def name_of(self, given: Any) -> str:
         """The handler's name of what `enqueue` was given: a name, a function or class, or a `JobType`."""
         if isinstance(given, str):
@@ -205,6 +220,13 @@ class Handlers:
         except TypeError:
             name = None
         if name is None:
+            for target, twin in self._names.items():
+                if is_twin(given, target):
+                    raise UnknownHandler(
+                        f"{shown(given)} of module {given.__module__!r}",
+                        f"handler {twin!r} is that of module {target.__module__!r}: its file was loaded twice, as the"
+                        " program and as a module", f"{LOADED_TWICE} Or enqueue by name: {twin!r}.",
+                    )  # fmt: skip
             raise UnknownHandler(
                 shown(given), "it is no registered handler", "Decorate it with @app.handler(name), or pass a name."
             )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
+import sys
 import types
 from collections.abc import Callable, Sequence
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -49,6 +51,25 @@ def is_async(target: Any) -> bool:
 def is_generator(target: Any) -> bool:
     code = code_of(target)
     return inspect.isgeneratorfunction(code) or inspect.isasyncgenfunction(code)
+
+
+def is_twin(one: Any, other: Any) -> bool:
+    """Whether both are the same code, from a file that was loaded twice: as the program and as a module."""
+    modules = {getattr(one, "__module__", None), getattr(other, "__module__", None)}
+    names = {getattr(one, "__qualname__", None), getattr(other, "__qualname__", None)}
+    return "__main__" in modules and len(modules) == 2 and len(names) == 1 and len({*map(_file_of, modules)}) == 1
+
+
+def loaded_twice(target: Any) -> bool:
+    """Whether the file of a module's function is the program's as well."""
+    module = getattr(target, "__module__", None)
+    program = _file_of("__main__")
+    return module != "__main__" and program is not None and _file_of(module) == program
+
+
+def _file_of(module: str | None) -> str | None:
+    file = getattr(sys.modules.get(module or ""), "__file__", None)
+    return None if file is None else os.path.realpath(file)
 
 
 def hints_of(target: Callable[..., Any], what: str) -> tuple[inspect.Signature, dict[str, Any]]:
