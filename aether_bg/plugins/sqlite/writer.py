@@ -162,7 +162,7 @@ class Writer:
             op.result = op.run(self._conn)
         except BaseException as error:  # the user's code runs here; whatever it raises is the operation's
             op.error = error
-        late, self.current = self.guard.out_of_time, None
+        late, self.current = op.limit is not None and self.guard.out_of_time, None
         self.guard.end(op)
         if not op.ran() or (late and not isinstance(op.error, UnitOfWorkTimeout)):
             op.error = too_long(op)
