@@ -182,7 +182,7 @@ class Ended:
 
 @attrs.frozen
 class Missed:
-    """Occurrences were closed without a run: skipped, coalesced or overlapped."""
+    """Occurrences were closed without a run: skipped, coalesced, overlapped or, by new rules of a zone, superseded."""
 
     job: JobInfo
     run: JobRun
