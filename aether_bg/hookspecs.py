@@ -119,7 +119,8 @@ class Persistence(Protocol):
         """Register, renew or withdraw this owner, and answer which others are alive (docs/protocol.md, P1 to P4).
 
         Shape: owned. Called before the first claim, then several times a second; must be cheap. Between calls the store
-        keeps the beat itself, off the event loop, for `keep_for` seconds.
+        keeps the beat itself, off the event loop, for `keep_for` seconds. An owner that has never joined only asks: it
+        is answered with `known=False`, and nothing changes.
         """
         ...
 

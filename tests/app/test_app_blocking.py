@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import sqlite3
 import threading
+import typing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import anyio
 import pytest
 
 from aether_bg import Aether, InsideUnitOfWork, JobNotFound, JobStatus, NotStarted, UnknownHandler
+from aether_bg._app.blocking import BlockingClient, PlainStore
+from aether_bg._app.verbs import Verbs
 from aether_bg._app.view import StoreView
 
 
@@ -72,6 +75,19 @@ def test_no_verb_is_missing(work: Aether) -> None:
                 if not name.startswith("_"):
                     assert callable(getattr(plain, name)), name
                     assert getattr(type(plain), name).__doc__ == verb.__doc__
+
+
+@pytest.mark.parametrize(
+    ("plain", "verb"), [(BlockingClient.enqueue, Verbs.enqueue), (PlainStore.find, StoreView.find)]
+)
+def test_plain_functions_have_the_types_of_their_verbs(plain: Any, verb: Any) -> None:
+    """Written twice, since no type can say "the same, without await": overloads included."""
+
+    def types(function: Any) -> list[inspect.Signature]:
+        return [inspect.signature(one) for one in typing.get_overloads(function) or [function]]
+
+    assert types(plain) == types(verb)
+    assert plain.__doc__ == verb.__doc__
 
 
 def test_a_unit_of_work_in_a_script(work: Aether, path: Path) -> None:
