@@ -410,8 +410,8 @@ async def test_schedules_of_a_plugins_own(make_app: Make, clock: FakeClock, step
         await plain.drain()
         job = await plain.store.get_by_job_name("plain")
         assert job is not None
-        assert job.status is JobStatus.FAILED, "its schedule can no longer be read; the row says so"
-        assert "every hundred" in str(job.last_error)
+        assert job.status is JobStatus.SCHEDULED, "it waits for a process that can read its schedule"
+        assert len(seen) == 3
     assert isinstance(schedule.parse("@daily"), schedule.Schedule)
 
 
