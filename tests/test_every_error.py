@@ -482,22 +482,20 @@ async def _(make: Make, path: Path) -> None:
 # -- schedulers ------------------------------------------------------------------------------------
 
 
-def translated(code: str, details: str = "") -> Exception:
+def answered(code: str, details: str = "") -> Exception:
     """What the Dapr plugin makes of the sidecar's answer."""
     grpc = pytest.importorskip("grpc")
-    from aether_bg.plugins.dapr.sidecar import Sidecar
+    from aether_bg.plugins.dapr.trouble import translated
 
-    sidecar = Sidecar.__new__(Sidecar)
-    sidecar.address = "127.0.0.1:50001"
-    error = SimpleNamespace(code=lambda: getattr(grpc.StatusCode, code), details=lambda: details)
-    return sidecar._translated(error)
+    return translated(getattr(grpc.StatusCode, code).name, details, "127.0.0.1:50001", "DAPR_GRPC_PORT")
 
 
 @raises(
-    "SchedulerUnavailable", r"^Dapr sidecar 127\.0\.0\.1:50001: cannot be reached\. Is it running\? Jobs wait in the st"
+    "SchedulerUnavailable",
+    r"^Dapr sidecar 127\.0\.0\.1:50001 \(from DAPR_GRPC_PORT\): cannot be reached\. Start it with ",
 )
 async def _(make: Make, path: Path) -> None:
-    raise translated("UNAVAILABLE")
+    raise answered("UNAVAILABLE")
 
 
 @raises("SchedulerMisconfigured", r"^Dapr 1\.17\.9: is older than 1\.18\.3, the first that this .*\. Upgrade Dapr\.$")

@@ -184,7 +184,7 @@ def instant(option: str, value: Any) -> datetime | None:
     try:
         return utc(value)
     except Refused as refused:
-        refuse(option, value, f"must be an instant, but {refused}", "For example: datetime.now(UTC).")
+        refuse(option, value, refused.reason, "For example: datetime.now(UTC).")
 
 
 def name(value: Any, what: str) -> str:

@@ -88,7 +88,7 @@ def utc(value: datetime) -> datetime:
     except Exception as error:  # a tzinfo of the user's, or no datetime but by name
         raise Refused(None, f"its instant cannot be told: {error!r}", NOW) from None
     if offset is None:
-        raise Refused(None, "a datetime without a zone names no instant", NOW)
+        raise Refused(None, "must have a time zone: a datetime without a zone names no instant", NOW)
     try:
         wall -= timedelta(days=offset.days, seconds=offset.seconds, microseconds=offset.microseconds)
     except OverflowError:
