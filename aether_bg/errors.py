@@ -390,11 +390,11 @@ class UnitOfWorkTimeout(StoreError, TimeoutError):
 
 
 class Unsupported(StoreError):
-    """This store has no SQL, so it cannot run `Execute` or `Call`."""
+    """This store has no SQL, so it cannot run a `Call`."""
 
 
 class Stale(StoreError):
-    """A `Save` presented a seq or schedule_rev that is no longer current. `current`: the row now, None if gone."""
+    """An `Update` presented a seq or schedule_rev that is no longer current. `current`: the row now, None if gone."""
 
     def __init__(self, job_id: object, current: JobInfo | None) -> None:
         self.current = current
@@ -402,7 +402,7 @@ class Stale(StoreError):
 
 
 class NameHeld(StoreError):
-    """An `Add` (or a `Save` that takes a name back) found the name held. `current`: the holder."""
+    """An `Insert` (or an `Update` that takes a name back) found the name held. `current`: the holder."""
 
     def __init__(self, name: str, current: JobInfo) -> None:
         self.current = current

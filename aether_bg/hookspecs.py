@@ -99,9 +99,9 @@ class Persistence(Protocol):
     async def store_transact(self, writes: Sequence[Write]) -> Sequence[object]:
         """The one way to write: carry out all of `writes`, in order, or none; they are durable when it returns.
 
-        Shape: owned. One result per write: None for Add and Save, rows for Execute, the function's result for Call.
-        Raises `Stale` when a Save's guard does not hold, `NameHeld` when a name is taken, `Unsupported` for SQL where
-        there is none, what the user's SQL or function raised, or a `StoreError` that says it may be tried again.
+        Shape: owned. One result per write: None for Insert and Update, the function's result for Call.
+        Raises `Stale` when an Update's guard does not hold, `NameHeld` when a name is taken, `Unsupported` for a Call
+        where there is no SQL, what the user's function raised, or a `StoreError` that says it may be tried again.
         """
         ...
 

@@ -26,7 +26,7 @@ from pieces import BATCH, fsync, hook, hop, task
 from timed_store import TimedStore
 
 from aether_bg import Aether, JobInfo, SQLiteStore
-from aether_bg.model import Add, Change, Claim, Heartbeat, JobRun, JobStatus, RunOutcome, Save
+from aether_bg.model import Change, Claim, Heartbeat, Insert, JobRun, JobStatus, RunOutcome, Update
 from aether_bg.plugins.sqlite import changes, claims, files, guard, rows
 
 JOBS = 10_000
@@ -95,18 +95,18 @@ async def whole(path: Path) -> tuple[float, TimedStore]:
     return await drained(app, finished) / JOBS, store
 
 
-def completion(job: JobInfo) -> Save:
+def completion(job: JobInfo) -> Update:
     """What the kernel writes when a one-shot has run."""
     now = datetime.now(UTC)
     run = JobRun(
         job_id=job.id, token=job.seq, attempt=1, occurrence=job.occurrence, outcome=RunOutcome.COMPLETED,
         started_at=job.started_at, finished_at=now, owner=job.owner,
     )  # fmt: skip
-    return Save(Change(
+    return Update(Change(
         job_id=job.id, seq=job.seq, schedule_rev=job.schedule_rev, next_seq=job.seq + 1, next_rev=job.schedule_rev,
         status=JobStatus.COMPLETED, due_at=None, occurrence=job.occurrence, last_occurrence=job.occurrence,
         occurrences=1, attempt=1, retry_count=0, crash_count=0, last_error=None, handled_time=now, paused=False,
-        manual=False, extra=False, run_again=False, holds_name=True, armed_seq=job.armed_seq, owner=None,
+        manual=False, off_schedule=False, trigger_pending=False, holds_name=True, armed_seq=job.armed_seq, owner=None,
         modified_at=now, modified_by=None, runs=(run,),
     ))  # fmt: skip
 
@@ -189,7 +189,7 @@ def inserted(path: Path, count: int) -> tuple[float, float]:
     for job in claimed(count):
         began = time.perf_counter()
         conn.execute(f"BEGIN IMMEDIATE {watch.mark}")
-        changes.transact(conn, [Add(job)], watch)
+        changes.transact(conn, [Insert(job)], watch)
         between = time.perf_counter()
         conn.execute(f"COMMIT {watch.mark}")
         rows.append(between - began)

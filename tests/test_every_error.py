@@ -26,7 +26,7 @@ import pytest
 
 from aether_bg import Aether, Backoff, JobContext, JobInfo, JobStatus, SQLiteStore, errors, hookimpl
 from aether_bg.errors import AetherError, InvalidMetadata, InvalidName, InvalidOption, InvalidPayload, StoreTrouble
-from aether_bg.model import Add, Save, Write
+from aether_bg.model import Insert, Update, Write
 from aether_bg.plugins.sqlite import files
 
 pytestmark = pytest.mark.anyio
@@ -415,7 +415,7 @@ async def _(make: Make, path: Path) -> None:
     async with waiting(make, store=store) as app:
         job = await app.store.get(await app.enqueue("Work", schedule=HOUR))
         assert job is not None
-        await store.store_transact([Add(attrs.evolve(job, job_name="other"))])  # the id is taken
+        await store.store_transact([Insert(attrs.evolve(job, job_name="other"))])  # the id is taken
 
 
 @raises(
@@ -440,12 +440,12 @@ class WithoutSQL(SQLiteStore):
 
     @hookimpl
     async def store_transact(self, writes: Sequence[Write]) -> Sequence[object]:
-        if not all(isinstance(write, Add | Save) for write in writes):
-            raise errors.Unsupported("Execute", "this store has no SQL", "Use SQLiteStore for units of work with SQL.")
+        if not all(isinstance(write, Insert | Update) for write in writes):
+            raise errors.Unsupported("Call", "this store has no SQL", "Use SQLiteStore for units of work with SQL.")
         return await super().store_transact(writes)
 
 
-@raises("Unsupported", r"^Execute: this store has no SQL\. Use SQLiteStore")
+@raises("Unsupported", r"^Call: this store has no SQL\. Use SQLiteStore")
 async def _(make: Make, path: Path) -> None:
     async with waiting(make, store=WithoutSQL(path)) as app, app.unit_of_work() as uow:
         uow.execute("SELECT 1")
@@ -466,7 +466,7 @@ class Recording(SQLiteStore):
 
     @hookimpl
     async def store_transact(self, writes: Sequence[Write]) -> Sequence[object]:
-        self.saved.extend(write for write in writes if isinstance(write, Save))
+        self.saved.extend(write for write in writes if isinstance(write, Update))
         return await super().store_transact(writes)
 
 
@@ -476,7 +476,7 @@ async def _(make: Make, path: Path) -> None:
     async with waiting(make, store=store) as app:
         job = await app.store.get(await app.enqueue("Work", "one", schedule=HOUR))
         assert job is not None
-        await store.store_transact([Add(attrs.evolve(job, id=uuid4()))])
+        await store.store_transact([Insert(attrs.evolve(job, id=uuid4()))])
 
 
 # -- schedulers ------------------------------------------------------------------------------------

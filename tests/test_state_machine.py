@@ -22,17 +22,17 @@ from aether_bg._rules import states
 from aether_bg._rules.occurrences import KEPT, Plan, anchor_for
 from aether_bg.errors import InvalidTransition, NameHeld, Stale
 from aether_bg.model import (
-    Add,
     Change,
     Claim,
     Definition,
     Heartbeat,
+    Insert,
     JobInfo,
     JobRun,
     JobStatus,
     Purge,
     RunOutcome,
-    Save,
+    Update,
 )
 from aether_bg.plugins.sqlite import changes, claims, files, schema
 from aether_bg.plugins.sqlite.guard import Guard
@@ -103,13 +103,13 @@ class Bench:
         return result
 
     def add(self, job: JobInfo) -> JobInfo:
-        self.within(lambda: changes.transact(self.conn, [Add(job)], self.guard))
+        self.within(lambda: changes.transact(self.conn, [Insert(job)], self.guard))
         self.job_id = job.id
         return self.row()
 
     def save(self, change: Change | None) -> JobInfo:
         assert change is not None
-        self.within(lambda: changes.transact(self.conn, [Save(change)], self.guard))
+        self.within(lambda: changes.transact(self.conn, [Update(change)], self.guard))
         return self.row()
 
     def claim(self, now: datetime, *, seq: int | None = None) -> JobInfo | None:
@@ -128,7 +128,7 @@ class Bench:
     def runs(self, *outcomes: RunOutcome) -> list[JobRun]:
         columns = ", ".join(field.name for field in attrs.fields(JobRun))
         rows = self.conn.execute(
-            f"SELECT {columns} FROM aether_runs WHERE job_id = ? ORDER BY token, part", [str(self.job_id)]
+            f"SELECT {columns} FROM aether_runs WHERE job_id = ? ORDER BY token, gap", [str(self.job_id)]
         )
         return [run for run in map(read_run, rows) if not outcomes or run.outcome in outcomes]
 
@@ -231,7 +231,9 @@ class Moves(RuleBasedStateMachine):
         assert taken.seq == job.seq + 1, "C1: the claim makes the token"
         assert taken.attempt == job.attempt + 1, "C1: the claim begins an attempt"
         assert not taken.manual, "U3: the claim clears `manual`"
-        assert (taken.extra, taken.occurrence) == (job.extra, job.occurrence), "U3: the claim keeps what is to run"
+        assert (taken.off_schedule, taken.occurrence) == (job.off_schedule, job.occurrence), (
+            "U3: the claim keeps what is to run"
+        )
         self.moved("claim")
         if dies:
             lost = states.Lost("killed", now, CAP)
@@ -242,8 +244,8 @@ class Moves(RuleBasedStateMachine):
             assert taken.attempt == 1, "R2: misfire never applies after the first attempt"
             recurring = plan_of(taken).schedule.recurring
             assert recurring or taken.misfire == "skip", "R2: a one-shot without an end runs however late"
-            assert not taken.extra, "U3: an extra run is never late"
-            assert sum(run.part == 0 for run in missed.runs) == len(missed.runs) == 1, "R2: a gap is one row"
+            assert not taken.off_schedule, "U3: an extra run is never late"
+            assert sum(run.gap == 0 for run in missed.runs) == len(missed.runs) == 1, "R2: a gap is one row"
             self.apply("misfired", lambda _: missed)
 
     @precondition(lambda self: self.job.status is JobStatus.RUNNING)
@@ -252,10 +254,10 @@ class Moves(RuleBasedStateMachine):
         ending = self.ending(kind, later)
         job = self.job
         self.apply(kind, lambda row: states.finish(row, ending, plan_of(row), self.now, BY))
-        if job.extra:
+        if job.off_schedule:
             assert self.job.occurrences == job.occurrences, "U3: an extra run moved `occurrences`"
             if self.job.last_occurrence != job.last_occurrence:
-                gaps = [run.last_occurrence for run in self.bench.runs() if run.token == job.seq and run.part]
+                gaps = [run.last_occurrence for run in self.bench.runs() if run.token == job.seq and run.gap]
                 assert gaps[-1] == self.job.last_occurrence, "U3: an extra run moved `last_occurrence`"
         if kind == "completed":
             assert self.job.crash_count == 0, "R3: the counter is kept until a success"
@@ -272,7 +274,7 @@ class Moves(RuleBasedStateMachine):
     def supersedes_the_last(self, definition: Definition) -> bool:
         """The waiting retry that `update` closes is of the last occurrence that `repeats` allows."""
         job = self.job
-        waits = job.status is JobStatus.SCHEDULED and job.attempt > 0 and not job.extra
+        waits = job.status is JobStatus.SCHEDULED and job.attempt > 0 and not job.off_schedule
         return waits and definition.repeats is not None and job.occurrences + 1 >= definition.repeats
 
     @rule()
@@ -385,7 +387,7 @@ class Moves(RuleBasedStateMachine):
         conn.execute("BEGIN IMMEDIATE")
         try:
             with pytest.raises(Stale) as caught:
-                changes.transact(conn, [Save(change)], self.bench.guard)
+                changes.transact(conn, [Update(change)], self.bench.guard)
             assert self.bench.dump() == before, "C1: a stale write left a trace before the rollback"
         finally:
             conn.execute("ROLLBACK")
@@ -404,7 +406,7 @@ class Moves(RuleBasedStateMachine):
         assert step or not must, f"C1: {kind} changed status, due instant or pause, and seq stands"
         assert may or not step, f"C1: {kind} moved seq without a cause"
         if was.status is job.status is JobStatus.RUNNING:
-            columns = ("paused", "run_again", "expression_value", "anchor")
+            columns = ("paused", "trigger_pending", "expression_value", "anchor")
             if any(getattr(was, name) != getattr(job, name) for name in columns):
                 assert job.schedule_rev == was.schedule_rev + 1, f"C1: {kind} while RUNNING raises schedule_rev"
             same = ("seq", "owner", "attempt", "due_at", "occurrence", "last_occurrence", "occurrences", "started_at")
@@ -599,18 +601,18 @@ def test_triggered_while_running_it_runs_once_more(bench: Bench) -> None:
     running = bench.claim(at("12:00:00"))
     assert running is not None
     asked = bench.save(states.trigger(running, plan_of(running), at("12:00:01"), BY))
-    assert (asked.seq, asked.schedule_rev, asked.run_again) == (running.seq, running.schedule_rev + 1, True)
+    assert (asked.seq, asked.schedule_rev, asked.trigger_pending) == (running.seq, running.schedule_rev + 1, True)
     assert states.trigger(asked, plan_of(asked), at("12:00:02"), BY) is None
     blind = states.finish(running, states.Completed(), plan_of(running), at("12:00:05"), BY)
     with pytest.raises(Stale):
         bench.save(blind)
     job = bench.save(states.finish(asked, states.Completed(), plan_of(asked), at("12:00:05"), BY))
-    assert (job.status, job.due_at, job.manual, job.extra) == (JobStatus.SCHEDULED, at("12:00:05"), True, True)
-    assert (job.last_occurrence, job.occurrences, job.run_again) == (at("12:00:00"), 1, False)
+    assert (job.status, job.due_at, job.manual, job.off_schedule) == (JobStatus.SCHEDULED, at("12:00:05"), True, True)
+    assert (job.last_occurrence, job.occurrences, job.trigger_pending) == (at("12:00:00"), 1, False)
     assert bench.run_due(at("12:00:06")) == [at("12:00:05")]
     job = bench.row()
     assert (job.due_at, job.last_occurrence, job.occurrences) == (at("13:00:00"), at("12:00:00"), 1)
-    assert not job.extra
+    assert not job.off_schedule
     assert [run.occurrence for run in bench.runs(RunOutcome.COMPLETED)] == [at("12:00:00"), at("12:00:05")]
 
 

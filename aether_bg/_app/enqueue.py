@@ -19,7 +19,7 @@ from aether_bg._rules.ids import uuid7
 from aether_bg._rules.names import busy, differences, kept, own, same_schedule, taken
 from aether_bg._rules.occurrences import Plan, anchor_for, check_comes, first_due
 from aether_bg.errors import NameHeld, Stale
-from aether_bg.model import Add, Definition, Enqueued, JobInfo, JobStatus, Query, Save, Transaction, Unreadable
+from aether_bg.model import Definition, Enqueued, Insert, JobInfo, JobStatus, Query, Transaction, Unreadable, Update
 
 
 class Enqueues:
@@ -59,7 +59,7 @@ class Enqueues:
         if engine.writes.idle and engine.claim_error is None:
             engine.expect(job.due_at)  # so that a claim can share its commit
         try:
-            await engine.writes.write(Add(job))
+            await engine.writes.write(Insert(job))
         except NameHeld as held:
             return engine.calls.decoded(held.current)
         return None
@@ -110,7 +110,7 @@ class Enqueues:
             if held.status.terminal:
                 check_comes(job)
                 release = states.release_name(held, job.created_at, job.created_by)
-                await engine.calls.transact([Save(release), Add(job)])
+                await engine.calls.transact([Update(release), Insert(job)])
                 self._added(job)
                 return job.id
             await self._redefine(held, job, same=same_schedule(differs) and not itself, again=itself)
@@ -157,7 +157,7 @@ class Enqueues:
             if held is not None:
                 return self._kept_inside(held, job, if_exists)
         check_comes(job)
-        unit.queue(Add(job))
+        unit.queue(Insert(job))
         return job.id
 
     def _kept_inside(self, held: JobInfo, job: JobInfo, if_exists: str) -> UUID:

@@ -29,7 +29,7 @@ from aether_bg._kernel.tasks import spawner
 from aether_bg._rules import states
 from aether_bg._rules.options import Options
 from aether_bg.errors import StoreError
-from aether_bg.model import AppStarted, AppStopped, Change, Purge, Save
+from aether_bg.model import AppStarted, AppStopped, Change, Purge, Update
 
 AFTER_CANCEL: Final = 0.5
 """Seconds between cancelling what runs and taking its rows back."""
@@ -187,7 +187,7 @@ class Run:
             attempt.revoke()
             now = engine.clock.now()
             change = states.finish(attempt.job, states.Released(begun=True), None, now, engine.options.by())
-            engine.writes.put(Save(change), partial(_settled, engine, change))
+            engine.writes.put(Update(change), partial(_settled, engine, change))
         await self._until(lambda: not engine.attempts.recording and engine.writes.idle, LAST)
         engine.end_loops()
         if outbox is not None:

@@ -10,7 +10,7 @@ import attrs
 from aether_bg._kernel.engine import Engine
 from aether_bg._rules.occurrences import Plan
 from aether_bg.errors import InvalidOption, InvalidSchedule, JobNotFound, Stale, shown
-from aether_bg.model import Altered, Change, Definition, JobInfo, Query, Save
+from aether_bg.model import Altered, Change, Definition, JobInfo, Query, Update
 
 
 class Rows:
@@ -26,7 +26,7 @@ class Rows:
 
     async def save(self, job: JobInfo, change: Change, verb: str) -> None:
         engine = self._engine
-        await engine.writes.write(Save(change))
+        await engine.writes.write(Update(change))
         engine.settled(change)
         engine.arm(change.job_id)
         if engine.events.observed:

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from aether_bg._rules.occurrences import check_comes
 from aether_bg.errors import InsideUnitOfWork, InvalidOption, NotStarted, UnitOfWorkClosed, shown
-from aether_bg.model import Add, Call, Execute, JobInfo, Transaction, Write
+from aether_bg.model import Call, Insert, JobInfo, Transaction, Write
 
 R = TypeVar("R")
 _UNSET: Any = object()
@@ -70,7 +70,7 @@ class UnitOfWork:
     def execute(self, sql: str, params: Sequence[Any] | Mapping[str, Any] = ()) -> Queued[list[tuple[Any, ...]]]:
         """Queue one statement. Its rows are in `.result` after the commit."""
         queued = Queued[list[tuple[Any, ...]]]()
-        self.queue(Execute(sql, params), queued)
+        self.queue(Call(lambda tx: tx.execute(sql, params), shown(sql)[:60]), queued)
         return queued
 
     def run(self, fn: Callable[[WorkTransaction], R]) -> Queued[R]:
@@ -99,8 +99,7 @@ class UnitOfWork:
                 check_comes(job)  # where the function has caught what enqueue raised for it
             return result
 
-        carry_out.__qualname__ = getattr(fn, "__qualname__", type(fn).__name__)  # for messages
-        self.queue(Call(carry_out), queued)
+        self.queue(Call(carry_out, f"run({getattr(fn, '__qualname__', type(fn).__name__)})"), queued)
         return queued
 
     def __repr__(self) -> str:
@@ -112,7 +111,7 @@ class UnitOfWork:
         if self._closed:
             raise UnitOfWorkClosed("this unit of work", "it has ended", "Open another one.")
         self._steps.append((write, queued))
-        if isinstance(write, Add):
+        if isinstance(write, Insert):
             self.named[write.job.job_name] = write.job
 
     @property
@@ -126,7 +125,7 @@ class UnitOfWork:
     @property
     def jobs(self) -> list[JobInfo]:
         """What it has enqueued, once it is committed."""
-        joined = [write.job for write in self.writes if isinstance(write, Add)]
+        joined = [write.job for write in self.writes if isinstance(write, Insert)]
         return joined + [job for made in self._made for job in made]
 
     def close(self) -> list[Write]:

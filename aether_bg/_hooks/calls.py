@@ -14,7 +14,6 @@ from aether_bg import schedule as language
 from aether_bg._hooks.plugins import Plugins
 from aether_bg.errors import InvalidPayload, InvalidSchedule
 from aether_bg.model import (
-    Add,
     Alive,
     Claim,
     Claimed,
@@ -23,13 +22,14 @@ from aether_bg.model import (
     Failure,
     HandlerInfo,
     Heartbeat,
+    Insert,
     JobContext,
     JobInfo,
     JobRun,
     Purge,
     Query,
-    Save,
     Stats,
+    Update,
     Write,
 )
 from aether_bg.protocols import Kernel, PayloadCodec, Runner
@@ -192,12 +192,12 @@ class Calls:
         return payload
 
     def _encoded(self, write: Write) -> Write:
-        if isinstance(write, Add):
-            return Add(attrs.evolve(write.job, payload=self._encode(write.job.payload)))
-        if isinstance(write, Save) and write.change.definition is not None:
+        if isinstance(write, Insert):
+            return Insert(attrs.evolve(write.job, payload=self._encode(write.job.payload)))
+        if isinstance(write, Update) and write.change.definition is not None:
             definition = write.change.definition
             definition = attrs.evolve(definition, payload=self._encode(definition.payload))
-            return Save(attrs.evolve(write.change, definition=definition))
+            return Update(attrs.evolve(write.change, definition=definition))
         return write
 
     def encoded_job(self, job: JobInfo) -> JobInfo:

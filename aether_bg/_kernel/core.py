@@ -27,7 +27,7 @@ from aether_bg._rules.options import Options
 from aether_bg.bridge import Bridge, Threads
 from aether_bg.errors import InvalidSchedule, Stale
 from aether_bg.explain import plain
-from aether_bg.model import Alive, Change, JobInfo, Save, Transaction
+from aether_bg.model import Alive, Change, JobInfo, Transaction, Update
 from aether_bg.model.job import log_fields
 from aether_bg.protocols import Clock, Reader
 from aether_bg.schedule import Schedule
@@ -254,7 +254,7 @@ class Core:
     async def save(self, change: Change) -> bool:
         """Write it and tell of it. False: the row has moved on meanwhile."""
         try:
-            await self.writes.write(Save(change))
+            await self.writes.write(Update(change))
         except Stale:
             return False
         self.settled(change)

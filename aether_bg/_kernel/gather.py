@@ -8,7 +8,7 @@ from typing import Final
 import anyio
 
 from aether_bg.errors import NotStarted, StoreTrouble
-from aether_bg.model import Add, Save, Write
+from aether_bg.model import Insert, Update, Write
 
 _MOST: Final = 200
 
@@ -29,7 +29,7 @@ class Gather:
         self._busy = 0
         self._closed = False
 
-    def put(self, write: Add | Save, finished: Finished) -> None:
+    def put(self, write: Insert | Update, finished: Finished) -> None:
         if self._closed:
             finished(self._stopped())
             return
@@ -37,7 +37,7 @@ class Gather:
         if len(self._waiting) == 1:
             self._something.set()
 
-    async def write(self, write: Add | Save) -> None:
+    async def write(self, write: Insert | Update) -> None:
         """Commit one write. Raises what the store raises for it."""
         if self.idle and not self._closed:  # nothing to share a transaction with: spare the hop
             self._busy += 1

@@ -12,7 +12,7 @@ from aether_bg._kernel.core import Core
 from aether_bg._kernel.tasks import longer
 from aether_bg._rules import states
 from aether_bg.errors import Stale, StoreError
-from aether_bg.model import JobInfo, JobStatus, Query, Save
+from aether_bg.model import JobInfo, JobStatus, Query, Update
 
 _MOST: Final = 500
 _AT_ONCE: Final = 32
@@ -93,7 +93,7 @@ class Outbox:
             held = False
         if held and _waits(job) and job.armed_seq != job.seq:
             try:
-                await self._core.writes.write(Save(states.armed(job)))
+                await self._core.writes.write(Update(states.armed(job)))
             except Stale:
                 self._forget[job.id] = job.seq  # it moved on meanwhile: look again
                 self.changed(job.id)

@@ -22,7 +22,7 @@ from aether_bg._rules.names import taken
 from aether_bg._rules.occurrences import Plan
 from aether_bg.errors import NameHeld, NotStarted, Stale, StoreError, StoreRefused, StoreTrouble
 from aether_bg.explain import first_line
-from aether_bg.model import Change, Ended, JobContext, JobInfo, JobStatus, Missed, Purge, Raised, RunOutcome, Save
+from aether_bg.model import Change, Ended, JobContext, JobInfo, JobStatus, Missed, Purge, Raised, RunOutcome, Update
 from aether_bg.model.job import log_fields
 
 log = logging.getLogger("aether_bg")
@@ -80,14 +80,14 @@ class Outcomes:
     def _hand_in(self, outcome: Outcome, change: Change) -> None:
         core, unit = self._core, outcome.attempt.work
         if unit is None or not isinstance(outcome.ending, states.Completed):
-            core.writes.put(Save(change), partial(self._recorded, outcome, change))
+            core.writes.put(Update(change), partial(self._recorded, outcome, change))
         else:
             core.start_task(self._commit, outcome, change, unit)
 
     async def _commit(self, outcome: Outcome, change: Change, unit: UnitOfWork) -> None:
         core = self._core
         try:
-            _, *results = await core.calls.transact([Save(change), *unit.close()])
+            _, *results = await core.calls.transact([Update(change), *unit.close()])
         except NameHeld as held:
             self._recorded(outcome, change, taken(core.calls.decoded(held.current)))
         except Exception as error:
@@ -173,7 +173,7 @@ class Outcomes:
         if not core.events.observed:
             return
         for run in change.runs:
-            if run.part == 0 and run.outcome not in (RunOutcome.SKIPPED, RunOutcome.COALESCED, RunOutcome.SUPERSEDED):
+            if run.gap == 0 and run.outcome not in (RunOutcome.SKIPPED, RunOutcome.COALESCED, RunOutcome.SUPERSEDED):
                 core.events.emit(Ended(attempt.context, run, change.status, change.due_at))
             else:
                 core.events.emit(Missed(job, run))

@@ -107,13 +107,13 @@ class Owners:
                 await self._overdue(alive)
 
     async def _beat(
-        self, *, join: bool = False, leave: bool = False, stopping: bool = False, bury: tuple[UUID, ...] = (),
+        self, *, join: bool = False, leave: bool = False, stopping: bool = False, recovered: tuple[UUID, ...] = (),
         keep_for: float | None = None,
     ) -> Alive:  # fmt: skip
         engine, lease = self._engine, self._engine.options.lease
         beat = Heartbeat(
             owner=engine.owner, handlers=tuple(engine.handlers), now=engine.clock.now(), interval=lease / 3,
-            keep_for=10 * lease if keep_for is None else keep_for, join=join, leave=leave, bury=bury,
+            keep_for=10 * lease if keep_for is None else keep_for, join=join, leave=leave, recovered=recovered,
             stopping=stopping or (join and engine.stopping), problems=self._problems,
         )  # fmt: skip
         engine.alive = alive = await engine.calls.heartbeat(beat)
@@ -138,7 +138,7 @@ class Owners:
             return
         for owner in dead:
             await self._recover(owner, stopped=owner in alive.stopping)
-        await self._beat(bury=tuple(dead))
+        await self._beat(recovered=tuple(dead))
 
     async def _recover(self, owner: UUID, *, stopped: bool) -> None:
         engine = self._engine

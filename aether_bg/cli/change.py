@@ -137,7 +137,7 @@ async def _one(name: str, text: str, verb: Verb, operator: Operator, find: Calla
             rule = f"it is {before.status.name}: nothing is left to delete. `aether-bg purge` removes ended jobs."
             return Done(verb=name, asked=text, ok=False, job=before, error=f"delete of job {before.job_name!r}: {rule}")
         so_already = {
-            "pause": before.paused, "resume": not before.paused, "trigger": before.manual or before.run_again,
+            "pause": before.paused, "resume": not before.paused, "trigger": before.manual or before.trigger_pending,
         }  # fmt: skip
         return Done(verb=name, asked=text, ok=True, changed=not so_already.get(name, False), job=find(str(before.id)))
     except AetherError as error:

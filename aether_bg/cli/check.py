@@ -166,7 +166,7 @@ _CONTRADICTIONS: Final = (
      "have ended but have a due instant"),
     ("no_owner", "id", "aether_jobs WHERE status = 1 AND owner IS NULL", "are RUNNING but belong to no process"),
     ("no_attempt", "j.id",
-     "aether_jobs j LEFT JOIN aether_runs r ON r.job_id = j.id AND r.token = j.seq AND r.part = 0 "
+     "aether_jobs j LEFT JOIN aether_runs r ON r.job_id = j.id AND r.token = j.seq AND r.gap = 0 "
      "AND r.outcome IS NULL WHERE j.status = 1 AND r.job_id IS NULL",
      "are RUNNING without an open row of history"),
     ("open_attempt", "r.job_id",

@@ -149,7 +149,7 @@ class Story:
         job = self.job
         passed = 0.0 if job.occurrence is None else (self.now - job.occurrence).total_seconds()
         held = job.paused and not job.manual
-        if job.attempt or job.extra or held:
+        if job.attempt or job.off_schedule or held:
             return []
         if not self._recurring():
             ended = job.until is not None and self.now > job.until
@@ -202,7 +202,7 @@ class Story:
             told.append(f"That process {lost}: {taker} takes the job back and runs it again.")
         if job.paused:
             told.append("It was paused meanwhile: this attempt ends normally, and nothing follows before `resume`.")
-        if job.run_again:
+        if job.trigger_pending:
             told.append("It was triggered meanwhile: it runs once more afterwards.")
         return told
 

@@ -102,10 +102,10 @@ class JobInfo:
     """The seq that the scheduler durably holds (PROTOCOL D4)."""
     manual: bool = False
     """Asked for by `trigger`: can be claimed though paused; the claim clears it (PROTOCOL U3)."""
-    extra: bool = False
+    off_schedule: bool = False
     """The waiting or running occurrence is one more than the schedule has: it moves neither `last_occurrence` nor
     `occurrences` (PROTOCOL U3)."""
-    run_again: bool = False
+    trigger_pending: bool = False
     """Triggered while RUNNING: one more run afterwards."""
     crash_count: int = 0
     anchor: datetime
@@ -176,13 +176,13 @@ class Unreadable(JobInfo):
 class JobRun:
     """One row of history: an attempt, or a stretch of occurrences that had none.
 
-    `token` is the seq of the attempt's claim; `part` is 0 for the attempt and counts the gaps closed with it.
+    `token` is the seq of the attempt's claim; `gap` is 0 for the attempt and counts the gaps closed with it.
     For a gap, `occurrence` is the first one missed, `last_occurrence` the newest, `count` how many.
     """
 
     job_id: UUID
     token: int
-    part: int = 0
+    gap: int = 0
     attempt: int = 0
     occurrence: datetime | None = None
     outcome: RunOutcome | None = None

@@ -37,7 +37,7 @@ class Change:
     """The whole new state of one row, guarded by the seq and schedule_rev it was decided on (PROTOCOL C1).
 
     `job_id, seq, schedule_rev` are expected; `next_seq, next_rev` and everything below are written. `definition`
-    None leaves the author's part as it is. `runs` are written whole, by (job_id, token, part).
+    None leaves the author's part as it is. `runs` are written whole, by (job_id, token, gap).
     """
 
     job_id: UUID
@@ -57,8 +57,8 @@ class Change:
     handled_time: datetime | None
     paused: bool
     manual: bool
-    extra: bool
-    run_again: bool
+    off_schedule: bool
+    trigger_pending: bool
     holds_name: bool
     armed_seq: int
     owner: UUID | None
@@ -96,7 +96,7 @@ class Transaction(Protocol):
 
 
 @attrs.frozen
-class Add:
+class Insert:
     """Insert `job`. Raises `NameHeld` (with the holder) when `holds_name` and the name is taken, `StoreRefused` when
     its id is there already."""
 
@@ -104,28 +104,21 @@ class Add:
 
 
 @attrs.frozen
-class Save:
+class Update:
     """Write `change`. Raises `Stale` (with the row as it is) when seq or schedule_rev differ."""
 
     change: Change
 
 
 @attrs.frozen
-class Execute:
-    """Run one statement of the user's, with parameters. Result: its rows, a list of tuples."""
-
-    sql: str
-    params: Sequence[Any] | Mapping[str, Any] = ()
-
-
-@attrs.frozen
 class Call:
-    """Run a plain function of the user's inside the transaction. Result: what it returns."""
+    """Run a plain function of the user's inside the transaction. Result: what it returns. `name`: for messages."""
 
     fn: Callable[[Transaction], Any]
+    name: str = "a function"
 
 
-Write: TypeAlias = Add | Save | Execute | Call
+Write: TypeAlias = Insert | Update | Call
 
 
 @attrs.frozen(kw_only=True)
@@ -192,7 +185,7 @@ class Claimed:
 
 @attrs.frozen(kw_only=True)
 class Heartbeat:
-    """I am alive (PROTOCOL P). `join`: register a new owner; `leave`: withdraw it; `bury`: owners whose rows have
+    """I am alive (PROTOCOL P). `join`: register a new owner; `leave`: withdraw it; `recovered`: owners whose rows have
     been taken back: they are registered no longer, and what proved them dead (a lock) can be let go.
 
     `stopping`: this owner has begun to stop. The mark stays until its row is gone: its handlers are advertised no
@@ -211,7 +204,7 @@ class Heartbeat:
     join: bool = False
     leave: bool = False
     stopping: bool = False
-    bury: tuple[UUID, ...] = ()
+    recovered: tuple[UUID, ...] = ()
     problems: tuple[str, ...] = ()
 
 

@@ -18,19 +18,19 @@ from uuid import UUID, uuid4
 from aether_bg.errors import NameHeld, Stale, StoreRefused, Unsupported
 from aether_bg.hookspecs import hookimpl
 from aether_bg.model import (
-    Add,
     Alive,
     Claim,
     Claimed,
     Heartbeat,
+    Insert,
     JobInfo,
     JobRun,
     JobStatus,
     Purge,
     Query,
     RunOutcome,
-    Save,
     Stats,
+    Update,
     Write,
     begun_run,
 )
@@ -83,18 +83,18 @@ class MemoryStore:
 
     def _write(self, write: Write, jobs: Jobs, runs: Runs) -> None:
         match write:
-            case Add(job):
+            case Insert(job):
                 if job.id in jobs:
                     raise StoreRefused(f"job {job.id}", "its id is in the store already", "Add each job once.")
                 self._put(job, jobs)
-            case Save(change):
+            case Update(change):
                 current = jobs.get(change.job_id)
                 if current is None or not change.guards(current):
                     raise Stale(change.job_id, current)
                 self._put(change.applied_to(current), jobs)
                 for run in change.runs:
                     _check_completed(run, runs)
-                    runs[run.job_id, run.token, run.part] = run
+                    runs[run.job_id, run.token, run.gap] = run
             case _:
                 raise Unsupported(repr(self), "it has no SQL", "Use a store that has, or no unit of work.")
 
@@ -130,7 +130,7 @@ class MemoryStore:
             if beat.join or beat.owner in self._owners:
                 self._owners[beat.owner] = beat, now + beat.keep_for
             self._stopping |= {beat.owner} if beat.stopping else set()
-            for gone in (*beat.bury, *([beat.owner] if beat.leave else [])):
+            for gone in (*beat.recovered, *([beat.owner] if beat.leave else [])):
                 self._owners.pop(gone, None)
             self._stopping &= self._owners.keys()
             running = [job for job in self._jobs.values() if job.status is JobStatus.RUNNING]

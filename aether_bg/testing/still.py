@@ -131,7 +131,7 @@ class Still:
         ended: dict[tuple[UUID, int], JobRun] = {}
         for job_id, times in Counter(job.id for job in begun).items():
             runs = await kernel.store.history(job_id, _ROWS * times)
-            ended |= {(job_id, run.token): run for run in runs if run.part == 0}
+            ended |= {(job_id, run.token): run for run in runs if run.gap == 0}
         return [
             Ran(job, ended.get((job.id, job.seq)) or _purged(job), raised.get((job.id, job.seq)))
             for job in begun

@@ -33,7 +33,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from aether_bg import JobInfo, JobStatus, Stale, hookimpl
 from aether_bg.errors import InvalidOption, shown
-from aether_bg.model import Change, Definition, Query, Save
+from aether_bg.model import Change, Definition, Query, Update
 from aether_bg.protocols import Store
 
 MARK: Final = "sealed_with"
@@ -132,7 +132,7 @@ async def reseal(store: Store, seal: Sealed) -> Resealed:
             try:
                 if job.status is JobStatus.RUNNING:
                     raise Stale(job.id, job)
-                await store.store_transact([Save(_with_payload(job, payload))])
+                await store.store_transact([Update(_with_payload(job, payload))])
                 done += 1
             except Stale:
                 left += 1

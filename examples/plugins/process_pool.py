@@ -75,7 +75,7 @@ class ProcessPool:
         if self._users == 0:
             for worker in self._workers:
                 worker.kill()
-                worker.bury()
+                worker.reap()
             self._workers.clear()
             self._idle.clear()
 
@@ -118,7 +118,7 @@ class ProcessPool:
             self._idle.append(worker)
             return ""
         self._workers.discard(worker)
-        return worker.bury()
+        return worker.reap()
 
 
 async def _ask_or_kill(worker: Worker, request: bytes) -> bytes | None:

@@ -57,7 +57,7 @@ class Worker:
         self._process.kill()
         self._process.join(1)
 
-    def bury(self) -> str:
+    def reap(self) -> str:
         """Close what a dead one leaves open; how it ended. Nobody may be in `ask`."""
         code = self._process.exitcode
         self._pipe.close()

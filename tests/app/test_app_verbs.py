@@ -291,7 +291,7 @@ async def test_trigger(work: Aether, clock: FakeClock, ran: list[JobContext]) ->
         extra = [ctx for ctx in ran if ctx.job.job_name == "many"]
         assert [ctx.occurrence for ctx in extra] == [clock.now()]
         after = await row(app, "many")
-        assert (after.due_at, after.last_occurrence, after.occurrences, after.extra) == (due, None, 0, False)
+        assert (after.due_at, after.last_occurrence, after.occurrences, after.off_schedule) == (due, None, 0, False)
         clock.advance(hours=1)
         await app.drain()
         clock.advance(hours=1)
@@ -311,7 +311,7 @@ async def test_trigger_works_while_paused_and_leaves_it_paused(
         await app.drain()
         assert [ctx.occurrence for ctx in ran] == [clock.now()]
         after = await row(app, "job")
-        assert (after.paused, after.manual, after.extra) == (True, False, False)
+        assert (after.paused, after.manual, after.off_schedule) == (True, False, False)
         assert after.due_at == NOW + timedelta(hours=1)
 
 

@@ -55,7 +55,7 @@ def snapshot(database: str | os.PathLike[str]) -> Snapshot:
         conn.row_factory = sqlite3.Row
         conn.execute("BEGIN")
         jobs = {row["id"]: dict(row) for row in conn.execute("SELECT * FROM aether_jobs")}
-        runs = [dict(row) for row in conn.execute("SELECT * FROM aether_runs ORDER BY job_id, token, part")]
+        runs = [dict(row) for row in conn.execute("SELECT * FROM aether_runs ORDER BY job_id, token, gap")]
         has = conn.execute("SELECT 1 FROM sqlite_master WHERE name = 'effects'").fetchone()
         effects = [tuple(row) for row in conn.execute("SELECT job, occurrence, token FROM effects")] if has else []
         conn.execute("COMMIT")

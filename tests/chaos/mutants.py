@@ -12,7 +12,7 @@ import attrs
 
 from aether_bg import JobInfo, SQLiteStore, hookimpl, schedule
 from aether_bg.errors import Stale
-from aether_bg.model import Claim, Claimed, JobStatus, Save, Write
+from aether_bg.model import Claim, Claimed, JobStatus, Update, Write
 from aether_bg.plugins.sqlite import claims
 from aether_bg.plugins.sqlite.operations import Operation, Rank
 from aether_bg.plugins.sqlite.rows import read_jobs
@@ -45,9 +45,9 @@ class NoTokenGuard(Watched):
 
 
 def _believed(write: Write, current: JobInfo) -> Write:
-    if not isinstance(write, Save) or write.change.job_id != current.id:
+    if not isinstance(write, Update) or write.change.job_id != current.id:
         return write
-    return Save(
+    return Update(
         attrs.evolve(
             write.change, seq=current.seq, schedule_rev=current.schedule_rev, next_seq=current.seq + 1,
             next_rev=current.schedule_rev,
@@ -56,7 +56,7 @@ def _believed(write: Write, current: JobInfo) -> Write:
 
 
 class NoOwnerCheck(Watched):
-    """Claims for owners that have been buried (against P4)."""
+    """Claims for owners that have been recovered (against P4)."""
 
     @hookimpl
     async def store_claim(self, claim: Claim) -> Claimed:

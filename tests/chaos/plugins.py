@@ -29,8 +29,8 @@ from aether_bg.model import (
     Purge,
     Query,
     Recovered,
-    Save,
     Stats,
+    Update,
     Write,
 )
 from aether_bg.plugins.sqlite import opened, writer
@@ -55,7 +55,7 @@ class Watched:
 
     @hookimpl
     async def store_transact(self, writes: Sequence[Write]) -> Sequence[object]:
-        outcome = any(isinstance(write, Save) and write.change.runs for write in writes)
+        outcome = any(isinstance(write, Update) and write.change.runs for write in writes)
         if outcome:
             self.moment("before commit")
         results = await self.inner.store_transact(writes)

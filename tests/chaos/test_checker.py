@@ -22,7 +22,7 @@ def row(**how: Any) -> dict[str, Any]:
 
 
 def run(token: int = 1, **how: Any) -> dict[str, Any]:
-    return {"job_id": JOB, "token": token, "part": 0, "occurrence": NOW, "outcome": "completed", **how}
+    return {"job_id": JOB, "token": token, "gap": 0, "occurrence": NOW, "outcome": "completed", **how}
 
 
 def event(kind: str, **how: Any) -> dict[str, Any]:
@@ -87,7 +87,7 @@ def test_a_torn_file_is_no_clean_file(tmp_path: Any) -> None:
     path = tmp_path / "torn.db"
     conn = sqlite3.connect(path)
     conn.executescript(
-        "CREATE TABLE jobs (id TEXT, n TEXT); CREATE TABLE runs (job_id, token, part); CREATE INDEX i ON jobs (n);"
+        "CREATE TABLE jobs (id TEXT, n TEXT); CREATE TABLE runs (job_id, token, gap); CREATE INDEX i ON jobs (n);"
         "WITH RECURSIVE k(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM k WHERE i < 2000) "
         "INSERT INTO jobs SELECT i, i FROM k"
     )

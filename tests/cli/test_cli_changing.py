@@ -44,7 +44,7 @@ def test_trigger(run: Run, db: Path) -> None:
     (done,) = map(json.loads, run("trigger", db, "hourly", "--json").stdout.splitlines())
     assert list(done) == ["verb", "asked", "ok", "changed", "job", "error"]
     assert (done["verb"], done["asked"], done["ok"], done["changed"]) == ("trigger", "hourly", True, True)
-    assert (done["job"]["manual"], done["job"]["extra"]) == (True, True)
+    assert (done["job"]["manual"], done["job"]["off_schedule"]) == (True, True)
     assert done["job"]["due_at"] < before["due_at"]
     assert json.loads(run("trigger", db, "hourly", "--json").stdout)["changed"] is False
 

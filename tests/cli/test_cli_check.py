@@ -77,11 +77,11 @@ TAMPERED: list[tuple[str, list[Statement]]] = [
     ("unreadable", ["UPDATE aether_jobs SET payload = '{oops' WHERE job_name = 'later'"]),
     ("unreadable", ["UPDATE aether_jobs SET extra_properties = '' WHERE job_name = 'ok-1'"]),
     ("orphaned", [f"UPDATE aether_jobs SET status = 1, owner = '{NOBODY}' WHERE job_name = 'later'"]),
-    ("foreign_keys", ["INSERT INTO aether_runs (job_id, token, part, attempt, count, outcome) "
+    ("foreign_keys", ["INSERT INTO aether_runs (job_id, token, gap, attempt, count, outcome) "
                       "VALUES ('x', 1, 0, 1, 1, 'failed')"]),
     ("schema", ["DROP INDEX aether_jobs_ready"]),
     ("schema", ["DROP TABLE aether_owners"]),
-    ("schema", ["ALTER TABLE aether_jobs RENAME COLUMN extra TO more"]),
+    ("schema", ["ALTER TABLE aether_jobs RENAME COLUMN off_schedule TO more"]),
     ("no_process", [lambda: due(5)]),
     ("no_handler", [lambda: due(5), lambda: owner(0, '["Other"]')]),
 ]  # fmt: skip

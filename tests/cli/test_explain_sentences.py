@@ -111,7 +111,7 @@ STORIES: list[tuple[str, JobInfo, list[JobRun], Around, list[str]]] = [
         "- attempt 1 of 2026-03-01 11:59:00Z: failed at 2026-03-01 11:59:00Z: ValueError: no",
     ]),
     ("recurring, with gaps", job(**HOURLY, due_at=at(3600), occurrence=at(3600), occurrences=1, repeats=9), [
-        run(RunOutcome.OVERLAPPED, part=1, count=1, occurrence=at(-30), last_occurrence=at(-30), started_at=None),
+        run(RunOutcome.OVERLAPPED, gap=1, count=1, occurrence=at(-30), last_occurrence=at(-30), started_at=None),
         run(RunOutcome.COMPLETED),
         run(RunOutcome.SKIPPED, token=0, count=3, occurrence=at(-300), last_occurrence=at(-100), started_at=None),
     ], ALIVE, [
@@ -158,7 +158,8 @@ SAID: list[tuple[str, JobInfo, list[JobRun], Around, str, str]] = [
     ("this process", job(**RUNNING | {"owner": ME}), [], Around(owners={ME: ""}, here=ME),
      "claimed by this process", "gone"),
     ("paused while running", job(**RUNNING, paused=True), [], ALIVE, "nothing follows before `resume`", "gone"),
-    ("triggered while running", job(**RUNNING, run_again=True), [], ALIVE, "it runs once more afterwards", "gone"),
+    ("triggered while running", job(**RUNNING, trigger_pending=True), [], ALIVE,
+     "it runs once more afterwards", "gone"),
     ("second attempt runs", job(**RUNNING | {"attempt": 2}, retry_count=1, last_error="KeyError: 'a'"), [], ALIVE,
      "That is retry 1; the attempt before failed: KeyError: 'a'.", "never"),
     ("snoozed", job(attempt=1, due_at=at(9)), [run(RunOutcome.SNOOZED)], ALIVE,
@@ -168,7 +169,7 @@ SAID: list[tuple[str, JobInfo, list[JobRun], Around, str, str]] = [
      "Its process died in attempt 1 (crash 1): it runs again.", "retry 1"),
     ("last occurrence failed", job(**HOURLY, due_at=at(9), last_error="OSError: x"), [run(RunOutcome.FAILED)], ALIVE,
      "Its last occurrence failed: OSError: x.", "That is retry"),
-    ("superseded", job(due_at=at(9)), [run(RunOutcome.SUPERSEDED, part=1, started_at=None)], ALIVE,
+    ("superseded", job(due_at=at(9)), [run(RunOutcome.SUPERSEDED, gap=1, started_at=None)], ALIVE,
      "- the retry after attempt 1 of 2026-03-01 11:59:00Z: superseded by an update", "- attempt"),
     ("misfire once", job(**HOURLY, due_at=at(-20), occurrence=at(-20)), [], ALIVE,
      "It is later than its grace of 10 s: one run will stand for all that were missed", "skipped"),

@@ -14,16 +14,16 @@ import attrs
 from aether_bg import JobInfo, JobRun, SQLiteStore, hookimpl
 from aether_bg.errors import NameHeld, Stale, StoreRefused
 from aether_bg.model import (
-    Add,
     Alive,
     Claim,
     Claimed,
     Heartbeat,
+    Insert,
     JobStatus,
     Purge,
     Query,
-    Save,
     Stats,
+    Update,
     Write,
 )
 from aether_bg.protocols import Kernel
@@ -82,21 +82,21 @@ async def no_token_guard(store: SQLiteStore, writes: Sequence[Write]) -> Any:
     try:
         return await store.store_transact(writes)
     except Stale as stale:
-        if stale.current is None or len(writes) != 1 or not isinstance(writes[0], Save):
+        if stale.current is None or len(writes) != 1 or not isinstance(writes[0], Update):
             raise
         now = stale.current
         change = attrs.evolve(writes[0].change, seq=now.seq, schedule_rev=now.schedule_rev, next_seq=now.seq + 1)
-        return await store.store_transact([Save(change)])
+        return await store.store_transact([Update(change)])
 
 
 async def no_revision_guard(store: SQLiteStore, writes: Sequence[Write]) -> Any:
     try:
         return await store.store_transact(writes)
     except Stale as stale:
-        if not isinstance(writes[0], Save) or stale.current is None or stale.current.seq != writes[0].change.seq:
+        if not isinstance(writes[0], Update) or stale.current is None or stale.current.seq != writes[0].change.seq:
             raise
         change = attrs.evolve(writes[0].change, schedule_rev=stale.current.schedule_rev)
-        return await store.store_transact([Save(change)])
+        return await store.store_transact([Update(change)])
 
 
 async def half_a_batch(store: SQLiteStore, writes: Sequence[Write]) -> Any:
@@ -107,12 +107,12 @@ async def names_are_no_matter(store: SQLiteStore, writes: Sequence[Write]) -> An
     try:
         return await store.store_transact(writes)
     except NameHeld:
-        free = [Add(attrs.evolve(w.job, holds_name=False)) if isinstance(w, Add) else w for w in writes]
+        free = [Insert(attrs.evolve(w.job, holds_name=False)) if isinstance(w, Insert) else w for w in writes]
         return await store.store_transact(free)
 
 
 async def no_history(store: SQLiteStore, writes: Sequence[Write]) -> Any:
-    bare = [Save(attrs.evolve(w.change, runs=())) if isinstance(w, Save) else w for w in writes]
+    bare = [Update(attrs.evolve(w.change, runs=())) if isinstance(w, Update) else w for w in writes]
     return await store.store_transact(bare)
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from aether_bg import Aether, JobInfo, JobStatus, SQLiteStore, StoreRefused, hookimpl
 from aether_bg.bridge import Bridge
-from aether_bg.model import Add, Heartbeat, Purge, Query, Save
+from aether_bg.model import Heartbeat, Insert, Purge, Query, Update
 from aether_bg.plugins.memory import MemoryStore
 from aether_bg.protocols import Kernel, Store
 from aether_bg.testing import FakeClock, policy_contract, runner_contract, scheduler_contract
@@ -90,9 +90,9 @@ async def store(made: Store) -> AsyncIterator[Store]:
         yield made
 
 
-def ended(number: int, **fields: Any) -> Add:
+def ended(number: int, **fields: Any) -> Insert:
     about: dict[str, Any] = {"status": JobStatus.COMPLETED, "due_at": None, "handled_time": ago(100 - number)}
-    return Add(a_job(f"{number}", **about | fields))
+    return Insert(a_job(f"{number}", **about | fields))
 
 
 async def names(store: Store, query: Query) -> list[str]:
@@ -119,41 +119,41 @@ async def test_a_row_without_handled_time_has_no_age(store: Store) -> None:
 
 async def test_no_limit_for_the_history_of_one_job(store: Store) -> None:
     job = a_job()
-    await store.store_transact([Add(job), Save(change(job, runs=tuple(a_run(job, token=n) for n in range(20))))])
+    await store.store_transact([Insert(job), Update(change(job, runs=tuple(a_run(job, token=n) for n in range(20))))])
     assert await store.store_purge(Purge(job_id=job.id, history=5, limit=1)) == 15
 
 
 async def test_an_id_is_added_once(store: Store) -> None:
     job = a_job("one")
-    await store.store_transact([Add(job)])
+    await store.store_transact([Insert(job)])
     for again in (job, a_job("two", id=job.id)):
         with pytest.raises(StoreRefused):
-            await store.store_transact([Add(again)])
+            await store.store_transact([Insert(again)])
 
 
 async def test_by_due_rows_without_due_at_come_first(store: Store) -> None:
-    await store.store_transact([Add(a_job("due", due_at=ago(9e8))), ended(1)])
+    await store.store_transact([Insert(a_job("due", due_at=ago(9e8))), ended(1)])
     assert await names(store, Query(order="due")) == ["1", "due"]
 
 
 async def test_what_follows_a_row_that_is_gone(store: Store) -> None:
-    await store.store_transact([Add(a_job("there"))])
+    await store.store_transact([Insert(a_job("there"))])
     assert await names(store, Query(after=UUID(int=1))) == ["there"]
     assert await names(store, Query(after=UUID(int=1), order="due")) == []
 
 
 async def test_metadata_is_equal_as_json(store: Store) -> None:
-    await store.store_transact([Add(a_job("deep", extra_properties={"k": {"n": [1, None]}}))])
+    await store.store_transact([Insert(a_job("deep", extra_properties={"k": {"n": [1, None]}}))])
     assert await names(store, Query(metadata={"k": {"n": [1, None]}})) == ["deep"]
     for other in ([True, None], [1.0, None], ["1", None], [1]):
         assert await names(store, Query(metadata={"k": {"n": other}})) == []
 
 
-async def test_the_buried_are_registered_no_longer(store: Store) -> None:
+async def test_the_recovered_are_registered_no_longer(store: Store) -> None:
     gone, me = uuid4(), uuid4()
     await store.store_heartbeat(beat(gone, join=True))
     await store.store_heartbeat(beat(me, join=True))
-    assert (await store.store_heartbeat(beat(me, bury=(gone,)))).beats.keys() == {me}
+    assert (await store.store_heartbeat(beat(me, recovered=(gone,)))).beats.keys() == {me}
     assert not (await store.store_heartbeat(beat(gone))).known
 
 

@@ -23,7 +23,7 @@ from lmdb_store.rows import Rows
 
 from aether_bg import Aether, Backoff, JobStatus, RunOutcome, UnitOfWork
 from aether_bg.errors import NotADatabase, NotStarted, StoreBusy, StoreFolderMissing, StoreFull, Unsupported
-from aether_bg.model import Add, Query
+from aether_bg.model import Insert, Query
 from aether_bg.testing import FakeClock
 
 pytestmark = pytest.mark.anyio
@@ -283,7 +283,7 @@ async def test_an_operation_that_fails_leaves_those_it_shares_a_commit_with(fold
 
         async def again() -> None:
             try:
-                await store.store_transact([Add(held)])
+                await store.store_transact([Insert(held)])
             except Exception as error:
                 errors.append(error)
 

@@ -102,7 +102,7 @@ def grow(path: Path) -> None:
                 f"INSERT INTO aether_jobs SELECT {values} FROM n CROSS JOIN (SELECT * FROM aether_jobs LIMIT 1)"
             )
         db.execute(
-            "INSERT INTO aether_runs (job_id, token, part, attempt, outcome, started_at, count) "
+            "INSERT INTO aether_runs (job_id, token, gap, attempt, outcome, started_at, count) "
             "SELECT id, 1, 0, 1, 'failed', modified_at, 1 FROM aether_jobs WHERE job_name LIKE 'many-%' AND status = 2"
         )
         db.commit()

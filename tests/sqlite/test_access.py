@@ -171,7 +171,9 @@ async def test_an_error_of_the_lock_at_a_write_names_the_file(
         await app.enqueue("Work")
 
 
-@pytest.mark.parametrize("sql", ["DROP TABLE aether_jobs", "ALTER TABLE aether_jobs RENAME COLUMN extra TO more"])
+@pytest.mark.parametrize(
+    "sql", ["DROP TABLE aether_jobs", "ALTER TABLE aether_jobs RENAME COLUMN off_schedule TO more"]
+)
 async def test_an_error_of_our_sql_names_the_file(app: Aether, path: Path, sql: str) -> None:
     """Another program has changed our tables."""
     import sqlite3

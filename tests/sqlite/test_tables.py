@@ -65,7 +65,7 @@ async def test_tables_of_common_names_are_the_users(make_app: Make, path: Path) 
         "WITH one AS (SELECT 1) DELETE FROM [aether_runs]",
         "DROP TABLE aether_runs", "DROP TABLE IF EXISTS aether_migrations", "DROP INDEX aether_jobs_ready",
         "ALTER TABLE aether_jobs ADD COLUMN mine TEXT", "ALTER TABLE aether_jobs RENAME TO jobs",
-        "ALTER TABLE aether_jobs RENAME COLUMN extra TO more", "ALTER TABLE aether_jobs DROP COLUMN extra",
+        "ALTER TABLE aether_jobs RENAME COLUMN off_schedule TO x", "ALTER TABLE aether_jobs DROP COLUMN off_schedule",
         "CREATE INDEX mine ON aether_jobs (payload)", "CREATE TABLE aether_mine (id)",
         "CREATE TRIGGER mine AFTER INSERT ON aether_jobs BEGIN SELECT 1; END",
         "DELETE FROM orders WHERE fires", "REINDEX aether_jobs",

@@ -20,7 +20,7 @@ def set_back(job: JobInfo, plan: Plan, now: datetime) -> Change | None:
     due, by, recurring = job.due_at, job.modified_by, plan.schedule.recurring
     if job.status is not JobStatus.SCHEDULED or due is None or due <= now or job.modified_at <= now:
         return None
-    regular = recurring and not job.attempt and not job.extra
+    regular = recurring and not job.attempt and not job.off_schedule
     if due <= job.modified_at and not (regular and job.paused):
         return change(job, now, by, due_at=now)
     if job.attempt:
@@ -35,7 +35,7 @@ def set_back(job: JobInfo, plan: Plan, now: datetime) -> Change | None:
 def rezoned(job: JobInfo, plan: Plan, now: datetime, by: str | None) -> Change | None:
     """The rules of its zone have changed: another occurrence takes the place of the one that waits, or was claimed."""
     begun = job.attempt - (job.status is JobStatus.RUNNING)
-    if job.timezone is None or job.occurrence is None or begun or job.extra or not plan.schedule.recurring:
+    if job.timezone is None or job.occurrence is None or begun or job.off_schedule or not plan.schedule.recurring:
         return None
     due = plan.replaced(job.occurrence, job.last_occurrence)
     if due is None:

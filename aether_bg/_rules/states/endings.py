@@ -120,7 +120,7 @@ def abandon(job: JobInfo, error: str, now: datetime, by: str | None) -> Change:
 def doubtful(job: JobInfo, plan: Plan, now: datetime) -> bool:
     """Whether a claim is to be judged: it starts later than its grace, or after its end (docs/protocol.md, R2), or has
     a zone, whose rules may have changed (R6)."""
-    if job.occurrence is None or job.attempt != 1 or job.extra:
+    if job.occurrence is None or job.attempt != 1 or job.off_schedule:
         return False
     if not plan.schedule.recurring:
         return _expired(job, plan, now)

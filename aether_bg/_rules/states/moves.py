@@ -30,16 +30,18 @@ def update(
     where it cannot be read; what it left overdue is closed by a row. `again`: a running one-shot runs once more."""
     refuse(job, "update", job.status.terminal, "enqueue it again")
     if job.status is JobStatus.RUNNING:
-        return change(job, now, by, bump=False, definition=definition, run_again=job.run_again or again)
+        return change(job, now, by, bump=False, definition=definition, trigger_pending=job.trigger_pending or again)
     superseded: tuple[JobRun, ...] = ()
     occurrences = job.occurrences
     if job.attempt:
         superseded = (note_run(job, RunOutcome.SUPERSEDED, now),)
-        occurrences += not job.extra
+        occurrences += not job.off_schedule
     if before is not None and (gap := _overdue(job, before, now)) is not None:
         superseded = (*superseded, gap_run(gap, RunOutcome.SUPERSEDED, now, job.id, job.seq + 1, 2))
     refuse(job, "update", spent(plan, occurrences), "its repeats are used up: enqueue it under another name")
-    return wait(job, plan.first(), now, by, superseded, definition=definition, occurrences=occurrences, run_again=False)
+    return wait(
+        job, plan.first(), now, by, superseded, definition=definition, occurrences=occurrences, trigger_pending=False
+    )
 
 
 def redefine(job: JobInfo, definition: Definition, plan: Plan, now: datetime, by: str | None) -> Change:
@@ -49,7 +51,7 @@ def redefine(job: JobInfo, definition: Definition, plan: Plan, now: datetime, by
         job, "update", spent(plan, job.occurrences),
         f"{job.occurrences} occurrences have ended and repeats={plan.repeats} leaves none: delete it, or raise repeats",
     )  # fmt: skip
-    if not job.extra and job.occurrence is not None and plan.until is not None and job.occurrence > plan.until:
+    if not job.off_schedule and job.occurrence is not None and plan.until is not None and job.occurrence > plan.until:
         raise no_occurrence(definition.expression_value, plan.until)
     return change(job, now, by, bump=False, definition=definition)
 
@@ -59,8 +61,8 @@ def _overdue(job: JobInfo, plan: Plan, now: datetime) -> Gap | None:
     if job.paused:
         return None
     plan, since = plan.grounded(now), job.occurrence
-    if job.attempt or job.extra:
-        since = plan.following(job.last_occurrence if job.extra else job.occurrence, now)
+    if job.attempt or job.off_schedule:
+        since = plan.following(job.last_occurrence if job.off_schedule else job.occurrence, now)
     return None if since is None or since > now else plan.passed(since, now)
 
 
@@ -87,7 +89,7 @@ def resume(job: JobInfo, plan: Plan, now: datetime, by: str | None) -> Change | 
     plan = plan.grounded(now)
     gap = _paused_through(job, plan, now)
     last = job.last_occurrence if gap is None else later(job.last_occurrence, gap.last)
-    if job.status is JobStatus.RUNNING or job.extra:  # the regular ones that passed beside it
+    if job.status is JobStatus.RUNNING or job.off_schedule:  # the regular ones that passed beside it
         running = job.status is JobStatus.RUNNING
         beside: dict[str, Any] = {"paused": False}
         if gap is not None:
@@ -106,12 +108,12 @@ def resume(job: JobInfo, plan: Plan, now: datetime, by: str | None) -> Change | 
 
 def _paused_through(job: JobInfo, plan: Plan, now: datetime) -> Gap | None:
     """The regular occurrences that passed while it was paused; a retry that waits is none of them."""
-    if not plan.schedule.recurring or (job.attempt and job.status is JobStatus.SCHEDULED and not job.extra):
+    if not plan.schedule.recurring or (job.attempt and job.status is JobStatus.SCHEDULED and not job.off_schedule):
         return None
-    if job.status is JobStatus.SCHEDULED and not job.extra:
+    if job.status is JobStatus.SCHEDULED and not job.off_schedule:
         since = job.occurrence
     else:
-        since = plan.following(job.last_occurrence if job.extra else job.occurrence, now)
+        since = plan.following(job.last_occurrence if job.off_schedule else job.occurrence, now)
     return None if since is None else plan.passed(since, now)
 
 
@@ -121,14 +123,14 @@ def trigger(job: JobInfo, plan: Plan, now: datetime, by: str | None) -> Change |
     refuse(job, "trigger", job.status.terminal, "use `retry`" if job.status is JobStatus.FAILED else anew)
     if job.status is JobStatus.RUNNING:
         refuse(job, "trigger", not plan.schedule.recurring, "wait for it to end")
-        return None if job.run_again else change(job, now, by, bump=False, run_again=True)
+        return None if job.trigger_pending else change(job, now, by, bump=False, trigger_pending=True)
     if job.manual:
         return None
     _refuse_expired(job, "trigger", plan, now)
-    if job.attempt or job.extra or not plan.schedule.recurring:
+    if job.attempt or job.off_schedule or not plan.schedule.recurring:
         return change(job, now, by, manual=True, due_at=now)
     instant = extra_instant(job, plan, now, job.handled_time)
-    return change(job, now, by, manual=True, extra=True, due_at=now, occurrence=instant)
+    return change(job, now, by, manual=True, off_schedule=True, due_at=now, occurrence=instant)
 
 
 def retry(job: JobInfo, plan: Plan, now: datetime, by: str | None) -> Change:
@@ -136,7 +138,7 @@ def retry(job: JobInfo, plan: Plan, now: datetime, by: str | None) -> Change:
     back = (JobStatus.FAILED, JobStatus.CANCELLED)
     anew = "; to run this one again, purge it, or enqueue it under another name" if job.status.terminal else ""
     refuse(job, "retry", job.status not in back, f"only FAILED and CANCELLED jobs can be retried{anew}")
-    counters = {"crash_count": 0, "last_error": None, "holds_name": True, "run_again": False}
+    counters = {"crash_count": 0, "last_error": None, "holds_name": True, "trigger_pending": False}
     if not plan.schedule.recurring:
         _refuse_expired(job, "retry", plan, now)
         own = plan.first()

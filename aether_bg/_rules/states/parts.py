@@ -51,7 +51,7 @@ def wait(
         due += timedelta(microseconds=1 + (job.seq + 1) % _SHIFTS)
     fresh: dict[str, Any] = {
         "status": JobStatus.SCHEDULED, "due_at": due, "occurrence": due, "attempt": 0, "retry_count": 0,
-        "manual": False, "extra": False, "owner": None, "runs": runs,
+        "manual": False, "off_schedule": False, "owner": None, "runs": runs,
     }  # fmt: skip
     return change(job, now, by, fresh, *parts, **new)
 
@@ -68,8 +68,8 @@ def end(
 ) -> Change:  # fmt: skip
     """Terminal."""
     last: dict[str, Any] = {
-        "status": status, "due_at": None, "owner": None, "manual": False, "extra": False, "run_again": False,
-        "handled_time": now, "runs": runs,
+        "status": status, "due_at": None, "owner": None, "manual": False, "off_schedule": False,
+        "trigger_pending": False, "handled_time": now, "runs": runs,
     }  # fmt: skip
     return change(job, now, by, last, *parts, **new)
 
@@ -78,20 +78,20 @@ def next_occurrence(job: JobInfo, plan: Plan, now: datetime, by: str | None, run
     """The occurrence has ended: on to the next one, to the extra one asked for meanwhile, or to the end."""
     plan, last = plan.grounded(now), job.last_occurrence
     count = job.occurrences
-    if not job.extra:
+    if not job.off_schedule:
         last = job.occurrence if last is None or job.occurrence is None else max(last, job.occurrence)
         count += 1
     new.update(handled_time=now, last_occurrence=last, occurrences=count)
     ended_well = run.outcome in (RunOutcome.COMPLETED, RunOutcome.DUPLICATE)
     following = None if spent(plan, count) else plan.following(last, now, job.occurrence)
-    if following is None and not job.run_again:
-        status = JobStatus.COMPLETED if ended_well or job.extra else JobStatus.FAILED
+    if following is None and not job.trigger_pending:
+        status = JobStatus.COMPLETED if ended_well or job.off_schedule else JobStatus.FAILED
         return end(job, status, now, by, (run,), new)
-    if job.run_again and not plan.schedule.recurring:  # it asked for it itself (docs/protocol.md, N7)
+    if job.trigger_pending and not plan.schedule.recurring:  # it asked for it itself (docs/protocol.md, N7)
         occurrence = following or extra_instant(job, plan, now, job.occurrence)
-        return wait(job, occurrence, now, by, (run,), new, run_again=False, due_at=following or now)
-    if job.run_again:
-        again = {"due_at": now, "manual": True, "extra": True, "run_again": False}
+        return wait(job, occurrence, now, by, (run,), new, trigger_pending=False, due_at=following or now)
+    if job.trigger_pending:
+        again = {"due_at": now, "manual": True, "off_schedule": True, "trigger_pending": False}
         return wait(job, extra_instant(job, plan, now, job.occurrence), now, by, (run,), new, again)
     runs: tuple[JobRun, ...] = (run,)
     if following is not None and following <= now and job.misfire != "all" and plan.schedule.recurring:
@@ -150,14 +150,14 @@ def bounded(error: str | None) -> str | None:
 def note_run(job: JobInfo, outcome: RunOutcome, now: datetime, error: str | None = None) -> JobRun:
     """A history row without an attempt, under the seq that the change makes."""
     return JobRun(
-        job_id=job.id, token=job.seq + 1, part=1, attempt=job.attempt, occurrence=job.occurrence, outcome=outcome,
+        job_id=job.id, token=job.seq + 1, gap=1, attempt=job.attempt, occurrence=job.occurrence, outcome=outcome,
         finished_at=now, error=error or job.last_error,
     )  # fmt: skip
 
 
-def gap_run(gap: Gap, outcome: RunOutcome, now: datetime, job_id: Any, token: int, part: int) -> JobRun:
+def gap_run(gap: Gap, outcome: RunOutcome, now: datetime, job_id: Any, token: int, number: int) -> JobRun:
     return JobRun(
-        job_id=job_id, token=token, part=part, occurrence=gap.first, last_occurrence=gap.last, count=gap.count,
+        job_id=job_id, token=token, gap=number, occurrence=gap.first, last_occurrence=gap.last, count=gap.count,
         outcome=outcome, finished_at=now, error=None if gap.exact else f"at least {gap.count}",
     )  # fmt: skip
 

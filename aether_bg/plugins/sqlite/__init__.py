@@ -28,15 +28,14 @@ from aether_bg.model import (
     Call,
     Claim,
     Claimed,
-    Execute,
     Heartbeat,
     JobInfo,
     JobRun,
     Purge,
     Query,
-    Save,
     Stats,
     Unreadable,
+    Update,
     Write,
 )
 from aether_bg.plugins.sqlite import changes, claims, files, quarantine, queries
@@ -130,8 +129,8 @@ class SQLiteStore:
     @hookimpl
     async def store_transact(self, writes: Sequence[Write]) -> Sequence[object]:
         session = self._open()
-        file, theirs = session.file, any(isinstance(write, Execute | Call) for write in writes)
-        rank = Rank.OUTCOME if writes and isinstance(writes[0], Save) else Rank.OTHER
+        file, theirs = session.file, any(isinstance(write, Call) for write in writes)
+        rank = Rank.OUTCOME if writes and isinstance(writes[0], Update) else Rank.OTHER
         try:
             results = await session.write(
                 lambda conn: changes.transact(conn, writes, file.writer.guard), rank, theirs=theirs,
@@ -183,7 +182,7 @@ class SQLiteStore:
         await session.tell(beat)
         if beat.stopping:
             await session.write(lambda conn: claims.announce_stop(conn, str(beat.owner)), Rank.BEAT)
-        if beat.leave or beat.bury:
+        if beat.leave or beat.recovered:
             await session.forget(beat)
         session.keep(beat)
         alive, bad = await session.read(lambda conn: session.alive(conn, beat))

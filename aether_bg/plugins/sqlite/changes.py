@@ -1,4 +1,4 @@
-"""Add, Save, Execute and Call inside the open transaction: the write half of the store.
+"""Insert, Update and Call inside the open transaction: the write half of the store.
 
 Rows of one kind are written by one statement, many at a time: each statement is one hand-over of the interpreter
 lock, and with a busy event loop a hand-over costs more than the row.
@@ -15,7 +15,7 @@ from itertools import groupby
 from typing import Any
 
 from aether_bg.errors import InvalidOption, NameHeld, Stale, StoreError, StoreRefused, UnitOfWorkClosed, shown
-from aether_bg.model import Add, Call, Change, Execute, JobInfo, Purge, Save, Transaction, Write
+from aether_bg.model import Call, Change, Insert, JobInfo, Purge, Transaction, Update, Write
 from aether_bg.plugins.sqlite import reading
 from aether_bg.plugins.sqlite.guard import Guard
 from aether_bg.plugins.sqlite.rows import (
@@ -43,7 +43,7 @@ UPDATE_JOBS = (
     f"AND aether_jobs.schedule_rev = {_COLUMN['schedule_rev']}",
 )
 UPDATE_DEFINITION = f"UPDATE aether_jobs SET {', '.join(f'{name} = ?' for name in DEFINITION_COLUMNS)} WHERE id = ?"
-_RUN_KEY = ("job_id", "token", "part")
+_RUN_KEY = ("job_id", "token", "gap")
 UPSERT_RUNS = (
     f"INSERT INTO aether_runs ({', '.join(RUN_COLUMNS)}) VALUES ",
     f" ON CONFLICT ({', '.join(_RUN_KEY)}) DO UPDATE SET "
@@ -67,7 +67,7 @@ class Tx:
 
     def add(self, job: JobInfo) -> None:
         self._check()
-        _add(self._conn, [Add(job)])
+        _add(self._conn, [Insert(job)])
 
     def call(self, fn: Callable[[Transaction], Any]) -> Any:
         """What `fn` returns; the transaction is closed to it afterwards."""
@@ -93,12 +93,8 @@ class Tx:
 
 def named(writes: Sequence[Write]) -> str:
     """A unit of work, for messages: the job it belongs to, and its statements and functions."""
-    parts = [f"job {write.change.job_id}" for write in writes if isinstance(write, Save)]
-    for write in writes:
-        if isinstance(write, Execute):
-            parts.append(shown(write.sql)[:60])
-        elif isinstance(write, Call):
-            parts.append(f"run({getattr(write.fn, '__qualname__', type(write.fn).__name__)})")
+    parts = [f"job {write.change.job_id}" for write in writes if isinstance(write, Update)]
+    parts += [write.name for write in writes if isinstance(write, Call)]
     return ", ".join(parts[:5])
 
 
@@ -114,15 +110,12 @@ def transact(conn: sqlite3.Connection, writes: Sequence[Write], guard: Guard) ->
     for kind, group in groupby(writes, type):
         some: list[Any] = list(group)
         _unbroken(conn)
-        if kind is Save:
+        if kind is Update:
             _save(conn, [write.change for write in some])
             results += [None] * len(some)
-        elif kind is Add:
+        elif kind is Insert:
             _add(conn, some)
             results += [None] * len(some)
-        elif kind is Execute:
-            tx = Tx(conn, guard)
-            results += [tx.execute(write.sql, write.params) for write in some]
         elif kind is Call:
             results += [Tx(conn, guard).call(write.fn) for write in some]
         else:
@@ -149,7 +142,7 @@ def _save(conn: sqlite3.Connection, changes: list[Change]) -> None:
             raise _refused(error) from error
 
 
-def _add(conn: sqlite3.Connection, adds: list[Add]) -> None:
+def _add(conn: sqlite3.Connection, adds: list[Insert]) -> None:
     try:
         stored = sum(_many(conn, (INSERT_JOBS, ""), [write_job(add.job) for add in adds]))
         if stored != len(adds):
@@ -226,7 +219,7 @@ def purge(conn: sqlite3.Connection, purge: Purge) -> int:
 
 
 def _beyond(rows: str) -> str:
-    oldest = "ORDER BY token DESC, part DESC LIMIT 1 OFFSET :history"
+    oldest = "ORDER BY token DESC, gap DESC LIMIT 1 OFFSET :history"
     return f"{rows} AND token <= (SELECT token FROM aether_runs WHERE job_id = :job AND {rows} {oldest})"
 
 

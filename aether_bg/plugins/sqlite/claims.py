@@ -40,7 +40,7 @@ UPDATE aether_jobs SET status = 1, seq = seq + 1, attempt = attempt + 1, manual 
 WHERE id IN (SELECT value FROM json_each(:ids))
 """
 BEGIN_RUNS: Final = """
-INSERT INTO aether_runs (job_id, token, part, attempt, occurrence, started_at, owner, count)
+INSERT INTO aether_runs (job_id, token, gap, attempt, occurrence, started_at, owner, count)
 SELECT id, seq, 0, attempt, occurrence, :now, owner, 1 FROM aether_jobs
 WHERE id IN (SELECT value FROM json_each(:ids))
 """

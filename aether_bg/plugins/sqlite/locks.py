@@ -116,12 +116,12 @@ def _open(path: Path, more: int = 0) -> int:
 
 
 class OwnerLocks:
-    """Lock files of the owners of one database, and the graves this process holds while it recovers the dead."""
+    """Lock files of the owners of one database, and locks of dead owners, held during recovery."""
 
     def __init__(self, database: Path) -> None:
         self._database = database
         self._mine: dict[UUID, FileLock] = {}
-        self._graves: dict[UUID, int] = {}
+        self._recovering: dict[UUID, int] = {}
         self.trusted = fcntl is not None and not on_network(database)
         """False: leases alone decide who is dead."""
 
@@ -150,23 +150,23 @@ class OwnerLocks:
             lock.release(force=True)
 
     def dead(self, owner: UUID, *, keep: bool = True) -> bool:
-        """Proven dead: its lock could be taken on the very file it made. With `keep` it is then held until `bury`."""
+        """Proven dead: its lock could be taken on the very file it made. `keep`: hold it until `recovered`."""
         if not self.trusted:
             return False
-        if owner in self._graves:
+        if owner in self._recovering:
             return True
         with _opened(self.path(owner)) as fd:
             if fd is None or not _lockable(fd) or not _same_file(fd, self.path(owner)):
                 return False  # missing, held, or replaced meanwhile: unknown, so the lease decides
             if keep:
-                self._graves[owner] = os.dup(fd)  # the lock goes with the open file, which the copy keeps open
+                self._recovering[owner] = os.dup(fd)  # the lock goes with the open file, which the copy keeps open
             return True
 
-    def bury(self, owner: UUID) -> None:
+    def recovered(self, owner: UUID) -> None:
         """The dead owner's jobs have been taken back: remove its file, then let go of its lock."""
         with contextlib.suppress(OSError):
             self.path(owner).unlink(missing_ok=True)
-        if (fd := self._graves.pop(owner, None)) is not None:
+        if (fd := self._recovering.pop(owner, None)) is not None:
             os.close(fd)
 
     def close(self) -> None:
@@ -175,10 +175,10 @@ class OwnerLocks:
             self.abandon(owner)
 
     def forked(self) -> None:
-        """In the child: let go of the copies of the graves. Of its own lock's copy filelock itself does (since 4.0)."""
-        for fd in self._graves.values():
+        """In the child: close the copies of dead owners' locks. filelock closes its own (since 4.0)."""
+        for fd in self._recovering.values():
             os.close(fd)
-        self._graves.clear()
+        self._recovering.clear()
 
 
 @contextlib.contextmanager

@@ -57,7 +57,7 @@ def isolate(conn: sqlite3.Connection, found: Iterable[JobInfo], now: str | None,
 
 def _values(job: JobInfo, stored: Mapping[str, Any]) -> dict[str, Any]:
     written = dict(zip(JOB_COLUMNS, write_job(job), strict=True))
-    written |= {"due_at": None, "owner": None, "manual": 0, "extra": 0, "run_again": 0}
+    written |= {"due_at": None, "owner": None, "manual": 0, "off_schedule": 0, "trigger_pending": 0}
     return written | {f"stored_{name}": stored[name] for name in ("id", "status", "seq")}
 
 

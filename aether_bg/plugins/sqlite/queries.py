@@ -93,7 +93,7 @@ def _where(query: Query) -> tuple[list[str], list[Any]]:
 
 
 def history(conn: sqlite3.Connection, job_id: UUID, limit: int) -> list[JobRun]:
-    sql = f"SELECT {', '.join(RUN_COLUMNS)} FROM aether_runs WHERE job_id = ? ORDER BY token DESC, part DESC LIMIT ?"
+    sql = f"SELECT {', '.join(RUN_COLUMNS)} FROM aether_runs WHERE job_id = ? ORDER BY token DESC, gap DESC LIMIT ?"
     with reading.any_text(conn):
         return [read_run(row) for row in conn.execute(sql, [str(job_id), limit])]
 

@@ -122,7 +122,7 @@ _CODECS: Final[dict[str, Codec]] = {
     "extra_properties": ("'{}' if not x else to_sorted_json(x)", "{} if x == '{}' else _mapping(x)"),
     "misfire": ("x", "_MISFIRE[x]"),
     "misfire_grace": ("x", "_grace(x)"),
-    **dict.fromkeys(("paused", "manual", "extra", "run_again", "holds_name"), ("int(x)", "x == 1")),
+    **dict.fromkeys(("paused", "manual", "off_schedule", "trigger_pending", "holds_name"), ("int(x)", "x == 1")),
     **dict.fromkeys(
         ("created_at", "modified_at", "handled_time", "due_at", "start", "until", "anchor", "occurrence",
          "last_occurrence", "started_at", "finished_at"),

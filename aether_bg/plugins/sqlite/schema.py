@@ -63,8 +63,8 @@ CREATE TABLE aether_jobs (
     crash_count INTEGER NOT NULL,
     paused INTEGER NOT NULL,
     manual INTEGER NOT NULL,
-    extra INTEGER NOT NULL,
-    run_again INTEGER NOT NULL,
+    off_schedule INTEGER NOT NULL,
+    trigger_pending INTEGER NOT NULL,
     holds_name INTEGER NOT NULL,
     owner TEXT,
     started_at TEXT,
@@ -93,7 +93,7 @@ CREATE INDEX aether_jobs_ended ON aether_jobs (status, handled_time) WHERE statu
 CREATE TABLE aether_runs (
     job_id TEXT NOT NULL REFERENCES aether_jobs(id) ON DELETE CASCADE,
     token INTEGER NOT NULL,
-    part INTEGER NOT NULL,
+    gap INTEGER NOT NULL,
     attempt INTEGER NOT NULL,
     occurrence TEXT,
     outcome TEXT,
@@ -103,7 +103,7 @@ CREATE TABLE aether_runs (
     owner TEXT,
     last_occurrence TEXT,
     count INTEGER NOT NULL,
-    PRIMARY KEY (job_id, token, part)
+    PRIMARY KEY (job_id, token, gap)
 ) WITHOUT ROWID;
 CREATE UNIQUE INDEX aether_runs_completed ON aether_runs (job_id, occurrence) WHERE outcome = 'completed';
 """

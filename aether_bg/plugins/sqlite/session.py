@@ -165,11 +165,11 @@ class Session:
             self._owners[beat.owner] = beat.problems
 
     async def forget(self, beat: Heartbeat) -> None:
-        """Delete the rows of buried owners, and of this one when it leaves; then let go of their locks."""
-        gone = [*beat.bury, *([beat.owner] if beat.leave else [])]
+        """Delete the rows of recovered owners, and of this one when it leaves; then let go of their locks."""
+        gone = [*beat.recovered, *([beat.owner] if beat.leave else [])]
         await self.write(lambda conn: claims.forget(conn, [str(owner) for owner in gone]), Rank.BEAT)
-        for owner in beat.bury:
-            self.file.locks.bury(owner)
+        for owner in beat.recovered:
+            self.file.locks.recovered(owner)
         if beat.leave:
             self.file.writer.beats.pop(beat.owner, None)
             self.file.locks.release(beat.owner)

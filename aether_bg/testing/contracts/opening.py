@@ -13,18 +13,18 @@ import attrs
 from aether_bg import Aether
 from aether_bg.hookspecs import plugin_manager
 from aether_bg.model import (
-    Add,
     Alive,
     Change,
     Claim,
     Claimed,
     Heartbeat,
+    Insert,
     JobInfo,
     JobRun,
     Purge,
     Query,
-    Save,
     Stats,
+    Update,
     Write,
 )
 from aether_bg.testing.contracts.suite import Suite, expect
@@ -65,10 +65,10 @@ class Opened:
     # -- in the words of the checks --------------------------------------------------------------
 
     async def add(self, *jobs: JobInfo) -> None:
-        await self.transact(*map(Add, jobs))
+        await self.transact(*map(Insert, jobs))
 
     async def save(self, *changes: Change) -> None:
-        await self.transact(*map(Save, changes))
+        await self.transact(*map(Update, changes))
 
     async def row(self, job: JobInfo | UUID) -> JobInfo | None:
         found = await self.find(ids=(job.id if isinstance(job, JobInfo) else job,))

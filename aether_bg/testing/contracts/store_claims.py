@@ -32,7 +32,7 @@ from aether_bg.testing.contracts.values import (
 async def a_claim_changes_the_row(world: StoreWorld) -> None:
     async with world.open() as store:
         owner = await store.owner()
-        job = a_job(seq=4, schedule_rev=2, attempt=1, retry_count=1, crash_count=1, extra=True, payload={"a": 1})
+        job = a_job(seq=4, schedule_rev=2, attempt=1, retry_count=1, crash_count=1, off_schedule=True, payload={"a": 1})
         await store.add(job)
         at = now()
         claimed = (await store.claim(owner, now=at)).jobs

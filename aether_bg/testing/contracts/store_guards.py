@@ -8,7 +8,7 @@ import anyio
 import attrs
 
 from aether_bg.errors import NameHeld, Stale, StoreError
-from aether_bg.model import Add, JobStatus, Save, Write
+from aether_bg.model import Insert, JobStatus, Update, Write
 from aether_bg.testing.contracts.opening import STORE, StoreWorld
 from aether_bg.testing.contracts.suite import expect, expect_same, refused
 from aether_bg.testing.contracts.values import a_job, back_to_waiting, cancelled, change, completed
@@ -28,7 +28,9 @@ async def an_old_token_is_refused(world: StoreWorld) -> None:
         expect_same((await store.the(first)).status, JobStatus.COMPLETED, "after the outcome of the holder")
 
 
-@STORE.rule("U1", "a Save is guarded by schedule_rev as well", because="an update while it runs would be overwritten")
+@STORE.rule(
+    "U1", "an Update is guarded by schedule_rev as well", because="an update while it runs would be overwritten"
+)
 async def an_old_revision_is_refused(world: StoreWorld) -> None:
     async with world.open() as store:
         job = await store.running()
@@ -39,20 +41,20 @@ async def an_old_revision_is_refused(world: StoreWorld) -> None:
         await store.save(completed(await store.the(job)))
 
 
-@STORE.rule("C1", "a Save for a job that is gone is Stale", because="the kernel must learn that it was purged")
+@STORE.rule("C1", "an Update for a job that is gone is Stale", because="the kernel must learn that it was purged")
 async def a_save_of_nothing(world: StoreWorld) -> None:
     async with world.open() as store:
-        stale = await refused(store.save(change(a_job())), Stale, "a Save of an unknown id")
+        stale = await refused(store.save(change(a_job())), Stale, "an Update of an unknown id")
         expect(stale.current is None, "Stale carries a row, though there is none")
 
 
-@STORE.rule("C1", "of Saves with one guard one wins", because="two decisions on one state contradict each other")
+@STORE.rule("C1", "of Updates with one guard one wins", because="two decisions on one state contradict each other")
 async def one_of_many_saves_wins(world: StoreWorld) -> None:
     async with world.open() as store:
         job = a_job()
         await store.add(job)
         outcomes = await _all_of([store.save(change(job, retry_count=n)) for n in range(12)])
-        expect_same(outcomes.count("done"), 1, "how many of 12 Saves at once were accepted")
+        expect_same(outcomes.count("done"), 1, "how many of 12 Updates at once were accepted")
         expect_same(outcomes.count("Stale"), 11, f"how many were refused as Stale (of {outcomes})")
         expect_same((await store.the(job)).seq, 1, "seq afterwards")
 
@@ -63,18 +65,18 @@ async def all_or_nothing(world: StoreWorld) -> None:
         held, other = a_job("held"), a_job()
         await store.add(held, other)
         failing: dict[str, Write] = {
-            "an Add under a held name": Add(a_job("held")),
-            "a Save with a stale guard": Save(change(attrs.evolve(held, seq=9))),
+            "an Insert under a held name": Insert(a_job("held")),
+            "an Update with a stale guard": Update(change(attrs.evolve(held, seq=9))),
         }
         for what, fails in failing.items():
             for before in (True, False):
                 added = a_job()
-                good: list[Write] = [Add(added), Save(change(other, last_error="written"))]
+                good: list[Write] = [Insert(added), Update(change(other, last_error="written"))]
                 batch = [*good, fails] if before else [fails, *good]
                 await refused(store.transact(*batch), StoreError, what)
                 where = f"{'before' if before else 'after'} {what}"
-                expect(await store.row(added) is None, f"an Add {where} has happened all the same")
-                await store.same(other, f"a Save {where} has happened all the same")
+                expect(await store.row(added) is None, f"an Insert {where} has happened all the same")
+                await store.same(other, f"an Update {where} has happened all the same")
 
 
 @STORE.rule("N1", "a name is held by one job", because="a fixed name is how users say `only once`")
@@ -93,7 +95,7 @@ async def a_name_is_unique(world: StoreWorld) -> None:
 async def one_of_many_adds_wins(world: StoreWorld) -> None:
     async with world.open() as store:
         outcomes = await _all_of([store.add(a_job("only")) for _ in range(12)])
-        expect_same(outcomes.count("done"), 1, "how many of 12 Adds at once were accepted")
+        expect_same(outcomes.count("done"), 1, "how many of 12 Inserts at once were accepted")
         expect_same(outcomes.count("NameHeld"), 11, f"how many were refused as NameHeld (of {outcomes})")
         expect_same(len(await store.find(job_name="only")), 1, "rows of that name")
 
@@ -118,11 +120,11 @@ async def a_name_changes_hands(world: StoreWorld) -> None:
     async with world.open() as store:
         old, new = a_job("handed"), a_job("handed")
         await store.add(old)
-        await store.transact(Save(cancelled(old)), Add(new))
+        await store.transact(Update(cancelled(old)), Insert(new))
         expect_same((await store.find(job_name="handed"))[0].id, new.id, "the holder after the batch")
 
 
-@STORE.rule("U5", "a Save that takes back a held name is refused", because="`retry` must not make two holders")
+@STORE.rule("U5", "an Update that takes back a held name is refused", because="`retry` must not make two holders")
 async def a_name_taken_back(world: StoreWorld) -> None:
     async with world.open() as store:
         old, new = a_job("mine"), a_job("mine")
@@ -131,7 +133,7 @@ async def a_name_taken_back(world: StoreWorld) -> None:
         await store.add(new)
         row = await store.the(old)
         back = change(row, status=JobStatus.SCHEDULED, holds_name=True, due_at=row.anchor)
-        held = await refused(store.save(back), NameHeld, "a Save with holds_name, the name being held")
+        held = await refused(store.save(back), NameHeld, "an Update with holds_name, the name being held")
         expect_same(held.current.id, new.id, "the holder that NameHeld carries")
         await store.same(row, "the row after the refusal")
 

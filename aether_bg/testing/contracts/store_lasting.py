@@ -9,7 +9,7 @@ import anyio
 
 from aether_bg import Aether
 from aether_bg.errors import NameHeld
-from aether_bg.model import Add, JobInfo, JobStatus, RunOutcome
+from aether_bg.model import Insert, JobInfo, JobStatus, RunOutcome
 from aether_bg.testing.contracts.opening import STORE, StoreWorld
 from aether_bg.testing.contracts.suite import expect, expect_same, refused
 from aether_bg.testing.contracts.values import a_full_job, a_job, completed, difference
@@ -69,7 +69,7 @@ async def a_write_is_cancelled(world: StoreWorld) -> None:
         pairs = [(a_job(), a_job()) for _ in range(20)]
         for number, (one, two) in enumerate(pairs):
             with anyio.move_on_after(number * 0.0005):
-                await store.transact(Add(one), Add(two))
+                await store.transact(Insert(one), Insert(two))
         await store.add(a_job("after"))
         there = {row.id for row in await store.find()}
         half = [one.id for one, two in pairs if (one.id in there) != (two.id in there)]

@@ -175,18 +175,21 @@ async def a_stop_is_remembered(world: StoreWorld) -> None:
             await other.beat(gone, stopping=True)
             expect_same(set((await store.beat(me)).stopping), {gone}, "`stopping`, seen by another process")
         expect_same(set((await store.beat(me)).stopping), {gone}, "`stopping` when its process has ended")
-        expect_same(set((await store.beat(me, bury=(gone,))).stopping), set(), "`stopping` when it is buried")
+        expect_same(set((await store.beat(me, recovered=(gone,))).stopping), set(), "`stopping` when it is recovered")
 
 
 @STORE.rule(
-    "P4", "an owner that was buried is unknown", because="it must notice that its jobs were taken over", needs="shared"
+    "P4",
+    "an owner that was recovered is unknown",
+    because="it must notice that its jobs were taken over",
+    needs="shared",
 )
-async def the_buried_are_forgotten(world: StoreWorld) -> None:
+async def the_recovered_are_forgotten(world: StoreWorld) -> None:
     async with world.open() as store, world.open() as other:
         me, taken_for_dead = await store.owner(), await other.owner()
         await other.add(a_job())
-        answer = await store.beat(me, bury=(taken_for_dead,))
-        expect(taken_for_dead not in answer.beats, "a buried owner is still in `beats`")
-        expect(not (await other.beat(taken_for_dead)).known, "`known` is True for an owner that was buried")
-        expect(not (await other.claim(taken_for_dead)).jobs, "a buried owner was given a job")
-        expect((await store.beat(me)).known, "the one that buried it is unknown as well")
+        answer = await store.beat(me, recovered=(taken_for_dead,))
+        expect(taken_for_dead not in answer.beats, "a recovered owner is still in `beats`")
+        expect(not (await other.beat(taken_for_dead)).known, "`known` is True for an owner that was recovered")
+        expect(not (await other.claim(taken_for_dead)).jobs, "a recovered owner was given a job")
+        expect((await store.beat(me)).known, "the one that recovered it is unknown as well")

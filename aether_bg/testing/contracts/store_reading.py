@@ -224,7 +224,7 @@ async def history_is_trimmed(world: StoreWorld) -> None:
         await store.save(change(job, next_seq=30, runs=rows))
         await store.purge(job_id=job.id, history=5)
         expect_same([run.token for run in await store.history(job.id)], [21, 20, 19, 18, 17], "tokens that are left")
-        skipped = tuple(a_run(job, token=n, outcome=RunOutcome.SKIPPED, part=1) for n in range(2, 9))
+        skipped = tuple(a_run(job, token=n, outcome=RunOutcome.SKIPPED, gap=1) for n in range(2, 9))
         await store.save(change(await store.the(job), next_seq=31, runs=skipped))
         await store.purge(job_id=job.id, history=5)
         left = [run.token for run in await store.history(job.id)]

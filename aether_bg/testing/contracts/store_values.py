@@ -7,7 +7,7 @@ from datetime import timedelta
 import attrs
 
 from aether_bg.errors import StoreError, Unsupported
-from aether_bg.model import Add, Call, Execute, JobInfo, JobStatus, RunOutcome, Transaction
+from aether_bg.model import Call, Insert, JobInfo, JobStatus, RunOutcome, Transaction
 from aether_bg.testing.contracts.opening import STORE, StoreWorld
 from aether_bg.testing.contracts.suite import expect, expect_same, only_if, refused
 from aether_bg.testing.contracts.values import (
@@ -79,7 +79,9 @@ async def instants_are_read_back(world: StoreWorld) -> None:
             await store.same(job, "an instant came back changed")
 
 
-@STORE.rule("store_transact", "a Save writes all of its change", because="what it leaves behind is a state of no job")
+@STORE.rule(
+    "store_transact", "an Update writes all of its change", because="what it leaves behind is a state of no job"
+)
 async def a_save_writes_everything(world: StoreWorld) -> None:
     async with world.open() as store:
         before, after = a_job(), a_full_job()
@@ -88,7 +90,7 @@ async def a_save_writes_everything(world: StoreWorld) -> None:
         kept = {f.name: getattr(before, f.name) for f in attrs.fields(JobInfo) if not hasattr(written, f.name)}
         await store.save(written)
         wanted = attrs.evolve(after, **{**kept, "seq": 5, "schedule_rev": 6, "modified_at": written.modified_at})
-        await store.same(wanted, "the row after a Save, without a definition")
+        await store.same(wanted, "the row after an Update, without a definition")
 
 
 @STORE.rule(
@@ -101,14 +103,14 @@ async def a_definition_is_replaced(world: StoreWorld) -> None:
         await store.save(change(before, definition=definition_of(other)))
         row = await store.the(before)
         differs = [name for name in attrs.asdict(definition_of(other)) if getattr(row, name) != getattr(other, name)]
-        expect(not differs, f"a Save with a definition left {', '.join(differs)} as before")
+        expect(not differs, f"an Update with a definition left {', '.join(differs)} as before")
         await store.save(change(row, retry_count=1))
         again = await store.the(before)
-        expect_same(definition_of(again), definition_of(row), "the definition after a Save without one")
+        expect_same(definition_of(again), definition_of(row), "the definition after an Update without one")
 
 
 @STORE.rule(
-    "store_transact", "history rows are written whole, by (job_id, token, part)",
+    "store_transact", "history rows are written whole, by (job_id, token, gap)",
     because="`did it run, and if not, why not` is answered from them",
 )  # fmt: skip
 async def history_is_written_whole(world: StoreWorld) -> None:
@@ -117,12 +119,12 @@ async def history_is_written_whole(world: StoreWorld) -> None:
         end = now()
         attempt = a_run(job, outcome=RunOutcome.FAILED, finished_at=end, error="boom 🦊")
         gap = a_run(
-            job, part=1, attempt=0, outcome=RunOutcome.COALESCED, started_at=None, owner=None, finished_at=end,
+            job, gap=1, attempt=0, outcome=RunOutcome.COALESCED, started_at=None, owner=None, finished_at=end,
             occurrence=ago(50), last_occurrence=ago(10), count=41,
         )  # fmt: skip
         await store.save(change(job, status=JobStatus.FAILED, due_at=None, owner=None, runs=(attempt, gap)))
         rows = await store.history(job.id)
-        expect_same([(row.token, row.part) for row in rows], [(1, 1), (1, 0)], "history, newest first by (token, part)")
+        expect_same([(row.token, row.gap) for row in rows], [(1, 1), (1, 0)], "history, newest first by (token, gap)")
         for row, wanted in zip(rows, (gap, attempt), strict=True):
             differs = difference(row, wanted)
             expect(not differs, f"a history row came back changed: {differs}")
@@ -135,11 +137,13 @@ async def one_answer_per_write(world: StoreWorld) -> None:
     async with world.open() as store:
         expect_same(list(await store.transact()), [], "the answers to no writes")
         job = a_job()
-        expect_same(list(await store.transact(Add(job), Add(a_job()))), [None, None], "the answers to two Adds")
+        expect_same(
+            list(await store.transact(Insert(job), Insert(a_job()))), [None, None], "the answers to two Inserts"
+        )
 
 
 @STORE.rule(
-    "store_transact", "Execute and Call are carried out, or refused with `Unsupported`",
+    "store_transact", "a Call is carried out, or refused with `Unsupported`",
     because="a unit of work that is silently dropped is lost work",
 )  # fmt: skip
 async def sql_is_done_or_refused(world: StoreWorld) -> None:
@@ -151,13 +155,13 @@ async def sql_is_done_or_refused(world: StoreWorld) -> None:
             return 42
 
         try:
-            rows, answer = await store.transact(Execute("SELECT 1, ?", ["two"]), Call(add_later))
+            rows, answer = await store.transact(Call(lambda tx: tx.execute("SELECT 1, ?", ["two"])), Call(add_later))
         except Unsupported:
-            for write in (Execute("SELECT 1"), Call(lambda tx: 1)):
-                await refused(store.transact(Add(job), write), Unsupported, "SQL in a store that has none")
-                expect(await store.row(job) is None, "an Add beside an unsupported write has happened")
+            call = Call(lambda tx: 1)
+            await refused(store.transact(Insert(job), call), Unsupported, "a Call in a store that has none")
+            expect(await store.row(job) is None, "an Insert beside an unsupported write has happened")
             return
-        expect_same(rows, [(1, "two")], "the rows of an Execute")
+        expect_same(rows, [(1, "two")], "the rows of a statement")
         expect_same(answer, 42, "the answer of a Call")
         await store.same(later, "a job added by a Call")
 
@@ -181,8 +185,8 @@ async def a_call_that_raises(world: StoreWorld) -> None:
             await store.transact(Call(lambda tx: None))
         except Unsupported:
             only_if(False, "it has no SQL")
-        await refused(store.transact(Add(job), Call(fails)), _Mine, "a function that raises")
-        expect(await store.row(job) is None, "an Add before a Call that raised has happened")
+        await refused(store.transact(Insert(job), Call(fails)), _Mine, "a function that raises")
+        expect(await store.row(job) is None, "an Insert before a Call that raised has happened")
         expect(await store.row(other) is None, "what a Call added before it raised is there")
 
 
@@ -192,9 +196,11 @@ async def an_id_is_unique(world: StoreWorld) -> None:
         job = a_job(payload="first")
         await store.add(job)
         twin = attrs.evolve(job, job_name="another", payload="second")
-        await refused(store.transact(Add(a_job("beside")), Add(twin)), StoreError, "an Add with an id that is there")
-        await store.same(job, "after a second Add with its id")
-        expect(not await store.find(job_name="beside"), "an Add beside one that was refused has happened")
+        await refused(
+            store.transact(Insert(a_job("beside")), Insert(twin)), StoreError, "an Insert with an id that is there"
+        )
+        await store.same(job, "after a second Insert with its id")
+        expect(not await store.find(job_name="beside"), "an Insert beside one that was refused has happened")
 
 
 @STORE.rule("C6", "an occurrence completes once", because="nothing may be completed twice, whoever holds which token")
@@ -221,5 +227,7 @@ async def a_large_batch(world: StoreWorld) -> None:
         rows = await store.find(handler_name="Work")
         expect_same((len(rows), {row.seq for row in rows}), (500, {1}), "rows and their seq")
         lost = change(attrs.evolve(rows[0], id=new_id()))
-        await refused(store.save(*map(change, rows), lost), StoreError, "500 Saves and one for a job that is not there")
+        await refused(
+            store.save(*map(change, rows), lost), StoreError, "500 Updates and one for a job that is not there"
+        )
         expect_same({row.seq for row in await store.find(handler_name="Work")}, {1}, "seq after a refused batch")

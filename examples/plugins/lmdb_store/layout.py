@@ -99,7 +99,7 @@ def job_entries(job: JobInfo) -> dict[bytes, bytes]:
 
 
 def run_key(run: JobRun) -> bytes:
-    return run.job_id.bytes + number(run.token) + number(run.part)
+    return run.job_id.bytes + number(run.token) + number(run.gap)
 
 
 def run_entries(run: JobRun) -> dict[bytes, bytes]:

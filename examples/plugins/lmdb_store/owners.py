@@ -116,7 +116,7 @@ class Pulse:
 
 
 def _beat(rows: Rows, owner: UUID) -> None:
-    """Nothing for one who is not registered: who was buried must learn it."""
+    """Nothing for one who is not registered: who was recovered must learn it."""
     if found := rows.owner(owner):
         count, handlers, stopping = found
         rows.put_owner(owner, count + 1, handlers, stopping)

@@ -83,9 +83,9 @@ class LMDBStore:
         opened = self._in_use()
         if beat.join:
             self._locks.hold(beat.owner)  # before anybody can see the row
-        if beat.join or beat.leave or beat.stopping or beat.bury:
+        if beat.join or beat.leave or beat.stopping or beat.recovered:
             await self._write(partial(writing.register, beat=beat))
-            self._locks.drop(beat.bury)
+            self._locks.drop(beat.recovered)
         opened.pulse.keep(beat)
         alive = await self._read(lambda rows: reading.alive(rows, beat, self._locks.released(rows.owners())))
         if not alive.known:

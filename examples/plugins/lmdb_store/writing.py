@@ -8,7 +8,7 @@ from itertools import islice
 from uuid import UUID
 
 from aether_bg import JobInfo, JobRun, JobStatus, NameHeld, RunOutcome, Stale, StoreRefused, Unsupported
-from aether_bg.model import Add, Change, Claim, Claimed, Heartbeat, Purge, Save, Write, begun_run
+from aether_bg.model import Change, Claim, Claimed, Heartbeat, Insert, Purge, Update, Write, begun_run
 
 from . import layout
 from .rows import Rows
@@ -19,9 +19,9 @@ ENDED = (JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED)
 def transact(rows: Rows, writes: Sequence[Write]) -> list[object]:
     for write in writes:
         match write:
-            case Add(job):
+            case Insert(job):
                 _add(rows, job)
-            case Save(change):
+            case Update(change):
                 _save(rows, change)
             case _:
                 raise Unsupported("LMDBStore", "it has no SQL", "Use SQLiteStore for a unit of work with SQL.")
@@ -127,10 +127,10 @@ def purge(rows: Rows, purge: Purge) -> int:
 
 
 def register(rows: Rows, beat: Heartbeat) -> None:
-    """Who joins, stops, leaves, or has been buried."""
+    """Who joins, stops, leaves, or has been recovered."""
     if beat.join:
         rows.put_owner(beat.owner, 0, list(beat.handlers))
     if beat.stopping and (found := rows.owner(beat.owner)):
         rows.put_owner(beat.owner, *found[:2], stopping=True)
-    for gone in (*beat.bury, *([beat.owner] if beat.leave else [])):
+    for gone in (*beat.recovered, *([beat.owner] if beat.leave else [])):
         rows.delete_owner(gone)
