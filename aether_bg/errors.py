@@ -16,7 +16,8 @@ AetherError
 │   └── UnknownHook, HookShape, LayerConflict, IncompleteLayer, DuplicatePlugin, NotAPlugin
 ├── StoreError                     the store cannot do it, now or ever
 │   ├── StoreTrouble               nothing wrong with what was asked; it may be tried again
-│   │   └── StoreBusy, StoreFull, StoreReadOnly, StoreGone, StoreBroken
+│   │   ├── StoreBusy (StoreContended), StoreFull, StoreReadOnly, StoreGone, StoreBroken
+│   │   └── StoreUnsure            whether the write happened is unknown
 │   ├── StoreFolderMissing, StoreIsDirectory, NotADatabase, SchemaTooNew, TablesTaken
 │   ├── StoreRefused, DeniedSQL, UnitOfWorkTimeout (TimeoutError), Unsupported
 │   └── Stale, NameHeld            what a store answers when a guard does not hold
@@ -70,6 +71,7 @@ __all__ = [
     "Stale",
     "StoreBroken",
     "StoreBusy",
+    "StoreContended",
     "StoreError",
     "StoreFolderMissing",
     "StoreFull",
@@ -78,6 +80,7 @@ __all__ = [
     "StoreReadOnly",
     "StoreRefused",
     "StoreTrouble",
+    "StoreUnsure",
     "TablesTaken",
     "UnitOfWorkClosed",
     "UnitOfWorkTimeout",
@@ -339,6 +342,15 @@ class StoreTrouble(StoreError):
 
 class StoreBusy(StoreTrouble):
     """Another process held the database past the deadline."""
+
+
+class StoreContended(StoreBusy):
+    """Someone else holds a row that one of several writes needs. Each write can be tried by itself."""
+
+
+class StoreUnsure(StoreTrouble):
+    """The answer to a write was lost: whether it happened is unknown. Repeat the same write: an `Insert` of an equal
+    row counts as done, and an `Update` whose `next_seq` and `modified_at` the row shows was recorded."""
 
 
 class StoreFull(StoreTrouble):

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any, Final
-
-import attrs
 
 from aether_bg._rules.occurrences import Gap, Plan
 from aether_bg.errors import InvalidTransition, shown
@@ -18,13 +15,20 @@ _SHIFTS: Final = 50_000
 """Microseconds, well below the shortest distance of two occurrences."""
 MOST_ERROR: Final = 8 * 1024
 """Bytes of an error, in UTF-8, that a row keeps."""
-_KEPT: Final = tuple(field.name for field in attrs.fields(Change) if field.name in attrs.fields_dict(JobInfo))
 
-_fields = ", ".join(f"{name!r}: job.{name}" for name in _KEPT)
-_state_of: Callable[[JobInfo], dict[str, Any]] = eval(
-    f"lambda job: {{'job_id': job.id, 'definition': None, 'runs': (), {_fields}}}"
-)
-"""The fields of the `Change` that leaves all as it is, but for next_seq and next_rev."""
+
+def _state_of(job: JobInfo) -> dict[str, Any]:
+    """The fields of a `Change` that leaves the row as it is, without next_seq and next_rev."""
+    return {
+        "job_id": job.id, "seq": job.seq, "schedule_rev": job.schedule_rev, "status": job.status,
+        "due_at": job.due_at, "occurrence": job.occurrence, "last_occurrence": job.last_occurrence,
+        "occurrences": job.occurrences, "attempt": job.attempt, "retry_count": job.retry_count,
+        "crash_count": job.crash_count, "last_error": job.last_error, "handled_time": job.handled_time,
+        "paused": job.paused, "manual": job.manual, "off_schedule": job.off_schedule,
+        "trigger_pending": job.trigger_pending, "holds_name": job.holds_name, "armed_seq": job.armed_seq,
+        "owner": job.owner, "modified_at": job.modified_at, "modified_by": job.modified_by,
+        "definition": None, "runs": (),
+    }  # fmt: skip
 
 
 def change(

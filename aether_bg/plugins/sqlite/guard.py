@@ -101,7 +101,8 @@ class Guard:
         if not self._active:  # ours; what a trigger does in it is not
             foreign = within is not None and first is not None and first.lower().startswith(_OURS)
             return sqlite3.SQLITE_DENY if foreign else sqlite3.SQLITE_OK
-        if action in _TEMPORARY or (database == "temp" and action != sqlite3.SQLITE_PRAGMA):
+        renames = action == sqlite3.SQLITE_UPDATE and first == "sqlite_temp_master"  # ALTER TABLE … RENAME looks there
+        if action in _TEMPORARY or (database == "temp" and action != sqlite3.SQLITE_PRAGMA and not renames):
             self._denied = (
                 f"a temporary {first} in a unit of work",
                 "temporary objects last as long as the connection, which is not yours",
