@@ -15,7 +15,7 @@ import attrs
 
 from aether_bg.errors import InvalidName, InvalidOption, shown
 from aether_bg.model import JobStatus
-from aether_bg.model.failing import LONGEST
+from aether_bg.model.attempts import LONGEST
 from aether_bg.protocols import Clock
 from aether_bg.schedule._lengths import plain
 from aether_bg.schedule._model import Refused, utc

@@ -1,49 +1,68 @@
 """The values that cross hooks: attrs classes, frozen, keyword-only where they are long. No I/O here.
 
-`job`: what a job is · `failing`: what its author says of it · `storing`: rows · `dispatching`: running, observing
+Each value carries its own rule, so that a store or scheduler need not repeat it: `JobInfo.claimable`, `Claim.choose`,
+`Change.applied_to`, `Query.select`, `Purge.select`.
+
+`job`: a job and its history · `writes`, `claims`, `queries`: what stores are asked · `attempts`: how a handler is
+called and what follows · `events`: what observers are told
 """
 
-from aether_bg.model.dispatching import (
-    Altered,
-    AppStarted,
-    AppStopped,
-    Crashed,
+from aether_bg.model.attempts import (
+    Backoff,
     Decision,
-    Ended,
-    Enqueued,
-    Event,
     Failure,
-    Fired,
+    GiveUp,
     GiveUpNow,
     HandlerInfo,
     Invocation,
     JobContext,
-    Missed,
-    Problem,
     Raised,
-    Recovered,
     RetryAt,
-    Started,
+    Snooze,
     TimedOut,
 )
-from aether_bg.model.failing import Backoff, GiveUp, Snooze
-from aether_bg.model.job import JobInfo, JobRun, JobStatus, JobType, Misfire, RunOutcome, Unreadable
-from aether_bg.model.storing import (
+from aether_bg.model.claims import (
     Alive,
-    Call,
-    Change,
     Claim,
     Claimed,
-    Definition,
+    Fired,
     Heartbeat,
-    Insert,
+    begun_run,
+)
+from aether_bg.model.events import (
+    Altered,
+    AppStarted,
+    AppStopped,
+    Ended,
+    Enqueued,
+    Event,
+    Missed,
+    Problem,
+    Recovered,
+    Started,
+)
+from aether_bg.model.job import (
+    JobInfo,
+    JobRun,
+    JobStatus,
+    JobType,
+    Misfire,
+    RunOutcome,
+    Unreadable,
+)
+from aether_bg.model.queries import (
     Purge,
     Query,
     Stats,
+)
+from aether_bg.model.writes import (
+    Call,
+    Change,
+    Definition,
+    Insert,
     Transaction,
     Update,
     Write,
-    begun_run,
 )
 
 __all__ = [
@@ -56,7 +75,6 @@ __all__ = [
     "Change",
     "Claim",
     "Claimed",
-    "Crashed",
     "Decision",
     "Definition",
     "Ended",

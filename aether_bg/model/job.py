@@ -199,6 +199,11 @@ class JobRun:
         return plain
 
 
+def by_due(job: JobInfo) -> tuple[Any, ...]:
+    """The order of claims: earliest due first, then by id; rows without `due_at` come first."""
+    return (job.due_at is not None, job.due_at or job.created_at, job.id)
+
+
 def log_fields(job: JobInfo) -> dict[str, Any]:
     """What every log record about a job carries, as its `extra`."""
     return {"job_id": str(job.id), "job_name": job.job_name, "handler": job.handler_name, "attempt": job.attempt}

@@ -1,19 +1,19 @@
-"""What crosses the dispatch and lifecycle hooks: handlers, attempts, failures, decisions, events."""
+"""Attempts: handlers, what they may say about a failure, how an attempt ends, and what follows a failure."""
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, MutableMapping
 from datetime import datetime
-from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
-from uuid import UUID
 
 import attrs
+from attrs import field
 
-from aether_bg.model.failing import Backoff
-from aether_bg.model.job import JobInfo, JobRun, JobStatus, log_fields
+from aether_bg.errors import InvalidOption, shown
+from aether_bg.model.job import JobInfo, log_fields
 
 if TYPE_CHECKING:
     from logging import LoggerAdapter
@@ -21,6 +21,59 @@ if TYPE_CHECKING:
     _Adapter = LoggerAdapter[logging.Logger]
 else:
     _Adapter = logging.LoggerAdapter
+
+LONGEST = 100 * 366 * 86400.0
+"""Seconds: a length of time beyond it leads out of the calendar sooner or later."""
+
+
+def _within(
+    *, above: float = -math.inf, least: float = -math.inf, most: float = math.inf
+) -> Callable[[object, attrs.Attribute[float], float], None]:
+    """A finite number inside these bounds; bool is none. Raises `InvalidOption`."""
+    rule = f"above {above}" if above > -math.inf else f"at least {least}"
+    rule += f" and at most {most}" if most < math.inf else ""
+
+    def check(_: object, attribute: attrs.Attribute[float], value: float) -> None:
+        number = isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
+        if not number or isinstance(value, bool) or value <= above or value < least or value > most:
+            raise InvalidOption(f"Backoff({attribute.name}={shown(value)})", f"must be a finite number, {rule}")
+
+    return check
+
+
+@attrs.frozen
+class Backoff:
+    """Waiting time before the n-th retry: `first × factor**(n-1)` seconds, at most `max`, spread by ± `jitter`."""
+
+    first: float = field(default=1.0, validator=_within(above=0, most=LONGEST))
+    factor: float = field(default=2.0, validator=_within(least=1, most=LONGEST))
+    max: float = field(default=300.0, validator=_within(above=0, most=LONGEST))
+    jitter: float = field(default=0.25, validator=_within(least=0, most=1))
+
+    def delay(self, failures: int, spread: float) -> float:
+        """Seconds to wait after so many failures (≥ 1); `spread` in [-1, 1] places it within the jitter."""
+        try:
+            plain = min(float(self.first * self.factor ** min(failures - 1, 64)), self.max)
+        except OverflowError:
+            plain = self.max
+        return min(plain * (1 + self.jitter * spread), self.max)
+
+
+class Snooze(Exception):
+    """Raised by a handler: not now, but at `until` (an aware datetime, or a timedelta from now). Costs no retry."""
+
+    def __init__(self, until: Any) -> None:
+        self.until = until
+        super().__init__(until)
+
+
+class GiveUp(Exception):
+    """Raised by a handler: no retry will help. The occurrence has failed, for `reason`."""
+
+    def __init__(self, reason: str = "gave up") -> None:
+        self.reason = reason
+        super().__init__(reason)
+
 
 Invocation: TypeAlias = partial[Any]
 """A handler with its arguments bound. `.func, .args, .keywords` can be shipped to another process."""
@@ -35,7 +88,7 @@ class HandlerInfo:
     is_async: bool
     payload_type: Any
     retries: int = 0
-    backoff: Backoff = attrs.field(factory=Backoff)
+    backoff: Backoff = field(factory=Backoff)
     timeout: float | None = None
 
 
@@ -99,14 +152,7 @@ class TimedOut:
     seconds: float
 
 
-@attrs.frozen
-class Crashed:
-    """The process `owner` died, or its lease expired, while it ran the attempt."""
-
-    owner: UUID | None
-
-
-Failure: TypeAlias = Raised | TimedOut | Crashed
+Failure: TypeAlias = Raised | TimedOut
 
 
 @attrs.frozen
@@ -124,84 +170,3 @@ class GiveUpNow:
 
 
 Decision: TypeAlias = RetryAt | GiveUpNow
-
-
-class Fired(StrEnum):
-    """What the door answers a trigger (PROTOCOL C2)."""
-
-    CLAIMED = "claimed"
-    CONSUMED = "consumed"
-    """Old news: acknowledge it and do nothing."""
-    RETRY = "retry"
-    """Not now: deliver it again later."""
-
-
-# -- events: after the commit, in the order of registration ---------------------------------------
-
-
-@attrs.frozen
-class AppStarted:
-    owner: UUID
-    store_id: UUID
-
-
-@attrs.frozen
-class AppStopped:
-    owner: UUID
-
-
-@attrs.frozen
-class Enqueued:
-    job: JobInfo
-
-
-@attrs.frozen
-class Altered:
-    """A verb moved the job: update, delete, pause, resume, trigger, retry or update_status."""
-
-    job: JobInfo
-    verb: str
-
-
-@attrs.frozen
-class Started:
-    """An attempt begins."""
-
-    context: JobContext
-
-
-@attrs.frozen
-class Ended:
-    """An attempt's outcome has been committed. `status`: what the job is now; `due_at`: when it comes next."""
-
-    context: JobContext
-    run: JobRun
-    status: JobStatus
-    due_at: datetime | None
-
-
-@attrs.frozen
-class Missed:
-    """Occurrences were closed without a run: skipped, coalesced, overlapped or, by new rules of a zone, superseded."""
-
-    job: JobInfo
-    run: JobRun
-
-
-@attrs.frozen
-class Recovered:
-    """A job was taken back from an owner that is gone."""
-
-    job: JobInfo
-    run: JobRun
-
-
-@attrs.frozen
-class Problem:
-    """Something could not be raised to a caller. `part`: where; `error`: what."""
-
-    part: str
-    error: BaseException | str
-
-
-Event: TypeAlias = AppStarted | AppStopped | Enqueued | Altered | Started | Ended | Missed | Recovered | Problem

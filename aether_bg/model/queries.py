@@ -1,0 +1,160 @@
+"""What is asked of a store: rows, counts, and which old rows go."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any, Literal
+from uuid import UUID
+
+import attrs
+from attrs import field
+
+from aether_bg.model.job import JobInfo, JobStatus, RunOutcome, by_due
+from aether_bg.model.plain import to_plain
+
+
+@attrs.frozen(kw_only=True)
+class Query:
+    """Which rows; every field given must hold. `metadata`: equal as JSON, types included, at these top-level keys.
+
+    `order`: by id ("created"), or by `due_at`, then id ("due"); rows without `due_at` come first. `after`: only rows
+    that come after the one with this id (keyset paging); by id that one need not exist any more, by due nothing follows
+    one that is gone.
+    `due_before`: rows that could be claimed by then. `unarmed`: waiting rows whose current seq the scheduler does not
+    hold. `changed_after`: waiting rows last changed later than this instant (if that is now, the clock has been set
+    back). `zoned`: waiting rows with a time zone. `job_name` finds the holder of the name first, then the
+    newest that had it.
+    """
+
+    ids: tuple[UUID, ...] | None = None
+    job_name: str | None = None
+    handler_name: str | None = None
+    status: tuple[JobStatus, ...] | None = None
+    metadata: Mapping[str, Any] | None = None
+    owner: UUID | None = None
+    due_before: datetime | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+    unarmed: bool = False
+    changed_after: datetime | None = None
+    zoned: bool = False
+    order: Literal["created", "due"] = "created"
+    after: UUID | None = None
+    limit: int = 1000
+
+    def matches(self, job: JobInfo) -> bool:
+        """Whether every field given holds for `job`; the order and the page are left to `select`."""
+        return (
+            (self.ids is None or job.id in self.ids)
+            and (self.job_name is None or job.job_name == self.job_name)
+            and (self.handler_name is None or job.handler_name == self.handler_name)
+            and (self.status is None or job.status in self.status)
+            and (self.metadata is None or _has(job.metadata, self.metadata))
+            and (self.owner is None or (job.status is JobStatus.RUNNING and job.owner == self.owner))
+            and (self.due_before is None or job.claimable(self.due_before))
+            and (self.created_after is None or job.created_at > self.created_after)
+            and (self.created_before is None or job.created_at < self.created_before)
+            and (not self.unarmed or (job.waiting and job.armed_seq != job.seq))
+            and (self.changed_after is None or _waits_since_after(job, self.changed_after))
+            and (not self.zoned or (job.status is JobStatus.SCHEDULED and job.timezone is not None))
+        )
+
+    def select(self, jobs: Iterable[JobInfo]) -> list[JobInfo]:
+        """The page of `jobs` that this query asks for, in its order. `jobs` has every row, or at least those that match
+        and the one of `after`."""
+        rows = list(jobs)
+        key = by_due if self.order == "due" else _by_id
+        found = sorted((job for job in rows if self.matches(job)), key=key)
+        if self.job_name is not None:
+            found.sort(key=lambda job: (job.holds_name, job.id), reverse=True)
+        if self.after is not None:
+            last = next((key(job) for job in rows if job.id == self.after), None)
+            if last is None and key is _by_id:
+                last = (self.after,)
+            found = [job for job in found if last is not None and key(job) > last]
+        return found[: self.limit]
+
+
+def _by_id(job: JobInfo) -> tuple[Any, ...]:
+    return (job.id,)
+
+
+def _waits_since_after(job: JobInfo, at: datetime) -> bool:
+    return job.status is JobStatus.SCHEDULED and job.modified_at > at
+
+
+def _has(metadata: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Equal as JSON at these keys: to Python, True equals 1."""
+    return all(
+        key in metadata and json.dumps(metadata[key], sort_keys=True) == json.dumps(value, sort_keys=True)
+        for key, value in wanted.items()
+    )
+
+
+@attrs.frozen(kw_only=True)
+class Stats:
+    """Counts at one moment. `by_handler`: per handler, per status; `size`: bytes of the store, 0 where unknown."""
+
+    store_id: UUID
+    scheduled: int = 0
+    running: int = 0
+    completed: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    paused: int = 0
+    due: int = 0
+    oldest_due: datetime | None = None
+    owners: int = 0
+    runs: int = 0
+    size: int = 0
+    by_handler: Mapping[str, Mapping[str, int]] = field(factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field as plain JSON, as `JobInfo.to_dict`."""
+        plain: dict[str, Any] = to_plain(self)
+        return plain
+
+    @property
+    def total(self) -> int:
+        return self.scheduled + self.running + self.completed + self.failed + self.cancelled
+
+
+@attrs.frozen(kw_only=True)
+class Purge:
+    """Delete up to `limit` terminal jobs of `status` (None: any) with their history, oldest `handled_time` first: those
+    handled before `before`, and those beyond the newest `keep`, which comes with a `status`. With both None: all; with
+    both given, both must hold; with either, a row without `handled_time` stays. With `job_id`: instead, of that job all
+    history rows beyond the newest `history`, whatever `limit` says; `skipped` rows, the only word of occurrences that
+    never ran, are counted apart (docs/protocol.md, N5)."""
+
+    status: JobStatus | None = None
+    before: datetime | None = None
+    keep: int | None = None
+    limit: int = 500
+    job_id: UUID | None = None
+    history: int = 1000
+
+    def beyond(self, outcomes: Iterable[RunOutcome | None]) -> list[int]:
+        """With `job_id`: which history rows go, by their place; given the outcome of each, newest first."""
+        seen, gone = {True: 0, False: 0}, []
+        for place, outcome in enumerate(outcomes):
+            skipped = outcome is RunOutcome.SKIPPED
+            seen[skipped] += 1
+            if seen[skipped] > self.history:
+                gone.append(place)
+        return gone
+
+    def select(self, jobs: Iterable[JobInfo]) -> list[JobInfo]:
+        """The jobs of this bite, oldest first; for a purge without `job_id`."""
+        ended = [job for job in jobs if job.status.terminal and self.status in (None, job.status)]
+        if self.before is not None or self.keep is not None:
+            ended = [job for job in ended if job.handled_time is not None]
+        ended.sort(key=lambda job: (job.handled_time is not None, job.handled_time or job.created_at))
+        if self.keep is not None:
+            ended = ended[: max(len(ended) - self.keep, 0)]
+        before = self.before
+        return [job for job in ended if before is None or (job.handled_time and job.handled_time < before)][
+            : self.limit
+        ]
