@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any
 from uuid import UUID
 
 import anyio
@@ -26,9 +26,6 @@ from aether_bg._rules import states
 from aether_bg._rules.occurrences import Plan
 from aether_bg.errors import InvalidHandler, InvalidPayload
 from aether_bg.model import Change, Failure, JobContext, JobInfo, Raised, Started, TimedOut
-
-SUSPICIOUS: Final = 2
-"""Crashes from which on a job runs alone (PROTOCOL R3)."""
 
 
 class Attempts:
@@ -62,7 +59,7 @@ class Attempts:
             self._follow(attempt, before)
         self.running[job.id] = attempt
         self.started += 1
-        if job.crash_count >= SUSPICIOUS:
+        if job.suspect:
             self._core.suspect_running = True
         self._core.start_task(self._run, attempt)
 
@@ -103,7 +100,7 @@ class Attempts:
 
     def _safe(self, job: JobInfo) -> None:
         """Once its outcome is safe, and not before, the next suspect may kill the process (PROTOCOL R3)."""
-        if job.crash_count >= SUSPICIOUS:
+        if job.suspect:
             self._core.suspect_running = False
             self._core.wake()
         self._room.set()

@@ -12,7 +12,7 @@ import anyio
 from aether_bg._handlers.dependencies import Dependencies
 from aether_bg._handlers.handlers import Handlers
 from aether_bg._hooks.calls import Calls
-from aether_bg._kernel.attempts import SUSPICIOUS, Attempts
+from aether_bg._kernel.attempts import Attempts
 from aether_bg._kernel.core import BACKOFF, NAP, RECENT, Core
 from aether_bg._kernel.tasks import Spawn, longer
 from aether_bg._kernel.unserved import Unserved
@@ -128,7 +128,7 @@ class Engine(Core):
             if job.status is JobStatus.SCHEDULED and job.armed_seq != job.seq:
                 self.arm(job.id)
             return Fired.CONSUMED
-        if job.paused and not job.manual:
+        if job.held:
             return Fired.CONSUMED
         if job.handler_name not in self.handlers or self.plan_or_none(job) is None:
             return Fired.RETRY  # another process can run it (docs/protocol.md, C7 and C8)
@@ -137,7 +137,7 @@ class Engine(Core):
             return Fired.RETRY
         if early > 0:
             await anyio.sleep(early)
-        suspect = job.crash_count >= SUSPICIOUS
+        suspect = job.suspect
         deadline = self.clock.monotonic() + ROOM
         while self.free < 1 or (suspect and self.suspect_running):
             if self.stopping or self.clock.monotonic() > deadline:

@@ -12,7 +12,7 @@ from aether_bg._kernel.core import Core
 from aether_bg._kernel.tasks import longer
 from aether_bg._rules import states
 from aether_bg.errors import Stale, StoreError
-from aether_bg.model import JobInfo, JobStatus, Query, Update
+from aether_bg.model import JobInfo, Query, Update
 
 _MOST: Final = 500
 _AT_ONCE: Final = 32
@@ -75,7 +75,7 @@ class Outbox:
             for job in sorted(rows.values(), key=lambda job: job.due_at or job.modified_at):
                 if (seq := self._forget.pop(job.id, None)) is not None and job.armed_seq < seq:
                     job = attrs.evolve(job, armed_seq=seq)  # noqa: PLW2901 - what the engine holds, not the row
-                if _waits(job) or job.armed_seq >= 0:
+                if job.waiting or job.armed_seq >= 0:
                     group.start_soon(one, job)
         if refused:
             self._back_off()
@@ -91,7 +91,7 @@ class Outbox:
         except Exception as error:
             self._core.report("schedule_arm", error)
             held = False
-        if held and _waits(job) and job.armed_seq != job.seq:
+        if held and job.waiting and job.armed_seq != job.seq:
             try:
                 await self._core.writes.write(Update(states.armed(job)))
             except Stale:
@@ -103,7 +103,3 @@ class Outbox:
 
     def _back_off(self) -> None:
         self._wait = longer(self._wait, _BACKOFF)
-
-
-def _waits(job: JobInfo) -> bool:
-    return job.status is JobStatus.SCHEDULED and (not job.paused or job.manual)

@@ -148,5 +148,5 @@ def _told(done: Done) -> str:
     job = done.job
     assert job is not None  # ok has one
     state = job.status.name + (" and paused" if job.paused and not job.status.terminal else "")
-    due = f", due {at(job.due_at)}" if job.due_at and not (job.paused and not job.manual) else ""
+    due = f", due {at(job.due_at)}" if job.due_at and not job.held else ""
     return plain(f"{done.verb} {job.job_name}: {'' if done.changed else 'it was so already; '}{state}{due}")

@@ -60,7 +60,7 @@ def waiting(job: JobInfo, now: datetime, around: Around) -> Waiting | None:
     """What it waits for; None when it is not SCHEDULED."""
     if job.status is not JobStatus.SCHEDULED:
         return None
-    if job.paused and not job.manual:
+    if job.held:
         return Waiting.RESUME
     if job.due_at is not None and job.due_at > now:
         return Waiting.RETRY if job.attempt else Waiting.TIME

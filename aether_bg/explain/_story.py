@@ -72,7 +72,7 @@ class Story:
         if job.due_at is None:
             return ["It has no due instant, though it is SCHEDULED: the row is damaged."]
         passed = late(job, self.now)
-        if job.paused and not job.manual:
+        if job.held:
             verb = "It would be" if passed <= 0 else "It would have been"
         else:
             verb = "It is" if passed <= 0 else "It was"
@@ -148,8 +148,7 @@ class Story:
         """What its next claim will make of being late (PROTOCOL R2)."""
         job = self.job
         passed = 0.0 if job.occurrence is None else (self.now - job.occurrence).total_seconds()
-        held = job.paused and not job.manual
-        if job.attempt or job.off_schedule or held:
+        if job.attempt or job.off_schedule or job.held:
             return []
         if not self._recurring():
             ended = job.until is not None and self.now > job.until

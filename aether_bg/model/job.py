@@ -133,9 +133,14 @@ class JobInfo:
         return self.extra_properties
 
     @property
+    def held(self) -> bool:
+        """Paused, and not triggered since: it is not claimed, whatever is due."""
+        return self.paused and not self.manual
+
+    @property
     def waiting(self) -> bool:
-        """SCHEDULED and not held back by a pause: only its due instant keeps it from being claimed."""
-        return self.status is JobStatus.SCHEDULED and (not self.paused or self.manual)
+        """SCHEDULED and not held: only its due instant keeps it from being claimed."""
+        return self.status is JobStatus.SCHEDULED and not self.held
 
     @property
     def suspect(self) -> bool:

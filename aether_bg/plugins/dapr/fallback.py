@@ -21,7 +21,7 @@ from aether_bg.errors import shown
 from aether_bg.model import JobInfo, JobStatus, Query
 from aether_bg.plugins.dapr.contact import Contact
 from aether_bg.plugins.dapr.door import Door
-from aether_bg.plugins.dapr.names import name_of, waits
+from aether_bg.plugins.dapr.names import name_of
 from aether_bg.protocols import Kernel
 
 _log: Final = logging.getLogger("aether_bg.dapr")
@@ -86,7 +86,7 @@ class Fallback:
             rows = await kernel.store.find(query)
             for row in rows:
                 age = self._door.handed_back.age(name_of(kernel.store_id, row.id, row.seq))
-                if waits(row) and row.due_at is not None and row.due_at <= now and (age is None or age > self._after):
+                if row.claimable(now) and (age is None or age > self._after):
                     found.append(row)
             if len(rows) < _PAGE:
                 break

@@ -13,7 +13,7 @@ from uuid import UUID
 
 import attrs
 
-from aether_bg.model import JobInfo, JobStatus
+from aether_bg.model import JobInfo
 
 PROBE: Final = "aether.probe"
 """A Dapr job that stands for no job of ours: it shows whether Dapr takes jobs, and brings triggers."""
@@ -92,4 +92,4 @@ def _read_time(text: str) -> datetime:
 
 def waits(job: JobInfo) -> bool:
     """Whether the scheduler is to hold the row: it waits for an instant, and nobody has paused it."""
-    return job.status is JobStatus.SCHEDULED and job.due_at is not None and (not job.paused or job.manual)
+    return job.waiting and job.due_at is not None

@@ -14,6 +14,7 @@ from uuid import uuid4
 
 from aether_bg.errors import SchemaTooNew, TablesTaken
 from aether_bg.model import JobStatus
+from aether_bg.model.job import SUSPECT as CRASHES
 
 if TYPE_CHECKING:
     from sqlite_utils import Database, Migrations
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 READY = "status = 0 AND (paused = 0 OR manual = 1)"
 """What can be claimed once it is due. Queries repeat it to the letter, so that the partial indexes serve them."""
 
-SUSPECT = "crash_count >= 2"
+SUSPECT = f"crash_count >= {CRASHES}"
 
 _TABLES = f"""
 CREATE TABLE aether_meta (

@@ -154,7 +154,7 @@ class _Engine:
             held = self._scheduler.get_job(name)
             if held is not None and held.args[SEQ] > job.seq:
                 return  # an older reading of the row
-            if job.status is JobStatus.SCHEDULED and (not job.paused or job.manual):
+            if job.waiting:
                 arguments = (self._store_id, job.id, job.seq, job.occurrence)
                 self._scheduler.add_job(
                     trigger,
