@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 import anyio
@@ -11,6 +11,7 @@ import attrs
 
 from aether_bg._kernel.engine import Engine
 from aether_bg._rules import states
+from aether_bg._rules.occurrences import REPEATED
 from aether_bg.errors import InvalidSchedule
 from aether_bg.model import Query
 
@@ -45,15 +46,31 @@ class Clocks:
         now = self._engine.clock.now()
         lead = now.timestamp() - self._engine.clock.monotonic()
         before, self._lead = self._lead, lead
+        if self._engine.undone is not None and now > self._engine.undone:
+            self._engine.undone = None
         if before is not None and lead <= before - GONE_BACK:
             self._back, self._passes = before - lead, PASSES
+            self._came_to(now, now + timedelta(seconds=self._back))
         if self._starting:
+            await self._look_back(now)
             await self._adjust(Query(zoned=True, limit=_PAGE))
         if self._passes:
             moved, missed = await self._adjust(Query(changed_after=now, limit=_PAGE))
             self._report(moved)
             self._passes = max(self._passes - 1, missed)
         self._starting = False
+
+    def _came_to(self, now: datetime, before: datetime) -> None:
+        """The wall clock showed `before`, and was set back to `now`."""
+        if before - now >= REPEATED:
+            self._engine.undone = max(before, self._engine.undone or before)
+
+    async def _look_back(self, now: datetime) -> None:
+        """How far the clock was set back while nothing ran: as far as the rows tell."""
+        query = Query(changed_after=now, limit=_PAGE)
+        while rows := await self._engine.calls.find(query):
+            self._came_to(now, max(row.modified_at for row in rows))
+            query = attrs.evolve(query, after=rows[-1].id)
 
     def _report(self, moved: int) -> None:
         back, self._back = self._back, 0.0

@@ -75,6 +75,8 @@ class Core:
         """Look at the other owners now, rather than at the next beat."""
         self.alive: Alive | None = None
         """The last answer to this owner's heartbeat; a client has none."""
+        self.undone: datetime | None = None
+        """What the wall clock showed before it was last set back by three hours or more (docs/protocol.md, R5)."""
         self.suspect_running = False
         """A job that has crashed before is running: no second one beside it (PROTOCOL R3)."""
         self.unreadable: set[tuple[str, str | None]] = set()
@@ -229,7 +231,7 @@ class Core:
     def plan(self, job: JobInfo) -> Plan:
         """Raises `InvalidSchedule` when the schedule's plugin is gone."""
         schedule: Schedule = self.schedule(job.expression_value, job.timezone)
-        return Plan.of(schedule, job).grounded(self.clock.now())
+        return Plan.of(schedule, job, self.undone).grounded(self.clock.now())
 
     def plan_or_none(self, job: JobInfo) -> Plan | None:
         """None: this process cannot read its schedule, and will not claim such jobs (docs/protocol.md, C8)."""

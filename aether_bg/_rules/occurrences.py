@@ -18,7 +18,7 @@ _WALKED: Final = 100
 _JUST: Final = timedelta(microseconds=1)
 _EARLY: Final = timedelta(seconds=1)
 """By which an attempt may begin before its occurrence (docs/protocol.md, C2)."""
-_REPEATED: Final = timedelta(hours=3)
+REPEATED: Final = timedelta(hours=3)
 """Steps of the clock back in which a fixed time of day is not repeated: the rule of Vixie cron."""
 
 
@@ -43,10 +43,12 @@ class Plan:
     repeats: int | None
     loose: bool = False
     """The clock was set back to before the anchor, which bounds nothing then."""
+    undone: datetime | None = None
+    """What the clock showed before it was set back by three hours or more: what has run up to then is due again."""
 
     @classmethod
-    def of(cls, schedule: Schedule, job: JobInfo | Definition) -> Plan:
-        return cls(schedule, job.anchor, job.start, job.until, job.repeats)
+    def of(cls, schedule: Schedule, job: JobInfo | Definition, undone: datetime | None = None) -> Plan:
+        return cls(schedule, job.anchor, job.start, job.until, job.repeats, undone=undone)
 
     @property
     def endless(self) -> bool:
@@ -86,14 +88,20 @@ class Plan:
         """What comes after the last occurrence, `ran` being the one that has just ended.
 
         A last one in the future of the clock, which was set back, holds the schedule no longer: a frequency goes on
-        from now; a fixed time that has run is not repeated within three hours (docs/protocol.md, R5).
+        from now; a fixed time that has run is not repeated, unless the step was of three hours or more
+        (docs/protocol.md, R5).
         """
         plan = self.grounded(now)
         if not plan.loose and (last is None or last <= now + _EARLY):
             return plan.after(last)
-        if last is not None and now < last < now + _REPEATED and not self._often(last):
+        if last is not None and last > now and not self._repeats(last, now, ran) and not self._often(last):
             return plan.after(last)
-        return plan.after(ran if ran is not None and ran <= now else now)
+        return plan.after(ran if ran is not None and ran <= now + _EARLY else now)
+
+    def _repeats(self, last: datetime, now: datetime, ran: datetime | None) -> bool:
+        """A fixed time that has run is due again: the step was long, or one before the last has been repeated."""
+        undone = self.undone is not None and last <= self.undone
+        return undone or last >= now + REPEATED or (ran is not None and ran < last)
 
     def replaced(self, occurrence: datetime, last: datetime | None) -> datetime | None:
         """The occurrence that takes the place of one which the schedule no longer has, since the rules of its zone have
@@ -104,7 +112,7 @@ class Plan:
         due = self.after(whole - _JUST)
         if due is None or due == whole:
             return None
-        before = self.after(max(whole - _REPEATED, self.anchor, last or self.anchor))
+        before = self.after(max(whole - REPEATED, self.anchor, last or self.anchor))
         if before is not None and before < whole:
             before = self.newest(before, whole)
             due = before if whole - before < due - whole else due
@@ -116,7 +124,7 @@ class Plan:
         if said is not None or _by_length(self.schedule):
             return said is not False
         due = self.schedule.next(since, self.anchor)
-        return due is not None and due - since < _REPEATED
+        return due is not None and due - since < REPEATED
 
     # Searched by halving and counted by arithmetic: what was missed is never walked through (docs/protocol.md, R7).
 

@@ -17,6 +17,7 @@ from aether_bg.testing import FakeClock
 
 pytestmark = pytest.mark.anyio
 
+DAY = timedelta(days=1)
 NOON = datetime(2030, 6, 5, 12, 0, 10, tzinfo=UTC)
 STEPS = {
     "2s": timedelta(seconds=2), "1min": timedelta(minutes=1), "1h": timedelta(hours=1), "4h": timedelta(hours=4),
@@ -142,6 +143,64 @@ async def test_a_fixed_time_is_repeated_beyond_three_hours_only(world: World, na
             await world.tick(hours=1)
         assert len(world.ran) - before == (1 if repeated else 0)
         assert await world.tick(hours=24) == 1
+        world.once_each()
+
+
+@HOW
+@pytest.mark.parametrize(("back", "again"), [(2, 0), (4, 2), (2.9, 0), (5, 2)])
+async def test_the_step_counts_and_not_when_it_ran(world: World, back: float, again: int, restarted: bool) -> None:
+    """It ran at 13:30 and the clock is set back at 15:30: how long ago it ran does not matter."""
+
+    async def prepare(app: Aether) -> None:
+        await app.enqueue("work", "twice a day", schedule="30 12,13 * * *")
+        await app.enqueue("work", "often", schedule="* * * * *")
+        for _ in range(21):
+            await world.tick(minutes=10)
+        assert len(await completed(app)) == 2
+
+    async def completed(app: Aether) -> list[Any]:
+        return list(await app.store.history((await world.row("twice a day")).id))
+
+    async with after(world, restarted, timedelta(hours=back), prepare) as app:
+        await world.due_within("often", timedelta(minutes=1))
+        next_one = NOON.replace(minute=30) + (DAY if not again else timedelta(0))
+        await world.due_within("twice a day", next_one - world.clock.now())
+        for _ in range(6 * 12):
+            await world.tick(minutes=10)
+        assert len(await completed(app)) == 2 + again
+        await world.tick(hours=24)
+        assert len(await completed(app)) in (3 + again, 4 + again), "as every day"
+        world.once_each()
+
+
+async def test_small_steps_add_up_to_no_repetition(world: World) -> None:
+    async with world.running() as app:
+        await app.enqueue("work", "noon", schedule="30 12 * * *")
+        await app.enqueue("work", "often", schedule="* * * * *")
+        await world.tick(minutes=40)
+        for _ in range(2):
+            world.clock.set(world.clock.now() - timedelta(hours=1))
+            await world.due_within("often", timedelta(minutes=1))
+            await world.tick(minutes=5)
+        for _ in range(24):
+            await world.tick(minutes=10)
+        assert len([name for name, _, _ in world.ran if name == "noon"]) == 1
+
+
+async def test_a_run_by_hand_between_two_that_come_again(world: World) -> None:
+    async with world.running() as app:
+        await app.enqueue("work", "twice a day", schedule="30 12,13 * * *")
+        await app.enqueue("work", "often", schedule="* * * * *")
+        for _ in range(10):
+            await world.tick(minutes=10)
+        world.clock.set(world.clock.now() - timedelta(hours=3))
+        await world.due_within("often", timedelta(minutes=1))
+        for _ in range(24):
+            await world.tick(minutes=10)
+            await app.trigger("twice a day")
+            await world.tick()
+        regular = [at for name, at, _ in world.ran if name == "twice a day" and at.second == 0]
+        assert len(regular) == 4
         world.once_each()
 
 

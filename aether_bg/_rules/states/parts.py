@@ -87,7 +87,7 @@ def next_occurrence(job: JobInfo, plan: Plan, now: datetime, by: str | None, run
         count += 1
     new.update(handled_time=now, last_occurrence=last, occurrences=count)
     ended_well = run.outcome in (RunOutcome.COMPLETED, RunOutcome.DUPLICATE)
-    following = None if spent(plan, count) else plan.following(last, now, job.occurrence)
+    following = None if spent(plan, count) else plan.following(last, now, None if job.off_schedule else job.occurrence)
     if following is None and not job.trigger_pending:
         status = JobStatus.COMPLETED if ended_well or job.off_schedule else JobStatus.FAILED
         return end(job, status, now, by, (run,), new)
