@@ -293,3 +293,23 @@ async def test_a_start_in_the_future_holds(world: World) -> None:
         world.clock.set(NOON - timedelta(days=3))
         await anyio.sleep(0.2)
         assert (await world.row("every")).due_at == start
+
+
+async def test_two_steps_to_one_instant(world: World) -> None:
+    """It waits for an occurrence that comes again already, and goes on waiting for that one."""
+    async with world.running() as app:
+        await app.enqueue("work", "hourly", schedule="@hourly")
+        await world.tick(hours=2)
+        for _ in range(2):
+            world.clock.set(NOON)
+            await world.due_within("hourly", timedelta(hours=1))
+            await anyio.sleep(0.1)
+            waiting = await world.row("hourly")
+            assert waiting.due_at is not None
+            world.clock.advance(minutes=1)
+            await app.pause("hourly")  # changes the row, by the time before the next step
+            await app.resume("hourly")
+        row = await world.row("hourly")
+        assert row.due_at == waiting.due_at
+        assert await world.tick(hours=1) == 1
+        world.once_each()

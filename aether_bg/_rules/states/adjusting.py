@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from aether_bg._rules.occurrences import Plan
-from aether_bg._rules.states.parts import attempt_run, change, note_run, wait
+from aether_bg._rules.states.parts import SHIFTS, attempt_run, change, note_run, wait
 from aether_bg.model import Change, JobInfo, JobStatus, RunOutcome
 
 
@@ -27,8 +27,8 @@ def set_back(job: JobInfo, plan: Plan, now: datetime) -> Change | None:
         since = job.modified_at if job.handled_time is None else job.handled_time
         return change(job, now, by, due_at=now + max(due - since, timedelta(0)), handled_time=now)
     following = plan.following(job.last_occurrence, now) if regular else None
-    if following is None or job.occurrence is None or following >= job.occurrence:
-        return None
+    if following is None or job.occurrence is None or following >= job.occurrence - timedelta(microseconds=SHIFTS):
+        return None  # it may wait for that very one, told from an earlier one by microseconds
     return wait(job, following, now, by, ())
 
 

@@ -11,7 +11,7 @@ from aether_bg.model import Change, JobInfo, JobRun, JobStatus, RunOutcome
 from aether_bg.model.filled import filled
 
 _JUST: Final = timedelta(microseconds=1)
-_SHIFTS: Final = 50_000
+SHIFTS: Final = 50_000
 """Microseconds, well below the shortest distance of two occurrences."""
 MOST_ERROR: Final = 8 * 1024
 """Bytes of an error, in UTF-8, that a row keeps."""
@@ -52,7 +52,7 @@ def wait(
     """SCHEDULED at a fresh occurrence. One that has been before, since the clock was set back, is told from that one
     by microseconds: each completes once (docs/protocol.md, C6)."""
     if due is not None and job.last_occurrence is not None and due <= job.last_occurrence:
-        due += timedelta(microseconds=1 + (job.seq + 1) % _SHIFTS)
+        due += timedelta(microseconds=1 + (job.seq + 1) % SHIFTS)
     fresh: dict[str, Any] = {
         "status": JobStatus.SCHEDULED, "due_at": due, "occurrence": due, "attempt": 0, "retry_count": 0,
         "manual": False, "off_schedule": False, "owner": None, "runs": runs,
