@@ -181,8 +181,11 @@ class Aether(OwnerVerbs):
     ) -> None:
         """How to make a dependency: once per attempt, closed after it.
 
-        `factory`: a function or class, async or not; a generator or context manager is closed after the attempt. Its
-        own parameters are injected as well. Without one the type itself is called. `ping`: for `health`.
+        `factory`: a function or class, async or not; a generator or context manager is closed after the attempt. What
+        the attempt raises (an error, a cancellation, `Snooze`) is raised inside it as well, so that
+        `with connection: yield connection` rolls back; to suppress it there changes nothing for the job. What follows
+        a `yield` that stands in no `try` or `with` runs in any case. Its own parameters are injected as well. Without
+        one the type itself is called. `ping`: for `health`.
         """
         self._before_start("provide")
         self.dependencies.provide(type, factory, ping)
@@ -275,7 +278,7 @@ class Aether(OwnerVerbs):
 
         The only place that touches signals. Raises what keeps the app from starting.
         """
-        run_until_signal(self, self.options.grace, self._hurry, backend)
+        run_until_signal(self, self.options.grace, self._ask_to_stop, self._hurry, backend)
 
     @property
     def sync(self) -> Blocking:
@@ -305,7 +308,13 @@ class Aether(OwnerVerbs):
         if client:
             block = hosted(self.client, BlockingClient, backend, self.options.grace)
             return PlainBlock(block, "app.blocking(client=True)", remedy)
-        return PlainBlock(hosted(lambda: self, Blocking, backend, self.options.grace), "app.blocking()", remedy)
+        owner = hosted(lambda: self, Blocking, backend, self.options.grace, self._ask_to_stop)
+        return PlainBlock(owner, "app.blocking()", remedy)
+
+    def _ask_to_stop(self) -> None:
+        """From any thread or signal handler: the stop comes, as soon as the event loop gets to it."""
+        if self._run is not None:
+            self._run.stop_asked = True
 
     def _hurry(self) -> None:
         """During the stop: no more grace."""

@@ -203,8 +203,10 @@ class Blocking(OwnersBlocking):
 class _Host(Generic[V]):
     """A thread with an event loop of its own, on which an app, or a client of one, runs for the length of a block."""
 
-    def __init__(self, enter: Callable[[], AbstractAsyncContextManager[V]], backend: str, grace: float) -> None:
-        self._enter, self._backend, self._within = enter, backend, grace + _LAST
+    def __init__(
+        self, enter: Callable[[], AbstractAsyncContextManager[V]], backend: str, grace: float, ask: Callable[[], object]
+    ) -> None:
+        self._enter, self._backend, self._within, self._ask = enter, backend, grace + _LAST, ask
         self._pid = os.getpid()
         self._bridge: Bridge | None = None
         self._verbs: V | None = None
@@ -231,6 +233,7 @@ class _Host(Generic[V]):
         if os.getpid() != self._pid:
             return
         self._stopping.set()
+        self._ask()
         if self._bridge is not None:
             self._bridge.post(self._stop.set)
         self._thread.join(self._within)
@@ -256,10 +259,12 @@ class _Host(Generic[V]):
 
 @contextmanager
 def hosted(
-    enter: Callable[[], AbstractAsyncContextManager[V]], plain: Callable[[V], B], backend: str, grace: float
-) -> Iterator[B]:
-    """`enter` in a thread of its own; its verbs as `plain` makes them."""
-    host = _Host(enter, backend, grace)
+    enter: Callable[[], AbstractAsyncContextManager[V]], plain: Callable[[V], B], backend: str, grace: float,
+    ask: Callable[[], object] = bool,
+) -> Iterator[B]:  # fmt: skip
+    """`enter` in a thread of its own; its verbs as `plain` makes them. `ask` tells that the stop comes: the loop may be
+    blocked."""
+    host = _Host(enter, backend, grace, ask)
     try:
         yield plain(host.start())
     finally:

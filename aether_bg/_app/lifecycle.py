@@ -65,6 +65,9 @@ class Run:
         self._ended = anyio.Event()
         self.hurry = anyio.Event()
         """Set by a second signal: skips the grace (PROTOCOL S3)."""
+        self.stop_asked = False
+        """Set in any thread or signal handler, ahead of the stop: what runs now may block the loop until the process
+        ends, and that is not a crash (docs/protocol.md, S7)."""
         self._failed: BaseException | None = None
         self.engine: Engine
         self.enqueues: Enqueues
@@ -93,6 +96,7 @@ class Run:
 
     async def stop(self) -> None:
         """Graceful, and bounded whatever hangs."""
+        self.stop_asked = True
         self._stop.set()
         bound = self._app.options.grace + AFTER_CANCEL + LAST + 5.0
         with anyio.CancelScope(shield=True), anyio.move_on_after(bound):
@@ -143,7 +147,7 @@ class Run:
     async def _own(self, stack: AsyncExitStack) -> None:
         """Be an owner: recover, declare, schedule, until the stop."""
         app, engine = self._app, self.engine
-        owners = Owners(engine)
+        owners = Owners(engine, lambda: self.stop_asked)
         outbox = Outbox(engine) if app.calls.arms else None
         alive = await owners.join()
         watch = Watch(engine, lambda: list(engine.attempts.running.values()))

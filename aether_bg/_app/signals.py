@@ -17,21 +17,23 @@ from aether_bg.errors import UsageError
 
 
 def run_until_signal(
-    app: AbstractAsyncContextManager[object], grace: float, hurry: Callable[[], object], backend: str
-) -> None:
-    """`hurry`: no more grace, please."""
+    app: AbstractAsyncContextManager[object], grace: float, ask: Callable[[], object], hurry: Callable[[], object],
+    backend: str,
+) -> None:  # fmt: skip
+    """`ask`: the stop comes, called in the signal handler; `hurry`: no more grace, called on the loop."""
     if threading.current_thread() is not threading.main_thread():
         raise UsageError("app.run()", "only the main thread receives signals", "Use `async with app:` elsewhere.")
     watchdog = _Watchdog(grace + 1.0)
     try:
-        anyio.run(_until_signal, app, watchdog, hurry, backend=backend)
+        anyio.run(_until_signal, app, watchdog, ask, hurry, backend=backend)
     finally:  # the loop's own end may hang as well, on a task that swallows its cancellation
         watchdog.over()
 
 
 async def _until_signal(
-    app: AbstractAsyncContextManager[object], watchdog: _Watchdog, hurry: Callable[[], object]
-) -> None:
+    app: AbstractAsyncContextManager[object], watchdog: _Watchdog, ask: Callable[[], object],
+    hurry: Callable[[], object],
+) -> None:  # fmt: skip
     """The first signal stops gracefully, a second one skips the grace (PROTOCOL S3)."""
     bridge = Bridge()
     stop = anyio.Event()
@@ -44,6 +46,7 @@ async def _until_signal(
 
     def on_signal(*_: object) -> None:
         watchdog.begin()  # here and not on the loop, which may be what hangs
+        ask()
         bridge.post(received)
 
     before = {number: signal.signal(number, on_signal) for number in _SIGNALS}

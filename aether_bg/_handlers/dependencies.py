@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from functools import cache, partial
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 import attrs
 
-from aether_bg._handlers.signatures import Shape, hints_of, shape_of, without_none
+from aether_bg._handlers.signatures import Shape, hints_of, is_guarded, shape_of, without_none
 from aether_bg.errors import InvalidHandler, UnresolvedDependency, brief, shown
 from aether_bg.model import JobContext
 
@@ -32,10 +32,11 @@ CLOSE_AT_STOP: Final = 0.4
 
 @attrs.define(eq=False)
 class Closing:
-    """The clean-up of one attempt: whose, whether the stop waits for it, what went wrong."""
+    """The clean-up of one attempt: whose, whether the stop waits for it, how the attempt failed, what went wrong."""
 
     of: str
     hurried: Callable[[], bool]
+    error: BaseException | None = None
     notes: list[str] = attrs.field(factory=list)
     opened: int = 0
     _until: float | None = None
@@ -138,13 +139,21 @@ class Dependencies:
         parameters = list(inspect.signature(make).parameters.values()) if wanted else []
         return shape_of(make, parameters, list(wanted), what) if wanted else Shape()
 
-    def scope(self, ctx: JobContext, closing: Closing) -> Container:
-        """A container for one attempt; close it with `await container.aclose()`."""
+    @asynccontextmanager
+    async def scope(self, ctx: JobContext, closing: Closing) -> AsyncIterator[Container]:
+        """A container for one attempt, closed at the end with what the attempt raises."""
         assert self._registry is not None  # a handler that wants something has been resolved
         container: Container = _svcs().Container(self._registry)
         container.register_local_value(JobContext, ctx)
         _closing.set(closing)
-        return container
+        try:
+            yield container
+        except BaseException as error:
+            closing.error = error
+            raise
+        finally:
+            await container.aclose()
+            closing.error = None  # else the error and its frames keep each other
 
     async def pings(self) -> dict[str, str | None]:
         """Each registered ping: None when it answers, else what it said."""
@@ -195,6 +204,7 @@ def _same(value: Any) -> Any:
 class _Scoped(AbstractAsyncContextManager[Any]):
     """Closes what a factory opened, whatever has become of the attempt (docs/protocol.md, S8).
 
+    svcs closes without the error of the attempt, which a connection needs to roll back: `Closing` has it.
     Shielded and bounded; trouble is logged and noted for the run, and never keeps the others from being closed.
     """
 
@@ -222,10 +232,7 @@ class _Scoped(AbstractAsyncContextManager[Any]):
         closing.opened -= 1
         try:
             with anyio.move_on_after(within, shield=True) as scope:
-                if isinstance(self._inner, AbstractAsyncContextManager):
-                    await self._inner.__aexit__(None, None, None)
-                else:
-                    self._inner.__exit__(None, None, None)
+                await self._exit(closing.error)
             if scope.cancelled_caught:
                 trouble = f"it did not end within {within:.3g} s"
         except GeneratorExit:
@@ -235,3 +242,19 @@ class _Scoped(AbstractAsyncContextManager[Any]):
         if trouble is not None:
             closing.notes.append(f"closing {self._name}: {trouble}")
             log.warning("%s: closing %s: %s", closing.of, self._name, trouble)
+
+    async def _exit(self, error: BaseException | None) -> None:
+        """It sees how the attempt failed, and may raise that again; to suppress it changes nothing. A generator that
+        could only end at the `yield` cleans up instead."""
+        generator = getattr(self._inner, "gen", None)  # contextlib's
+        if (inspect.isgenerator(generator) or inspect.isasyncgen(generator)) and not is_guarded(generator):
+            error = None
+        about = (None, None, None) if error is None else (type(error), error, error.__traceback__)
+        try:
+            if isinstance(self._inner, AbstractAsyncContextManager):
+                await self._inner.__aexit__(*about)
+            else:
+                self._inner.__exit__(*about)
+        except BaseException as raised:
+            if raised is not error:
+                raise

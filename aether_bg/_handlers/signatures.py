@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dis
 import functools
 import inspect
 import os
@@ -51,6 +52,20 @@ def is_async(target: Any) -> bool:
 def is_generator(target: Any) -> bool:
     code = code_of(target)
     return inspect.isgeneratorfunction(code) or inspect.isasyncgenfunction(code)
+
+
+def is_guarded(generator: Any) -> bool:
+    """Whether the `yield` where this generator waits stands in a `try` or `with`, which an error raised there reaches.
+
+    Where none does, such an error would only skip what follows the `yield`.
+    """
+    frame = getattr(generator, "gi_frame", None) or getattr(generator, "ag_frame", None)
+    if frame is None:
+        return False
+    code = dis.Bytecode(frame.f_code)
+    handlers = {instruction.offset for instruction in code if instruction.opname == "PUSH_EXC_INFO"}
+    entries: Any = getattr(code, "exception_entries", ())
+    return any(entry.start <= frame.f_lasti < entry.end and entry.target in handlers for entry in entries)
 
 
 def is_twin(one: Any, other: Any) -> bool:

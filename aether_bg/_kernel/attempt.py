@@ -48,5 +48,10 @@ class Attempt:
         """A thread of this job runs: its own, or that of the attempt before it."""
         return (self.begun and self.threaded) or (self.after is not None and self.after.in_thread)
 
+    @property
+    def late(self) -> bool:
+        """Its thread has returned too late: after its timeout, or after the job was deleted."""
+        return self.threaded and self.scope.cancel_called and not self.releasing
+
     def __str__(self) -> str:
         return f"{self.job.handler_name} ({self.job.job_name})"

@@ -13,6 +13,7 @@ from typing import Any
 from uuid import UUID
 
 import anyio
+import anyio.lowlevel
 
 from aether_bg._handlers import work
 from aether_bg._handlers.dependencies import Closing
@@ -127,8 +128,7 @@ class Attempts:
                     result = await handler.run(ctx, handler.bind(ctx, attempt.job.payload, None, NOTHING))
                     if result is not None:
                         await self._look_at(attempt, handler, result)
-            late = attempt.scope.cancel_called and not attempt.releasing and attempt.threaded
-            if not attempt.scope.cancelled_caught and not late:
+            if not attempt.scope.cancelled_caught and not attempt.late:
                 return states.Completed()
             if attempt.releasing or attempt.revoked:
                 return states.Released(begun=True)
@@ -157,10 +157,11 @@ class Attempts:
             injected = NOTHING
             if handler.wants_scope:
                 attempt.closing = Closing(str(attempt), lambda: attempt.releasing)
-                scope = core.dependencies.scope(ctx, attempt.closing)
-                stack.push_async_callback(scope.aclose)
+                scope = await stack.enter_async_context(core.dependencies.scope(ctx, attempt.closing))
                 injected = await handler.inject(scope)
             result = await handler.run(ctx, handler.bind(ctx, attempt.job.payload, unit, injected))
+            if attempt.late:
+                await anyio.lowlevel.checkpoint_if_cancelled()
             if result is not None:
                 await self._look_at(attempt, handler, result)
 

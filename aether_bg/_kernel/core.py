@@ -25,7 +25,7 @@ from aether_bg._rules.ids import uuid7
 from aether_bg._rules.occurrences import Plan
 from aether_bg._rules.options import Options
 from aether_bg.bridge import Bridge, Threads
-from aether_bg.errors import InvalidSchedule, Stale
+from aether_bg.errors import InvalidSchedule, NotStarted, Stale
 from aether_bg.explain import plain
 from aether_bg.model import Alive, Change, JobInfo, Transaction, Update
 from aether_bg.model.job import log_fields
@@ -143,7 +143,9 @@ class Core:
 
     def report(self, part: str, problem: BaseException | str, job: JobInfo | None = None) -> None:
         error = problem if isinstance(problem, BaseException) else None
-        if self.stopping:  # one line per stop and kind
+        if self.stopping:  # one line per stop and kind; none for what only came too late
+            if isinstance(error, NotStarted):
+                return
             kind = (part, type(error) if error else problem)
             if kind in self._told_at_stop:
                 return

@@ -17,7 +17,7 @@ from aether_bg._kernel.core import BACKOFF, NAP, RECENT, Core
 from aether_bg._kernel.tasks import Spawn, longer
 from aether_bg._kernel.unserved import Unserved
 from aether_bg._rules.options import Options
-from aether_bg.errors import StoreError
+from aether_bg.errors import NotStarted, StoreError
 from aether_bg.model import Claim, Claimed, Fired, JobStatus, Query
 
 EARLY: Final = 1.0
@@ -99,7 +99,7 @@ class Engine(Core):
         async def answering() -> None:
             try:
                 answer[0] = await self._fire(store_id, job_id, seq, occurrence)
-            except StoreError as error:
+            except (StoreError, NotStarted) as error:
                 self.report("trigger", error)
             finally:
                 done.set()

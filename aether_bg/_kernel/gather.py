@@ -81,7 +81,9 @@ class Gather:
 
     @staticmethod
     def _stopped() -> NotStarted:
-        return NotStarted("a write", "the app has stopped", "Write before the end of `async with app:`.")
+        return NotStarted(
+            "the app", "it stopped before this call was stored", "Call it before the end of `async with app:`."
+        )
 
     @property
     def idle(self) -> bool:

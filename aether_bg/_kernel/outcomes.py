@@ -149,7 +149,7 @@ class Outcomes:
             return False
         try:
             runs = await self._core.calls.history(job.id, 1000)
-        except StoreError as error:
+        except (StoreError, NotStarted) as error:
             self._core.report("history", error)
             return False
         return any(run.outcome is RunOutcome.COMPLETED and run.occurrence == job.occurrence for run in runs)
@@ -182,5 +182,5 @@ class Outcomes:
         """A recurring job keeps its last 1,000 history rows (PROTOCOL N5)."""
         try:
             await self._core.calls.purge(Purge(job_id=job_id))
-        except StoreError as error:
+        except (StoreError, NotStarted) as error:
             self._core.report("history", error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 from typing import Final
@@ -30,8 +31,8 @@ _SWEEP: Final = 10.0
 
 
 class Owners:
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, stop_asked: Callable[[], bool]) -> None:
+        self._engine, self._stop_asked = engine, stop_asked
         self._standstill = Standstill(engine.options.lease)
         self._announcing = anyio.CancelScope()
         self._strays: set[tuple[UUID, int]] = set()
@@ -114,7 +115,7 @@ class Owners:
         beat = Heartbeat(
             owner=engine.owner, handlers=tuple(engine.handlers), now=engine.clock.now(), interval=lease / 3,
             keep_for=10 * lease if keep_for is None else keep_for, join=join, leave=leave, recovered=recovered,
-            stopping=stopping or (join and engine.stopping), problems=self._problems,
+            stopping=stopping or (join and engine.stopping), stop_asked=self._stop_asked, problems=self._problems,
         )  # fmt: skip
         engine.alive = alive = await engine.calls.heartbeat(beat)
         return alive

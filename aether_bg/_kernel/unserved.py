@@ -68,7 +68,7 @@ class Unserved:
         """Warn of what has been missing for a moment, once an hour."""
         core, alive, now = self._core, self._core.alive, self._core.clock.monotonic()
         self._warned = {name: when for name, when in self._warned.items() if now - when < AGAIN}
-        if alive is None or not (alive.due - alive.advertised or core.unreadable):
+        if alive is None or core.stopping or not (alive.due - alive.advertised or core.unreadable):
             self._seen.clear()
             return
         missing = await self.find()

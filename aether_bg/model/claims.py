@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
@@ -75,6 +75,10 @@ class Claimed:
     next_due: datetime | None = None
 
 
+def _no() -> bool:
+    return False
+
+
 @attrs.frozen(kw_only=True)
 class Heartbeat:
     """I am alive (PROTOCOL P). `join`: register a new owner; `leave`: withdraw it; `recovered`: owners whose rows have
@@ -82,6 +86,9 @@ class Heartbeat:
 
     `stopping`: this owner has begun to stop. The mark stays until its row is gone: its handlers are advertised no
     longer, and what it still holds when its process ends counts as interrupted by the stop, not as crashed.
+
+    `stop_asked` says, in any thread, whether the process has been asked to stop. The store calls it often, off the
+    event loop, and sets the same mark once it is true: a handler may block the loop until the process ends.
 
     Until `keep_for` seconds from now the store renews the beat by itself every `interval` seconds, off the
     event loop. `now` serves to tell which handlers have due rows. `problems`: declarations that this owner could not
@@ -96,6 +103,7 @@ class Heartbeat:
     join: bool = False
     leave: bool = False
     stopping: bool = False
+    stop_asked: Callable[[], bool] = _no
     recovered: tuple[UUID, ...] = ()
     problems: tuple[str, ...] = ()
 

@@ -130,6 +130,7 @@ class MemoryStore:
             if beat.join or beat.owner in self._owners:
                 self._owners[beat.owner] = beat, now + beat.keep_for
             self._stopping |= {beat.owner} if beat.stopping else set()
+            self._stopping |= {owner for owner, (last, _) in self._owners.items() if last.stop_asked()}
             for gone in (*beat.recovered, *([beat.owner] if beat.leave else [])):
                 self._owners.pop(gone, None)
             self._stopping &= self._owners.keys()

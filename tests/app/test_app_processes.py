@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +75,8 @@ say("stopped")
 class Process:
     def __init__(self, program: str, path: Path, **env: str) -> None:
         self.child = subprocess.Popen(
-            [sys.executable, "-c", program, str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            env=os.environ | env, start_new_session=True,
+            [sys.executable, "-c", program, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, text=True, env=os.environ | env, start_new_session=True,
         )  # fmt: skip
         self.lines: list[str] = []
 
@@ -155,11 +156,15 @@ def test_a_second_signal_skips_the_grace(make_app: Any, start: Any) -> None:
     assert (job.status, runs[0].outcome) == (JobStatus.SCHEDULED, RunOutcome.RELEASED)
 
 
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
 @pytest.mark.parametrize("kind", ["Thread", "Blocks"])
-def test_what_hangs_is_bounded_and_run_again_by_the_next_start(make_app: Any, start: Any, kind: str) -> None:
-    """PROTOCOL S3, S4: a thread keeps its row until the process ends; a blocked loop is ended by the watchdog."""
+def test_what_hangs_is_bounded_and_run_again_by_the_next_start(
+    make_app: Any, start: Any, kind: str, backend: str
+) -> None:
+    """docs/protocol.md, S3, S4 and S7: a thread keeps its row until the process ends; a blocked loop is ended by the
+    watchdog. Neither is a crash."""
     job_id = enqueue(make_app, kind)
-    process = start(GRACE="0.1")
+    process = start(GRACE="0.1", BACKEND=backend)
     process.until("begun")
     began = time.monotonic()
     process.child.send_signal(signal.SIGTERM)
@@ -174,9 +179,33 @@ def test_what_hangs_is_bounded_and_run_again_by_the_next_start(make_app: Any, st
     again = start(GRACE="0.1")
     again.until("begun")
     job, runs, _ = look(make_app, job_id)
-    stopped = kind == "Thread"
-    assert (job.crash_count, job.retry_count) == (0 if stopped else 1, 0)
-    assert runs[1].outcome is (RunOutcome.RELEASED if stopped else RunOutcome.CRASHED)
+    assert (job.crash_count, job.retry_count) == (0, 0)
+    assert runs[1].outcome is RunOutcome.RELEASED
+
+
+@pytest.mark.parametrize("end", ["leave the block", "exit"])
+def test_a_script_that_ends_while_a_handler_blocks_the_loop(make_app: Any, start: Any, path: Path, end: str) -> None:
+    """docs/protocol.md, S7: the end of a block announces the stop; the loop is not needed for it."""
+    program = PROGRAM + (
+        "with app.blocking() as jobs:\n    sys.stdin.readline()\n"
+        if end == "leave the block"
+        else "block = app.blocking()\njobs = block.__enter__()\nsys.stdin.readline()\n"
+    )
+    job_id = enqueue(make_app, "Blocks")
+    process = start(program, GRACE="0.1")
+    process.until("begun")
+    process.child.stdin.write("\n")
+    process.child.stdin.flush()
+    deadline = time.monotonic() + 20
+    with closing(sqlite3.connect(path, timeout=30)) as conn:
+        while conn.execute("SELECT stopping FROM aether_owners").fetchall() != [(1,)]:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    process.child.kill()
+    process.end()
+    start(GRACE="0.1").until("begun")
+    job, runs, _ = look(make_app, job_id)
+    assert (job.crash_count, runs[1].outcome) == (0, RunOutcome.RELEASED)
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])

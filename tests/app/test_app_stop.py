@@ -14,7 +14,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from aether_bg import Aether, JobStatus, RunOutcome, SQLiteStore
+from aether_bg import Aether, JobStatus, NotStarted, RunOutcome, SQLiteStore
 from aether_bg.model import Heartbeat
 from aether_bg.plugins.memory import MemoryStore
 
@@ -133,3 +133,30 @@ async def test_an_outcome_that_the_stop_cannot_record_is_no_crash(
             assert (job.status, job.crash_count) == (JobStatus.COMPLETED, 0)
             runs = [run.outcome for run in await app.store.history(job.id)]
             assert runs == [RunOutcome.COMPLETED, RunOutcome.RELEASED]
+
+
+async def test_a_long_stop_misses_no_handler(make_app: Make, caplog: pytest.LogCaptureFixture) -> None:
+    """What is due waits for the next start, which is no news; nor is a call that comes too late."""
+    app = make_app(grace=10, concurrency=1)
+    slow, late = Slow(app), list[BaseException]()
+
+    async def enqueues_until_the_end() -> None:
+        try:
+            while True:
+                await app.enqueue("Slow")
+        except NotStarted as error:
+            late.append(error)
+
+    async def let_go() -> None:
+        await anyio.sleep(2.5)
+        slow.go.set()
+
+    async with anyio.create_task_group() as group, app:
+        await slow.started(app)
+        await app.enqueue("Slow")
+        await eventually(lambda: "Slow" in app._running.engine.alive.due)  # type: ignore[union-attr]
+        group.start_soon(let_go)
+        group.start_soon(enqueues_until_the_end)
+    assert [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING] == []
+    assert "a write" not in str(late[0])
+    assert "async with app" in str(late[0]), "it says what to do"

@@ -209,6 +209,10 @@ async def forgets_the_stop(store: SQLiteStore, beat: Heartbeat) -> Any:
     return attrs.evolve(await store.store_heartbeat(beat), stopping=frozenset({beat.owner} if beat.stopping else ()))
 
 
+async def waits_for_the_loop(store: SQLiteStore, beat: Heartbeat) -> Any:
+    return await store.store_heartbeat(attrs.evolve(beat, stop_asked=bool))
+
+
 async def reads_everything(store: SQLiteStore, claim: Claim) -> Any:
     return await store.store_claim(attrs.evolve(claim, unreadable=()))
 
@@ -255,6 +259,7 @@ STORES: dict[str, tuple[str, str, Callable[[Path], Any]]] = {
     "beats only when asked": ("P3", "the_beat_goes_on_by_itself", _made(store_heartbeat=beats_only_when_asked)),
     "holds nothing": ("C5", "what_an_owner_holds", _made(store_heartbeat=holds_nothing)),
     "forgets the stop": ("S7", "a_stop_is_announced", _made(store_heartbeat=forgets_the_stop)),
+    "waits for the loop": ("S7", "a_stop_is_announced_off_the_loop", _made(store_heartbeat=waits_for_the_loop)),
     "reads everything": ("C8", "unreadable_schedules_are_left", _made(store_claim=reads_everything)),
     "knows no orphans": ("P4", "orphans_are_reported", _made(store_heartbeat=knows_no_orphans)),
     "another id each time": ("D3", "one_store_id", _made(store_stats=another_id_each_time)),

@@ -167,11 +167,10 @@ def _told(beat: Heartbeat) -> str:
     return json.dumps(beat.problems)
 
 
-def renew(conn: sqlite3.Connection, owner: str, now: str | None) -> bool:
-    """False when the owner's row is gone: somebody took this process for dead (PROTOCOL P4)."""
-    return (
-        conn.execute("UPDATE aether_owners SET beat = beat + 1, beat_at = ? WHERE id = ?", [now, owner]).rowcount == 1
-    )
+def renew(conn: sqlite3.Connection, owner: str, now: str | None, *, stopping: bool = False) -> bool:
+    """False when the owner's row is gone: another process declared this one dead (docs/protocol.md, P4)."""
+    sql = "UPDATE aether_owners SET beat = beat + 1, beat_at = ?, stopping = max(stopping, ?) WHERE id = ?"
+    return conn.execute(sql, [now, stopping, owner]).rowcount == 1
 
 
 def announce_stop(conn: sqlite3.Connection, owner: str) -> None:

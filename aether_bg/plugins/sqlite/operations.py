@@ -7,6 +7,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from aether_bg.bridge import Bridge
@@ -109,11 +110,18 @@ class Operation:
 
 
 class Beat:
-    """The heartbeat that the writer keeps while the loop is busy (PROTOCOL P3)."""
+    """The heartbeat that the writer keeps while the loop is busy (docs/protocol.md, P3).
 
-    def __init__(self, renew: Callable[[sqlite3.Connection], bool], interval: float, keep_for: float) -> None:
-        self._renew, self._interval = renew, interval
+    `renew` is given whether the owner is stopping: with a blocked loop nothing else announces it (S7).
+    """
+
+    def __init__(
+        self, renew: Callable[[sqlite3.Connection, bool], bool], interval: float, keep_for: float,
+        stop_asked: Callable[[], bool],
+    ) -> None:  # fmt: skip
+        self._renew, self._interval, self._stop_asked = renew, interval, stop_asked
         self._next = time.monotonic() + interval
+        self._announced = False
         self._last: Operation | None = None
         self.keep(keep_for)
         self.lost = False
@@ -125,11 +133,13 @@ class Beat:
         """A beat that failed is tried again at once: others may count the time without one (docs/protocol.md, P6)."""
         now = time.monotonic()
         failed = self._last is not None and self._last.error is not None
-        if self.lost or (now < self._next and not failed) or now > self._keep_until:
+        stopping = self._stop_asked()
+        in_time = now <= self._keep_until and (now >= self._next or failed)
+        if self.lost or not (in_time or stopping > self._announced):
             return None
-        self._next = now + self._interval
-        self._last = Operation(self._run, Rank.BEAT, now + self._interval)
+        self._next, self._announced = now + self._interval, stopping
+        self._last = Operation(partial(self._run, stopping=stopping), Rank.BEAT, now + self._interval)
         return self._last
 
-    def _run(self, conn: sqlite3.Connection) -> None:
-        self.lost = not self._renew(conn)
+    def _run(self, conn: sqlite3.Connection, *, stopping: bool) -> None:
+        self.lost = not self._renew(conn, stopping)

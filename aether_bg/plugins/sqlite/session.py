@@ -157,7 +157,8 @@ class Session:
             await threads.run(self.file.locks.take, beat.owner)
         self._owners[beat.owner] = beat.problems
         await self.write(partial(claims.join, beat=beat), Rank.BEAT)
-        self.file.writer.beats[beat.owner] = Beat(partial(_renew, owner=str(beat.owner)), beat.interval, beat.keep_for)
+        renew = partial(_renew, owner=str(beat.owner))
+        self.file.writer.beats[beat.owner] = Beat(renew, beat.interval, beat.keep_for, beat.stop_asked)
 
     async def tell(self, beat: Heartbeat) -> None:
         if self._owners.get(beat.owner, beat.problems) != beat.problems:
@@ -217,5 +218,5 @@ def _names(text: object) -> frozenset[str]:
         return frozenset()
 
 
-def _renew(conn: sqlite3.Connection, owner: str) -> bool:
-    return claims.renew(conn, owner, to_time(datetime.now(UTC)))
+def _renew(conn: sqlite3.Connection, stopping: bool, owner: str) -> bool:
+    return claims.renew(conn, owner, to_time(datetime.now(UTC)), stopping=stopping)

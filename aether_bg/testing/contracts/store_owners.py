@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from datetime import timedelta
+from uuid import UUID
 
 import anyio
 
@@ -43,6 +45,23 @@ async def a_stop_is_announced(world: StoreWorld) -> None:
         expect("Süß" not in answer.advertised, "the handlers of an owner that is stopping are still advertised")
         expect_same(list(answer.running), [(job.id, job.seq)], "what it holds")
         expect_same(set((await store.beat(me, leave=True)).stopping), set(), "`stopping` after it left")
+
+
+@STORE.rule(
+    "S7", "a stop is announced while the event loop is blocked",
+    because="the handler that blocks it may do so until the process ends",
+)  # fmt: skip
+async def a_stop_is_announced_off_the_loop(world: StoreWorld) -> None:
+    async with world.open() as store:
+        me, asked = await store.owner(), threading.Event()
+        blocked = await store.owner(stop_asked=asked.is_set)
+        expect_same(set((await store.beat(me)).stopping), set(), "`stopping` before `stop_asked`")
+        asked.set()
+        deadline, stopping = time.monotonic() + 10, set[UUID]()
+        while blocked not in stopping and time.monotonic() < deadline:
+            time.sleep(0.3)
+            stopping = set((await store.beat(me)).stopping)
+        expect_same(stopping, {blocked}, "`stopping`, although only `stop_asked` says so")
 
 
 @STORE.rule("P4", "a beat without join registers nobody", because="an owner taken for dead must start anew, not go on")

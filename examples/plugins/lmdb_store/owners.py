@@ -75,6 +75,8 @@ class _Beating:
     interval: float
     until: float
     due: float
+    stop_asked: Callable[[], bool]
+    announced: bool = False
     last: Future[None] | None = None
 
 
@@ -91,7 +93,8 @@ class Pulse:
     def keep(self, beat: Heartbeat) -> None:
         """Beat for this owner every `interval` seconds, until `keep_for` seconds from now."""
         now = time.monotonic()
-        beating = self._beating.setdefault(beat.owner, _Beating(beat.interval, now, now + beat.interval))
+        new = _Beating(beat.interval, now, now + beat.interval, beat.stop_asked)
+        beating = self._beating.setdefault(beat.owner, new)
         beating.until = now + beat.keep_for
 
     def cease(self, owner: UUID) -> None:
@@ -110,13 +113,15 @@ class Pulse:
                 self._wake()
             now = time.monotonic()
             for owner, beating in list(self._beating.items()):
-                if beating.due <= now < beating.until and (beating.last is None or beating.last.done()):
-                    beating.due = now + beating.interval
-                    beating.last = self._writer.submit(partial(_beat, owner=owner))
+                stopping = beating.stop_asked()  # the event loop, which may be blocked, need not say so
+                due = beating.due <= now < beating.until or stopping > beating.announced
+                if due and (beating.last is None or beating.last.done()):
+                    beating.due, beating.announced = now + beating.interval, stopping
+                    beating.last = self._writer.submit(partial(_beat, owner=owner, stop_asked=stopping))
 
 
-def _beat(rows: Rows, owner: UUID) -> None:
+def _beat(rows: Rows, owner: UUID, stop_asked: bool) -> None:
     """Nothing for one who is not registered: who was recovered must learn it."""
     if found := rows.owner(owner):
         count, handlers, stopping = found
-        rows.put_owner(owner, count + 1, handlers, stopping)
+        rows.put_owner(owner, count + 1, handlers, stopping or stop_asked)
