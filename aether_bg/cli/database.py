@@ -22,7 +22,7 @@ from aether_bg.errors import JobNotFound, NotADatabase, SchemaTooNew, StoreBroke
 from aether_bg.model import JobInfo, JobRun, Query, Stats
 from aether_bg.plugins.sqlite import files, queries
 from aether_bg.plugins.sqlite.reading import any_text
-from aether_bg.plugins.sqlite.rows import to_time
+from aether_bg.plugins.sqlite.rows import stand_ins, to_time
 from aether_bg.plugins.sqlite.schema import STEPS, applied, refuse_foreign
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -86,12 +86,13 @@ class Reading:
         return self.ask(lambda conn: queries.stats(conn, self.size() + self.wal_size(), now))
 
     def job(self, text: str) -> JobInfo:
-        """By id, or else by name. Raises `JobNotFound`."""
+        """By id, or else by name, or else by what is stored as its id. Raises `JobNotFound`."""
         try:
             found = self.find(Query(ids=(UUID(text),)))
         except ValueError:
             found = []
         found = found or self.find(Query(job_name=text, limit=1))
+        found = found or self.find(Query(ids=stand_ins(text)))
         if not found:
             raise JobNotFound(
                 f"job {shown(text)}", "there is no job with that id or name", "`aether-bg list` shows what there is."

@@ -176,6 +176,11 @@ class Unreadable(JobInfo):
     stored: Mapping[str, Any] = MappingProxyType({})
     """The columns as they are stored."""
 
+    @property
+    def waiting(self) -> bool:
+        """No claim may take it."""
+        return False
+
 
 @attrs.frozen(kw_only=True, slots=False)
 class JobRun:

@@ -71,6 +71,12 @@ POISON = {
     "running, anchor is no date": "status = 1, owner = '99999999-0000-7000-8000-000000000000', anchor = 'x'",
     "id is no UUID": "id = 'abc'",
     "id is a BLOB": "id = x'00'",
+    "id is in upper case": "id = upper(id)",
+    "id has braces": "id = '{' || id || '}'",
+    "id has no dashes": "id = replace(id, '-', '')",
+    "owner is in upper case": "status = 1, owner = '99999999-ABCD-7000-8000-000000000000'",
+    "paused is 7": "paused = 7",
+    "trigger_pending is text": "trigger_pending = 'x'",
     "everything": "anchor = '', payload = x'00', seq = 'x', created_at = 'x', repeats = 'x', misfire = 1",
 }
 
@@ -166,6 +172,34 @@ async def test_it_is_told_by_check_and_can_be_deleted_and_purged(
         assert await app.store.purge() == 10
         assert await app.store.find() == []
     assert ids(path) == {}
+
+
+@pytest.mark.parametrize("change", [name for name in POISON if name.startswith("id ")])
+async def test_a_row_without_a_readable_id_can_be_deleted_by_what_check_and_list_show(
+    make: Make, path: Path, change: str
+) -> None:
+    await stored(make, path, POISON[change])
+    (found,) = [one for one in json.loads(aether_bg("check", path, "--json").stdout)["findings"]
+                if one["code"] == "unreadable"]  # fmt: skip
+    (raw,) = found["examples"]
+    (listed,) = [job["id"] for job in map(json.loads, aether_bg("list", path, "--json").stdout.splitlines())
+                 if job["job_name"] == "bad"]  # fmt: skip
+    for asked in (raw, listed):
+        assert aether_bg("show", path, asked).exit_code == 0
+        assert aether_bg("explain", path, asked).exit_code == 0
+    for exit_code, *command in ((0, "delete", path, raw), (1, "delete", path, listed), (0, "purge", path, "--yes")):
+        assert (await anyio.to_thread.run_sync(aether_bg, *command)).exit_code == exit_code
+    assert len(ids(path)) == 9
+
+
+async def test_the_id_that_a_list_shows_for_a_bad_row_works_at_once(make: Make, path: Path) -> None:
+    await stored(make, path, "id = 'abc'")
+    (listed,) = [job["id"] for job in map(json.loads, aether_bg("list", path, "--json").stdout.splitlines())
+                 if job["job_name"] == "bad"]  # fmt: skip
+    async with make().client() as jobs:
+        row = await jobs.store.get(UUID(listed))
+        assert row is not None
+        assert "abc" in str(row.last_error)
 
 
 async def test_a_bad_row_is_quarantined_with_a_message_and_is_not_retried(

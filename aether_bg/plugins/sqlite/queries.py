@@ -18,6 +18,7 @@ from aether_bg.plugins.sqlite.rows import (
     readable_time,
     to_sorted_json,
     to_time,
+    to_uuid,
 )
 from aether_bg.plugins.sqlite.schema import READY
 
@@ -25,6 +26,7 @@ _SAME_METADATA = """(
     SELECT count(*) FROM json_each(extra_properties) AS has JOIN json_each(?) AS wants
     ON has.key = wants.key AND has.type = wants.type AND has.value IS wants.value
 ) = ?"""
+_ODD_ID = "id NOT GLOB '????????-????-????-????-????????????' OR id GLOB '*[^-0-9a-f]*' OR typeof(id) <> 'text'"
 _NEWEST = "SELECT max(rowid) FROM aether_jobs"
 _PLACE = {"created": "id", "due": "coalesce(due_at, ''), id"}
 
@@ -49,7 +51,10 @@ def find(conn: sqlite3.Connection, query: Query) -> list[JobInfo]:
             f"SELECT * FROM aether_jobs WHERE job_name = ? AND holds_name = {held}" for held in (1, 0)
         )
         table, params = f"({table})", [query.job_name, query.job_name, *params]
-    return reading.jobs(conn, f"FROM (SELECT * FROM {table} {where} ORDER BY {order} LIMIT ?)", [*params, query.limit])
+    found = reading.jobs(conn, f"FROM (SELECT * FROM {table} {where} ORDER BY {order} LIMIT ?)", [*params, query.limit])
+    if query.ids is not None and any(one.version == 5 for one in query.ids):  # stand-ins, which no statement can find
+        found += [job for job in reading.jobs(conn, f"FROM aether_jobs WHERE {_ODD_ID}", []) if query.matches(job)]
+    return found
 
 
 def _any_created_after(conn: sqlite3.Connection, at: datetime) -> bool:
@@ -138,14 +143,14 @@ def store_id(conn: sqlite3.Connection) -> UUID:
 def running(conn: sqlite3.Connection, owner: UUID) -> Iterator[tuple[UUID, int]]:
     """What this owner holds: job id and token."""
     for id_, seq in conn.execute(HELD, [str(owner)]):
-        if (found := to_uuid(id_)) is not None and isinstance(seq, int):
+        if (found := readable_id(id_)) is not None and isinstance(seq, int):
             yield found, seq
 
 
-def to_uuid(text: Any) -> UUID | None:
+def readable_id(text: Any) -> UUID | None:
     try:
-        return UUID(text)
-    except (ValueError, TypeError, AttributeError):
+        return to_uuid(text)
+    except (ValueError, TypeError):
         return None
 
 

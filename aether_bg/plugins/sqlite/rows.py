@@ -81,6 +81,7 @@ def from_time(text: str | None) -> datetime | None:
     return None if text is None else _instant(text)
 
 
+@lru_cache(maxsize=256)  # most instants of a new row are the same
 def _instant(text: str) -> datetime:
     when = datetime.fromisoformat(text)
     if when.tzinfo is not UTC:
@@ -103,26 +104,37 @@ def _grace(seconds: float) -> float:
 
 
 _LONGEST: Final = 1e10
+_FLAG: Final = {0: False, 1: True}
 _STATUS: Final = {status.value: status for status in JobStatus}
 _MISFIRE: Final = {word: word for word in ("once", "skip", "all")}
 _text = lru_cache(maxsize=64)(str)
-_uuid = lru_cache(maxsize=64)(UUID)
+_CANONICAL: Final = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+
+
+def to_uuid(text: str) -> UUID:
+    """Raises `ValueError` for any other way to write a UUID: no statement would find the row by it."""
+    if not _CANONICAL.fullmatch(text):
+        raise ValueError("not a UUID as str(UUID) writes it")
+    return UUID(text)
+
+
+_uuid = lru_cache(maxsize=64)(to_uuid)
 
 Codec = tuple[str, str]
 """How a value is written to the database, and how it is read: expressions of `x`, which is no None."""
 
 _TIME: Final = ("_iso(x)", "_instant(x)")
 _CODECS: Final[dict[str, Codec]] = {
-    "id": ("str(x)", "UUID(x)"),
-    "job_id": ("str(x)", "UUID(x)"),
+    "id": ("str(x)", "to_uuid(x)"),
+    "job_id": ("str(x)", "to_uuid(x)"),
     "owner": ("_text(x)", "_uuid(x)"),
     "status": ("int(x)", "_STATUS[x]"),
     "outcome": ("str(x)", "RunOutcome(x)"),
     "payload": ("to_json(x)", "from_json(x)"),
-    "extra_properties": ("'{}' if not x else to_sorted_json(x)", "{} if x == '{}' else _mapping(x)"),
+    "extra_properties": ("'{}' if not x else to_sorted_json(x)", "{} if (x) == '{}' else _mapping(x)"),
     "misfire": ("x", "_MISFIRE[x]"),
     "misfire_grace": ("x", "_grace(x)"),
-    **dict.fromkeys(("paused", "manual", "off_schedule", "trigger_pending", "holds_name"), ("int(x)", "x == 1")),
+    **dict.fromkeys(("paused", "manual", "off_schedule", "trigger_pending", "holds_name"), ("int(x)", "_FLAG[x]")),
     **dict.fromkeys(
         ("created_at", "modified_at", "handled_time", "due_at", "start", "until", "anchor", "occurrence",
          "last_occurrence", "started_at", "finished_at"),
@@ -133,9 +145,9 @@ _NOT_NULL: Final = (
     "id", "job_id", "status", "extra_properties", "created_at", "modified_at", "anchor", "misfire", "misfire_grace",
 )  # fmt: skip
 _SCOPE: Final[dict[str, Any]] = {
-    "_iso": _iso, "_instant": _instant, "UUID": UUID, "_text": _text, "_uuid": _uuid, "_STATUS": _STATUS,
+    "_iso": _iso, "_instant": _instant, "to_uuid": to_uuid, "_text": _text, "_uuid": _uuid, "_STATUS": _STATUS,
     "RunOutcome": RunOutcome, "to_json": to_json, "to_sorted_json": to_sorted_json, "from_json": from_json,
-    "_mapping": _mapping, "_MISFIRE": _MISFIRE, "_grace": _grace,
+    "_mapping": _mapping, "_FLAG": _FLAG, "_MISFIRE": _MISFIRE, "_grace": _grace,
 }  # fmt: skip
 
 
@@ -148,7 +160,7 @@ def _converted(name: str, value: str, way: int) -> str:
         return value
     if name == "payload":  # None is a payload too
         return code.replace("(x)", f"({value})")
-    whole = code.replace("(x)", f"({value})").replace("x ==", f"{value} ==").replace("not x", f"not {value}")
+    whole = code.replace("(x)", f"({value})").replace("not x", f"not {value}")
     whole = whole.replace("[x]", f"[{value}]")
     return whole if name in _NOT_NULL else f"None if {value} is None else {whole}"
 
@@ -157,8 +169,23 @@ def _reader(cls: type[Any], names: tuple[str, ...]) -> Callable[[Sequence[Any]],
     """Compile `row -> cls(...)`: one expression, since it runs for every job claimed."""
     parts = [f"{name!r}: {_converted(name, f'r[{index}]', 1)}" for index, name in enumerate(names)]
     scope = {**_SCOPE, "cls": cls, "filled": filled}
-    made: Callable[[Sequence[Any]], Any] = eval(f"lambda r: filled(cls, {{{', '.join(parts)}}})", scope)
+    made: Callable[[Sequence[Any]], Any] = eval(
+        f"lambda r: ({_type_checks(cls, names)}, filled(cls, {{{', '.join(parts)}}}))[-1]", scope
+    )
     return made
+
+
+def _type_checks(cls: type[Any], names: tuple[str, ...]) -> str:
+    """Two expressions that raise TypeError where a column without conversion holds another type: the cheapest way."""
+    plain: dict[str, list[str]] = {"str": [], "int": []}
+    nothing = {"str": "''", "int": "0"}
+    annotations = {field.name: str(field.type) for field in attrs.fields(cls)}
+    for index, name in enumerate(names):
+        if name not in _CODECS:
+            kind = annotations[name].removesuffix(" | None")
+            optional = f"{nothing[kind]} if r[{index}] is None else "
+            plain[kind].append(f"({'' if kind == annotations[name] else optional}r[{index}])")
+    return f"''.join(({', '.join(plain['str'])},)), 0 | {' | '.join(plain['int'])}"
 
 
 def _writer(names: tuple[str, ...]) -> Callable[[Any], list[Any]]:
@@ -200,7 +227,7 @@ JOBS_AS_JSON: Final = f"json_group_array(json_array({', '.join(JOB_COLUMNS)}))"
 QUARANTINED: Final = "quarantined: "
 """How the error of a row begins that was set aside, whatever of it has become readable by that."""
 REMEDY: Final = "It is kept and does not run: delete it, and enqueue it again."
-_WRONG: Final = (ValueError, TypeError, LookupError, ArithmeticError, RecursionError)
+_WRONG: Final = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _STAND_INS: Final[dict[str, Any]] = {
     "id": UUID(int=0), "job_id": UUID(int=0), "status": JobStatus.FAILED, "seq": 0, "schedule_rev": 0, "token": 0,
@@ -241,24 +268,16 @@ def _columns(cls: type[Any]) -> tuple[_Column, ...]:
 
 _JOB: Final = _columns(JobInfo)
 _RUN: Final = _columns(JobRun)
-_sound: Final[set[tuple[type, ...]]] = set()
-"""Types of whole rows that have been seen to fit: one look-up for a row instead of one for each column."""
 
 
 def read_job(row: Sequence[Any]) -> JobInfo:
     """A row, or what stands for it (`Unreadable`)."""
-    shape = tuple(map(type, row))
-    if shape in _sound:
-        try:
-            job = _job(row)
-        except _WRONG:
-            return _unreadable(row)
-        error = job.last_error
-        return job if error is None or not error.startswith(QUARANTINED) else _unreadable(row)
-    if all(kind in column.types for kind, column in zip(shape, _JOB, strict=True)) and len(_sound) < 10_000:
-        _sound.add(shape)
-        return read_job(row)
-    return _unreadable(row)
+    try:
+        job = _job(row)
+    except _WRONG:
+        return _unreadable(row)
+    error = job.last_error
+    return job if error is None or not error.startswith(QUARANTINED) else _unreadable(row)
 
 
 def read_run(row: Sequence[Any]) -> JobRun:
@@ -276,9 +295,19 @@ def _unreadable(row: Sequence[Any]) -> JobInfo:
     values["extra_properties"] = values["extra_properties"] or {}
     stored = dict(zip(JOB_COLUMNS, row, strict=True))
     if values["id"] == _STAND_INS["id"]:
-        values["id"] = uuid5(NAMESPACE_OID, repr(stored["id"]))  # the same each time it is read
+        values["id"] = stand_in(stored["id"])
     error = before if before.startswith(QUARANTINED) else f"{wrong}. {REMEDY}"
     return filled(Unreadable, values | {"last_error": error, "stored": stored})
+
+
+def stand_in(stored: object) -> UUID:
+    """The id under which a row is known whose stored id cannot be read: the same each time it is read."""
+    return uuid5(NAMESPACE_OID, repr(stored))
+
+
+def stand_ins(text: str) -> tuple[UUID, UUID]:
+    """The same for a stored id as `check` shows it: text as it is, or a BLOB as Python writes it."""
+    return stand_in(text), uuid5(NAMESPACE_OID, text)
 
 
 def _values(columns: tuple[_Column, ...], row: Sequence[Any]) -> tuple[dict[str, Any], str]:

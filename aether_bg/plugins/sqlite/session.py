@@ -188,14 +188,14 @@ class Session:
         bad: list[object] = []
         with reading.any_text(conn):
             for id_, beats, handlers, stopping in conn.execute(queries.ALIVE_OWNERS):
-                if (owner := queries.to_uuid(id_)) is None:
+                if (owner := queries.readable_id(id_)) is None:
                     bad.append(id_)
                 else:
                     rows[owner] = (beats if isinstance(beats, int) else 0, _names(handlers), bool(stopping))
             orphaned = [row[0] for row in conn.execute(queries.ORPHANED) if row[0] != str(beat.owner)]
             due = [name for (name,) in conn.execute(queries.DUE_HANDLERS, [to_time(beat.now)])]
-        bad += [owner for owner in orphaned if queries.to_uuid(owner) is None]
-        lost = [owner for owner in map(queries.to_uuid, orphaned) if owner is not None]
+        bad += [owner for owner in orphaned if queries.readable_id(owner) is None]
+        lost = [owner for owner in map(queries.readable_id, orphaned) if owner is not None]
         alive = Alive(
             store_id=file.store_id,
             known=beat.owner in rows and not (mine and mine.lost),
