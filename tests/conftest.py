@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import warnings
+import zlib
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,26 @@ from aether_bg.testing import FakeClock
 with warnings.catch_warnings():  # svcs imports the web frameworks it finds, and one of them complains of another
     warnings.simplefilter("ignore")
     import svcs  # noqa: F401
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--thorough", action="store_true", help="every case on both event loops, and more random cases")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A case marked `one_loop` runs on one of the loops it has; which one depends on its name alone."""
+    if config.getoption("--thorough", default=False):
+        return
+    cases = defaultdict[str, list[pytest.Item]](list)
+    for item in items:
+        if item.get_closest_marker("one_loop"):
+            cases[re.sub(r"(?<=[-[])(asyncio|trio)(?=[-\]])", "", item.nodeid, count=1)].append(item)
+    left_out = set[pytest.Item]()
+    for name, case in cases.items():
+        left_out.update(case)
+        left_out.remove(case[zlib.crc32(name.encode(errors="replace")) % len(case)])
+    config.hook.pytest_deselected(items=list(left_out))
+    items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture(params=["asyncio", "trio"])

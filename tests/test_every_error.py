@@ -29,7 +29,7 @@ from aether_bg.errors import AetherError, InvalidMetadata, InvalidName, InvalidO
 from aether_bg.model import Insert, Update, Write
 from aether_bg.plugins.sqlite import files
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
 Blocking = Any  # what `app.blocking()` yields
 
 Make = Callable[..., Aether]

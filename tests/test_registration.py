@@ -35,7 +35,7 @@ from aether_bg.model import Ended, Event, Failure, GiveUpNow, HandlerInfo, Raise
 from aether_bg.protocols import Kernel, Runner
 from aether_bg.testing import FakeClock
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
 Make = Callable[..., Aether]
 NAME = r"[\w.]*\b"
 

@@ -12,7 +12,7 @@ import pytest
 from aether_bg import Aether, Backoff, InvalidOption, InvalidSchedule, JobStatus, Snooze
 from aether_bg.testing import FakeClock
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
 FOREVER: list[Any] = [
     timedelta.max, 1e14, 1e300, sys.maxsize, sys.float_info.max, 2**63, 10**400, -(10**400), timedelta.min,
     float("inf"), float("-inf"), float("nan"),

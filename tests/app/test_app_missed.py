@@ -15,7 +15,7 @@ from aether_bg._rules.states import endings
 from aether_bg.schedule._cron import Cron
 from aether_bg.testing import FakeClock
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
 
 JOBS = 50
 TICKS = {"* * * * *": 60, "*/7 * * * * *": 60 * 9, "CRON_TZ=Europe/Berlin */5 * * * *": 12}

@@ -13,7 +13,7 @@ import pytest
 from aether_bg import Aether, InvalidSchedule, JobConflict, JobContext, JobInfo, JobStatus, RunOutcome, UnitOfWork
 from aether_bg.testing import FakeClock
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)

@@ -18,7 +18,7 @@ from aether_bg import Aether, JobInfo, JobRun, JobStatus, RunOutcome, SQLiteStor
 from aether_bg.model import Heartbeat, Stats
 from aether_bg.plugins.memory import MemoryStore
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
 
 
 @pytest.fixture

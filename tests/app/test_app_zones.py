@@ -15,7 +15,7 @@ import pytest
 from aether_bg import Aether, JobContext, JobInfo, RunOutcome
 from aether_bg.testing import FakeClock
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
 
 NINE = datetime(2030, 1, 2, 15, tzinfo=UTC)
 """09:00 in Mexico."""

@@ -16,7 +16,7 @@ from aether_bg import Aether, InvalidPayload, JobStatus
 
 pydantic = pytest.importorskip("pydantic")
 msgspec = pytest.importorskip("msgspec")
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
 WHEN = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 

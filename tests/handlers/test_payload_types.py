@@ -20,7 +20,7 @@ import pytest
 
 from aether_bg import Aether, AlreadyStarted, InvalidHandler, InvalidOption, InvalidPayload, JobStatus, JobType
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
 
 WHEN = datetime(2030, 1, 2, 3, 4, 5, 6, tzinfo=UTC)
 BERLIN = ZoneInfo("Europe/Berlin")

@@ -12,7 +12,7 @@ import pytest
 
 from aether_bg import Aether, InvalidMetadata, InvalidPayload
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
 
 AT_ONCE = 5.0
 """Seconds: what these cost without a limit has no end."""

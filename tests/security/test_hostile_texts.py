@@ -12,7 +12,7 @@ import pytest
 
 from aether_bg import Aether, InvalidName, InvalidOption, InvalidSchedule, JobStatus, RunOutcome
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
 
 INVISIBLE = [
     "\u200b", "\u200c", "\u200d", "\u2060", "\ufeff", "\u00ad", "\u034f", "\u061c", "\u115f", "\u1160", "\u17b4",

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from aether_bg import Aether, InvalidTransition, JobStatus
 from aether_bg.cli.command import cli
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
 
 Make = Callable[..., Aether]
 

@@ -27,7 +27,7 @@ from aether_bg import (
     UnitOfWorkTimeout,
 )
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
 
 Make = Callable[..., Aether]
 

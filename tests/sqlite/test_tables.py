@@ -12,7 +12,7 @@ import pytest
 from aether_bg import Aether, DeniedSQL, JobStatus, NotADatabase, TablesTaken, UnitOfWork
 from aether_bg.plugins.sqlite import changes, schema
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
 Make = Callable[..., Aether]
 
 COMMON_NAMES = ("jobs", "runs", "meta", "owners", "job_status", "_sqlite_migrations", "migrations")
