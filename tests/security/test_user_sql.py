@@ -33,8 +33,6 @@ Make = Callable[..., Aether]
 
 ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n)"
 COUNT = f"{ENDLESS} SELECT count(*) FROM n"
-GIANT = "SELECT instr(zeroblob(1500000), zeroblob(750000) || x'01')"
-"""Half a minute in one instruction of SQLite's, which nothing interrupts."""
 
 
 @pytest.fixture
