@@ -53,15 +53,17 @@ def lowest() -> list[str]:
 
 def run_pytest(session: nox.Session, *arguments: str) -> None:
     """Each session remembers its own failures; `-- --last-failed` looks at just those again."""
+    session.env["PYTHONDONTWRITEBYTECODE"] = ""  # each of a thousand processes would compile the package again
     cache = f"cache_dir=.nox/.pytest-{session.name.replace('(', '-').replace(')', '')}"
     session.run("pytest", "-q", "-o", cache, *arguments)
 
 
 @nox.session(python=found())
 def tests(session: nox.Session) -> None:
-    """The whole suite but for chaos; tests of the real sidecar skip where there is none."""
+    """The whole suite but for chaos; tests of the real sidecar skip where there is none. `-- --thorough`: every case on
+    both event loops."""
     session.install("-q", ".[test]", *EXAMPLES)
-    run_pytest(session, "-n", WORKERS, "--dist", "loadfile", *session.posargs)
+    run_pytest(session, "-n", WORKERS, "--dist", "worksteal", *session.posargs)
 
 
 @nox.session(name="lowest", python=found()[:1])
@@ -70,7 +72,7 @@ def lowest_dependencies(session: nox.Session) -> None:
     session.install("-q", ".[test]", *EXAMPLES)
     session.install("-q", *lowest())
     core = ["tests/app", "tests/test_state_machine.py", "tests/plugins"]
-    run_pytest(session, "-n", WORKERS, "--dist", "loadfile", *core, *session.posargs)
+    run_pytest(session, "-n", WORKERS, "--dist", "worksteal", *core, *session.posargs)
 
 
 @nox.session
