@@ -17,11 +17,16 @@ from aether_bg.bridge import Bridge
 
 @attrs.frozen
 class Statement:
-    """`conn` tells connections apart; `sql` is without the comments that mark the writer's own."""
+    """`conn` tells connections apart; `sql` is without the comments that mark the writer's own, and without the name
+    of the database before a table."""
 
     conn: int
-    sql: str
+    text: str
     params: Any
+
+    @property
+    def sql(self) -> str:
+        return self.text.replace(" main.aether_", " aether_")
 
     @property
     def verb(self) -> str:

@@ -73,6 +73,12 @@ def test_the_scenario_uses_what_there_is(played: Played) -> None:
     assert len(played[1]) > 40
 
 
+def test_each_statement_names_the_database_before_a_table(played: Played) -> None:
+    """Else a temporary table of the same name would take its place."""
+    bare = [one.text for one in played[1].values() if re.search(r"\b(FROM|INTO|UPDATE|JOIN|TABLE) aether_", one.text)]
+    assert bare == []
+
+
 def test_no_statement_reads_a_whole_table(played: Played) -> None:
     path, statements = played
     bad = {}

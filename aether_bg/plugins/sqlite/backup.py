@@ -60,7 +60,9 @@ def _copy(conn: sqlite3.Connection, copy: sqlite3.Connection, database: Path, pr
     finally:
         conn.execute("ROLLBACK")
     copy.execute("PRAGMA journal_mode = DELETE")  # one file, which can be read from a medium that is read-only
-    copy.execute("DELETE FROM aether_owners")  # none of them runs on the copy, so what they ran is taken back at once
+    copy.execute(
+        "DELETE FROM main.aether_owners"
+    )  # none of them runs on the copy, so what they ran is taken back at once
 
 
 def _verify(copy: sqlite3.Connection, database: Path) -> None:

@@ -33,24 +33,26 @@ from aether_bg.plugins.sqlite.rows import (
 CHUNKS = (128, 64, 32, 16, 8, 4, 2, 1)
 """Rows per statement: few sizes, so that few statements are ever compiled; any number in few statements."""
 
-INSERT_JOBS = f"INSERT INTO aether_jobs ({', '.join(JOB_COLUMNS)}) VALUES "
+INSERT_JOBS = f"INSERT INTO main.aether_jobs ({', '.join(JOB_COLUMNS)}) VALUES "
 _GUARD = ("job_id", "seq", "schedule_rev", "next_seq", "next_rev")
 _COLUMN = {name: f"v.column{index}" for index, name in enumerate((*_GUARD, *STATE_COLUMNS), 1)}
 UPDATE_JOBS = (
-    f"UPDATE aether_jobs SET seq = {_COLUMN['next_seq']}, schedule_rev = {_COLUMN['next_rev']}, "
+    f"UPDATE main.aether_jobs SET seq = {_COLUMN['next_seq']}, schedule_rev = {_COLUMN['next_rev']}, "
     f"{', '.join(f'{name} = {_COLUMN[name]}' for name in STATE_COLUMNS)} FROM (VALUES ",
     f") AS v WHERE aether_jobs.id = {_COLUMN['job_id']} AND aether_jobs.seq = {_COLUMN['seq']} "
     f"AND aether_jobs.schedule_rev = {_COLUMN['schedule_rev']}",
 )
-UPDATE_DEFINITION = f"UPDATE aether_jobs SET {', '.join(f'{name} = ?' for name in DEFINITION_COLUMNS)} WHERE id = ?"
+UPDATE_DEFINITION = (
+    f"UPDATE main.aether_jobs SET {', '.join(f'{name} = ?' for name in DEFINITION_COLUMNS)} WHERE id = ?"
+)
 _RUN_KEY = ("job_id", "token", "gap")
 UPSERT_RUNS = (
-    f"INSERT INTO aether_runs ({', '.join(RUN_COLUMNS)}) VALUES ",
+    f"INSERT INTO main.aether_runs ({', '.join(RUN_COLUMNS)}) VALUES ",
     f" ON CONFLICT ({', '.join(_RUN_KEY)}) DO UPDATE SET "
     + ", ".join(f"{name} = excluded.{name}" for name in RUN_COLUMNS if name not in _RUN_KEY),
 )
-HOLDER = "FROM aether_jobs WHERE job_name = ? AND holds_name = 1"
-ROW = "FROM aether_jobs WHERE id = ?"
+HOLDER = "FROM main.aether_jobs WHERE job_name = ? AND holds_name = 1"
+ROW = "FROM main.aether_jobs WHERE id = ?"
 
 
 class Tx:
@@ -210,21 +212,21 @@ def purge(conn: sqlite3.Connection, purge: Purge) -> int:
         params.append(to_time(purge.before))
     if purge.keep is not None:  # everything not newer than the first row beyond the newest `keep`; ties by rowid
         terms.append(
-            f"(handled_time, rowid) <= (SELECT handled_time, rowid FROM aether_jobs WHERE {terms[0]} AND status = ? "
-            "ORDER BY handled_time DESC, rowid DESC LIMIT 1 OFFSET ?)"
+            "(handled_time, rowid) <= (SELECT handled_time, rowid FROM main.aether_jobs "
+            f"WHERE {terms[0]} AND status = ? ORDER BY handled_time DESC, rowid DESC LIMIT 1 OFFSET ?)"
         )
         params += [int(purge.status or 0), purge.keep]
-    oldest = f"SELECT id FROM aether_jobs WHERE {' AND '.join(terms)} ORDER BY handled_time LIMIT ?"
-    return conn.execute(f"DELETE FROM aether_jobs WHERE id IN ({oldest})", [*params, purge.limit]).rowcount
+    oldest = f"SELECT id FROM main.aether_jobs WHERE {' AND '.join(terms)} ORDER BY handled_time LIMIT ?"
+    return conn.execute(f"DELETE FROM main.aether_jobs WHERE id IN ({oldest})", [*params, purge.limit]).rowcount
 
 
 def _beyond(rows: str) -> str:
     oldest = "ORDER BY token DESC, gap DESC LIMIT 1 OFFSET :history"
-    return f"{rows} AND token <= (SELECT token FROM aether_runs WHERE job_id = :job AND {rows} {oldest})"
+    return f"{rows} AND token <= (SELECT token FROM main.aether_runs WHERE job_id = :job AND {rows} {oldest})"
 
 
 TRIM_HISTORY = f"""
-DELETE FROM aether_runs WHERE job_id = :job
+DELETE FROM main.aether_runs WHERE job_id = :job
 AND ({_beyond("outcome IS NOT 'skipped'")} OR {_beyond("outcome IS 'skipped'")})
 """
 

@@ -25,34 +25,36 @@ READABLE: Final = (
 """Part of the statements below only while this process knows of schedules that it cannot read (PROTOCOL C8)."""
 NEXT_DUE: Final = f"""
 SELECT h.value AS handler, (
-    SELECT due_at FROM aether_jobs WHERE {READY} AND handler_name = h.value AND (NOT {SUSPECT} OR :suspect) {{readable}}
-    AND due_at > '' AND due_at < x'' ORDER BY due_at LIMIT 1
+    SELECT due_at FROM main.aether_jobs WHERE {READY} AND handler_name = h.value
+    AND (NOT {SUSPECT} OR :suspect) {{readable}} AND due_at > '' AND due_at < x'' ORDER BY due_at LIMIT 1
 ) AS due FROM json_each(:handlers) AS h WHERE due IS NOT NULL ORDER BY due
 """
 ONE_SUSPECT: Final = f"""
-SELECT id FROM aether_jobs WHERE {READY} AND {SUSPECT} AND due_at <= :now {{readable}}
+SELECT id FROM main.aether_jobs WHERE {READY} AND {SUSPECT} AND due_at <= :now {{readable}}
 AND handler_name IN (SELECT value FROM json_each(:handlers)) ORDER BY due_at LIMIT 1
 """
-EXACTLY: Final = f"SELECT json_group_array(id) FROM aether_jobs WHERE id = ? AND seq = ? AND due_at <= ? AND {READY}"
+EXACTLY: Final = (
+    f"SELECT json_group_array(id) FROM main.aether_jobs WHERE id = ? AND seq = ? AND due_at <= ? AND {READY}"
+)
 TAKE: Final = """
-UPDATE aether_jobs SET status = 1, seq = seq + 1, attempt = attempt + 1, manual = 0, owner = :owner, started_at = :now,
-    modified_at = :now
+UPDATE main.aether_jobs SET status = 1, seq = seq + 1, attempt = attempt + 1, manual = 0, owner = :owner,
+    started_at = :now, modified_at = :now
 WHERE id IN (SELECT value FROM json_each(:ids))
 """
 BEGIN_RUNS: Final = """
-INSERT INTO aether_runs (job_id, token, gap, attempt, occurrence, started_at, owner, count)
-SELECT id, seq, 0, attempt, occurrence, :now, owner, 1 FROM aether_jobs
+INSERT INTO main.aether_runs (job_id, token, gap, attempt, occurrence, started_at, owner, count)
+SELECT id, seq, 0, attempt, occurrence, :now, owner, 1 FROM main.aether_jobs
 WHERE id IN (SELECT value FROM json_each(:ids))
 """
 _THESE, _THIS = "id IN (SELECT value FROM json_each(:ids))", "id IS :id"
 TAKE_ONE, BEGIN_RUN = TAKE.replace(_THESE, _THIS), BEGIN_RUNS.replace(_THESE, _THIS)
-TAKEN: Final = f"SELECT {JOBS_AS_JSON} FROM aether_jobs WHERE id IN (SELECT value FROM json_each(:ids))"
+TAKEN: Final = f"SELECT {JOBS_AS_JSON} FROM main.aether_jobs WHERE id IN (SELECT value FROM json_each(:ids))"
 
 
 def claim(conn: sqlite3.Connection, wanted: Claim) -> tuple[str, datetime | None]:
     """The rows taken, as JSON (parsed by the caller, off the writer), and the next due instant."""
     owner, now = str(wanted.owner), to_time(wanted.now)
-    if conn.execute("SELECT 1 FROM aether_owners WHERE id = ?", [owner]).fetchone() is None:
+    if conn.execute("SELECT 1 FROM main.aether_owners WHERE id = ?", [owner]).fetchone() is None:
         return "[]", None  # PROTOCOL P4: the next beat says so
     if wanted.job_id is not None:
         ids = conn.execute(EXACTLY, [str(wanted.job_id), wanted.seq, now]).fetchone()[0]
@@ -95,7 +97,7 @@ def _take(conn: sqlite3.Connection, ids: str, owner: str, now: str | None) -> st
 def claim_one_by_one(conn: sqlite3.Connection, wanted: Claim) -> tuple[list[JobInfo], list[str]]:
     """The same where `claim` failed for what is in some row: the jobs taken, and what to report of rows set aside."""
     owner, now = str(wanted.owner), to_time(wanted.now)
-    if conn.execute("SELECT 1 FROM aether_owners WHERE id = ?", [owner]).fetchone() is None:
+    if conn.execute("SELECT 1 FROM main.aether_owners WHERE id = ?", [owner]).fetchone() is None:
         return [], []
     taken, told = list[JobInfo](), list[str]()
     with any_text(conn):
@@ -110,7 +112,7 @@ def claim_one_by_one(conn: sqlite3.Connection, wanted: Claim) -> tuple[list[JobI
                     raise
                 conn.execute("ROLLBACK TO job")
                 reason = f"it cannot be claimed: {error}"
-            for row in rows(conn, "FROM aether_jobs WHERE id IS ?", [id_]):
+            for row in rows(conn, "FROM main.aether_jobs WHERE id IS ?", [id_]):
                 job = read_job(row)
                 if reason or isinstance(job, Unreadable):
                     told += isolate(conn, [job], now, reason)
@@ -122,13 +124,13 @@ def claim_one_by_one(conn: sqlite3.Connection, wanted: Claim) -> tuple[list[JobI
 
 def _due_ids(conn: sqlite3.Connection, wanted: Claim, now: str | None) -> list[Any]:
     if wanted.job_id is not None:
-        sql = f"SELECT id FROM aether_jobs WHERE id = ? AND seq IS ? AND due_at <= ? AND {READY}"
+        sql = f"SELECT id FROM main.aether_jobs WHERE id = ? AND seq IS ? AND due_at <= ? AND {READY}"
         return [id_ for (id_,) in conn.execute(sql, [str(wanted.job_id), wanted.seq, now])]
     readable, given = _given(wanted, now)
     due: list[tuple[str, Any]] = []
     for handler in wanted.handlers:
         sql = (
-            f"SELECT due_at, id FROM aether_jobs WHERE {READY} AND handler_name = :handler AND due_at <= :now "
+            f"SELECT due_at, id FROM main.aether_jobs WHERE {READY} AND handler_name = :handler AND due_at <= :now "
             f"AND NOT {SUSPECT} {readable} ORDER BY due_at LIMIT :limit"
         )
         due += conn.execute(sql, given | {"handler": handler, "limit": wanted.limit})
@@ -142,7 +144,7 @@ def _due_ids(conn: sqlite3.Connection, wanted: Claim, now: str | None) -> list[A
 def _earliest(handlers: int, readable: str) -> str:
     """The earliest due rows over so many handlers, each read in the order of its index."""
     each = [
-        f"SELECT * FROM (SELECT id, due_at FROM aether_jobs WHERE {READY} AND handler_name = :handler{number} "
+        f"SELECT * FROM (SELECT id, due_at FROM main.aether_jobs WHERE {READY} AND handler_name = :handler{number} "
         f"AND due_at <= :now AND NOT {SUSPECT} {readable} ORDER BY due_at LIMIT :limit)"
         for number in range(handlers)
     ]
@@ -153,14 +155,14 @@ def _earliest(handlers: int, readable: str) -> str:
 def join(conn: sqlite3.Connection, beat: Heartbeat) -> None:
     now = to_time(beat.now)
     conn.execute(
-        "INSERT INTO aether_owners (id, host, pid, started_at, beat, beat_at, handlers, problems) "
+        "INSERT INTO main.aether_owners (id, host, pid, started_at, beat, beat_at, handlers, problems) "
         "VALUES (?, ?, ?, ?, 0, ?, ?, ?)",
         [str(beat.owner), socket.gethostname(), os.getpid(), now, now, json.dumps(beat.handlers), _told(beat)],
     )
 
 
 def tell(conn: sqlite3.Connection, beat: Heartbeat) -> None:
-    conn.execute("UPDATE aether_owners SET problems = ? WHERE id = ?", [_told(beat), str(beat.owner)])
+    conn.execute("UPDATE main.aether_owners SET problems = ? WHERE id = ?", [_told(beat), str(beat.owner)])
 
 
 def _told(beat: Heartbeat) -> str:
@@ -169,14 +171,14 @@ def _told(beat: Heartbeat) -> str:
 
 def renew(conn: sqlite3.Connection, owner: str, now: str | None, *, stopping: bool = False) -> bool:
     """False when the owner's row is gone: another process declared this one dead (docs/protocol.md, P4)."""
-    sql = "UPDATE aether_owners SET beat = beat + 1, beat_at = ?, stopping = max(stopping, ?) WHERE id = ?"
+    sql = "UPDATE main.aether_owners SET beat = beat + 1, beat_at = ?, stopping = max(stopping, ?) WHERE id = ?"
     return conn.execute(sql, [now, stopping, owner]).rowcount == 1
 
 
 def announce_stop(conn: sqlite3.Connection, owner: str) -> None:
-    conn.execute("UPDATE aether_owners SET stopping = 1 WHERE id = ?", [owner])
+    conn.execute("UPDATE main.aether_owners SET stopping = 1 WHERE id = ?", [owner])
 
 
 def forget(conn: sqlite3.Connection, owners: list[str]) -> None:
     """Delete owner rows. Rows of jobs they still hold keep their owner's id and are found by it."""
-    conn.execute("DELETE FROM aether_owners WHERE id IN (SELECT value FROM json_each(?))", [json.dumps(owners)])
+    conn.execute("DELETE FROM main.aether_owners WHERE id IN (SELECT value FROM json_each(?))", [json.dumps(owners)])

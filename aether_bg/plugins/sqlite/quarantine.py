@@ -16,16 +16,16 @@ from aether_bg.plugins.sqlite.rows import JOB_COLUMNS, QUARANTINED, REMEDY, STAT
 
 _STATE: Final = tuple(name for name in STATE_COLUMNS if name not in ("status", "handled_time", "last_error"))
 QUARANTINE: Final = f"""
-UPDATE aether_jobs SET {", ".join(f"{name} = :{name}" for name in _STATE)}, id = :id, status = 3,
-    seq = max(:seq, (SELECT coalesce(max(token), 0) FROM aether_runs WHERE job_id = :stored_id)) + 1,
+UPDATE main.aether_jobs SET {", ".join(f"{name} = :{name}" for name in _STATE)}, id = :id, status = 3,
+    seq = max(:seq, (SELECT coalesce(max(token), 0) FROM main.aether_runs WHERE job_id = :stored_id)) + 1,
     schedule_rev = :schedule_rev, handled_time = :now, last_error = :error
 WHERE id IS :stored_id AND status IS :stored_status AND seq IS :stored_seq
 """
 END_RUNS: Final = """
-UPDATE aether_runs SET outcome = 'failed', finished_at = :now, error = :error WHERE job_id = :stored_id
+UPDATE main.aether_runs SET outcome = 'failed', finished_at = :now, error = :error WHERE job_id = :stored_id
 AND outcome IS NULL
 """
-RENAME_RUNS: Final = "UPDATE aether_runs SET job_id = :id WHERE job_id = :stored_id"
+RENAME_RUNS: Final = "UPDATE main.aether_runs SET job_id = :id WHERE job_id = :stored_id"
 
 
 def needed(job: JobInfo, *, for_work: bool) -> bool:
@@ -63,6 +63,6 @@ def _values(job: JobInfo, stored: Mapping[str, Any]) -> dict[str, Any]:
 
 def drop_owner(conn: sqlite3.Connection, owner: object, now: str | None) -> list[str]:
     """An owner whose id is none, or missing: its row goes, and what it holds is set aside."""
-    conn.execute("DELETE FROM aether_owners WHERE id IS ?", [owner])
-    found = [read_job(row) for row in rows(conn, "FROM aether_jobs WHERE status = 1 AND owner IS ?", [owner])]
+    conn.execute("DELETE FROM main.aether_owners WHERE id IS ?", [owner])
+    found = [read_job(row) for row in rows(conn, "FROM main.aether_jobs WHERE status = 1 AND owner IS ?", [owner])]
     return isolate(conn, found, now, f"it was RUNNING for the owner {shown(owner)}, which is no process")

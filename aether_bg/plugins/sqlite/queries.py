@@ -27,7 +27,7 @@ _SAME_METADATA = """(
     ON has.key = wants.key AND has.type = wants.type AND has.value IS wants.value
 ) = ?"""
 _ODD_ID = "id NOT GLOB '????????-????-????-????-????????????' OR id GLOB '*[^-0-9a-f]*' OR typeof(id) <> 'text'"
-_NEWEST = "SELECT max(rowid) FROM aether_jobs"
+_NEWEST = "SELECT max(rowid) FROM main.aether_jobs"
 _PLACE = {"created": "id", "due": "coalesce(due_at, ''), id"}
 
 
@@ -37,7 +37,7 @@ def find(conn: sqlite3.Connection, query: Query) -> list[JobInfo]:
     if query.order == "due" and (query.due_before is not None or query.unarmed):
         place = "due_at, id"  # what can be claimed has a due instant: the order of an index
     if query.after is not None:  # by the id itself where that is the order: its row may be purged meanwhile
-        terms.append("id > ?" if place == "id" else f"({place}) > (SELECT {place} FROM aether_jobs WHERE id = ?)")
+        terms.append("id > ?" if place == "id" else f"({place}) > (SELECT {place} FROM main.aether_jobs WHERE id = ?)")
         params.append(str(query.after))
     order = "holds_name DESC, id DESC" if query.job_name is not None else place
     if query.changed_after is not None:
@@ -45,21 +45,21 @@ def find(conn: sqlite3.Connection, query: Query) -> list[JobInfo]:
         if not _any_created_after(conn, query.changed_after):
             terms.append("seq > 0")  # that index has only rows that were changed since they were made
     where = f"WHERE {' AND '.join(terms)}" if terms else ""
-    table = "aether_jobs"
+    table = "main.aether_jobs"
     if query.job_name is not None:  # two partial indexes cover the names: held, and given up
         table = " UNION ALL ".join(
-            f"SELECT * FROM aether_jobs WHERE job_name = ? AND holds_name = {held}" for held in (1, 0)
+            f"SELECT * FROM main.aether_jobs WHERE job_name = ? AND holds_name = {held}" for held in (1, 0)
         )
         table, params = f"({table})", [query.job_name, query.job_name, *params]
     found = reading.jobs(conn, f"FROM (SELECT * FROM {table} {where} ORDER BY {order} LIMIT ?)", [*params, query.limit])
     if query.ids is not None and any(one.version == 5 for one in query.ids):  # stand-ins, which no statement can find
-        found += [job for job in reading.jobs(conn, f"FROM aether_jobs WHERE {_ODD_ID}", []) if query.matches(job)]
+        found += [job for job in reading.jobs(conn, f"FROM main.aether_jobs WHERE {_ODD_ID}", []) if query.matches(job)]
     return found
 
 
 def _any_created_after(conn: sqlite3.Connection, at: datetime) -> bool:
     """Told by the newest row."""
-    newest = conn.execute(f"SELECT created_at FROM aether_jobs WHERE rowid = ({_NEWEST})").fetchone()
+    newest = conn.execute(f"SELECT created_at FROM main.aether_jobs WHERE rowid = ({_NEWEST})").fetchone()
     return newest is not None and newest[0] > to_time(at)
 
 
@@ -98,7 +98,9 @@ def _where(query: Query) -> tuple[list[str], list[Any]]:
 
 
 def history(conn: sqlite3.Connection, job_id: UUID, limit: int) -> list[JobRun]:
-    sql = f"SELECT {', '.join(RUN_COLUMNS)} FROM aether_runs WHERE job_id = ? ORDER BY token DESC, gap DESC LIMIT ?"
+    sql = (
+        f"SELECT {', '.join(RUN_COLUMNS)} FROM main.aether_runs WHERE job_id = ? ORDER BY token DESC, gap DESC LIMIT ?"
+    )
     with reading.any_text(conn):
         return [read_run(row) for row in conn.execute(sql, [str(job_id), limit])]
 
@@ -110,7 +112,7 @@ def stats(conn: sqlite3.Connection, size: int, now: str | None) -> Stats:
     by_status = dict.fromkeys(JobStatus, 0)
     by_handler: dict[str, dict[str, int]] = {}
     for handler, status, count in conn.execute(
-        "SELECT handler_name, status, count(*) FROM aether_jobs GROUP BY handler_name, status"
+        "SELECT handler_name, status, count(*) FROM main.aether_jobs GROUP BY handler_name, status"
     ):
         if status in by_status:  # else the row cannot be read: `check` names it
             by_status[status] += count
@@ -118,11 +120,11 @@ def stats(conn: sqlite3.Connection, size: int, now: str | None) -> Stats:
     return Stats(
         store_id=store_id(conn),
         **{status.name.lower(): count for status, count in by_status.items()},
-        paused=one("SELECT count(*) FROM aether_jobs WHERE paused = 1 AND status < 2"),
-        due=one(f"SELECT count(*) FROM aether_jobs WHERE {READY} AND due_at <= ?", now),
-        oldest_due=readable_time(one(f"SELECT min(due_at) FROM aether_jobs WHERE {READY}")),
-        owners=one("SELECT count(*) FROM aether_owners"),
-        runs=one("SELECT count(*) FROM aether_runs"),
+        paused=one("SELECT count(*) FROM main.aether_jobs WHERE paused = 1 AND status < 2"),
+        due=one(f"SELECT count(*) FROM main.aether_jobs WHERE {READY} AND due_at <= ?", now),
+        oldest_due=readable_time(one(f"SELECT min(due_at) FROM main.aether_jobs WHERE {READY}")),
+        owners=one("SELECT count(*) FROM main.aether_owners"),
+        runs=one("SELECT count(*) FROM main.aether_runs"),
         size=size,
         by_handler=by_handler,
     )
@@ -130,7 +132,7 @@ def stats(conn: sqlite3.Connection, size: int, now: str | None) -> Stats:
 
 def store_id(conn: sqlite3.Connection) -> UUID:
     """Raises `StoreBroken` where it cannot be read."""
-    found = conn.execute("SELECT value FROM aether_meta WHERE key = 'store_id'").fetchone()
+    found = conn.execute("SELECT value FROM main.aether_meta WHERE key = 'store_id'").fetchone()
     try:
         return UUID(found[0])
     except (ValueError, TypeError, AttributeError) as error:
@@ -154,18 +156,18 @@ def readable_id(text: Any) -> UUID | None:
         return None
 
 
-ALIVE_OWNERS = "SELECT id, beat, handlers, stopping FROM aether_owners"
-HELD = "SELECT id, seq FROM aether_jobs WHERE status = 1 AND owner = ?"
+ALIVE_OWNERS = "SELECT id, beat, handlers, stopping FROM main.aether_owners"
+HELD = "SELECT id, seq FROM main.aether_jobs WHERE status = 1 AND owner = ?"
 ORPHANED = """
-SELECT DISTINCT owner FROM aether_jobs
-WHERE status = 1 AND (owner IS NULL OR owner NOT IN (SELECT id FROM aether_owners))
+SELECT DISTINCT owner FROM main.aether_jobs
+WHERE status = 1 AND (owner IS NULL OR owner NOT IN (SELECT id FROM main.aether_owners))
 """
 DUE_HANDLERS = f"""
 WITH RECURSIVE h(name) AS (
-    SELECT min(handler_name) FROM aether_jobs WHERE {READY}
+    SELECT min(handler_name) FROM main.aether_jobs WHERE {READY}
     UNION ALL
-    SELECT (SELECT min(handler_name) FROM aether_jobs WHERE {READY} AND handler_name > h.name)
+    SELECT (SELECT min(handler_name) FROM main.aether_jobs WHERE {READY} AND handler_name > h.name)
     FROM h WHERE name IS NOT NULL
 )
-SELECT name FROM h WHERE (SELECT min(due_at) FROM aether_jobs WHERE {READY} AND handler_name = h.name) <= ?
+SELECT name FROM h WHERE (SELECT min(due_at) FROM main.aether_jobs WHERE {READY} AND handler_name = h.name) <= ?
 """

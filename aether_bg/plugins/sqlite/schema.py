@@ -110,12 +110,14 @@ CREATE UNIQUE INDEX aether_runs_completed ON aether_runs (job_id, occurrence) WH
 """
 
 MAKE_UNARMED_INDEX = (
-    f"CREATE INDEX IF NOT EXISTS aether_jobs_unarmed ON aether_jobs (due_at) WHERE {READY} AND armed_seq <> seq"
+    f"CREATE INDEX IF NOT EXISTS main.aether_jobs_unarmed ON aether_jobs (due_at) WHERE {READY} AND armed_seq <> seq"
 )
 """Made when a scheduler first asks what is not armed: the embedded timer arms nothing and need not pay for it."""
 
 
-_NAMES = tuple(re.findall(r"CREATE (?:UNIQUE )?(?:TABLE|INDEX) (?:IF NOT EXISTS )?(\w+)", _TABLES + MAKE_UNARMED_INDEX))
+_NAMES = tuple(
+    re.findall(r"CREATE (?:UNIQUE )?(?:TABLE|INDEX) (?:IF NOT EXISTS main\.)?(\w+)", _TABLES + MAKE_UNARMED_INDEX)
+)
 MIGRATIONS = "aether_migrations"
 
 STEPS = ("m001_initial",)
@@ -147,7 +149,7 @@ def applied(conn: sqlite3.Connection) -> list[str]:
     columns = [column for (column,) in conn.execute("SELECT name FROM pragma_table_info(?)", [MIGRATIONS])]
     if not {"migration_set", "name"} <= set(columns):
         return []
-    sql = f"SELECT name FROM {MIGRATIONS} WHERE migration_set = 'aether_bg' ORDER BY name"
+    sql = f"SELECT name FROM main.{MIGRATIONS} WHERE migration_set = 'aether_bg' ORDER BY name"
     return [name for (name,) in conn.execute(sql)]
 
 

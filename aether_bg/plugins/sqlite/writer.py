@@ -143,7 +143,7 @@ class Writer:
                 self._conn.execute("BEGIN IMMEDIATE")
                 if self._denied:  # has the trigger gone since? Only a statement that runs reads a changed schema
                     self._denied = False
-                    self._conn.execute("SELECT 1 FROM aether_meta").fetchall()
+                    self._conn.execute("SELECT 1 FROM main.aether_meta").fetchall()
                 return []
             except sqlite3.Error as error:
                 if not files.is_busy(error):
