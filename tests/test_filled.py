@@ -12,7 +12,8 @@ import pytest
 from aether_bg._rules.states.parts import attempt_run, change
 from aether_bg.model import Change, JobInfo, JobRun, JobStatus, RunOutcome
 from aether_bg.model.filled import filled
-from aether_bg.plugins.sqlite.rows import read_job, read_run, write_job, write_run
+from aether_bg.plugins.sqlite.columns import write_job, write_run
+from aether_bg.plugins.sqlite.rows import read_job, read_run
 
 NOW = datetime(2030, 1, 31, 2, 30, tzinfo=UTC)
 JOB = JobInfo(

@@ -19,8 +19,9 @@ from aether_bg.cli.processes import Process, processes, read_process
 from aether_bg.errors import InvalidSchedule, StoreError, shown
 from aether_bg.explain import OVERDUE
 from aether_bg.model import Unreadable
+from aether_bg.plugins.sqlite.columns import JOB_COLUMNS, RUN_COLUMNS, to_time
 from aether_bg.plugins.sqlite.reading import any_text
-from aether_bg.plugins.sqlite.rows import JOB_COLUMNS, REMEDY, RUN_COLUMNS, read_job, read_run, to_time
+from aether_bg.plugins.sqlite.rows import REMEDY, read_job, read_run
 from aether_bg.plugins.sqlite.schema import READY, STEPS, applied, migrations
 from aether_bg.schedule import load
 

@@ -21,8 +21,9 @@ from aether_bg.cli.bounded import Bounded
 from aether_bg.errors import JobNotFound, NotADatabase, SchemaTooNew, StoreBroken, StoreError, StoreIsDirectory, shown
 from aether_bg.model import JobInfo, JobRun, Query, Stats
 from aether_bg.plugins.sqlite import files, queries
+from aether_bg.plugins.sqlite.columns import to_time
 from aether_bg.plugins.sqlite.reading import any_text
-from aether_bg.plugins.sqlite.rows import stand_ins, to_time
+from aether_bg.plugins.sqlite.rows import stand_ins
 from aether_bg.plugins.sqlite.schema import STEPS, applied, refuse_foreign
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -14,8 +14,8 @@ from attrs.validators import deep_iterable, instance_of
 
 from aether_bg.cli.database import Reading
 from aether_bg.explain import Around
+from aether_bg.plugins.sqlite.columns import from_time
 from aether_bg.plugins.sqlite.locks import OwnerLocks
-from aether_bg.plugins.sqlite.rows import from_time
 
 SILENT: Final = 60.0
 """Seconds without a heartbeat after which a process not proven dead is called silent: four default leases."""

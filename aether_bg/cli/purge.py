@@ -15,7 +15,7 @@ from aether_bg.cli.output import Progress, json_option, print_document
 from aether_bg.cli.session import Operator, operate
 from aether_bg.errors import InvalidOption, shown
 from aether_bg.model import JobStatus, Purge
-from aether_bg.plugins.sqlite.rows import to_time
+from aether_bg.plugins.sqlite.columns import to_time
 
 TERMINAL = [status for status in JobStatus if status.terminal]
 _UNITS = {"w": "weeks", "d": "days", "h": "hours", "m": "minutes", "s": "seconds"}

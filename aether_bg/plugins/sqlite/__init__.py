@@ -1,8 +1,8 @@
 """The persistence layer on one SQLite file: crash-safe, shared between processes, readable in Datasette.
 
-`schema` tables · `rows` values · `changes`, `claims`, `queries` SQL · `writer` group commit of `operations` · `guard`
-user SQL · `opened` the file while it is open, `session` one store's part in it · `hold`, `locks`, `files` the operating
-system · `backup`
+`schema` tables · `columns` values as columns, `rows` with stand-ins for bad ones · `changes`, `claims`, `queries`
+SQL · `writer` group commit of `operations` · `guard` SQL of users · `opened` the file while it is open, `session` one
+store's share of it · `hold`, `locks`, `files` the operating system · `backup`
 """
 
 from __future__ import annotations
@@ -40,8 +40,9 @@ from aether_bg.model import (
 )
 from aether_bg.plugins.sqlite import changes, claims, files, quarantine, queries
 from aether_bg.plugins.sqlite.backup import Progress
+from aether_bg.plugins.sqlite.columns import to_time
 from aether_bg.plugins.sqlite.operations import Rank
-from aether_bg.plugins.sqlite.rows import read_jobs, to_time
+from aether_bg.plugins.sqlite.rows import read_jobs
 from aether_bg.plugins.sqlite.schema import MAKE_UNARMED_INDEX
 from aether_bg.plugins.sqlite.session import Session
 from aether_bg.protocols import Kernel

@@ -17,8 +17,7 @@ from typing import Any
 from aether_bg.errors import InvalidOption, NameHeld, Stale, StoreError, StoreRefused, UnitOfWorkClosed, shown
 from aether_bg.model import Call, Change, Insert, JobInfo, Purge, Transaction, Update, Write
 from aether_bg.plugins.sqlite import reading
-from aether_bg.plugins.sqlite.guard import Guard
-from aether_bg.plugins.sqlite.rows import (
+from aether_bg.plugins.sqlite.columns import (
     DEFINITION_COLUMNS,
     JOB_COLUMNS,
     RUN_COLUMNS,
@@ -29,6 +28,7 @@ from aether_bg.plugins.sqlite.rows import (
     write_job,
     write_run,
 )
+from aether_bg.plugins.sqlite.guard import Guard
 
 CHUNKS = (128, 64, 32, 16, 8, 4, 2, 1)
 """Rows per statement: few sizes, so that few statements are ever compiled; any number in few statements."""

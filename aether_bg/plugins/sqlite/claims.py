@@ -11,9 +11,10 @@ from functools import cache
 from typing import Any, Final
 
 from aether_bg.model import Claim, Heartbeat, JobInfo, Unreadable
+from aether_bg.plugins.sqlite.columns import readable_time, to_time
 from aether_bg.plugins.sqlite.quarantine import isolate
 from aether_bg.plugins.sqlite.reading import any_text, rows
-from aether_bg.plugins.sqlite.rows import JOBS_AS_JSON, read_job, readable_time, to_time
+from aether_bg.plugins.sqlite.rows import JOBS_AS_JSON, read_job
 from aether_bg.plugins.sqlite.schema import READY, SUSPECT
 
 _MOST_HANDLERS: Final = 50

@@ -11,8 +11,9 @@ from typing import Any, Final
 
 from aether_bg.errors import shown
 from aether_bg.model import JobInfo, Unreadable
+from aether_bg.plugins.sqlite.columns import JOB_COLUMNS, STATE_COLUMNS, write_job
 from aether_bg.plugins.sqlite.reading import rows
-from aether_bg.plugins.sqlite.rows import JOB_COLUMNS, QUARANTINED, REMEDY, STATE_COLUMNS, read_job, write_job
+from aether_bg.plugins.sqlite.rows import QUARANTINED, REMEDY, read_job
 
 _STATE: Final = tuple(name for name in STATE_COLUMNS if name not in ("status", "handled_time", "last_error"))
 QUARANTINE: Final = f"""

@@ -12,14 +12,8 @@ from uuid import UUID
 from aether_bg.errors import StoreBroken, shown
 from aether_bg.model import JobInfo, JobRun, JobStatus, Query, Stats
 from aether_bg.plugins.sqlite import reading
-from aether_bg.plugins.sqlite.rows import (
-    RUN_COLUMNS,
-    read_run,
-    readable_time,
-    to_sorted_json,
-    to_time,
-    to_uuid,
-)
+from aether_bg.plugins.sqlite.columns import RUN_COLUMNS, readable_time, to_sorted_json, to_time, to_uuid
+from aether_bg.plugins.sqlite.rows import read_run
 from aether_bg.plugins.sqlite.schema import READY
 
 _SAME_METADATA = """(

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from aether_bg.model import JobInfo
-from aether_bg.plugins.sqlite.rows import JOB_COLUMNS, JOBS_AS_JSON, read_jobs
+from aether_bg.plugins.sqlite.columns import JOB_COLUMNS
+from aether_bg.plugins.sqlite.rows import JOBS_AS_JSON, read_jobs
 
 
 def jobs(conn: sqlite3.Connection, source: str, params: Sequence[Any]) -> list[JobInfo]:

@@ -21,9 +21,9 @@ from aether_bg.bridge import Bridge, Threads
 from aether_bg.model import Alive, Heartbeat
 from aether_bg.plugins.sqlite import claims, files, queries, reading
 from aether_bg.plugins.sqlite.backup import Progress, backup
+from aether_bg.plugins.sqlite.columns import to_time
 from aether_bg.plugins.sqlite.opened import OpenFile, leave, opened
 from aether_bg.plugins.sqlite.operations import Beat, Operation, Rank
-from aether_bg.plugins.sqlite.rows import to_time
 from aether_bg.plugins.sqlite.writer import too_long
 
 R = TypeVar("R")

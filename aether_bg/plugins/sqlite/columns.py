@@ -1,0 +1,235 @@
+"""Which column holds what, and how it is written: jobs, changes and history rows to lists of columns, and back.
+
+Each function is written out: it runs for every row, and a loop over the fields would cost twice as much.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any, Final
+from uuid import UUID
+
+import attrs
+
+from aether_bg.model import Change, Definition, JobInfo, JobRun, JobStatus, RunOutcome
+from aether_bg.model.filled import filled
+
+JOB_COLUMNS: Final = tuple(attrs.fields_dict(JobInfo))
+RUN_COLUMNS: Final = tuple(attrs.fields_dict(JobRun))
+DEFINITION_COLUMNS: Final = tuple(attrs.fields_dict(Definition))
+STATE_COLUMNS: Final = (
+    "status", "due_at", "occurrence", "last_occurrence", "occurrences", "attempt", "retry_count", "crash_count",
+    "last_error", "handled_time", "paused", "manual", "off_schedule", "trigger_pending", "holds_name", "armed_seq",
+    "owner", "modified_at", "modified_by",
+)  # fmt: skip
+"""What every `Change` writes, besides seq and schedule_rev."""
+
+
+def job_of(row: Sequence[Any]) -> JobInfo:
+    """The job of a row in the order of JOB_COLUMNS. Raises for what cannot be read (see `rows`)."""
+    (
+        id_, handler_name, job_name, expression_value, payload, status, handled_time, retry_count, last_error,
+        extra_properties, created_at, created_by, modified_at, modified_by, due_at, occurrence, timezone, start,
+        repeats, until, misfire, misfire_grace, paused, seq, schedule_rev, armed_seq, manual, off_schedule,
+        trigger_pending, crash_count, anchor, last_occurrence, occurrences, attempt, holds_name, owner, started_at,
+    ) = row  # fmt: skip
+    # The cheapest type check of the columns that are taken as they are: both raise TypeError.
+    "".join((
+        handler_name, job_name, expression_value, "" if last_error is None else last_error,
+        "" if created_by is None else created_by, "" if modified_by is None else modified_by,
+        "" if timezone is None else timezone,
+    ))  # fmt: skip
+    (
+        retry_count
+        | seq
+        | schedule_rev
+        | armed_seq
+        | crash_count
+        | occurrences
+        | attempt
+        | (0 if repeats is None else repeats)
+    )
+    return filled(JobInfo, {
+        "id": to_uuid(id_), "handler_name": handler_name, "job_name": job_name, "expression_value": expression_value,
+        "payload": from_json(payload), "status": STATUS[status],
+        "handled_time": None if handled_time is None else instant(handled_time), "retry_count": retry_count,
+        "last_error": last_error, "extra_properties": mapping(extra_properties),
+        "created_at": instant(created_at), "created_by": created_by, "modified_at": instant(modified_at),
+        "modified_by": modified_by, "due_at": None if due_at is None else instant(due_at),
+        "occurrence": None if occurrence is None else instant(occurrence), "timezone": timezone,
+        "start": None if start is None else instant(start), "repeats": repeats,
+        "until": None if until is None else instant(until), "misfire": MISFIRE[misfire],
+        "misfire_grace": grace(misfire_grace), "paused": FLAG[paused], "seq": seq, "schedule_rev": schedule_rev,
+        "armed_seq": armed_seq, "manual": FLAG[manual], "off_schedule": FLAG[off_schedule],
+        "trigger_pending": FLAG[trigger_pending], "crash_count": crash_count, "anchor": instant(anchor),
+        "last_occurrence": None if last_occurrence is None else instant(last_occurrence), "occurrences": occurrences,
+        "attempt": attempt, "holds_name": FLAG[holds_name], "owner": None if owner is None else owner_id(owner),
+        "started_at": None if started_at is None else instant(started_at),
+    })  # fmt: skip
+
+
+def write_job(job: JobInfo) -> list[Any]:
+    """JOB_COLUMNS."""
+    return [
+        str(job.id), job.handler_name, job.job_name, job.expression_value, to_json(job.payload), int(job.status),
+        to_time(job.handled_time), job.retry_count, job.last_error, to_mapping(job.extra_properties),
+        to_time(job.created_at), job.created_by, to_time(job.modified_at), job.modified_by, to_time(job.due_at),
+        to_time(job.occurrence), job.timezone, to_time(job.start), job.repeats, to_time(job.until), job.misfire,
+        job.misfire_grace, 1 if job.paused else 0, job.seq, job.schedule_rev, job.armed_seq, 1 if job.manual else 0,
+        1 if job.off_schedule else 0, 1 if job.trigger_pending else 0, job.crash_count, to_time(job.anchor),
+        to_time(job.last_occurrence), job.occurrences, job.attempt, 1 if job.holds_name else 0, to_owner(job.owner),
+        to_time(job.started_at),
+    ]  # fmt: skip
+
+
+def write_definition(definition: Definition) -> list[Any]:
+    """DEFINITION_COLUMNS."""
+    return [
+        definition.handler_name, to_json(definition.payload), definition.expression_value, definition.timezone,
+        to_time(definition.start), definition.repeats, to_time(definition.until), definition.misfire,
+        definition.misfire_grace, to_time(definition.anchor), to_mapping(definition.extra_properties),
+    ]  # fmt: skip
+
+
+def write_change(change: Change) -> list[Any]:
+    """job_id, expected seq and schedule_rev, new seq and schedule_rev, then STATE_COLUMNS."""
+    return [
+        str(change.job_id), change.seq, change.schedule_rev, change.next_seq, change.next_rev, int(change.status),
+        to_time(change.due_at), to_time(change.occurrence), to_time(change.last_occurrence), change.occurrences,
+        change.attempt, change.retry_count, change.crash_count, change.last_error, to_time(change.handled_time),
+        1 if change.paused else 0, 1 if change.manual else 0, 1 if change.off_schedule else 0,
+        1 if change.trigger_pending else 0, 1 if change.holds_name else 0, change.armed_seq,
+        to_owner(change.owner), to_time(change.modified_at), change.modified_by,
+    ]  # fmt: skip
+
+
+def write_run(run: JobRun) -> list[Any]:
+    """RUN_COLUMNS."""
+    return [
+        str(run.job_id), run.token, run.gap, run.attempt, to_time(run.occurrence),
+        None if run.outcome is None else str(run.outcome), to_time(run.started_at), to_time(run.finished_at), run.error,
+        to_owner(run.owner), to_time(run.last_occurrence), run.count,
+    ]  # fmt: skip
+
+
+# -- single values -------------------------------------------------------------------------------
+
+MOST_DEPTH: Final = 256
+"""Nesting of stored JSON: more than payloads may have, with room for what codecs put around them."""
+_LONGEST: Final = 1e10
+FLAG: Final = {0: False, 1: True}
+STATUS: Final = {status.value: status for status in JobStatus}
+MISFIRE: Final = {word: word for word in ("once", "skip", "all")}
+
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+to_sorted_json = json.JSONEncoder(
+    ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True
+).encode  # the same text for equal objects: metadata are compared by it
+_decode = json.JSONDecoder(parse_constant=lambda name: _no_constant(name)).decode
+
+
+def to_json(value: Any) -> str:
+    return "null" if value is None else _encode(value)
+
+
+def from_json(text: str) -> Any:
+    if text == "null":
+        return None
+    if text.count("[") + text.count("{") > MOST_DEPTH:
+        _check_depth(text)
+    try:
+        return _decode(text)
+    except ValueError:
+        return text  # edited by hand: the row stays readable, and the payload check will say what is wrong
+
+
+def _check_depth(text: str) -> None:
+    depth = 0
+    for bracket in re.sub(r'"(?:[^"\\]|\\.)*+"|[^\[\]{}"]', "", text, flags=re.DOTALL):
+        depth += 1 if bracket in "[{" else -1
+        if depth > MOST_DEPTH:
+            raise ValueError(f"JSON nested more than {MOST_DEPTH} deep")
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def to_mapping(value: Mapping[str, Any]) -> str:
+    return to_sorted_json(value) if value else "{}"
+
+
+def mapping(text: str) -> dict[str, Any]:
+    if text == "{}":
+        return {}
+    found = from_json(text)
+    if not isinstance(found, dict):
+        raise ValueError("not a JSON object")
+    return found
+
+
+@lru_cache(maxsize=256)
+def to_time(when: datetime | None) -> str | None:
+    """Fixed width, so that text order is time order. `when` is aware and in UTC."""
+    return None if when is None else when.isoformat(timespec="microseconds")[:26] + "Z"
+
+
+def from_time(text: str | None) -> datetime | None:
+    return None if text is None else instant(text)
+
+
+@lru_cache(maxsize=256)  # most instants of a new row are the same
+def instant(text: str) -> datetime:
+    when = datetime.fromisoformat(text)
+    if when.tzinfo is not UTC:
+        raise ValueError("an instant not in UTC")
+    return when
+
+
+def readable_time(text: Any) -> datetime | None:
+    """The instant, or None if `text` is not one."""
+    try:
+        return from_time(text)
+    except (ValueError, TypeError):
+        return None
+
+
+@lru_cache(maxsize=64)
+def to_owner(owner: UUID | None) -> str | None:
+    return None if owner is None else str(owner)
+
+
+_CANONICAL: Final = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+
+
+def to_uuid(text: str) -> UUID:
+    """Raises `ValueError` for any other way to write a UUID: no statement would find the row by it."""
+    if not _CANONICAL.fullmatch(text):
+        raise ValueError("not a UUID as str(UUID) writes it")
+    return UUID(text)
+
+
+owner_id = lru_cache(maxsize=64)(to_uuid)
+
+
+def grace(seconds: float) -> float:
+    if not 0 <= seconds <= _LONGEST:
+        raise ValueError(f"{seconds} seconds")
+    return seconds
+
+
+READ: Final[dict[str, Callable[[Any], Any]]] = {
+    "id": to_uuid, "job_id": to_uuid, "owner": owner_id, "status": STATUS.__getitem__, "outcome": RunOutcome,
+    "payload": from_json, "extra_properties": mapping, "misfire": MISFIRE.__getitem__, "misfire_grace": grace,
+    **dict.fromkeys(("paused", "manual", "off_schedule", "trigger_pending", "holds_name"), FLAG.__getitem__),
+    **dict.fromkeys(
+        ("created_at", "modified_at", "handled_time", "due_at", "start", "until", "anchor", "occurrence",
+         "last_occurrence", "started_at", "finished_at"),
+        instant,
+    ),
+}  # fmt: skip
+"""How single columns are read that are not as they are stored; never given None. `job_of` does the same for a row."""
