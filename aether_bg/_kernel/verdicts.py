@@ -96,7 +96,7 @@ def decide(core: Core, attempt: Attempt, handler: Handler, failure: Failure) -> 
     if job.retry_count >= info.retries:
         return states.Failed(error=error, outcome=outcome)
     delay = info.backoff.delay(job.retry_count + 1, random.uniform(-1, 1))
-    return states.Failed(error=error, outcome=outcome, retry_at=core.clock.now() + timedelta(seconds=delay))
+    return states.Failed(error=error, outcome=outcome, retry_at=later(core.clock.now(), timedelta(seconds=delay)))
 
 
 def loggable(error: BaseException | None) -> BaseException | None:

@@ -15,7 +15,7 @@ import attrs
 
 from aether_bg.errors import InvalidName, InvalidOption, shown
 from aether_bg.model import JobStatus
-from aether_bg.model.attempts import LONGEST
+from aether_bg.model.attempts import LONGEST, in_seconds
 from aether_bg.protocols import Clock
 from aether_bg.schedule._lengths import plain
 from aether_bg.schedule._model import Refused, utc
@@ -144,21 +144,20 @@ def whole(option: str, value: Any, *, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         refuse(option, value, f"must be a whole number of at least {least}")
     if value > LARGEST:
-        refuse(option, value, f"must be at most {LARGEST}", "Give a smaller number.")
+        refuse(option, value, f"must be at most {LARGEST}", "Give a smaller number, or leave it out.")
     return value
 
 
 def seconds(option: str, value: Any, *, zero: bool = False, least: float = 0) -> float:
-    if isinstance(value, timedelta):
-        value = timedelta.total_seconds(value)
+    """A number of seconds, or a timedelta."""
+    value = in_seconds(value)
     good = isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
     good = good and not isinstance(value, bool)
-    if not good or value < 0 or (value == 0 and not zero):
-        refuse(option, value, f"must be a finite number of seconds, {'0 or more' if zero else 'above 0'}")
-    if value < least:
-        refuse(option, value, f"must be at least {least:g} s", "Leave it out for the default.")
+    if not good or value < least or (value == 0 and not zero):
+        bound = f"at least {least:g}" if least else "0 or more" if zero else "above 0"
+        refuse(option, value, f"must be a finite number of seconds, {bound}")
     if value > LONGEST:
-        refuse(option, value, f"must be at most {LONGEST:.0f} seconds (100 years)", "Give a shorter time.")
+        refuse(option, value, f"must be at most {LONGEST:.0f} seconds (100 years)", "Give less, or leave it out.")
     return float(value)
 
 

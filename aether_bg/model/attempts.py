@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, MutableMapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -26,29 +26,40 @@ LONGEST = 100 * 366 * 86400.0
 """Seconds: a length of time beyond it leads out of the calendar sooner or later."""
 
 
+def in_seconds(value: Any) -> Any:
+    """A timedelta as its seconds; anything else as it is, to be checked."""
+    return timedelta.total_seconds(value) if isinstance(value, timedelta) else value
+
+
 def _within(
-    *, above: float = -math.inf, least: float = -math.inf, most: float = math.inf
+    rule: str, *, above: float = -math.inf, least: float = -math.inf, most: float
 ) -> Callable[[object, attrs.Attribute[float], float], None]:
     """A finite number inside these bounds; bool is none. Raises `InvalidOption`."""
-    rule = f"above {above}" if above > -math.inf else f"at least {least}"
-    rule += f" and at most {most}" if most < math.inf else ""
 
     def check(_: object, attribute: attrs.Attribute[float], value: float) -> None:
         number = isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
         if not number or isinstance(value, bool) or value <= above or value < least or value > most:
-            raise InvalidOption(f"Backoff({attribute.name}={shown(value)})", f"must be a finite number, {rule}")
+            raise InvalidOption(f"Backoff({attribute.name}={shown(value)})", f"must be a finite number {rule}")
 
     return check
 
 
+_seconds = _within(f"of seconds, above 0 and at most {LONGEST:.0f} (100 years)", above=0, most=LONGEST)
+
+
 @attrs.frozen
 class Backoff:
-    """Waiting time before the n-th retry: `first × factor**(n-1)` seconds, at most `max`, spread by ± `jitter`."""
+    """Waiting time before the n-th retry: `first × factor**(n-1)` seconds, at most `max`, spread by ± `jitter`.
 
-    first: float = field(default=1.0, validator=_within(above=0, most=LONGEST))
-    factor: float = field(default=2.0, validator=_within(least=1, most=LONGEST))
-    max: float = field(default=300.0, validator=_within(above=0, most=LONGEST))
-    jitter: float = field(default=0.25, validator=_within(least=0, most=1))
+    `first` and `max` may be timedeltas.
+    """
+
+    first: float = field(default=1.0, converter=in_seconds, validator=_seconds)
+    factor: float = field(
+        default=2.0, validator=_within(f"of at least 1 and at most {LONGEST:.0f}", least=1, most=LONGEST)
+    )
+    max: float = field(default=300.0, converter=in_seconds, validator=_seconds)
+    jitter: float = field(default=0.25, validator=_within("from 0 to 1", least=0, most=1))
 
     def delay(self, failures: int, spread: float) -> float:
         """Seconds to wait after so many failures (≥ 1); `spread` in [-1, 1] places it within the jitter."""

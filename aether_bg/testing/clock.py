@@ -40,6 +40,8 @@ class FakeClock:
         """
         step = step_of(by, length)
         with self._lock:
+            if step > datetime.max.replace(tzinfo=UTC) - self._now:
+                raise InvalidOption(f"advance({step})", "leads out of the calendar", "Advance less.")
             self._now += step
             self._monotonic += step.total_seconds()
             return self._now
@@ -59,7 +61,10 @@ def step_of(by: timedelta | None, length: Mapping[str, float]) -> timedelta:
         raise InvalidOption(
             f"advance({shown(by)})", "is a timedelta, or its arguments by name", "For example: advance(days=3)."
         )
-    step = (by or timedelta(0)) + timedelta(**length)
+    try:
+        step = (by or timedelta(0)) + timedelta(**length)
+    except OverflowError:
+        raise InvalidOption(f"advance({shown(by or length)})", "leads out of the calendar", "Advance less.") from None
     if step < timedelta(0):
         raise InvalidOption(f"advance({step})", "time does not pass backwards", "Use set(…) of the clock.")
     return step

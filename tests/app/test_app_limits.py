@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 
-from aether_bg import Aether, Backoff, InvalidOption, InvalidSchedule, JobStatus, Snooze
+from aether_bg import Aether, Backoff, InvalidOption, InvalidSchedule, JobStatus, Snooze, SQLiteStore
 from aether_bg.testing import FakeClock
 
 pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
@@ -80,6 +81,78 @@ async def test_an_apps_settings(make_app: Any, option: str, value: Any) -> None:
         await anyio.sleep(0.05)
         assert (await app.health())["ok"]
         assert len(await app.store.find()) == 1, "nothing is purged that is kept for ever"
+
+
+CENTURY = timedelta(days=36_600)
+BEYOND: list[Any] = [timedelta.max, CENTURY + timedelta(seconds=1), 1e14, 1e300, sys.maxsize, 2**63, 10**400]
+SECONDS: dict[str, Any] = {
+    "timeout": lambda value: Aether(":memory:").handler("Work", timeout=value),
+    "grace": lambda value: Aether(":memory:", grace=value),
+    "lease": lambda value: Aether(":memory:", lease=value),
+    "misfire_grace": lambda value: _declared(misfire_grace=value),
+    "first": lambda value: Backoff(first=value),
+    "max": lambda value: Backoff(max=value),
+    "busy": lambda value: SQLiteStore(":memory:", busy=value),
+    "unit_timeout": lambda value: SQLiteStore(":memory:", unit_timeout=value),
+}
+COUNTS: dict[str, Any] = {
+    "retries": lambda value: Aether(":memory:").handler("Work", retries=value),
+    "concurrency": lambda value: Aether(":memory:", concurrency=value),
+    "max_payload": lambda value: Aether(":memory:", max_payload=value),
+    "repeats": lambda value: _declared(repeats=value),
+}
+
+
+def _declared(**options: Any) -> None:
+    Aether(":memory:").declare("Work", "job", schedule="@daily", **options)
+
+
+@pytest.mark.parametrize("value", BEYOND, ids=str)
+@pytest.mark.parametrize("option", SECONDS)
+def test_more_than_a_century_is_refused_wherever_seconds_are_asked_for(option: str, value: Any) -> None:
+    with pytest.raises(InvalidOption, match=rf"{option}=.*at most 3162240000.*100 years"):
+        SECONDS[option](value)
+    SECONDS[option](CENTURY)
+
+
+@pytest.mark.parametrize("value", [2**63, 10**400], ids=["2**63", "10**400"])
+@pytest.mark.parametrize("option", COUNTS)
+def test_more_than_a_column_holds_is_refused_wherever_a_count_is_asked_for(option: str, value: int) -> None:
+    with pytest.raises(InvalidOption, match=rf"{option}=.*at most {2**63 - 1}"):
+        COUNTS[option](value)
+    COUNTS[option](2**63 - 1)
+
+
+async def test_a_century_works(path: Path) -> None:
+    app = Aether(SQLiteStore(path, busy=CENTURY, unit_timeout=CENTURY), scheduler="timer", grace=CENTURY, lease=CENTURY)
+    app.handler("Work", timeout=CENTURY, retries=2**63 - 1)(lambda: None)
+    app.handler("Fails", retries=1, backoff=Backoff(first=CENTURY, max=CENTURY))(lambda: 1 / 0)
+    async with app:
+        job = await app.wait(await app.enqueue("Work", "job", misfire_grace=CENTURY), CENTURY)
+        assert job.status is JobStatus.COMPLETED
+        assert await app.enqueue("Work", "job", misfire_grace=CENTURY.total_seconds()) == job.id
+        failed = await app.enqueue("Fails")
+        with anyio.fail_after(10):
+            while (row := await app.store.get(failed)) is None or not row.retry_count:
+                await anyio.sleep(0.01)
+        assert row.due_at is not None
+        assert row.due_at - row.created_at > timedelta(days=20_000)
+        async with app.unit_of_work() as uow:
+            uow.execute("CREATE TABLE mine (n INTEGER)")
+        assert (await app.health())["ok"]
+
+
+@pytest.mark.parametrize("option", ["busy", "unit_timeout"])
+@pytest.mark.parametrize("value", [0, -1, True, "5", None, float("inf"), float("nan"), -(10**400)], ids=str)
+def test_the_seconds_of_the_store(path: Path, option: str, value: Any) -> None:
+    with pytest.raises(InvalidOption, match=option):
+        SQLiteStore(path, **{option: value})
+
+
+@pytest.mark.parametrize("length", [{"days": 10**10}, {"days": 9e6}, {"seconds": 1e300}], ids=str)
+def test_a_clock_that_leads_out_of_the_calendar(length: Any) -> None:
+    with pytest.raises(InvalidOption, match="calendar"):
+        FakeClock().advance(**length)
 
 
 @pytest.mark.parametrize("rule", [timedelta.max, 10**400, sys.maxsize])

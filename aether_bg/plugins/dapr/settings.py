@@ -28,8 +28,8 @@ def _wrong(name: str, value: object, rule: str, example: str) -> InvalidOption:
 
 def _seconds(least: float, most: float) -> Callable[[object, attrs.Attribute[Any], Any], None]:
     def check(_: object, attribute: attrs.Attribute[Any], value: Any) -> None:
-        number = isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
-        if not number or not least <= value <= most:
+        number = isinstance(value, int) or (isinstance(value, float) and isfinite(value))
+        if not number or isinstance(value, bool) or not least <= value <= most:
             rule = f"must be a number of seconds from {least:g} to {most:g}"
             raise _wrong(attribute.name, value, rule, f"{attribute.default:g}")
 

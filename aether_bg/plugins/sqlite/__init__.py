@@ -38,6 +38,7 @@ from aether_bg.model import (
     Update,
     Write,
 )
+from aether_bg.model.attempts import LONGEST, in_seconds
 from aether_bg.plugins.sqlite import changes, claims, files, quarantine, queries
 from aether_bg.plugins.sqlite.backup import Progress
 from aether_bg.plugins.sqlite.columns import to_time
@@ -65,11 +66,15 @@ class SQLiteStore:
             raise InvalidOption(
                 f"database {shown(path)}", "is a URL, not a path", 'For example: "jobs.db", or a plugin.'
             )
+        busy, unit_timeout = in_seconds(busy), in_seconds(unit_timeout)
         for option, value in (("busy", busy), ("unit_timeout", unit_timeout)):
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
                 raise InvalidOption(
                     f"{option}={shown(value)}", "must be a number of seconds above 0", "For example: 5."
                 )
+            if value > LONGEST:
+                rule = f"must be at most {LONGEST:.0f} seconds (100 years)"
+                raise InvalidOption(f"{option}={shown(value)}", rule, "For example: 5.")
         self.path = Path(path)
         self.busy, self.unit_timeout = float(busy), float(unit_timeout)
         if str(path) == ":memory:":  # a real in-memory database has no WAL and no second connection
