@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import warnings
 import zlib
 from collections import defaultdict
@@ -20,6 +21,9 @@ from aether_bg.testing import FakeClock
 with warnings.catch_warnings():  # svcs imports the web frameworks it finds, and one of them complains of another
     warnings.simplefilter("ignore")
     import svcs  # noqa: F401
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # shells start background work so, and processes would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -88,7 +88,7 @@ class Worker:
         self.said = ""
         self.until("ready")
 
-    def until(self, text: str, within: float = 15.0) -> None:
+    def until(self, text: str, within: float = 60.0) -> None:
         """Wait until it has said so."""
         assert self.process.stdout is not None
         deadline = time.monotonic() + within
@@ -125,7 +125,7 @@ def work() -> Callable[[Path], Any]:
 def status(run: Callable[..., Result]) -> Callable[..., str]:
     """`status(db, job, until="failed")`: as `show --json` tells it, waiting for it."""
 
-    def look(path: Path, job: str, until: str, within: float = 10.0) -> str:
+    def look(path: Path, job: str, until: str, within: float = 30.0) -> str:
         assert until.upper() in JobStatus.__members__
         deadline = time.monotonic() + within
         while True:

@@ -135,7 +135,7 @@ def test_looking_and_acting_all_the_time_disturbs_nobody(
 def test_a_purge_in_bites_beside_live_work(run: Run, work: Callable[[Path], Any], path: Path) -> None:
     with work(path) as worker:
         enqueue(path, *[("Ok", f"job-{number}", "@once") for number in range(1200)])
-        worker.until("ok\n" * 1200, within=30)
+        worker.until("ok\n" * 1200)
         deadline = time.monotonic() + 10
         while json.loads(run("stats", path, "--json").stdout)["completed"] < 1200 and time.monotonic() < deadline:
             time.sleep(0.05)

@@ -52,7 +52,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 def run(start: Start) -> Callable[..., str]:
     """`run(*arguments)`: to its end; what it printed."""
 
-    def finish(*arguments: object, within: float = 20) -> str:
+    def finish(*arguments: object, within: float = 60) -> str:
         process = start(*arguments)
         out, err = process.communicate(timeout=within)
         assert process.returncode == 0, err
@@ -71,7 +71,7 @@ def rows(database: Path, sql: str) -> list[tuple[Any, ...]]:
 
 def stop(process: subprocess.Popen[str], number: signal.Signals) -> str:
     process.send_signal(number)
-    out, err = process.communicate(timeout=15)
+    out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     return out
 

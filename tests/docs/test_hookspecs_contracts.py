@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import timedelta
 from functools import cache, partial
 from typing import Any
@@ -64,14 +64,16 @@ IN = {
     "Scratch": "lifecycle_start",
     "Counting": "lifecycle_event",
 }
-globals().update(
+CONTRACTS: list[Mapping[str, Callable[..., None]]] = [
     scheduler_contract(partial(shown, "Write a scheduler", "Alarms"), name="alarms"),
-    **runner_contract(partial(shown, "dispatch_runner", "OneAtATime"), name="one_at_a_time"),
-    **policy_contract(partial(shown, "Wrap every run", "Closed", ago(1)), name="closed"),
-)
+    runner_contract(partial(shown, "dispatch_runner", "OneAtATime"), name="one_at_a_time"),
+    policy_contract(partial(shown, "Wrap every run", "Closed", ago(1)), name="closed"),
+]
 for name, section in IN.items():
     words = ["@lunch"] if name == "Lunch" else []
-    globals().update(policy_contract(partial(shown, section, name), words=words, name=name.lower()))
+    CONTRACTS.append(policy_contract(partial(shown, section, name), words=words, name=name.lower()))
+for contract in CONTRACTS:
+    globals().update({name: pytest.mark.one_loop(test) for name, test in contract.items()})
 
 
 # -- what the document says of stores, and no contract asks ------------------------------------------

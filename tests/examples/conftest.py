@@ -10,8 +10,8 @@ import pytest
 
 from aether_bg import Aether
 
-PLUGINS = Path(__file__).parents[2] / "examples" / "plugins"
-sys.path.insert(0, str(PLUGINS))
+EXAMPLES = Path(__file__).parents[2] / "examples"
+sys.path[:0] = [str(EXAMPLES / "plugins"), str(EXAMPLES)]
 
 
 @pytest.fixture

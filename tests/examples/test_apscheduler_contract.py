@@ -25,4 +25,5 @@ def make() -> APScheduler:
     return APScheduler(f"sqlite:///{places[-1] / 'triggers.db'}")
 
 
+pytestmark = pytest.mark.one_loop
 globals().update(scheduler_contract(make, name="apscheduler"))

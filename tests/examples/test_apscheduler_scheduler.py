@@ -22,7 +22,7 @@ from apscheduler_scheduler import APScheduler
 
 from aether_bg import Aether, Backoff, JobInfo, JobStatus, RunOutcome
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
 WORKER = Path(__file__).with_name("apscheduler_worker.py")
 Make = Callable[..., Aether]
 

@@ -21,7 +21,7 @@ from encryption import MARK, Resealed, Sealed, new_key, reseal
 from aether_bg import Aether, JobContext, JobInfo, JobStatus, SQLiteStore
 from aether_bg.errors import InvalidOption, JobConflict
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
 Make = Callable[..., Aether]
 OLD, NEW = new_key(), new_key()
 SECRET = "4111-1111-1111-1111"

@@ -10,4 +10,5 @@ from lmdb_store import LMDBStore
 
 from aether_bg.testing.contracts import store_contract
 
+pytestmark = pytest.mark.one_loop
 globals().update(store_contract(lambda place: LMDBStore(place / "jobs.lmdb", map_size=1 << 30), name="lmdb"))

@@ -26,7 +26,7 @@ from aether_bg.errors import NotADatabase, NotStarted, StoreBusy, StoreFolderMis
 from aether_bg.model import Insert, Query
 from aether_bg.testing import FakeClock
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
 WORKER = Path(__file__).with_name("lmdb_worker.py")
 
 

@@ -23,7 +23,7 @@ from opentelemetry_signals import SECONDS, Telemetry
 from aether_bg import Aether, Backoff, GiveUp, JobContext, JobStatus, Snooze
 from aether_bg.testing import FakeClock
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
 Make = Callable[..., Aether]
 
 

@@ -17,7 +17,11 @@ from process_pool_work import Note, noted
 
 from aether_bg import JobStatus, RunOutcome
 
-pytestmark = [pytest.mark.anyio, pytest.mark.skipif(os.name != "posix", reason="the tests look at POSIX processes")]
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.one_loop,
+    pytest.mark.skipif(os.name != "posix", reason="the tests look at POSIX processes"),
+]
 PROGRAM = Path(work.__file__)
 
 

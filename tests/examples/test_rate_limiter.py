@@ -14,7 +14,7 @@ from aether_bg import Aether, GiveUp, JobContext, JobStatus, RunOutcome, Snooze
 from aether_bg.errors import InvalidOption
 from aether_bg.testing import FakeClock
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
 Make = Callable[..., Aether]
 
 

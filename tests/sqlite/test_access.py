@@ -18,7 +18,7 @@ from aether_bg import Aether, StoreBroken, StoreError, StoreGone, StoreReadOnly
 from aether_bg.cli.command import cli
 from aether_bg.plugins.sqlite import locks
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
 Make = Callable[..., Aether]
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as two users")

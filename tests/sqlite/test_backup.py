@@ -32,7 +32,7 @@ from aether_bg.cli.command import cli
 from aether_bg.plugins.memory import MemoryStore
 from aether_bg.plugins.sqlite import backup as module
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
 Make = Callable[..., Aether]
 
 

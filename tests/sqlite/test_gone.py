@@ -18,7 +18,7 @@ import pytest
 from aether_bg import Aether, StoreGone
 from aether_bg.plugins.sqlite import hold
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
 Make = Callable[..., Aether]
 
 
