@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 from uuid import UUID
 
@@ -17,6 +18,8 @@ from aether_bg.model import (
     JobContext,
     JobInfo,
     JobRun,
+    Process,
+    Purge,
     Query,
     Stats,
 )
@@ -119,8 +122,35 @@ class Store(Persistence, Opening, Protocol):
     """The persistence layer, hook by hook, for type checkers: `store: Store = MyStore(...)`.
 
     It may have an async method `backup(target: Path, progress: Callable[[int, int], object])`, which
-    `app.store.backup()` calls: a copy of all that is committed, verified, under a name that did not exist.
+    `app.store.backup()` calls: a copy of all that is committed, verified, under a name that did not exist. For the
+    command line it may have two more, which work while the store is not open: `inspect()`, an async context manager
+    that gives an `Inspection`, and `async check(*, quick: bool, progress: Callable[[], object]) -> Report`.
     """
+
+
+class Inspection(Protocol):
+    """A store opened for reading only, which changes nothing and joins no other process. The command line reads through
+    it. `store_find`, `store_history` and `store_stats` answer as the hooks of those names. All raise a `StoreError`."""
+
+    async def store_find(self, query: Query) -> Sequence[JobInfo]: ...
+    async def store_history(self, job_id: UUID, limit: int) -> Sequence[JobRun]: ...
+    async def store_stats(self) -> Stats: ...
+
+    async def processes(self) -> list[Process]:
+        """The owners that are registered, oldest first."""
+        ...
+
+    async def purgeable(self, purge: Purge) -> int:
+        """How many jobs a purge of one status would delete, whatever its `limit`."""
+        ...
+
+    async def writable(self) -> None:
+        """Raises `StoreBusy` when another process keeps writers out: opening the store would wait longer."""
+        ...
+
+    async def backup(self, target: Path, progress: Callable[[int, int], object]) -> None:
+        """As `backup` of the store."""
+        ...
 
 
 @runtime_checkable

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ from aether_bg._app.lifecycle import Run
 if TYPE_CHECKING:
     from aether_bg._app.app import Aether
     from aether_bg._app.jobs import Jobs
-    from aether_bg.model import Purge
+    from aether_bg.model import JobInfo, Purge, Query
 
 
 @attrs.frozen
@@ -26,6 +26,9 @@ class Operator:
     @property
     def verbs(self) -> Jobs:
         return self._run.jobs
+
+    async def find(self, query: Query) -> Sequence[JobInfo]:
+        return await self._run.engine.calls.find(query)
 
     async def purge(self, purge: Purge) -> int:
         """One bite of it; how many went."""

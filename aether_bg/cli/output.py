@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
-import time
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, tzinfo
+from itertools import repeat
 from typing import Any, Final, TypeVar
 
 import click
@@ -19,9 +20,6 @@ from aether_bg.model.plain import to_plain
 F = TypeVar("F", bound=Callable[..., Any])
 
 _COLOURS: Final = {"failed": "red", "dead": "red", "problem": "red", "running": "green", "silent": "yellow"}
-_PATIENCE: Final = 0.3
-"""Seconds before a progress line appears."""
-_REDRAW: Final = 0.1
 
 
 def json_option(command: F) -> F:
@@ -121,29 +119,7 @@ def _coloured(cell: str) -> str:
     return click.style(cell, fg=colour) if colour else cell
 
 
-class Progress:
-    """One line on stderr that is written over; nothing unless that is a terminal."""
-
-    def __init__(self, what: str) -> None:
-        self._what, self._began, self._next = what, time.monotonic(), 0.0
-        self._shows, self._width = sys.stderr.isatty(), 0
-
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._width:
-            self._write("")
-            click.echo("\r", err=True, nl=False)
-
-    def tell(self, text: str = "") -> None:
-        """At most ten times a second, and only when it takes a while."""
-        now = time.monotonic()
-        if not self._shows or now < self._next or now - self._began < _PATIENCE:
-            return
-        self._next = now + _REDRAW
-        self._write(f"{self._what} {text}".rstrip() + f", {now - self._began:.0f} s")
-
-    def _write(self, line: str) -> None:
-        click.echo("\r" + line.ljust(self._width), err=True, nl=False)
-        self._width = len(line)
+def progress_bar(label: str, total: int = 0) -> Any:
+    """click's, on stderr where that is a terminal, else nowhere. `total` 0: not known, or set later as `length`."""
+    file = sys.stderr if sys.stderr.isatty() else io.StringIO()
+    return click.progressbar(repeat(0), length=total or None, label=label, file=file)

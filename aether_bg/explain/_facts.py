@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import Final
@@ -11,7 +11,7 @@ from uuid import UUID
 import attrs
 from attrs import field
 
-from aether_bg.model import JobInfo, JobStatus
+from aether_bg.model import JobInfo, JobStatus, Process
 
 OVERDUE: Final = 10.0
 """Seconds after which being late is no longer a matter of the next claim."""
@@ -54,6 +54,21 @@ class Around:
     arms: bool = False
     trouble: str | None = None
     readable: bool = True
+
+    @classmethod
+    def of(cls, known: Sequence[Process]) -> Around:
+        """From the processes that are registered in a store."""
+        live = [process for process in known if process.state == "alive"]
+        silent = "has given no sign since {:%Y-%m-%d %H:%M:%SZ}"
+        return cls(
+            owners={process.id: process.name for process in live},
+            gone={
+                process.id: "has died" if process.state == "dead" else silent.format(process.beat_at)
+                for process in known
+                if process.state != "alive"
+            },
+            handlers=frozenset(name for process in live for name in process.handlers),
+        )
 
 
 def waiting(job: JobInfo, now: datetime, around: Around) -> Waiting | None:

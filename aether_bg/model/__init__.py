@@ -4,7 +4,7 @@ Each value carries its own rule, so that a store or scheduler need not repeat it
 `Change.applied_to`, `Query.select`, `Purge.select`.
 
 `job`: a job and its history · `writes`, `claims`, `queries`: what stores are asked · `attempts`: how a handler is
-called and what follows · `events`: what observers are told
+called and what follows · `events`: what observers are told · `inspecting`: processes and findings
 """
 
 from aether_bg.model.attempts import (
@@ -41,6 +41,7 @@ from aether_bg.model.events import (
     Recovered,
     Started,
 )
+from aether_bg.model.inspecting import Finding, Process, Report
 from aether_bg.model.job import (
     JobInfo,
     JobRun,
@@ -81,6 +82,7 @@ __all__ = [
     "Enqueued",
     "Event",
     "Failure",
+    "Finding",
     "Fired",
     "GiveUp",
     "GiveUpNow",
@@ -96,10 +98,12 @@ __all__ = [
     "Misfire",
     "Missed",
     "Problem",
+    "Process",
     "Purge",
     "Query",
     "Raised",
     "Recovered",
+    "Report",
     "RetryAt",
     "RunOutcome",
     "Snooze",

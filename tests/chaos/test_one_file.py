@@ -18,7 +18,7 @@ import pytest
 from click.testing import CliRunner
 
 from aether_bg import Aether, StoreGone
-from aether_bg.cli.command import cli
+from aether_bg.cli.app import cli
 from chaos.harness import World
 from chaos.worker import Spec, Worker
 

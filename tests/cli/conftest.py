@@ -19,7 +19,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from aether_bg import Aether, JobStatus
-from aether_bg.cli.command import cli
+from aether_bg.cli.app import cli
 
 WORKER = Path(__file__).with_name("worker_app.py")
 EVIL = "no\r\n\x1b[31mway \u202e\x9b1m"

@@ -11,7 +11,7 @@ import anyio
 import pytest
 from click.testing import Result
 
-from aether_bg.cli.apps import load_app
+from aether_bg.cli.stores import load_app
 
 Run = Callable[..., Result]
 

@@ -15,8 +15,8 @@ import pytest
 from click.testing import Result
 
 from aether_bg import Aether
-from aether_bg.cli import check as check_module
-from aether_bg.cli.check import _CONTRADICTIONS
+from aether_bg.plugins.sqlite import check as check_module
+from aether_bg.plugins.sqlite.check import CONTRADICTIONS
 
 Run = Callable[..., Result]
 
@@ -101,7 +101,7 @@ def test_what_is_wrong(run: Run, db: Path, code: str, statements: list[Statement
 
 
 def test_every_contradiction_is_tried() -> None:
-    assert {code for code, *_ in _CONTRADICTIONS} <= {code for code, _ in TAMPERED}
+    assert {code for code, *_ in CONTRADICTIONS} <= {code for code, _ in TAMPERED}
 
 
 def test_the_handler_that_is_missing_is_named(run: Run, db: Path) -> None:

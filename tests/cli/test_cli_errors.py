@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from aether_bg.cli import database
+from aether_bg.plugins.sqlite import inspection
 from aether_bg.plugins.sqlite.schema import STEPS
 
 Run = Callable[..., Result]
@@ -84,7 +84,7 @@ def test_another_versions_database(run: Run, db: Path, command: list[str], sql: 
 def test_an_older_database_is_not_brought_up_to_date_in_passing(
     run: Run, db: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database, "STEPS", (*STEPS, "m998_coming"))
+    monkeypatch.setattr(inspection, "STEPS", (*STEPS, "m998_coming"))
     for command in COMMANDS:
         refused(run(command[0], db, *command[1:]), 1, "it was written by an older aether_bg (schema step m998_coming")
 

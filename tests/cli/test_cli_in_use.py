@@ -14,7 +14,7 @@ import pytest
 from click.testing import Result
 
 from aether_bg import Aether
-from aether_bg.cli import check as check_module
+from aether_bg.plugins.sqlite import check as check_module
 
 Run = Callable[..., Result]
 Status = Callable[..., str]

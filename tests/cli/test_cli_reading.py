@@ -17,7 +17,7 @@ import pytest
 from click.testing import Result
 
 from aether_bg import JobInfo, JobRun, JobStatus
-from aether_bg.cli.command import cli
+from aether_bg.cli.app import cli
 
 Run = Callable[..., Result]
 

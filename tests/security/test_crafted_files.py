@@ -14,12 +14,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from click.testing import CliRunner
 
 from aether_bg import Aether, StoreError
-from aether_bg.cli import database
-from aether_bg.cli.command import cli
+from aether_bg.cli.app import cli
+from aether_bg.plugins.sqlite import SQLiteStore
 
 EVIL = "\x1b[31mred\r\n\x07\x9b1m\u202e\u200b\U000e0041"
 ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n)"
@@ -129,13 +130,15 @@ def test_code_of_others_under_our_names_is_refused_at_once(db: Path, kind: str) 
 
 ASKED = """
 import os, sys
-from pathlib import Path
-from aether_bg import StoreError
-from aether_bg.cli import database
-database.PATIENCE = 0.5
+import anyio
+from aether_bg import SQLiteStore, StoreError
+from aether_bg.plugins.sqlite import inspection
+inspection.PATIENCE = 0.5
+async def main():
+    async with SQLiteStore(sys.argv[1]).inspect() as found:
+        await found.ask(lambda conn: conn.execute(sys.argv[2]).fetchall())
 try:
-    with database.reading(Path(sys.argv[1])) as reading:
-        reading.rows(sys.argv[2])
+    anyio.run(main)
 except StoreError as error:
     print(error, flush=True)
 os._exit(0)
@@ -148,24 +151,27 @@ def test_a_question_ends_at_its_deadline(db: Path, sql: str) -> None:
     began = time.monotonic()
     command = [sys.executable, "-c", ASKED, str(db), sql]
     asked = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
-    assert "not been answered within 0.5 s" in asked.stdout, asked.stderr
+    assert "not answered a question within 0.5 s" in asked.stdout, asked.stderr
     assert time.monotonic() - began < 10
 
 
 def test_a_value_cannot_fill_the_memory(db: Path) -> None:
-    with pytest.raises(StoreError, match="too big"), database.reading(db) as reading:
-        reading.rows("SELECT zeroblob(900000000)")
+    async def main() -> None:
+        async with SQLiteStore(db).inspect() as found:
+            await found.ask(lambda conn: conn.execute("SELECT zeroblob(900000000)").fetchall())
+
+    with pytest.raises(StoreError, match="too big"):
+        anyio.run(main)
 
 
 STUCK = """
 import sys
-from aether_bg.cli import database
-from aether_bg.cli.command import cli
-real = database.queries.find
+from aether_bg.cli.app import cli
+from aether_bg.plugins.sqlite import queries
 def find(conn, query):
     print("asked", file=sys.stderr, flush=True)
     conn.execute(sys.argv.pop()).fetchall()
-database.queries.find = find
+queries.find = find
 cli(prog_name="aether-bg")
 """
 

@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from aether_bg import Aether, InvalidTransition, JobStatus
-from aether_bg.cli.command import cli
+from aether_bg.cli.app import cli
 
 pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from click.testing import CliRunner
 
 from aether_bg import Aether
-from aether_bg.cli.command import cli
+from aether_bg.cli.app import cli
 
 PASSING = """
 import asyncio, sys

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from aether_bg import Aether, StoreBroken, StoreError, StoreGone, StoreReadOnly
-from aether_bg.cli.command import cli
+from aether_bg.cli.app import cli
 from aether_bg.plugins.sqlite import locks
 
 pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]

@@ -28,7 +28,7 @@ from aether_bg import (
     StoreFolderMissing,
     Unsupported,
 )
-from aether_bg.cli.command import cli
+from aether_bg.cli.app import cli
 from aether_bg.plugins.memory import MemoryStore
 from aether_bg.plugins.sqlite import backup as module
 

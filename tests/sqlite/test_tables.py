@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from aether_bg import Aether, DeniedSQL, JobStatus, NotADatabase, TablesTaken, UnitOfWork
-from aether_bg.plugins.sqlite import changes, schema
+from aether_bg.plugins.sqlite import SQLiteStore, changes, schema
 
 pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
 Make = Callable[..., Aether]
@@ -159,10 +159,9 @@ async def test_a_start_interrupted_before_the_first_step_goes_on(make_app: Make,
         assert await app.store.find() == []
 
 
-def test_the_command_line_says_whose_tables_they_are(path: Path) -> None:
-    from aether_bg.cli.database import reading
-
+async def test_an_inspection_says_whose_tables_they_are(path: Path) -> None:
     with closing(sqlite3.connect(path)) as conn:
         conn.execute("CREATE TABLE aether_migrations (id)")
-    with pytest.raises(NotADatabase, match="not one of aether_bg"), reading(path):
-        pass
+    with pytest.raises(NotADatabase, match="not one of aether_bg"):
+        async with SQLiteStore(path).inspect():
+            pass

@@ -2,7 +2,8 @@
 
 `schema` tables · `columns` values as columns, `rows` with stand-ins for bad ones · `changes`, `claims`, `queries`
 SQL · `writer` group commit of `operations` · `guard` SQL of users · `opened` the file while it is open, `session` one
-store's share of it · `hold`, `locks`, `files` the operating system · `backup`
+store's share of it · `hold`, `locks`, `files` the operating system · `backup` · `inspection` read only, `check`, both
+`bounded`
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ import shutil
 import sqlite3
 import tempfile
 import weakref
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -33,15 +34,17 @@ from aether_bg.model import (
     JobRun,
     Purge,
     Query,
+    Report,
     Stats,
     Unreadable,
     Update,
     Write,
 )
 from aether_bg.model.attempts import LONGEST, in_seconds
-from aether_bg.plugins.sqlite import changes, claims, files, quarantine, queries
+from aether_bg.plugins.sqlite import changes, check, claims, files, inspection, quarantine, queries
 from aether_bg.plugins.sqlite.backup import Progress
 from aether_bg.plugins.sqlite.columns import to_time
+from aether_bg.plugins.sqlite.inspection import Inspection
 from aether_bg.plugins.sqlite.operations import Rank
 from aether_bg.plugins.sqlite.rows import read_jobs
 from aether_bg.plugins.sqlite.schema import MAKE_UNARMED_INDEX
@@ -219,6 +222,19 @@ class SQLiteStore:
     async def backup(self, target: Path, progress: Progress) -> None:
         """What `app.store.backup()` calls."""
         await self._open().backup(target, progress)
+
+    def inspect(self) -> AbstractAsyncContextManager[Inspection]:
+        """`async with store.inspect() as inspection`: read a database that other processes may use, without joining
+        them. The store need not be open. Nothing is created, migrated or locked. Raises a `StoreError`."""
+        return inspection.opened(self.path)
+
+    async def check(self, *, quick: bool = False, progress: Callable[[], object] = bool) -> Report:
+        """Whether the file is sound, its rows agree, and some process runs its jobs. The store need not be open.
+
+        `quick`: SQLite's quick_check instead of its integrity_check. `progress` is called now and then, in another
+        thread. Raises a `StoreError` for a file that cannot be read, or that is not a database of this version.
+        """
+        return await check.check(self.path, quick, progress)
 
     @hookimpl
     async def store_purge(self, purge: Purge) -> int:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import AbstractContextManager, closing, suppress
+from functools import partial
 from pathlib import Path
 from typing import Final
 from uuid import uuid4
 
+import anyio
+import anyio.lowlevel
+
+from aether_bg.bridge import Bridge, Threads
 from aether_bg.errors import InvalidOption, StoreBroken, StoreFolderMissing
 from aether_bg.plugins.sqlite import files
 from aether_bg.plugins.sqlite.locks import follow
@@ -18,6 +24,8 @@ from aether_bg.plugins.sqlite.schema import applied
 Progress = Callable[[int, int], object]
 """Called with the bytes copied so far and the bytes in all; what it raises ends the backup."""
 
+threads: Final = Threads("aether_bg reader")
+"""For opening, reading, copying and closing, shared by all files of this process."""
 _PAGES: Final = 256
 """Copied between two calls of it."""
 
@@ -49,6 +57,49 @@ def backup(conn: sqlite3.Connection, database: Path, target: Path, progress: Pro
                 os.unlink(f"{part}{end}")
 
 
+async def live(
+    connected: Callable[[], AbstractContextManager[sqlite3.Connection]],
+    database: Path,
+    target: Path,
+    progress: Progress,
+) -> None:
+    """`backup` in a thread; `progress` is called on this event loop. When cancelled it ends after the current step."""
+    stopped, failed, bridge = threading.Event(), list[BaseException](), Bridge()
+
+    def on_loop(done: int, total: int) -> None:
+        try:
+            progress(done, total)
+        except BaseException as error:
+            failed.append(error)
+            stopped.set()
+
+    def tell(done: int, total: int) -> None:
+        if stopped.is_set():
+            raise InterruptedError
+        bridge.post(partial(on_loop, done, total))
+
+    def work() -> None:
+        with connected() as conn:
+            backup(conn, database, target, tell)
+
+    async def stop_when_cancelled() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            stopped.set()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(stop_when_cancelled)
+        try:
+            await threads.run(work)
+        except Exception as error:  # raised outside of the group, which would wrap it
+            failed.append(error)
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        group.cancel_scope.cancel()
+    if failed:
+        raise failed[0]
+
+
 def _copy(conn: sqlite3.Connection, copy: sqlite3.Connection, database: Path, progress: Progress) -> None:
     """In one read transaction: else every write of another process would begin it again."""
     with files.translating(database):
@@ -60,9 +111,7 @@ def _copy(conn: sqlite3.Connection, copy: sqlite3.Connection, database: Path, pr
     finally:
         conn.execute("ROLLBACK")
     copy.execute("PRAGMA journal_mode = DELETE")  # one file, which can be read from a medium that is read-only
-    copy.execute(
-        "DELETE FROM main.aether_owners"
-    )  # none of them runs on the copy, so what they ran is taken back at once
+    copy.execute("DELETE FROM main.aether_owners")  # none of them runs on the copy: what they ran is taken back at once
 
 
 def _verify(copy: sqlite3.Connection, database: Path) -> None:

@@ -44,8 +44,7 @@ def check(path: Path) -> bool:
         except FileNotFoundError:
             return False
         if not stat.S_ISREG(found.st_mode):
-            kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a link" if stat.S_ISLNK(found.st_mode) else "no file"
-            raise irregular(path, kind)
+            raise irregular(path, kind(found))
         if not os.access(path, os.W_OK) or not os.access(path.parent, os.W_OK):
             raise _read_only(path)
     return True
@@ -77,6 +76,11 @@ def same(before: Identity | None, path: Path) -> bool:
     except OSError:
         return False
     return stat.S_ISREG(found.st_mode) and before in (None, (found.st_dev, found.st_ino))
+
+
+def kind(found: os.stat_result) -> str:
+    """What is there instead of a file."""
+    return "a folder" if stat.S_ISDIR(found.st_mode) else "a link" if stat.S_ISLNK(found.st_mode) else "not a file"
 
 
 def irregular(path: Path, kind: str = "a folder") -> StoreIsDirectory:

@@ -10,7 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from aether_bg.errors import StoreBroken, shown
-from aether_bg.model import JobInfo, JobRun, JobStatus, Query, Stats
+from aether_bg.model import JobInfo, JobRun, JobStatus, Purge, Query, Stats
 from aether_bg.plugins.sqlite import reading
 from aether_bg.plugins.sqlite.columns import RUN_COLUMNS, readable_time, to_sorted_json, to_time, to_uuid
 from aether_bg.plugins.sqlite.rows import read_run
@@ -122,6 +122,16 @@ def stats(conn: sqlite3.Connection, size: int, now: str | None) -> Stats:
         size=size,
         by_handler=by_handler,
     )
+
+
+def purgeable(conn: sqlite3.Connection, purge: Purge) -> int:
+    """How many jobs a purge of one status would take; counted as the store takes them, oldest first."""
+    sql, params = "SELECT count(*) FROM main.aether_jobs WHERE status = ?", [int(purge.status or 0)]
+    (total,) = conn.execute(sql, params).fetchone()
+    old = total
+    if purge.before is not None:
+        (old,) = conn.execute(f"{sql} AND handled_time < ?", [*params, to_time(purge.before)]).fetchone()
+    return min(int(old), int(total) if purge.keep is None else max(int(total) - purge.keep, 0))
 
 
 def store_id(conn: sqlite3.Connection) -> UUID:

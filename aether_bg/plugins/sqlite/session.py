@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -15,12 +14,11 @@ from typing import TypeVar
 from uuid import UUID
 
 import anyio
-import anyio.lowlevel
 
-from aether_bg.bridge import Bridge, Threads
+from aether_bg.bridge import Bridge
 from aether_bg.model import Alive, Heartbeat
 from aether_bg.plugins.sqlite import claims, files, queries, reading
-from aether_bg.plugins.sqlite.backup import Progress, backup
+from aether_bg.plugins.sqlite.backup import Progress, live, threads
 from aether_bg.plugins.sqlite.columns import to_time
 from aether_bg.plugins.sqlite.opened import OpenFile, leave, opened
 from aether_bg.plugins.sqlite.operations import Beat, Operation, Rank
@@ -30,8 +28,6 @@ R = TypeVar("R")
 _READERS = 4
 _LOOK = 0.1
 """Seconds between looks at a unit of work that runs."""
-threads = Threads("aether_bg reader")
-"""For opening, reading and closing, shared by all files of this process."""
 
 
 class Session:
@@ -114,41 +110,8 @@ class Session:
             return await threads.run(self.file.read, run)
 
     async def backup(self, target: Path, progress: Progress) -> None:
-        """On a connection of its own. A cancelled one ends after the step it is at."""
-        stopped, failed = threading.Event(), list[BaseException]()
-
-        def on_loop(done: int, total: int) -> None:
-            try:
-                progress(done, total)
-            except BaseException as error:
-                failed.append(error)
-                stopped.set()
-
-        def tell(done: int, total: int) -> None:
-            if stopped.is_set():
-                raise InterruptedError
-            self.bridge.post(partial(on_loop, done, total))
-
-        def work() -> None:
-            with closing(self.file.reader()) as conn:
-                backup(conn, self.file.path, target, tell)
-
-        async def stop_when_cancelled() -> None:
-            try:
-                await anyio.sleep_forever()
-            finally:
-                stopped.set()
-
-        async with anyio.create_task_group() as group:
-            group.start_soon(stop_when_cancelled)
-            try:
-                await threads.run(work)
-            except Exception as error:  # raised outside of the group, which would wrap it
-                failed.append(error)
-            await anyio.lowlevel.checkpoint_if_cancelled()
-            group.cancel_scope.cancel()
-        if failed:
-            raise failed[0]
+        """On a connection of its own."""
+        await live(lambda: closing(self.file.reader()), self.file.path, target, progress)
 
     # -- who lives -------------------------------------------------------------------------------
 

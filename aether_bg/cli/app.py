@@ -1,4 +1,4 @@
-"""The group of all commands, and what becomes of errors: one line on stderr, and an exit code."""
+"""The group of all commands. An error is one line on stderr, and an exit code."""
 
 from __future__ import annotations
 
@@ -10,14 +10,10 @@ from typing import Any, NoReturn
 import click
 
 from aether_bg import __version__
-from aether_bg.cli.backup import backup
-from aether_bg.cli.change import delete, pause, resume, retry, trigger
-from aether_bg.cli.check import check
-from aether_bg.cli.look import explain_, history, list_, show, stats
-from aether_bg.cli.plugins import plugins
-from aether_bg.cli.purge import purge
-from aether_bg.cli.upcoming import next_
-from aether_bg.errors import AetherError, InputError
+from aether_bg.cli.app_commands import next_, plugins
+from aether_bg.cli.read_commands import check, explain_, history, list_, show, stats
+from aether_bg.cli.write_commands import VERBS, backup, purge
+from aether_bg.errors import AetherError, InputError, brief
 from aether_bg.explain import plain
 
 NO, WRONG = 1, 2
@@ -53,12 +49,8 @@ class Commands(click.Group):
             _fail("aether-bg", error.format_message(), NO)
         except AetherError as error:
             _fail("aether-bg", str(error), WRONG if isinstance(error, InputError) else NO)
-        except Exception as error:  # of a kind that no one has thought of: still one line
-            _fail(
-                "aether-bg",
-                f"it cannot go on ({type(error).__name__}: {error}). Run `aether-bg check` on the file.",
-                NO,
-            )
+        except Exception as error:  # unforeseen: still one line
+            _fail("aether-bg", f"it cannot go on ({brief(error)}). Run `aether-bg check` on the file.", NO)
         sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -79,11 +71,10 @@ def _never_fail_to_encode() -> None:
 def cli() -> None:
     """Look at aether_bg jobs, act on them, and preview schedules.
 
-    DB is the database file of an app, JOB a job's id or name. A database in use is safe to operate on; a missing one
-    is never made. Every command has --json. Exit codes: 0 done or yes, 1 no or wrong, 2 usage.
+    DB is the database file of an app, JOB the id or the name of a job. All commands are safe on a database in use, and
+    never create one. Every command has --json. Exit codes: 0 done or yes, 1 no or wrong, 2 usage.
     """
 
 
-for command in (next_, explain_, list_, show, history, stats, retry, delete, pause, resume, trigger, purge, check,
-                backup, plugins):  # fmt: skip
+for command in (next_, explain_, list_, show, history, stats, *VERBS, purge, check, backup, plugins):
     cli.add_command(command)

@@ -1,11 +1,11 @@
-"""`explain`, `list`, `show`, `history`, `stats`: reading, never writing."""
+"""`explain`, `list`, `show`, `history`, `stats`, `check`: they read, and never write."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -13,8 +13,6 @@ import attrs
 import click
 
 from aether_bg import Aether
-from aether_bg.cli.apps import app_option
-from aether_bg.cli.database import database_argument, job_argument, reading
 from aether_bg.cli.output import (
     at,
     fields,
@@ -25,14 +23,16 @@ from aether_bg.cli.output import (
     pretty,
     print_document,
     print_line,
+    progress_bar,
     table,
     zone_of,
 )
-from aether_bg.cli.processes import Process, around, processes
+from aether_bg.cli.stores import app_option, ask, database_argument, find_job, job_argument, read
 from aether_bg.errors import InvalidOption, InvalidSchedule, JobNotFound, shown
-from aether_bg.explain import explain, plain, waiting
-from aether_bg.model import JobInfo, JobRun, JobStatus, Query, Stats
+from aether_bg.explain import Around, explain, plain, waiting
+from aether_bg.model import Finding, JobInfo, JobRun, JobStatus, Process, Query, Stats
 from aether_bg.model.plain import to_plain
+from aether_bg.protocols import Inspection
 from aether_bg.schedule import load
 
 STATUSES = [status.name.lower() for status in JobStatus]
@@ -45,7 +45,7 @@ STATUSES = [status.name.lower() for status in JobStatus]
 @local_option
 @app_option
 @json_option
-def explain_(database: Path, job: str, limit: int, local: bool, app: Aether | None, as_json: bool) -> None:
+def explain_(database: str, job: str, limit: int, local: bool, app: Aether | None, as_json: bool) -> None:
     """Did it run, and if not, why not? In sentences.
 
     Says when it is due, who claimed it, its attempts and their errors, what was skipped and why, and what it waits
@@ -54,10 +54,13 @@ def explain_(database: Path, job: str, limit: int, local: bool, app: Aether | No
     \b
     aether-bg explain jobs.db send-email-order-123
     """
-    with reading(database) as db:
-        row = db.job(job)
-        runs = db.history(row.id, limit)
-        facts = around(processes(db))
+
+    async def question(store: Inspection) -> tuple[JobInfo, Sequence[JobRun], list[Process]]:
+        row = await find_job(store.store_find, job)
+        return row, await store.store_history(row.id, limit), await store.processes()
+
+    row, runs, known = read(database, question)
+    facts = Around.of(known)
     now = datetime.now(UTC)
     zone = zone_of(local) or now.astimezone().tzinfo or UTC
     schedule = None
@@ -87,7 +90,7 @@ def explain_(database: Path, job: str, limit: int, local: bool, app: Aether | No
 @local_option
 @json_option
 def list_(
-    database: Path, status: tuple[str, ...], handler: str | None, metadata: tuple[str, ...], order: Any, limit: int,
+    database: str, status: tuple[str, ...], handler: str | None, metadata: tuple[str, ...], order: Any, limit: int,
     after: str | None, local: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """List jobs, oldest first.
@@ -102,12 +105,14 @@ def list_(
         status=tuple(JobStatus[name.upper()] for name in status) or None, handler_name=handler,
         metadata=dict(map(_pair, metadata)) or None, order=order, limit=limit + 1, after=_id(after),
     )  # fmt: skip
-    with reading(database) as db:
-        if query.after is not None and not db.find(Query(ids=(query.after,))):
-            raise JobNotFound(
-                f"--after {query.after}", "there is no such job, so no page after it", "It may have been purged."
-            )
-        found = db.find(query)
+
+    async def question(store: Inspection) -> Sequence[JobInfo]:
+        if query.after is not None and not await store.store_find(Query(ids=(query.after,))):
+            rule = "there is no such job, so no page after it"
+            raise JobNotFound(f"--after {query.after}", rule, "It may have been purged.")
+        return await store.store_find(query)
+
+    found = read(database, question)
     page = found[:limit]
     if as_json:
         for job in page:
@@ -130,14 +135,13 @@ def list_(
 @job_argument
 @local_option
 @json_option
-def show(database: Path, job: str, local: bool, as_json: bool) -> None:
+def show(database: str, job: str, local: bool, as_json: bool) -> None:
     """Show one job, with its metadata and payload.
 
     \b
     aether-bg show jobs.db send-email-order-123 --json
     """
-    with reading(database) as db:
-        row = db.job(job)
+    row = read(database, lambda store: find_job(store.store_find, job))
     if as_json:
         print_document(row)
     else:
@@ -150,7 +154,7 @@ def show(database: Path, job: str, local: bool, as_json: bool) -> None:
 @click.option("--limit", type=click.IntRange(1, 100_000), default=20, show_default=True)
 @local_option
 @json_option
-def history(database: Path, job: str, limit: int, local: bool, as_json: bool) -> None:
+def history(database: str, job: str, limit: int, local: bool, as_json: bool) -> None:
     """Show a job's attempts and missed occurrences.
 
     Newest first; with --json one a line.
@@ -158,9 +162,11 @@ def history(database: Path, job: str, limit: int, local: bool, as_json: bool) ->
     \b
     aether-bg history jobs.db Backup --limit 50
     """
-    with reading(database) as db:
-        row = db.job(job)
-        runs = db.history(row.id, limit)
+
+    async def question(store: Inspection) -> Sequence[JobRun]:
+        return await store.store_history((await find_job(store.store_find, job)).id, limit)
+
+    runs = read(database, question)
     if as_json:
         for run in runs:
             print_line(run)
@@ -179,14 +185,17 @@ def history(database: Path, job: str, limit: int, local: bool, as_json: bool) ->
 @database_argument
 @local_option
 @json_option
-def stats(database: Path, local: bool, as_json: bool) -> None:
+def stats(database: str, local: bool, as_json: bool) -> None:
     """Count jobs, and list the processes that run them.
 
     \b
     aether-bg stats jobs.db --json
     """
-    with reading(database) as db:
-        counts, running = db.stats(), processes(db)
+
+    async def question(store: Inspection) -> tuple[Stats, list[Process]]:
+        return await store.store_stats(), await store.processes()
+
+    counts, running = read(database, question)
     if as_json:
         print_document({**to_plain(counts), "total": counts.total, "processes": running})
         return
@@ -204,6 +213,41 @@ def stats(database: Path, local: bool, as_json: bool) -> None:
             ["PROCESS", "STATE", "PID", "HOST", "STARTED", "LAST BEAT", "HANDLERS"],
             (_process(process, local) for process in running),
         )
+
+
+@click.command()
+@database_argument
+@click.option("--quick", is_flag=True, help="SQLite's quick_check instead of its integrity_check.")
+@json_option
+def check(database: str, quick: bool, as_json: bool) -> None:
+    """Check a database, its rows, and whether its jobs run.
+
+    Looks at the file, its schema, rows that contradict each other, jobs of processes that are gone, due jobs for which
+    no process has a handler, and declarations that a live process could not apply.
+
+    Exit code 1 when something is wrong. What may be in order (a long queue, a large WAL) is a note and does not count.
+
+    \b
+    aether-bg check jobs.db
+    """
+    with progress_bar("checking") as bar:
+        report = ask(database, "check", lambda check: check(quick=quick, progress=partial(bar.update, 1)))
+    problems = [finding for finding in report.findings if finding.level == "problem"]
+    if as_json:
+        print_document({"ok": report.ok, "schema": report.schema, "findings": report.findings})
+    else:
+        if report.findings:
+            table(
+                ["LEVEL", "CODE", "COUNT", "MESSAGE"],
+                ([finding.level, finding.code, str(finding.count), _message(finding)] for finding in report.findings),
+            )
+        click.echo(f"problems: {len(problems)}" if problems else f"ok (schema {report.schema})")
+    if problems:
+        raise click.exceptions.Exit(1)
+
+
+def _message(finding: Finding) -> str:
+    return finding.message + (f" ({', '.join(finding.examples)})" if finding.examples else "")
 
 
 def status_of(job: JobInfo) -> str:

@@ -1,0 +1,58 @@
+"""What is found by looking at a store from outside: the processes that use it, and what is wrong with it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+from uuid import UUID
+
+import attrs
+from attrs import field
+from attrs.validators import deep_iterable, instance_of
+
+
+@attrs.frozen(kw_only=True)
+class Process:
+    """One owner. `state`: alive; dead (its lock is free); silent (no heartbeat for a minute, by the wall clock).
+
+    `problems`: declarations that it could not apply.
+    """
+
+    id: UUID
+    state: Literal["alive", "dead", "silent"]
+    host: str = field(validator=instance_of(str))
+    pid: int = field(validator=instance_of(int))
+    started_at: datetime = field(validator=instance_of(datetime))
+    beat_at: datetime = field(validator=instance_of(datetime))
+    handlers: frozenset[str] = field(validator=deep_iterable(instance_of(str)))
+    problems: tuple[str, ...] = field(validator=deep_iterable(instance_of(str)))
+
+    @property
+    def name(self) -> str:
+        return f"process {self.pid} on {self.host}"
+
+
+@attrs.frozen(kw_only=True)
+class Finding:
+    """One thing that a check found. A problem needs action, a note may be in order.
+
+    `examples`: ids or texts of the first few of `count`.
+    """
+
+    level: Literal["problem", "note"]
+    code: str
+    message: str
+    count: int = 1
+    examples: list[str] = field(factory=list)
+
+
+@attrs.frozen(kw_only=True)
+class Report:
+    """The answer of a check. `schema`: the newest schema step of the store; None where it could not be read."""
+
+    schema: str | None
+    findings: tuple[Finding, ...]
+
+    @property
+    def ok(self) -> bool:
+        return all(finding.level != "problem" for finding in self.findings)

@@ -1,0 +1,282 @@
+"""Is the file sound, do its rows agree, and does some process run its jobs?"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import anyio
+import attrs
+
+from aether_bg.errors import InvalidSchedule, shown
+from aether_bg.explain import OVERDUE
+from aether_bg.model import Finding, Process, Report, Unreadable
+from aether_bg.plugins.sqlite.columns import JOB_COLUMNS, RUN_COLUMNS, to_time
+from aether_bg.plugins.sqlite.inspection import PROCESSES, Inspection, opened, read_process
+from aether_bg.plugins.sqlite.reading import any_text
+from aether_bg.plugins.sqlite.rows import REMEDY, read_job, read_run
+from aether_bg.plugins.sqlite.schema import READY, STEPS, applied, migrations
+from aether_bg.schedule import load
+
+_MOST: Final = 5
+"""Examples of each finding."""
+_SETTLING: Final = 1.5
+"""Seconds that a live process is given to take back what a dead one held, before that is a finding."""
+_LARGE_WAL: Final = 64 * 1024 * 1024
+
+Findings = list[Finding]
+Row = tuple[Any, ...]
+
+
+async def check(path: Path, quick: bool, progress: Callable[[], object]) -> Report:
+    """What `SQLiteStore.check()` returns. A damaged file is not read any further."""
+    async with opened(path, ours=False) as db:
+        db.bounded.ticked = progress
+        found = await db.ask(partial(_file, quick=quick), long=True)
+        if any(finding.code == "damaged" for finding in found):
+            return Report(schema=None, findings=tuple(found))
+        await db.refuse_others()
+        schema = (await db.ask(applied))[-1]
+        missing = await db.ask(_schema)
+        if not missing:  # otherwise the queries below may fail for lack of a column
+            found += await db.ask(_contradictions, long=True)
+            found += await db.ask(_broken_rows, long=True)
+            found += await _unattended(db)
+            found += _wal(db.wal_size())
+    return Report(schema=schema, findings=(*found, *missing))
+
+
+# -- the file ------------------------------------------------------------------------------------
+
+
+def _file(conn: sqlite3.Connection, quick: bool) -> Findings:
+    pragma = "quick_check" if quick else "integrity_check"
+    try:
+        with any_text(conn):
+            said = [str(row[0]) for row in conn.execute(f"PRAGMA {pragma}({_MOST})")]
+    except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_CORRUPT:
+            raise
+        said = [str(error)]
+    if said != ["ok"]:
+        lines = [line.strip() for text in said for line in text.splitlines() if line.strip()]
+        message = "SQLite finds the file damaged: restore a backup, or save what `.recover` can read"
+        return _found("damaged", message, lines)
+    broken = conn.execute("PRAGMA foreign_key_check").fetchall()
+    examples = [f"{row[0]} row {row[1]}" if row[1] else str(row[0]) for row in broken]
+    return _found("foreign_keys", "rows refer to rows that do not exist", examples)
+
+
+def _found(code: str, message: str, examples: Sequence[str], *, count: int | None = None) -> Findings:
+    """A problem, if there are examples of it."""
+    if not examples:
+        return []
+    count = len(examples) if count is None else count
+    return [Finding(level="problem", code=code, message=message, count=count, examples=list(examples[:_MOST]))]
+
+
+def _as_notes(findings: Iterable[Finding]) -> Findings:
+    return [attrs.evolve(finding, level="note") for finding in findings]
+
+
+def _schema(conn: sqlite3.Connection) -> Findings:
+    """Its tables, columns and indexes against those of a new database."""
+    from sqlite_utils import Database
+
+    fresh = Database(memory=True, execute_plugins=False)
+    try:
+        migrations().apply(fresh)
+        missing = sorted(_shape(fresh.conn) - _shape(conn))
+    finally:
+        fresh.close()
+    return _found("schema", f"the schema is not that of {STEPS[-1]}: parts are missing", missing)
+
+
+def _shape(conn: sqlite3.Connection) -> set[str]:
+    names = conn.execute("SELECT type, name FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'").fetchall()
+    shape = {f"{kind} {name}" for kind, name in names if kind in ("table", "index")}
+    for kind, name in names:
+        if kind == "table":
+            columns = conn.execute("SELECT name FROM pragma_table_info(?)", [name])
+            shape |= {f"column {name}.{column}" for (column,) in columns}
+    return shape
+
+
+def _wal(size: int) -> Findings:
+    message = f"the WAL has {size / 1024**2:,.0f} MiB: a program has been reading for long, or a process was killed"
+    return [Finding(level="note", code="wal_size", count=size, message=message)] if size > _LARGE_WAL else []
+
+
+# -- rows ----------------------------------------------------------------------------------------
+
+CONTRADICTIONS: Final = (
+    ("status", "id", "main.aether_jobs WHERE status NOT IN (SELECT id FROM main.aether_job_status)",
+     "have no known status"),
+    ("not_due", "id", "main.aether_jobs WHERE status = 0 AND (due_at IS NULL OR occurrence IS NULL)",
+     "are SCHEDULED without a due instant and will never run: delete them, and enqueue them again"),
+    ("due_though_ended", "id", "main.aether_jobs WHERE status > 1 AND due_at IS NOT NULL",
+     "have ended but have a due instant"),
+    ("no_owner", "id", "main.aether_jobs WHERE status = 1 AND owner IS NULL", "are RUNNING but belong to no process"),
+    ("no_attempt", "j.id",
+     "main.aether_jobs j LEFT JOIN main.aether_runs r ON r.job_id = j.id AND r.token = j.seq AND r.gap = 0 "
+     "AND r.outcome IS NULL WHERE j.status = 1 AND r.job_id IS NULL",
+     "are RUNNING without an open row of history"),
+    ("open_attempt", "r.job_id",
+     "main.aether_runs r JOIN main.aether_jobs j ON j.id = r.job_id WHERE r.outcome IS NULL "
+     "AND NOT (j.status = 1 AND j.seq = r.token)",
+     "have an open row of history though no attempt runs"),
+)  # fmt: skip
+
+
+def _contradictions(conn: sqlite3.Connection) -> Findings:
+    """What no sequence of the kernel's own writes leaves behind."""
+    conn.execute("BEGIN")  # one moment for all of it
+    try:
+        return [
+            finding
+            for code, column, rows, message in CONTRADICTIONS
+            for finding in _rows(conn, code, column, rows, f"jobs {message}")
+        ]
+    finally:
+        conn.execute("ROLLBACK")
+
+
+def _broken_rows(conn: sqlite3.Connection) -> Findings:
+    """Rows that no process can read: they are set aside, and do not run."""
+    tables: tuple[tuple[str, str, str, Callable[[Row], str | None], str], ...] = (
+        ("unreadable", "jobs", f"{', '.join(JOB_COLUMNS)} FROM main.aether_jobs", _wrong_in_job,
+         ": they do not run; delete them, and enqueue them again"),
+        ("unreadable_history", "history", f"{', '.join(RUN_COLUMNS)} FROM main.aether_runs", _wrong_in_run, ""),
+        ("unreadable_process", "processes", PROCESSES, _wrong_in_process, ""),
+    )  # fmt: skip
+    found: Findings = []
+    for code, what, source, wrong, remedy in tables:
+        count, examples, first = 0, list[str](), ""
+        with any_text(conn):
+            for row in conn.execute(f"SELECT {source}"):
+                if (said := wrong(row)) is not None:
+                    count, first = count + 1, first or said
+                    examples += [row[0] if isinstance(row[0], str) else shown(row[0])] if count <= _MOST else []
+        found += _found(code, f"rows of {what} cannot be read, {first}{remedy}", examples, count=count)
+    return found
+
+
+def _wrong_in_job(row: Row) -> str | None:
+    job = read_job(row)
+    if isinstance(job, Unreadable):
+        return (job.last_error or "").removesuffix(f". {REMEDY}")
+    if isinstance(job.payload, str) and not row[JOB_COLUMNS.index("payload")].lstrip().startswith('"'):
+        return f"payload is {shown(job.payload)}, not JSON"
+    return None
+
+
+def _wrong_in_run(row: Row) -> str | None:
+    error = read_run(row).error or ""
+    prefix = "its row cannot be read: "
+    return error.removeprefix(prefix) if error.startswith(prefix) and error != row[RUN_COLUMNS.index("error")] else None
+
+
+def _wrong_in_process(row: Row) -> str | None:
+    return "an id, an instant or its handlers" if read_process(row, datetime.now(UTC)) is None else None
+
+
+# -- rows that wait ------------------------------------------------------------------------------
+
+
+async def _unattended(db: Inspection) -> Findings:
+    """Looks twice where a live process may be about to act."""
+    known = await db.processes()
+    held, due = await db.ask(partial(_held, known=known)), await db.ask(partial(_no_handler, known=known))
+    if (held or due) and any(process.state == "alive" for process in known):
+        await anyio.sleep(_SETTLING)
+        known = await db.processes()
+        held = held and await db.ask(partial(_held, known=known))
+        due = due and await db.ask(partial(_no_handler, known=known))
+    found = [*held, *due, *await db.ask(_unreadable_schedules)]
+    for process in known:
+        if process.state == "silent":
+            message = f"{process.name} has given no sign since {process.beat_at:%Y-%m-%d %H:%M:%SZ}: is it stopped?"
+            found.append(Finding(level="note", code="silent", message=message, examples=[str(process.id)]))
+        if process.state == "alive":
+            message = f"{process.name} could not apply declarations"
+            found += _as_notes(_found("declarations", message, process.problems))
+    return found + await db.ask(partial(_late, known=known))
+
+
+def _held(conn: sqlite3.Connection, known: list[Process]) -> Findings:
+    not_dead = [str(process.id) for process in known if process.state != "dead"]
+    rows = f"main.aether_jobs WHERE status = 1 AND owner NOT IN ({_places(not_dead)})"
+    message = "jobs are RUNNING in processes that are gone: the next process that starts takes them back"
+    return _rows(conn, "orphaned", "id", rows, message, *not_dead)
+
+
+def _no_handler(conn: sqlite3.Connection, known: list[Process]) -> Findings:
+    live, handlers = _live(known)
+    rows = f"main.aether_jobs WHERE {READY} AND due_at <= ? AND handler_name NOT IN ({_places(handlers)})"
+    params = (_ago(1), *handlers)
+    if not live:
+        message = "jobs are due and no live process runs jobs here: start the app"
+        return _rows(conn, "no_process", "id", rows, message, *params)
+    found = _rows(conn, "no_handler", "id", rows, "jobs are due whose handler no live process has", *params)
+    sql = f"SELECT handler_name, min(due_at) FROM {rows} GROUP BY 1 ORDER BY 2 LIMIT {_MOST}"
+    names = [f"{name} since {since}" for name, since in _all(conn, sql, *params)] if found else []
+    return [attrs.evolve(finding, examples=names) for finding in found]
+
+
+def _unreadable_schedules(conn: sqlite3.Connection) -> Findings:
+    """Due jobs whose schedule the built-in language cannot read: some process must have the plugin that can."""
+    sql = "SELECT expression_value, timezone, min(due_at), count(*) FROM main.aether_jobs"
+    found = []
+    for text, zone, since, count in _all(
+        conn, f"{sql} WHERE {READY} AND due_at <= ? GROUP BY 1, 2 ORDER BY 3", _ago(1)
+    ):
+        if not isinstance(text, str) or not isinstance(zone, str | None):
+            continue
+        try:
+            load(text, zone)
+        except InvalidSchedule:
+            found.append((f"{shown(text)} since {since}", since, count))
+    if not found:
+        return []
+    return [
+        Finding(
+            level="problem" if found[0][1] <= _ago(OVERDUE) else "note", code="unreadable_schedule",
+            count=sum(count for *_, count in found), examples=[text for text, *_ in found[:_MOST]],
+            message="jobs are due whose schedule only a plugin can read: is a process that has it alive?",
+        )
+    ]  # fmt: skip
+
+
+def _late(conn: sqlite3.Connection, known: list[Process]) -> Findings:
+    _, handlers = _live(known)
+    rows = f"main.aether_jobs WHERE {READY} AND due_at <= ? AND handler_name IN ({_places(handlers)})"
+    message = f"jobs are more than {OVERDUE:g} s late: all slots are taken, or the scheduler does not call (see health)"
+    return _as_notes(_rows(conn, "overdue", "id", rows, message, _ago(OVERDUE), *handlers))
+
+
+def _live(known: list[Process]) -> tuple[list[Process], list[str]]:
+    live = [process for process in known if process.state == "alive"]
+    return live, sorted({name for process in live for name in process.handlers})
+
+
+def _rows(conn: sqlite3.Connection, code: str, column: str, rows: str, message: str, *params: Any) -> Findings:
+    ((count,),) = _all(conn, f"SELECT count(*) FROM {rows}", *params)
+    examples = _all(conn, f"SELECT {column} FROM {rows} LIMIT {_MOST}", *params) if count else []
+    return _found(code, message, [str(row[0]) for row in examples], count=count)
+
+
+def _all(conn: sqlite3.Connection, sql: str, *params: Any) -> list[Row]:
+    with any_text(conn):
+        return conn.execute(sql, params).fetchall()
+
+
+def _ago(seconds: float) -> str | None:
+    return to_time(datetime.now(UTC) - timedelta(seconds=seconds))
+
+
+def _places(values: list[str]) -> str:
+    return ", ".join("?" * len(values))
