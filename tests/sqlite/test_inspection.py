@@ -14,6 +14,7 @@ from aether_bg import Aether, JobStatus, StoreError
 from aether_bg.model import Purge, Query
 from aether_bg.plugins.sqlite import SQLiteStore
 
+pytestmark = pytest.mark.anyio
 Make = Callable[..., Aether]
 
 
