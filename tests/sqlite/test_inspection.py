@@ -49,7 +49,9 @@ async def test_inspection_writes_nothing(make_app: Make, path: Path) -> None:
 async def test_check_reports_findings_as_values(make_app: Make, path: Path) -> None:
     ticks: list[int] = []
     store = SQLiteStore(path)
-    async with make_app() as app:
+    app = make_app()
+    app.handler("Work")(lambda: None)
+    async with app:
         await app.enqueue("Work", "later", schedule="@daily")
         report = await store.check(quick=True, progress=lambda: ticks.append(1))
         assert (report.ok, report.schema, report.findings) == (True, "m001_initial", ())
