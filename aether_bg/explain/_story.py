@@ -17,7 +17,7 @@ from aether_bg.schedule import Schedule, load
 _MOST_NAMES: Final = 6
 _WORDS: Final = {
     RunOutcome.TIMED_OUT: "timed out",
-    RunOutcome.SKIPPED: "skipped, later than the grace allows",
+    RunOutcome.SKIPPED: "skipped, later than the grace allows or due during a pause",
     RunOutcome.COALESCED: "coalesced, one run stands for all that were missed",
     RunOutcome.OVERLAPPED: "not run, due while the previous run was still going",
     RunOutcome.RELEASED: "put back by a stop, not counted",
@@ -222,7 +222,12 @@ class Story:
                 tries += f" and {job.crash_count} crashes" if job.crash_count else ""
                 return [f"It failed for good at {when}{tries}: {first_line(job.last_error)}. `retry` runs it again."]
             case JobStatus.CANCELLED if job.last_error == "expired":
-                return [f"It expired: at {when} it was too late to be run. Enqueue it again, or `retry`."]
+                ended = job.until is not None and job.handled_time is not None and job.until < job.handled_time
+                if ended:
+                    remedy = 'Enqueue it with a later one, under another name or with if_exists="replace".'
+                    return [f"It expired: at {when}, when it could have begun, its `until` had passed. {remedy}"]
+                grace = f'its grace of {job.misfire_grace:g} s allows (misfire="skip")'
+                return [f"It expired: at {when} it was later than {grace}. `retry` runs it now."]
             case JobStatus.CANCELLED:
                 by = f" by {plain(job.modified_by)}" if job.modified_by else ""
                 name = "" if job.holds_name else "; its name is free"
@@ -236,6 +241,7 @@ class Story:
         if run.outcome is None:
             return f"- attempt {run.attempt} of {self._at(run.occurrence)}: running since {self._at(run.started_at)}"
         words = _WORDS.get(run.outcome, run.outcome.replace("_", " "))
+        words = "skipped" if run.error == "expired" else words
         error = f": {first_line(run.error)}" if run.error else ""
         if run.started_at is None:
             which = f"the occurrence of {self._at(run.occurrence)}"

@@ -118,6 +118,37 @@ async def test_an_end_is_an_end_within_the_grace_too(work: Aether, clock: FakeCl
         assert (await job_of(app)).last_error == "expired"
 
 
+@pytest.mark.parametrize("misfire", ["once", "skip", "all"])
+async def test_an_end_passes_during_a_pause_too(
+    work: Aether, clock: FakeClock, ran: list[JobContext], misfire: Any
+) -> None:
+    async with work as app:
+        await app.enqueue("Work", "job", schedule=MINUTE, until=NOW + HOUR, misfire=misfire)
+        await app.pause("job")
+        clock.advance(hours=2)
+        await app.resume("job")
+        await app.drain()
+        assert (await job_of(app)).last_error == "expired"
+        assert ran == []
+        assert "its `until` had passed" in await app.explain("job")
+        await app.enqueue("Work", "job", until=NOW + DAY, if_exists="replace")
+        await app.drain()
+        assert len(ran) == 1
+
+
+async def test_what_is_said_of_a_late_one_shot_can_be_done(
+    work: Aether, clock: FakeClock, ran: list[JobContext]
+) -> None:
+    async with work as app:
+        await app.enqueue("Work", "job", schedule=MINUTE, misfire="skip")
+        clock.advance(hours=2)
+        await app.drain()
+        assert 'grace of 10 s allows (misfire="skip"). `retry` runs it now.' in await app.explain("job")
+        await app.retry("job")
+        await app.drain()
+        assert len(ran) == 1
+
+
 async def test_later_attempts_do_not_expire(fake_app: Aether, clock: FakeClock) -> None:
     app, tries = fake_app, []
 

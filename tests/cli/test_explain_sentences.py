@@ -121,7 +121,8 @@ STORIES: list[tuple[str, JobInfo, list[JobRun], Around, list[str]]] = [
         "It waits for that instant.",
         "- the occurrence of 2026-03-01 11:59:30Z: not run, due while the previous run was still going",
         "- attempt 1 of 2026-03-01 11:59:00Z: completed at 2026-03-01 11:59:02Z after 2 s",
-        "- 3 occurrences from 2026-03-01 11:55:00Z to 2026-03-01 11:58:20Z: skipped, later than the grace allows",
+        "- 3 occurrences from 2026-03-01 11:55:00Z to 2026-03-01 11:58:20Z: skipped, later than the grace allows "
+        "or due during a pause",
     ]),
     ("running", job(status=JobStatus.RUNNING, attempt=1, owner=OTHER, started_at=at(-90)), [run(None)], ALIVE, [
         "'send-1' (Send, id 00000000-0000-0000-0000-000000000001) is RUNNING.",

@@ -132,10 +132,11 @@ def _late(job: JobInfo, now: datetime) -> bool:
 
 
 def _expired(job: JobInfo, plan: Plan, now: datetime) -> bool:
-    """A one-shot that is not to run any more. Late is what comes after `due_at`, which a verb may have moved to now."""
-    due = job.due_at or now
-    if plan.until is not None and now > max(plan.until, due + _IN_TIME):
+    """A one-shot that is not to run any more. An end is an end, whatever verb has moved `due_at` to now; late is what
+    comes after `due_at`."""
+    if plan.until is not None and now > max(plan.until, (job.occurrence or now) + _IN_TIME):
         return True
+    due = job.due_at or now
     return job.misfire == "skip" and now - due > timedelta(seconds=job.misfire_grace)
 
 
