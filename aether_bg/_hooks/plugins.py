@@ -64,6 +64,8 @@ class Plugins:
     def __init__(self) -> None:
         self.pm = plugin_manager()
         self.all: list[Any] = []
+        self._hooks: dict[int, set[str]] = {}
+        """By id of the plugin: looking for them takes a while, and each layer asks."""
 
     def register(self, plugin: Any) -> None:
         """Raises a `PluginError` that names plugin, hook and remedy."""
@@ -82,16 +84,14 @@ class Plugins:
             )  # fmt: skip
         for attribute, function, options in found:
             _check(name, attribute, function, options)
+        self._hooks[id(plugin)] = {options.get("specname") or attribute for attribute, _, options in found}
         self.pm.register(plugin)
         self.all.append(plugin)
 
     def owners(self, layer: str) -> list[Any]:
         """The plugins that implement something of a layer."""
         hooks = set(LAYERS[layer]) | ({"schedule_arm"} if layer == "scheduling" else set())
-        return [plugin for plugin in self.all if hooks & self.hooks_of(plugin)]
-
-    def hooks_of(self, plugin: object) -> set[str]:
-        return {options.get("specname") or attribute for attribute, _, options in implementations(plugin)}
+        return [plugin for plugin in self.all if hooks & self._hooks[id(plugin)]]
 
     def check_layers(self) -> None:
         """One owner per layer, and all of it. Raises `LayerConflict` or `IncompleteLayer`."""
@@ -101,7 +101,7 @@ class Plugins:
                 names = " and ".join(name_of(owner) for owner in owners)
                 raise LayerConflict(f"layer {layer}", f"{names} both own it", "Pass one of them.")
             for owner in owners:
-                if missing := [hook for hook in hooks if hook not in self.hooks_of(owner)]:
+                if missing := [hook for hook in hooks if hook not in self._hooks[id(owner)]]:
                     raise IncompleteLayer(
                         f"plugin {name_of(owner)}", f"it owns the {layer} layer but lacks {', '.join(missing)}",
                         "Implement all of its hooks: a layer has one owner.",
