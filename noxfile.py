@@ -27,7 +27,7 @@ EXAMPLES = [
 CORE = ["app", "handlers", "kernel", "model", "plugins", "rules", "schedule", "sqlite"]
 
 # more than cores: most tests wait for processes and clocks
-WORKERS = str(min(8, 2 * (os.cpu_count() or 1)))
+WORKERS = str(min(8, 3 * (os.cpu_count() or 1)))
 
 nox.options.sessions = ["tests", "lint", "types"]
 nox.options.error_on_missing_interpreters = False

@@ -16,7 +16,7 @@ import pytest
 from aether_bg import Aether, InvalidHandler, JobContext, JobStatus, errors
 from aether_bg.testing import FakeClock
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
 
 Make = Callable[..., Aether]
 HOUR = timedelta(hours=1)

@@ -17,7 +17,7 @@ from aether_bg import Aether, Backoff, GiveUp, JobContext, JobStatus, UnitOfWork
 from aether_bg.model import Failure, GiveUpNow
 from aether_bg.testing import FakeClock
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
 DOCUMENT = "docs/how-to/logging.md"
 FIELDS = [row[0].strip("`") for row in table(DOCUMENT, "Fields")]
 

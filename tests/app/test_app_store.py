@@ -14,7 +14,7 @@ from aether_bg import Aether, InputError, InvalidOption, InvalidTransition, JobN
 from aether_bg.model import Query
 from aether_bg.testing import FakeClock
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
 HOUR = timedelta(hours=1)
 
 

@@ -25,7 +25,7 @@ from aether_bg import (
 )
 from aether_bg.testing import FakeClock
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from aether_bg import Aether, JobNotFound, hookimpl, schedule
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
 
 
 async def test_slots_handlers_pause_and_this_process(make_app: Callable[..., Aether]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 from engines import with_one_engine
 
 from aether_bg.testing.contracts import scheduler_contract
 
+pytestmark = pytest.mark.one_loop
 globals().update(scheduler_contract(with_one_engine(), name="push"))
