@@ -15,7 +15,7 @@ from aether_bg import Aether, Backoff, JobContext, JobInfo, JobStatus, RunOutcom
 from aether_bg._kernel import clocks
 from aether_bg.testing import FakeClock
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
 
 DAY = timedelta(days=1)
 NOON = datetime(2030, 6, 5, 12, 0, 10, tzinfo=UTC)

@@ -16,7 +16,7 @@ import pytest
 
 from aether_bg import Aether, GiveUp, RunOutcome, Snooze
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
 
 
 class Seen(list[Any]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import aether_bg
@@ -11,6 +12,7 @@ import aether_bg
 ROOT = Path(aether_bg.__file__).parent
 
 
+@cache
 def modules() -> dict[str, Path]:
     found = {}
     for file in ROOT.rglob("*.py"):
@@ -47,7 +49,12 @@ def imports(name: str, file: Path, *, typing: bool = False, lazy: bool = True) -
                 for case in getattr(node, "cases", []):
                     yield from walk(case.body, inner)
 
-    yield from walk(ast.parse(file.read_text(encoding="utf-8")).body, False)
+    yield from walk(parsed(file).body, False)
+
+
+@cache
+def parsed(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
 
 
 def ours(name: str, **which: bool) -> set[str]:
