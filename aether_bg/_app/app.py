@@ -80,9 +80,12 @@ class Aether(OwnerVerbs):
         self.calls = Calls(self.plugins)
 
     def __repr__(self) -> str:
-        store, *_ = [*self.plugins.owners("persistence"), None]
         state = "running" if self._run is not None else "not running"
-        return f"<Aether {store!r} {len(list(self.handlers))} handlers, {state}>"
+        return f"<{self._title()} {len(list(self.handlers))} handlers, {state}>"
+
+    def _title(self) -> str:
+        store, *_ = [*self.plugins.owners("persistence"), None]
+        return f"Aether {store!r}"
 
     # -- before the start ------------------------------------------------------------------------
 
@@ -208,7 +211,7 @@ class Aether(OwnerVerbs):
 
     def _make_run(self, *, client: bool) -> Run:
         parts = Parts(self.options, self.calls, self.handlers, self.dependencies, self.declared)
-        return Run(parts, repr(self), client=client)
+        return Run(parts, f"<{self._title()}>", client=client)
 
     def _before_start(self, verb: str) -> None:
         if self._run is not None:

@@ -59,6 +59,7 @@ def converter(own: Mapping[Any, tuple[Unstructure, Unstructure]]) -> JsonConvert
     made.register_structure_hook(Enum, _member)
     _factories(made, _is_enum, lambda of, _: _member, lambda of, _: _enum_value)
     made.register_unstructure_hook_func(lambda of: of in (Any, object), lambda value: value)
+    made.register_structure_hook_func(partial(operator.is_, object), lambda value, _: value)  # as Any
     for bare, write in _BARE.items():  # without types, what is inside is JSON
         made.register_unstructure_hook_func(partial(operator.is_, bare), write)
     _factories(made, lambda of: get_origin(of) is Literal, _literal, lambda of, _: _enum_value)

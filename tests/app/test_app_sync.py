@@ -78,6 +78,7 @@ async def test_a_verb_on_another_loop_raises_at_once(work: Aether, backend: Any)
             began = time.monotonic()
             with pytest.raises(WrongLoop, match=r"app\.sync") as caught:
                 await anyio.to_thread.run_sync(elsewhere)
+            assert "not running" not in str(caught.value)
             assert "client=True" in str(caught.value), name
             assert time.monotonic() - began < SOON, name
         assert (await work.health())["ok"]

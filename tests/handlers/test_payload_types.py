@@ -168,6 +168,7 @@ GOOD: list[tuple[Any, Any]] = [
     (datetime, datetime(2026, 10, 25, 2, 30, tzinfo=BERLIN)),
     (datetime, datetime(2026, 10, 25, 2, 30, fold=1, tzinfo=BERLIN)),
     (datetime, WHEN.astimezone(timezone(timedelta(hours=5, minutes=45)))),
+    (dict[str, object], {"a": [1, {"b": None}], "c": 1.5}), (object, {"a": [1]}), (list[object], [1, "a"]),
     (dict[str, Any], {"a": [1, {"b": None}], "c": 1.5}), (dict, {"a": [1]}), (list, [1, "a"]), (set, {1, 2}),
     (Any, {"a": [True, 1, 1.0, "x", None]}), (Uncompared, Uncompared("a")),
     (Holds, Holds(mixed="2030-01-01", base=Base("a"), number=3, several={Color.RED})),
@@ -206,6 +207,7 @@ BAD: list[tuple[Any, Any, str]] = [
     (Point, Point(1, WHEN.replace(tzinfo=None)), "zone"),  # type: ignore[arg-type]
     # what would come back as another type
     (datetime | str, WHEN, "come back as.*str"), (Holds, Holds(mixed=WHEN), r"\$\.mixed"),
+    (dict[str, object], {"at": WHEN}, r"\$\.at.*datetime"), (object, (1, 2), "tuple"),
     (dict[str, Any], {"at": WHEN}, r"\$\.at.*datetime"), (dict, {"at": WHEN}, "datetime"),
     (list, [UUID(int=1)], "UUID"),
     (list[Any], [Decimal(1)], "Decimal"), (Any, {"a": (1, 2)}, r"\$\.a.*tuple"),
