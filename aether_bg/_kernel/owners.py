@@ -59,7 +59,7 @@ class Owners:
         """Mark this owner as stopping, so that what its end interrupts is no crash (docs/protocol.md, S7)."""
         wait = 0.0
         with self._announcing:
-            while True:
+            while not self._announcing.cancel_called:  # the store may be closed by then
                 with suppress(StoreError):  # if it never succeeds, `leave` reports why
                     await self._beat(stopping=True)
                     return

@@ -58,6 +58,7 @@ OURS = [
     "CREATE TRIGGER t AFTER INSERT ON AETHER_RUNS BEGIN SELECT 1; END",
     "CREATE INDEX i ON aether_jobs (payload)", "DROP INDEX aether_jobs_ready", "DROP TABLE aether_owners",
     "ALTER TABLE aether_jobs ADD COLUMN x", "ALTER TABLE theirs RENAME TO aether_more",
+    "ALTER TABLE theirs RENAME TO Aether_Jobs_2", "ALTER TABLE aether_runs RENAME TO runs",
     "DELETE FROM aether_jobs", "UPDATE main.aether_jobs SET status = 2", "INSERT INTO aether_meta VALUES ('a', 'b')",
     "REPLACE INTO aether_meta VALUES ('store_id', 'x')",
 ]  # fmt: skip
@@ -77,6 +78,14 @@ async def test_nothing_can_be_put_before_or_into_our_tables(made: Make, path: Pa
                 uow.run(lambda tx: tx.execute(sql))
         job = await app.wait(await app.enqueue("Ok", payload=1), 10)
         assert job.status is JobStatus.COMPLETED
+
+
+async def test_a_table_of_theirs_can_be_altered(made: Make) -> None:
+    async with made() as app, app.unit_of_work() as uow:
+        for sql in ("CREATE TABLE theirs (id)", "ALTER TABLE theirs RENAME TO more", "ALTER TABLE more ADD COLUMN x",
+                    "ALTER TABLE more RENAME COLUMN x TO aether_x",
+                    "ALTER TABLE more DROP COLUMN aether_x"):  # fmt: skip
+            uow.execute(sql)
 
 
 async def test_a_trigger_of_theirs_cannot_touch_ours(made: Make) -> None:
@@ -202,6 +211,70 @@ async def test_a_stop_never_waits_for_a_stuck_connection(made: Make, path: Path)
     finally:
         release.set()
     await anyio.sleep(0.3)
+
+
+async def test_what_waits_behind_a_stuck_unit_or_shares_its_commit_is_given_up(made: Make) -> None:
+    release, seen = threading.Event(), dict[str, BaseException | None]()
+    app = made(unit_timeout=1.5)
+
+    async def attempt(name: str, act: Callable[[], Any]) -> None:
+        try:
+            seen[name] = None
+            await act()
+        except (StoreBusy, UnitOfWorkTimeout) as error:
+            seen[name] = error
+
+    async def unit(fn: Callable[[Any], object]) -> None:
+        async with app.unit_of_work() as uow:
+            uow.run(fn)
+
+    try:
+        async with app:
+            async with anyio.create_task_group() as group:
+                group.start_soon(attempt, "first", partial(unit, lambda tx: time.sleep(0.5)))
+                await anyio.sleep(0.2)  # what follows goes into one batch
+                group.start_soon(attempt, "before", partial(app.enqueue, "Ok", "before", 1, "@daily"))
+                await anyio.sleep(0.05)
+                group.start_soon(attempt, "stuck", partial(unit, lambda tx: release.wait(60)))
+                await anyio.sleep(0.05)
+                group.start_soon(attempt, "after", partial(app.enqueue, "Ok", "after", 1, "@daily"))
+            assert seen["first"] is None
+            assert isinstance(seen["stuck"], UnitOfWorkTimeout)
+            for name in ("before", "after"):
+                assert isinstance(seen[name], StoreBusy)
+                assert "unit of work" in str(seen[name])
+            await anyio.sleep(1.2)  # the scheduler has tried to claim
+            began = time.monotonic()
+        assert time.monotonic() - began < 5
+    finally:
+        release.set()
+    await anyio.sleep(0.5)
+    async with made() as again:
+        assert await again.store.find() == []  # refused means: not stored later either
+
+
+async def test_a_slow_trigger_inside_our_own_statement_is_interrupted(
+    made: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("guard", "operations", "session", "writer"):
+        monkeypatch.setattr(f"aether_bg.plugins.sqlite.{module}.OWN", 0.5)
+    app = made()
+    async with app:
+        async with app.unit_of_work() as uow:
+            uow.execute("CREATE TABLE theirs (job TEXT REFERENCES aether_jobs (id) ON DELETE CASCADE)")
+            endless = f"INSERT INTO theirs SELECT count(*) FROM ({ENDLESS} SELECT i FROM n)"
+            uow.execute(f"CREATE TRIGGER slow AFTER DELETE ON theirs BEGIN {endless}; END")
+        job = await app.wait(await app.enqueue("Ok", payload=1), 10)
+        async with app.unit_of_work() as uow:
+            uow.execute("INSERT INTO theirs VALUES (?)", [str(job.id)])
+        began = time.monotonic()
+        with pytest.raises(StoreBusy, match="trigger"):
+            await app.store.purge()
+        assert time.monotonic() - began < 10
+        assert (await app.wait(await app.enqueue("Ok", payload=1), 10)).status is JobStatus.COMPLETED
+        async with app.unit_of_work() as uow:
+            uow.execute("DROP TRIGGER slow")
+        assert await app.store.purge() == 2
 
 
 async def test_one_instruction_on_enormous_values_is_refused(made: Make) -> None:

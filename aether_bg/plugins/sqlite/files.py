@@ -214,6 +214,14 @@ def stuck(path: Path, unit: str) -> StoreBusy:
     )
 
 
+def slow(path: Path, seconds: float) -> StoreBusy:
+    return StoreBusy(
+        f"database {path}",
+        f"a statement of aether_bg has taken more than {seconds:g} s",
+        "Nothing was changed. Look for a slow trigger on a table of yours that refers to ours, or for a slow disk.",
+    )
+
+
 def gone(path: Path) -> StoreGone:
     return StoreGone(
         f"database {path}",

@@ -10,7 +10,8 @@ from types import TracebackType
 from typing import Any, Final
 
 from aether_bg.errors import DeniedSQL, UnitOfWorkTimeout, shown
-from aether_bg.plugins.sqlite.operations import Operation
+from aether_bg.plugins.sqlite.operations import OWN, Operation
+from aether_bg.plugins.sqlite.schema import foreign_names
 
 LONGEST: Final = 1.0
 """Seconds one stretch of the user's SQL may take before it is interrupted."""
@@ -41,8 +42,6 @@ _MARK: Final = "/* user */ "
 _STEPS_BETWEEN_LOOKS: Final = 10_000
 _STEPS_OF_OURS: Final = 1_000_000
 """A look takes the interpreter lock, so that our own statements end before the first."""
-OWN: Final = 10.0
-"""Seconds for our own statements: a trigger on a table of the user's may run inside them."""
 
 
 class Guard:
@@ -56,6 +55,7 @@ class Guard:
         self._conn = conn
         self._active = False
         self._denied: tuple[str, str, str] | None = None
+        self._altered = False
         self._until = self._unit_until = math.inf
         self._before: dict[int, int] = {}
         conn.set_authorizer(self._authorize)
@@ -72,15 +72,19 @@ class Guard:
                 "a statement in a unit of work", "must not begin while another one runs", "Run it before or after."
             )
         with self:
+            self._altered = False
             cursor = self._conn.execute(_MARK + sql, params)
             try:
-                return _bounded(cursor)
+                rows = _bounded(cursor)
             finally:
                 cursor.close()
+        if self._altered and (taken := foreign_names(self._conn)):  # the authorizer is not given the new name
+            raise DeniedSQL(*_change_of(taken[0]))
+        return rows
 
     def begin(self, op: Operation) -> None:
         """An operation starts: until its end, whatever runs in it is interrupted when it has had its time."""
-        self._unit_until = op.started + (OWN if op.limit is None else op.limit)
+        self._unit_until = op.started + (op.limit or OWN)
         if op.limit is not None:
             self._conn.set_progress_handler(self._overdue, _STEPS_BETWEEN_LOOKS)
 
@@ -116,14 +120,11 @@ class Guard:
                 "Leave it out; the commit happens when the unit ends.",
             )
             return sqlite3.SQLITE_DENY
+        self._altered |= action == sqlite3.SQLITE_ALTER_TABLE
         named = (first,) if action == sqlite3.SQLITE_UPDATE else (first, second)  # the second is a column there
         for name in named:
             if name is not None and name.lower().startswith(_OURS):
-                self._denied = (
-                    f"a change of {name} in a unit of work",
-                    f"what is named {_OURS}… belongs to aether_bg and may only be read",
-                    "Use its verbs (enqueue, update, delete, …), and other names for tables of yours.",
-                )
+                self._denied = _change_of(name)
                 return sqlite3.SQLITE_DENY
         return sqlite3.SQLITE_OK
 
@@ -151,6 +152,14 @@ class Guard:
             ) from error  # fmt: skip
         if self._denied is not None and isinstance(error, sqlite3.DatabaseError):
             raise DeniedSQL(*self._denied) from error
+
+
+def _change_of(name: str) -> tuple[str, str, str]:
+    return (
+        f"a change of {name} in a unit of work",
+        f"what is named {_OURS}… belongs to aether_bg and may only be read",
+        "Use its verbs (enqueue, update, delete, …), and other names for tables of yours.",
+    )
 
 
 def _bounded(cursor: sqlite3.Cursor) -> list[tuple[Any, ...]]:

@@ -8,9 +8,14 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from aether_bg.bridge import Bridge
+
+OWN: Final = 10.0
+"""Seconds for our own statements: a trigger on a table of the user's may run inside them."""
+_SLACK: Final = 0.5
+"""Seconds that SQLite has for an interrupt before what runs counts as stuck."""
 
 
 class Rank(enum.IntEnum):
@@ -26,6 +31,7 @@ class _State(enum.Enum):
     TAKEN = enum.auto()
     EXPIRED = enum.auto()
     RAN = enum.auto()
+    SEALED = enum.auto()
     ABANDONED = enum.auto()
 
 
@@ -33,7 +39,8 @@ class Operation:
     """Something to do inside a write transaction, and what became of it.
 
     PENDING moves once, to TAKEN by the writer or to EXPIRED by its waiter: an expired operation never runs (W2).
-    TAKEN moves once, to RAN by the writer or to ABANDONED by its waiter: an abandoned one is never committed.
+    From TAKEN it moves to RAN and, with the commit, to SEALED by the writer, or before that to ABANDONED by its waiter:
+    an abandoned one is never committed.
     """
 
     __slots__ = (
@@ -77,33 +84,49 @@ class Operation:
         self._lock = threading.Lock()
 
     def take(self) -> bool:
-        return self._move(_State.PENDING, _State.TAKEN)
+        return self._move(_State.TAKEN, _State.PENDING)
 
     def expire(self) -> bool:
-        return self._move(_State.PENDING, _State.EXPIRED)
+        return self._move(_State.EXPIRED, _State.PENDING)
 
     def ran(self) -> bool:
-        return self._move(_State.TAKEN, _State.RAN)
+        return self._move(_State.RAN, _State.TAKEN)
+
+    def seal(self) -> bool:
+        """It is about to be committed."""
+        return self._move(_State.SEALED, _State.RAN)
 
     def again(self) -> None:
         """It has to run once more: what it did went with another's transaction."""
-        self._move(_State.RAN, _State.TAKEN)
+        self._move(_State.TAKEN, _State.RAN, _State.SEALED)
 
     def abandon(self) -> bool:
-        return self._move(_State.TAKEN, _State.ABANDONED)
+        return self._move(_State.ABANDONED, _State.TAKEN, _State.RAN)
 
     @property
     def abandoned(self) -> bool:
         return self._state is _State.ABANDONED
 
     @property
+    def given_up(self) -> bool:
+        return self._state in (_State.ABANDONED, _State.EXPIRED)
+
+    @property
     def overdue(self) -> bool:
         """It runs now, and for longer than it may."""
-        return self.limit is not None and self.started > 0 and time.monotonic() > self.started + self.limit
+        return self._runs_for(0.0)
 
-    def _move(self, before: _State, to: _State) -> bool:
+    @property
+    def stuck(self) -> bool:
+        """It runs now, its waiter has given up, and nothing else can be written until it ends."""
+        return self.abandoned or self._runs_for(_SLACK)
+
+    def _runs_for(self, more: float) -> bool:
+        return self.started > 0 and time.monotonic() > self.started + (self.limit or OWN) + more
+
+    def _move(self, to: _State, *before: _State) -> bool:
         with self._lock:
-            if self._state is not before:
+            if self._state not in before:
                 return False
             self._state = to
             return True

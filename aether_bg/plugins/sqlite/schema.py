@@ -166,6 +166,12 @@ ORDER BY 1
 generated columns under our names. Read from the schema alone, which runs nothing."""
 
 
+def foreign_names(conn: sqlite3.Connection) -> list[str]:
+    """What is named as ours are, and is not."""
+    sql = "SELECT name FROM main.sqlite_master WHERE substr(name, 1, 7) COLLATE NOCASE = 'aether_'"
+    return [name for (name,) in conn.execute(sql) if name not in (*_NAMES, MIGRATIONS)]
+
+
 def refuse_foreign(conn: sqlite3.Connection, path: object) -> None:
     """Raises `TablesTaken` for a file that would run SQL of others inside our statements."""
     found = [name for (name,) in conn.execute(FOREIGN, {"names": json.dumps([*_NAMES, MIGRATIONS])})]

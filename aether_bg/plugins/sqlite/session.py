@@ -21,13 +21,13 @@ from aether_bg.plugins.sqlite import claims, files, queries, reading
 from aether_bg.plugins.sqlite.backup import Progress, live, threads
 from aether_bg.plugins.sqlite.columns import to_time
 from aether_bg.plugins.sqlite.opened import OpenFile, leave, opened
-from aether_bg.plugins.sqlite.operations import Beat, Operation, Rank
+from aether_bg.plugins.sqlite.operations import OWN, Beat, Operation, Rank
 from aether_bg.plugins.sqlite.writer import too_long
 
 R = TypeVar("R")
 _READERS = 4
 _LOOK = 0.1
-"""Seconds between looks at a unit of work that runs."""
+"""Seconds between looks at whether a write goes on."""
 
 
 class Session:
@@ -63,10 +63,10 @@ class Session:
         *,
         theirs: bool = False,
         limit: float | None = None,
-        name: Callable[[], str] = str,
+        name: Callable[[], str] = lambda: "a statement of aether_bg",
     ) -> R:
-        """Have the writer run it; wait for the commit. Only what has not begun can be given up (PROTOCOL W2), and what
-        runs for longer than `limit` seconds: it is never committed then.
+        """Have the writer run it; wait for the commit. It is given up, and never committed then, while it has not begun
+        (docs/protocol.md, W2), when it runs for longer than `limit` seconds, and when another one is stuck.
 
         `theirs`: it runs the user's SQL, whose errors come out as they are; others as a `StoreError`.
         """
@@ -79,14 +79,13 @@ class Session:
         )
         writer.submit(op)
         try:
-            with anyio.move_on_after(self._busy + 0.5):
-                await self._finished(op, finished)
+            await self._finished(op, finished)
         finally:
-            if not (finished.is_set() or op.abandoned or op.expire()):
+            if not (finished.is_set() or op.given_up or op.expire()):
                 with anyio.CancelScope(shield=True):
                     await self._finished(op, finished)
-        if op.abandoned:
-            raise too_long(op)
+        if op.abandoned and op.overdue:
+            raise files.slow(self.file.path, OWN) if limit is None else too_long(op)
         if not finished.is_set():
             raise files.stuck(self.file.path, stuck.name()) if (stuck := writer.stuck) else files.busy(self.file.path)
         if op.error is not None:
@@ -95,14 +94,15 @@ class Session:
         return result
 
     async def _finished(self, op: Operation, finished: anyio.Event) -> None:
-        """Wait for it, or, where it has a limit, until it has run for longer."""
+        """Wait for it, or until it can be given up."""
         while not finished.is_set():
-            if op.limit is None:
-                await finished.wait()
-                return
             with anyio.move_on_after(_LOOK):
                 await finished.wait()
-            if not finished.is_set() and op.overdue and op.abandon():
+                return
+            stuck = self.file.writer.stuck is not None
+            if (stuck or (op.limit is not None and op.overdue)) and op.abandon():
+                return
+            if (stuck or time.monotonic() > op.deadline + 0.5) and op.expire():
                 return
 
     async def read(self, run: Callable[[sqlite3.Connection], R]) -> R:

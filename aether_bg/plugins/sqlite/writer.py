@@ -15,10 +15,10 @@ from uuid import UUID
 
 from aether_bg.errors import StoreError, UnitOfWorkTimeout
 from aether_bg.plugins.sqlite import files
-from aether_bg.plugins.sqlite.guard import OWN, Guard
+from aether_bg.plugins.sqlite.guard import Guard
 from aether_bg.plugins.sqlite.hold import Hold
 from aether_bg.plugins.sqlite.locks import WriteLock
-from aether_bg.plugins.sqlite.operations import Beat, Operation, Rank
+from aether_bg.plugins.sqlite.operations import OWN, Beat, Operation, Rank
 
 log = logging.getLogger("aether_bg.sqlite")
 
@@ -71,7 +71,7 @@ class Writer:
     def stuck(self) -> Operation | None:
         """What runs now, and for longer than it may: nothing else can be written until it ends."""
         current = self.current
-        return current if current is not None and current.overdue else None
+        return current if current is not None and current.stuck else None
 
     # -- from other threads ----------------------------------------------------------------------
 
@@ -162,9 +162,11 @@ class Writer:
             op.result = op.run(self._conn)
         except BaseException as error:  # the user's code runs here; whatever it raises is the operation's
             op.error = error
-        late, self.current = op.limit is not None and self.guard.out_of_time, None
+        late, self.current = self.guard.out_of_time, None
         self.guard.end(op)
-        if not op.ran() or (late and not isinstance(op.error, UnitOfWorkTimeout)):
+        if op.limit is None and late and op.error is not None:
+            op.error = files.slow(self._path, OWN)
+        if not op.ran() or (op.limit is not None and late and not isinstance(op.error, UnitOfWorkTimeout)):
             op.error = too_long(op)
         if not self._conn.in_transaction:
             return
@@ -177,6 +179,9 @@ class Writer:
             self._conn.execute("RELEASE one")
 
     def _end(self, ran: list[Operation]) -> list[Operation]:
+        if not all(op.seal() or op.error is not None for op in ran):  # given up while another one kept it waiting
+            self._conn.execute("ROLLBACK")
+            return self._each_alone(ran)
         try:
             self._conn.execute("COMMIT")
         except sqlite3.IntegrityError as error:  # a deferred constraint of the user's tables: one of them breaks it
