@@ -125,6 +125,8 @@ class Store(Persistence, Opening, Protocol):
     `app.store.backup()` calls: a copy of all that is committed, verified, under a name that did not exist. For the
     command line it may have two more, which work while the store is not open: `inspect()`, an async context manager
     that gives an `Inspection`, and `async check(*, quick: bool, progress: Callable[[], object]) -> Report`.
+
+    If it runs SQL it has an attribute `placeholder`, which says how its SQL marks a parameter: `"?"` or `"%s"`.
     """
 
 

@@ -27,6 +27,7 @@ from aether_bg.model.claims import (
     Claimed,
     Fired,
     Heartbeat,
+    Owner,
     begun_run,
 )
 from aether_bg.model.events import (
@@ -97,6 +98,7 @@ __all__ = [
     "JobType",
     "Misfire",
     "Missed",
+    "Owner",
     "Problem",
     "Process",
     "Purge",

@@ -131,12 +131,12 @@ class JobContext:
 
     @property
     def token(self) -> int:
-        """The fencing token: only its holder can record an outcome (PROTOCOL C1)."""
+        """The fencing token: only its holder can record an outcome (docs/protocol.md, C1)."""
         return self.job.seq
 
     @property
     def idempotency_key(self) -> str:
-        """The same for every attempt at this occurrence: a unique key for effects elsewhere (PROTOCOL W9)."""
+        """The same for every attempt at this occurrence: a unique key for effects elsewhere (docs/protocol.md, W9)."""
         return f"{self.job.id}/{self.occurrence:%Y-%m-%dT%H:%M:%S.%fZ}"
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
@@ -18,8 +18,8 @@ class Claim:
     """Take due rows for `owner`: up to `limit` of these handlers, or exactly (`job_id`, `seq`).
 
     A row can be taken when it is SCHEDULED, due at `now`, and not paused or `manual`; the owner's row must exist
-    (PROTOCOL P4). Taking means: RUNNING, seq + 1, attempt + 1, owner, and a history row, all in one transaction.
-    Rows with two crashes or more are left out unless `suspect`, and then at most one is taken (PROTOCOL R3).
+    (docs/protocol.md, P4). Taking means: RUNNING, seq + 1, attempt + 1, owner, and a history row, in one transaction.
+    Rows with two crashes or more are left out unless `suspect`, and then at most one is taken (docs/protocol.md, R3).
     `unreadable`: schedules, as (expression_value, timezone), that this process cannot read; rows with them are left to
     other processes and do not count for `next_due`. An exact claim does not look at `unreadable`.
     """
@@ -58,6 +58,12 @@ class Claim:
             started_at=self.now, modified_at=self.now,
         )  # fmt: skip
 
+    def answer(self, taken: Sequence[JobInfo], jobs: Iterable[JobInfo]) -> Claimed:
+        """What to answer once `taken` are written. `jobs`: all rows after that."""
+        alone = any(job.suspect for job in taken)
+        rest = (job for job in jobs if self.asks_for(job) and not (alone and job.suspect))
+        return Claimed(jobs=tuple(taken), next_due=min((job.due_at for job in rest if job.due_at), default=None))
+
 
 def begun_run(taken: JobInfo) -> JobRun:
     """The history row that a claim writes with the row it has taken."""
@@ -81,18 +87,18 @@ def _no() -> bool:
 
 @attrs.frozen(kw_only=True)
 class Heartbeat:
-    """I am alive (PROTOCOL P). `join`: register a new owner; `leave`: withdraw it; `recovered`: owners whose rows have
-    been taken back: they are registered no longer, and what proved them dead (a lock) can be let go.
+    """This owner is alive (docs/protocol.md, P1 to P7). `join`: register it; `leave`: withdraw it; `recovered`: dead
+    owners whose jobs have been taken back: remove their rows, and release what proved them dead (a lock).
 
-    `stopping`: this owner has begun to stop. The mark stays until its row is gone: its handlers are advertised no
-    longer, and what it still holds when its process ends counts as interrupted by the stop, not as crashed.
+    `stopping`: this owner has begun to stop. The mark stays until its row is gone: its handlers are no longer
+    advertised, and what it still holds when its process ends counts as interrupted by the stop, not as crashed.
 
     `stop_asked` says, in any thread, whether the process has been asked to stop. The store calls it often, off the
     event loop, and sets the same mark once it is true: a handler may block the loop until the process ends.
 
     Until `keep_for` seconds from now the store renews the beat by itself every `interval` seconds, off the
-    event loop. `now` serves to tell which handlers have due rows. `problems`: declarations that this owner could not
-    apply, in words; a store that people can look at keeps them with the owner, another may leave them out.
+    event loop. `now` decides which handlers have due rows. `problems`: declarations that this owner could not apply, in
+    words. A store that people can look at keeps them with the owner; others may ignore them.
     """
 
     owner: UUID
@@ -108,12 +114,23 @@ class Heartbeat:
     problems: tuple[str, ...] = ()
 
 
+@attrs.frozen
+class Owner:
+    """What a store keeps about a registered owner: its counter, its handlers, and whether it is stopping."""
+
+    beat: int
+    handlers: tuple[str, ...]
+    stopping: bool = False
+
+
 @attrs.frozen(kw_only=True)
 class Alive:
-    """The answer. `known`: this owner's row exists; `beats`: each owner's counter, to be compared with the
-    observer's own clock; `dead`: proven dead; `stopping`: those of `beats` that have said so; `running`: (job id, seq)
+    """The answer. `known`: this owner's row exists; `beats`: each owner's counter, which the observer compares with its
+    own monotonic clock; `dead`: proven dead; `stopping`: those of `beats` that are stopping; `running`: (job id, seq)
     of what this owner holds; `advertised`: handlers of the owners that are not stopping; `due`: handlers that have due
-    rows; `size`: bytes of the store, 0 where unknown."""
+    rows; `size`: bytes of the store, asked only of a beat with `join`, 0 if unknown; `now`: the time by the clock of a
+    store's server (aware), by which all its processes then decide what is due; None where the processes share a clock.
+    """
 
     store_id: UUID
     known: bool = True
@@ -124,13 +141,35 @@ class Alive:
     advertised: frozenset[str] = frozenset()
     due: frozenset[str] = frozenset()
     size: int = 0
+    now: datetime | None = None
+
+    @classmethod
+    def of(
+        cls, beat: Heartbeat, store_id: UUID, owners: Mapping[UUID, Owner], jobs: Iterable[JobInfo],
+        dead: Iterable[UUID] = (),
+    ) -> Alive:  # fmt: skip
+        """The answer to `beat`. `owners`: those registered; `jobs`: all rows, or at least the RUNNING and due ones;
+        `dead`: registered owners that are proven dead."""
+        jobs = list(jobs)
+        running = [job for job in jobs if job.status is JobStatus.RUNNING]
+        orphaned = {job.owner for job in running if job.owner is not None} - owners.keys() - {beat.owner}
+        return cls(
+            store_id=store_id,
+            known=beat.owner in owners,
+            beats={id_: owner.beat for id_, owner in owners.items()},
+            dead=(*orphaned, *dead),
+            stopping=frozenset(id_ for id_, owner in owners.items() if owner.stopping),
+            running=tuple((job.id, job.seq) for job in running if job.owner == beat.owner),
+            advertised=frozenset(name for owner in owners.values() if not owner.stopping for name in owner.handlers),
+            due=frozenset(job.handler_name for job in jobs if job.claimable(beat.now)),
+        )
 
 
 class Fired(StrEnum):
-    """What the door answers a trigger (PROTOCOL C2)."""
+    """How `fire` answers a trigger (docs/protocol.md, C2)."""
 
     CLAIMED = "claimed"
     CONSUMED = "consumed"
-    """Old news: acknowledge it and do nothing."""
+    """Out of date: acknowledge it and do nothing."""
     RETRY = "retry"
     """Not now: deliver it again later."""

@@ -95,16 +95,16 @@ class JobInfo:
     paused: bool = False
 
     seq: int = 0
-    """The fencing number (PROTOCOL C1): while RUNNING, the token of the attempt."""
+    """The fencing number (docs/protocol.md, C1): while RUNNING, the token of the attempt."""
     schedule_rev: int = 0
     """Raised by whatever changes the row without moving seq."""
     armed_seq: int = -1
-    """The seq that the scheduler durably holds (PROTOCOL D4)."""
+    """The seq that the scheduler durably holds (docs/protocol.md, D4)."""
     manual: bool = False
-    """Asked for by `trigger`: can be claimed though paused; the claim clears it (PROTOCOL U3)."""
+    """Asked for by `trigger`: can be claimed though paused; the claim clears it (docs/protocol.md, U3)."""
     off_schedule: bool = False
     """The waiting or running occurrence is one more than the schedule has: it moves neither `last_occurrence` nor
-    `occurrences` (PROTOCOL U3)."""
+    `occurrences` (docs/protocol.md, U3)."""
     trigger_pending: bool = False
     """Triggered while RUNNING: one more run afterwards."""
     crash_count: int = 0
@@ -116,7 +116,7 @@ class JobInfo:
     attempt: int = 0
     """Attempts begun at the current occurrence."""
     holds_name: bool = True
-    """False once cancelled or replaced: the name is free again (PROTOCOL N1)."""
+    """False once cancelled or replaced: the name is free again (docs/protocol.md, N1)."""
     owner: UUID | None = None
     """The process that runs it now."""
     started_at: datetime | None = None
@@ -202,6 +202,14 @@ class JobRun:
     owner: UUID | None = None
     last_occurrence: datetime | None = None
     count: int = 1
+
+    def repeats(self, other: JobRun) -> bool:
+        """Both completed one occurrence, under two tokens: a store refuses the second (docs/protocol.md, C6)."""
+        return (
+            self.outcome is other.outcome is RunOutcome.COMPLETED
+            and (self.job_id, self.occurrence) == (other.job_id, other.occurrence)
+            and self.token != other.token
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Every field as plain JSON, as `JobInfo.to_dict`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, Literal
@@ -110,6 +111,27 @@ class Stats:
     runs: int = 0
     size: int = 0
     by_handler: Mapping[str, Mapping[str, int]] = field(factory=dict)
+
+    @classmethod
+    def of(
+        cls, store_id: UUID, jobs: Iterable[JobInfo], now: datetime, *, owners: int, runs: int, size: int = 0
+    ) -> Stats:
+        """The counts of `jobs`, which has every row."""
+        jobs, by_handler = list(jobs), dict[str, Counter[str]]()
+        for job in jobs:
+            by_handler.setdefault(job.handler_name, Counter())[job.status.name.lower()] += 1
+        counts: dict[str, Any] = sum(by_handler.values(), Counter[str]())
+        return cls(
+            store_id=store_id,
+            **counts,
+            paused=sum(job.paused and not job.status.terminal for job in jobs),
+            due=sum(job.claimable(now) for job in jobs),
+            oldest_due=min((job.due_at for job in jobs if job.waiting and job.due_at), default=None),
+            owners=owners,
+            runs=runs,
+            size=size,
+            by_handler=by_handler,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Every field as plain JSON, as `JobInfo.to_dict`."""

@@ -31,7 +31,7 @@ class Definition:
 
 @attrs.frozen(kw_only=True, slots=False)  # made for every outcome; see JobInfo
 class Change:
-    """The whole new state of one row, guarded by the seq and schedule_rev it was decided on (PROTOCOL C1).
+    """The whole new state of one row, guarded by the seq and schedule_rev it was decided on (docs/protocol.md, C1).
 
     `job_id, seq, schedule_rev` are expected; `next_seq, next_rev` and everything below are written. `definition`
     None leaves the author's part as it is. `runs` are written whole, by (job_id, token, gap).
@@ -99,6 +99,11 @@ class Insert:
 
     job: JobInfo
 
+    @property
+    def wakes(self) -> bool:
+        """Whether schedulers of other processes must look again once it is committed: something new may be due."""
+        return self.job.status is JobStatus.SCHEDULED
+
 
 @attrs.frozen
 class Update:
@@ -106,13 +111,26 @@ class Update:
 
     change: Change
 
+    @property
+    def wakes(self) -> bool:
+        return self.change.status is JobStatus.SCHEDULED
+
 
 @attrs.frozen
 class Call:
-    """Run a plain function of the user's inside the transaction. Result: what it returns. `name`: for messages."""
+    """Run a plain function of the user's inside the transaction. Result: what it returns. `name`: for messages.
+
+    The function may read before it writes, so a store runs it while it holds its write lock, or on a connection of its
+    own that other writes need not wait for. It is short: a store may end one that takes seconds. After a `StoreBusy`
+    the whole transaction may be carried out again, and the function with it.
+    """
 
     fn: Callable[[Transaction], Any]
     name: str = "a function"
+
+    @property
+    def wakes(self) -> bool:
+        return True
 
 
 Write: TypeAlias = Insert | Update | Call

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import ChainMap, Counter
+from collections import ChainMap
 from collections.abc import Callable, MutableMapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
-from typing import Any, TypeAlias
+from typing import TypeAlias
 from uuid import UUID, uuid4
 
 from aether_bg.errors import NameHeld, Stale, StoreRefused, Unsupported
@@ -25,10 +25,9 @@ from aether_bg.model import (
     Insert,
     JobInfo,
     JobRun,
-    JobStatus,
+    Owner,
     Purge,
     Query,
-    RunOutcome,
     Stats,
     Update,
     Write,
@@ -77,8 +76,9 @@ class MemoryStore:
                 self._write(write, jobs, runs)
             self._jobs.update(jobs.maps[0])  # nothing can fail from here on
             self._runs.update(runs.maps[0])
-        for wake in list(self._wakes):
-            wake()
+        if any(write.wakes for write in writes):
+            for wake in list(self._wakes):
+                wake()
         return [None] * len(writes)
 
     def _write(self, write: Write, jobs: Jobs, runs: Runs) -> None:
@@ -116,10 +116,7 @@ class MemoryStore:
             for job in taken:
                 self._jobs[job.id] = job
                 self._runs[job.id, job.seq, 0] = begun_run(job)
-            alone = any(job.suspect for job in taken)
-            rest = [job for job in self._jobs.values() if claim.asks_for(job) and not (alone and job.suspect)]
-            later = [job.due_at for job in rest if job.due_at is not None]
-            return Claimed(jobs=tuple(taken), next_due=min(later, default=None))
+            return claim.answer(taken, self._jobs.values())
 
     # -- owners: all of them live in this process --------------------------------------------------
 
@@ -129,29 +126,20 @@ class MemoryStore:
             now = time.monotonic()
             if beat.join or beat.owner in self._owners:
                 self._owners[beat.owner] = beat, now + beat.keep_for
-            self._stopping |= {beat.owner} if beat.stopping else set()
-            self._stopping |= {owner for owner, (last, _) in self._owners.items() if last.stop_asked()}
+            if beat.stopping and beat.owner in self._owners:
+                self._stopping.add(beat.owner)
             for gone in (*beat.recovered, *([beat.owner] if beat.leave else [])):
                 self._owners.pop(gone, None)
-            self._stopping &= self._owners.keys()
-            running = [job for job in self._jobs.values() if job.status is JobStatus.RUNNING]
-            return Alive(
-                store_id=self._id,
-                known=beat.owner in self._owners,
-                beats={  # computed from the time that has passed: no thread has to keep it going
-                    owner: int(min(now, until) / last.interval) for owner, (last, until) in self._owners.items()
-                },
-                dead=tuple({job.owner for job in running if job.owner} - self._owners.keys() - {beat.owner}),
-                running=tuple((job.id, job.seq) for job in running if job.owner == beat.owner),
-                stopping=frozenset(self._stopping),
-                advertised=frozenset(
-                    name
-                    for owner, (last, _) in self._owners.items()
-                    if owner not in self._stopping
-                    for name in last.handlers
-                ),
-                due=frozenset(job.handler_name for job in self._jobs.values() if job.claimable(beat.now)),
-            )
+            return Alive.of(beat, self._id, self._registered(now), self._jobs.values())
+
+    def _registered(self, now: float) -> dict[UUID, Owner]:
+        """Beats are computed from the time that has passed, so no thread has to keep them going."""
+        self._stopping |= {owner for owner, (beat, _) in self._owners.items() if beat.stop_asked()}
+        self._stopping &= self._owners.keys()
+        return {
+            owner: Owner(int(min(now, until) / beat.interval), beat.handlers, owner in self._stopping)
+            for owner, (beat, until) in self._owners.items()
+        }
 
     # -- reading and retention ---------------------------------------------------------------------
 
@@ -171,19 +159,8 @@ class MemoryStore:
     @hookimpl
     async def store_stats(self) -> Stats:
         with self._lock:
-            jobs, now, by_handler = self._jobs.values(), datetime.now(UTC), dict[str, Counter[str]]()
-            for job in jobs:
-                by_handler.setdefault(job.handler_name, Counter())[job.status.name.lower()] += 1
-            counts: dict[str, Any] = sum(by_handler.values(), Counter[str]())
-            return Stats(
-                store_id=self._id,
-                **counts,
-                paused=sum(job.paused and not job.status.terminal for job in jobs),
-                due=sum(job.claimable(now) for job in jobs),
-                oldest_due=min((job.due_at for job in jobs if job.waiting and job.due_at), default=None),
-                owners=len(self._owners),
-                runs=len(self._runs),
-                by_handler=by_handler,
+            return Stats.of(
+                self._id, self._jobs.values(), datetime.now(UTC), owners=len(self._owners), runs=len(self._runs)
             )
 
     @hookimpl
@@ -203,9 +180,5 @@ class MemoryStore:
 
 def _check_completed(run: JobRun, runs: Runs) -> None:
     """An occurrence completes once (docs/protocol.md, C6)."""
-    if run.outcome is RunOutcome.COMPLETED and any(
-        done.outcome is run.outcome and done.occurrence == run.occurrence and done.token != run.token
-        for done in runs.values()
-        if done.job_id == run.job_id
-    ):
+    if any(run.repeats(done) for done in runs.values()):
         raise StoreRefused(f"job {run.job_id}", f"its occurrence {run.occurrence} has completed already")

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from uuid import UUID, uuid4
 
 import attrs
@@ -44,7 +44,7 @@ class Faulty:
 
     @hookimpl
     async def lifecycle_start(self, kernel: Kernel, stack: AsyncExitStack) -> None:
-        await self._inner.lifecycle_start(kernel, stack)
+        await self._do("lifecycle_start", kernel, stack)
 
     @hookimpl
     async def store_transact(self, writes: Sequence[Write]) -> Sequence[object]:
@@ -233,6 +233,14 @@ async def purges_the_living(store: SQLiteStore, purge: Purge) -> Any:
     return await store.store_purge(purge)
 
 
+async def wakes_nobody(store: SQLiteStore, kernel: Kernel, stack: AsyncExitStack) -> None:
+    class Deaf:
+        def __getattr__(self, name: str) -> Any:
+            return (lambda: None) if name == "wake" else getattr(kernel, name)
+
+    await store.lifecycle_start(cast(Kernel, Deaf()), stack)
+
+
 def _made(**faults: Hook) -> Callable[[Path], Any]:
     return lambda place: Faulty(SQLiteStore(place / "jobs.db"), **faults)
 
@@ -257,6 +265,7 @@ STORES: dict[str, tuple[str, str, Callable[[Path], Any]]] = {
     "all suspects at once": ("R3", "suspects_come_alone", _made(store_claim=all_suspects)),
     "never due again": ("store_claim", "when_the_next_is_due", _made(store_claim=never_due_again)),
     "beats only when asked": ("P3", "the_beat_goes_on_by_itself", _made(store_heartbeat=beats_only_when_asked)),
+    "wakes nobody": ("store_transact", "others_are_woken", _made(lifecycle_start=wakes_nobody)),
     "holds nothing": ("C5", "what_an_owner_holds", _made(store_heartbeat=holds_nothing)),
     "forgets the stop": ("S7", "a_stop_is_announced", _made(store_heartbeat=forgets_the_stop)),
     "waits for the loop": ("S7", "a_stop_is_announced_off_the_loop", _made(store_heartbeat=waits_for_the_loop)),

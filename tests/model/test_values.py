@@ -9,9 +9,9 @@ from uuid import UUID, uuid4
 import attrs
 import pytest
 
-from aether_bg import JobInfo, JobStatus
-from aether_bg.model import Claim, Purge, Query, begun_run
-from aether_bg.testing.contracts.values import a_job, change
+from aether_bg import JobInfo, JobStatus, RunOutcome
+from aether_bg.model import Alive, Call, Claim, Heartbeat, Insert, Owner, Purge, Query, Stats, Update, begun_run
+from aether_bg.testing.contracts.values import a_job, a_run, change
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -95,3 +95,47 @@ def test_purge_selects_terminal_jobs_oldest_first() -> None:
     assert Purge(status=JobStatus.COMPLETED, keep=3).select(ended) == [ended[3]]
     assert Purge(before=NOW - timedelta(days=2)).select(ended) == [ended[3]]
     assert Purge(status=JobStatus.FAILED).select(ended) == []
+
+
+def test_claim_answers_when_the_next_row_is_due() -> None:
+    claim, first, second = a_claim(limit=1), due(-2), due(-1)
+    taken = [claim.take(job) for job in claim.choose([first, second])]
+    assert claim.answer(taken, [*taken, second]).next_due == second.due_at
+    suspects = [claim.take(due(-2, crash_count=2)), due(-1, crash_count=2)]
+    assert claim.answer(suspects[:1], suspects).next_due is None  # the other one waits until this one has ended
+
+
+def test_alive_says_who_is_there_and_what_is_held_and_due() -> None:
+    me, other, gone = uuid4(), uuid4(), uuid4()
+    held = {owner: due(-1, status=JobStatus.RUNNING, owner=owner, seq=4) for owner in (me, gone)}
+    beat = Heartbeat(owner=me, handlers=("Work",), now=NOW, interval=5, keep_for=60)
+    owners = {me: Owner(3, ("Work",)), other: Owner(7, ("Mail",), stopping=True)}
+    alive = Alive.of(beat, uuid4(), owners, [*held.values(), due(-1, handler_name="Due"), due(1)])
+    assert (alive.known, alive.beats, alive.dead) == (True, {me: 3, other: 7}, (gone,))
+    assert (alive.stopping, alive.advertised, alive.due) == ({other}, {"Work"}, {"Due"})
+    assert alive.running == ((held[me].id, 4),)
+    assert (alive.size, alive.now) == (0, None)
+    assert not Alive.of(attrs.evolve(beat, owner=uuid4()), uuid4(), owners, []).known
+
+
+def test_stats_count_by_status_and_handler() -> None:
+    jobs = [due(-1), due(1), due(-1, paused=True), a_job(status=JobStatus.FAILED, paused=True, handler_name="Mail")]
+    stats = Stats.of(uuid4(), jobs, NOW, owners=1, runs=2)
+    assert (stats.scheduled, stats.failed, stats.paused, stats.due, stats.oldest_due) == (3, 1, 1, 1, jobs[0].due_at)
+    assert stats.by_handler == {"Work": {"scheduled": 3}, "Mail": {"failed": 1}}
+
+
+def test_an_occurrence_completed_under_another_token_is_a_repeat() -> None:
+    done = a_run(a_job(), token=1, outcome=RunOutcome.COMPLETED, occurrence=NOW)
+    assert attrs.evolve(done, token=2).repeats(done)
+    assert not done.repeats(done)
+    assert not attrs.evolve(done, token=2, outcome=RunOutcome.FAILED).repeats(done)
+    assert not attrs.evolve(done, token=2, occurrence=NOW + timedelta(1)).repeats(done)
+
+
+@pytest.mark.parametrize("status", JobStatus)
+def test_a_write_wakes_others_when_it_leaves_a_scheduled_row(status: JobStatus) -> None:
+    job = a_job(status=status)
+    wakes = status is JobStatus.SCHEDULED
+    assert (Insert(job).wakes, Update(change(job)).wakes) == (wakes, wakes)
+    assert Call(lambda tx: None).wakes

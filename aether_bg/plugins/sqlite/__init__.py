@@ -18,6 +18,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Final
 from uuid import UUID
 
 import anyio
@@ -61,6 +62,9 @@ class SQLiteStore:
     process. `busy`: seconds a write waits for other programs before it raises `StoreBusy`. `unit_timeout`: seconds that
     one unit of work may hold the database before it fails with `UnitOfWorkTimeout`; each statement has one second.
     """
+
+    placeholder: Final = "?"
+    """How SQL in a unit of work marks a parameter; `:name` works as well."""
 
     def __init__(self, path: str | os.PathLike[str], *, busy: float = 5.0, unit_timeout: float = 5.0) -> None:
         if not isinstance(path, str | os.PathLike) or not os.fspath(path) or "\0" in os.fspath(path):

@@ -101,7 +101,7 @@ def named(writes: Sequence[Write]) -> str:
 
 
 def _unbroken(conn: sqlite3.Connection) -> None:
-    """An earlier statement may have taken the whole transaction along; what follows would autocommit (PROTOCOL W1)."""
+    """An earlier statement may have rolled back everything; what follows would autocommit (docs/protocol.md, W1)."""
     if not conn.in_transaction:
         raise StoreError("a unit of work", "its transaction has been rolled back", "Let the first error pass.")
 
@@ -140,7 +140,9 @@ def _save(conn: sqlite3.Connection, changes: list[Change]) -> None:
     if runs:
         try:
             sum(_many(conn, UPSERT_RUNS, runs))
-        except sqlite3.IntegrityError as error:  # aether_runs_completed: an occurrence completes once (PROTOCOL C6)
+        except (
+            sqlite3.IntegrityError
+        ) as error:  # aether_runs_completed: an occurrence completes once (docs/protocol.md, C6)
             raise _refused(error) from error
 
 
@@ -200,7 +202,7 @@ def _name_taken_back(conn: sqlite3.Connection, changes: list[Change]) -> Excepti
 
 
 def purge(conn: sqlite3.Connection, purge: Purge) -> int:
-    """One bite of retention; history goes with its job. Only terminal rows are ever touched (PROTOCOL N5)."""
+    """One bite of retention; history goes with its job. Only terminal rows are ever touched (docs/protocol.md, N5)."""
     if purge.job_id is not None:
         return conn.execute(TRIM_HISTORY, {"job": str(purge.job_id), "history": purge.history}).rowcount
     terms, params = ["status > 1"], list[Any]()

@@ -1,4 +1,4 @@
-"""Claims and the life of owners, inside the open transaction (PROTOCOL C1, C7, P1 to P4, R3)."""
+"""Claims and the life of owners, inside the open transaction (docs/protocol.md, C1, C7, P1 to P4, R3)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MOST_HANDLERS: Final = 50
 READABLE: Final = (
     "AND expression_value || char(10) || coalesce(timezone, '') NOT IN (SELECT value FROM json_each(:unreadable))"
 )
-"""Part of the statements below only while this process knows of schedules that it cannot read (PROTOCOL C8)."""
+"""Part of the statements below only while this process knows schedules that it cannot read (docs/protocol.md, C8)."""
 NEXT_DUE: Final = f"""
 SELECT h.value AS handler, (
     SELECT due_at FROM main.aether_jobs WHERE {READY} AND handler_name = h.value
@@ -56,7 +56,7 @@ def claim(conn: sqlite3.Connection, wanted: Claim) -> tuple[str, datetime | None
     """The rows taken, as JSON (parsed by the caller, off the writer), and the next due instant."""
     owner, now = str(wanted.owner), to_time(wanted.now)
     if conn.execute("SELECT 1 FROM main.aether_owners WHERE id = ?", [owner]).fetchone() is None:
-        return "[]", None  # PROTOCOL P4: the next beat says so
+        return "[]", None  # docs/protocol.md, P4: the next beat says so
     if wanted.job_id is not None:
         ids = conn.execute(EXACTLY, [str(wanted.job_id), wanted.seq, now]).fetchone()[0]
         return _take(conn, ids, owner, now), None

@@ -138,7 +138,7 @@ class Identities:
 
 
 def lost_transaction(error: BaseException) -> bool:
-    """Errors after which SQLite itself may have rolled back everything, for want of disk or I/O (PROTOCOL W1)."""
+    """Errors after which SQLite itself may have rolled back everything: disk, I/O, memory (docs/protocol.md, W1)."""
     return _code(error) in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_CORRUPT)
 
 

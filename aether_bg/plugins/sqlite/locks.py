@@ -1,4 +1,4 @@
-"""OS locks: one for fair writing across processes, one per owner that says "I live" (PROTOCOL P1, P2, P5).
+"""OS locks: one for fair writing across processes, one per owner that says "I live" (docs/protocol.md, P1, P2, P5).
 
 Where the platform has no `flock` the write lock is left to SQLite's own, and owners are judged by lease alone.
 """
@@ -129,7 +129,7 @@ class OwnerLocks:
         return self._database.with_name(f"{self._database.name}-owner-{owner}")
 
     def take(self, owner: UUID) -> None:
-        """Create and lock this owner's file, before its row is inserted (PROTOCOL P1)."""
+        """Create and lock this owner's file, before its row is inserted (docs/protocol.md, P1)."""
         lock = FileLock(self.path(owner), timeout=0, mode=_MODE, thread_local=False)
         with contextlib.suppress(Timeout):  # nobody else knows this UUID; without a lock the lease decides
             lock.acquire()
@@ -183,7 +183,7 @@ class OwnerLocks:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[int | None]:
-    """Open without O_CREAT: probing must never make the file (PROTOCOL P2)."""
+    """Open without O_CREAT: probing must never make the file (docs/protocol.md, P2)."""
     try:
         fd = _open(path)
     except OSError:

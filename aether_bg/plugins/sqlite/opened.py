@@ -168,7 +168,7 @@ class OpenFile:
 
     def forked(self) -> None:
         """In the child: close its copies of our locks without unlocking them, or the child would keep the dead
-        parent alive (PROTOCOL P2)."""
+        parent alive (docs/protocol.md, P2)."""
         if self._lock is not None:
             self._lock.close()
         if self._hold is not None:

@@ -144,7 +144,7 @@ class Session:
             known.keep(beat.keep_for)
 
     def alive(self, conn: sqlite3.Connection, beat: Heartbeat) -> tuple[Alive, list[object]]:
-        """Reads only; probes the locks of the other owners (PROTOCOL P2). Also owners whose ids cannot be read."""
+        """Reads only; probes the locks of other owners (docs/protocol.md, P2). Also owners whose ids cannot be read."""
         file, mine = self.file, self.file.writer.beats.get(beat.owner)
         keep = beat.owner in self._owners  # one that only asks must not hold what others are to recover
         rows: dict[UUID, tuple[int, frozenset[str], bool]] = {}
@@ -168,7 +168,7 @@ class Session:
             running=tuple(queries.running(conn, beat.owner)),
             advertised=frozenset().union(*(handlers for _, handlers, stopping in rows.values() if not stopping)),
             due=frozenset(name for name in due if isinstance(name, str)),
-            size=file.size(),
+            size=file.size() if beat.join else 0,
         )
         return alive, bad
 

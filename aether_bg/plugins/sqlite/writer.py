@@ -1,4 +1,4 @@
-"""One thread owns the write connection; all operations of a moment share a commit (PROTOCOL W1 to W3)."""
+"""One thread owns the write connection; all operations of a moment share a commit (docs/protocol.md, W1 to W3)."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ from aether_bg.testing.contracts import (
     store_owners,
     store_reading,
     store_values,
+    store_waking,
 )
 from aether_bg.testing.contracts.opening import STORE, StoreWorld, plugin_of
 from aether_bg.testing.contracts.policies import POLICY, PolicyWorld
@@ -22,7 +23,16 @@ from aether_bg.testing.contracts.runners import RUNNER, RunnerWorld
 from aether_bg.testing.contracts.scheduling import SCHEDULER, SchedulerWorld
 from aether_bg.testing.contracts.suite import BACKENDS, Contract
 
-_ROOMS = (store_values, store_guards, store_claims, store_owners, store_reading, store_lasting, _schedulers)
+_ROOMS = (
+    store_values,
+    store_guards,
+    store_claims,
+    store_owners,
+    store_reading,
+    store_lasting,
+    store_waking,
+    _schedulers,
+)
 """Imported for their rules, in this order."""
 
 

@@ -34,8 +34,9 @@ from aether_bg.testing.contracts.values import a_job, difference, new_id, now
 class Opened:
     """One opening of a store: its hooks, and the few words in which the checks speak."""
 
-    def __init__(self, hooks: Any) -> None:
+    def __init__(self, hooks: Any, placeholder: str = "?") -> None:
         self._hooks = hooks
+        self.placeholder = placeholder
 
     # -- the hooks -------------------------------------------------------------------------------
 
@@ -113,7 +114,7 @@ class StoreWorld:
         async with AsyncExitStack() as stack:
             store = await plugin_of(self.make(self.place), stack)
             await stack.enter_async_context(Aether(store, scheduler="timer").client())
-            yield Opened(hooks_of(store))
+            yield Opened(hooks_of(store), getattr(store, "placeholder", "?"))
 
     @asynccontextmanager
     async def plugin(self) -> AsyncIterator[Any]:

@@ -114,8 +114,8 @@ async def only_what_is_due(world: StoreWorld) -> None:
         missing = [str(job.due_at) for job in yes if job.id not in taken]
         expect(not missing, f"not taken though due (one of them paused, but `manual`): {missing}")
         manual = next(job for job in claimed if job.id == yes[2].id)
-        expect(not manual.manual, "the claim of a `manual` row did not clear `manual` (PROTOCOL U3)")
-        expect(manual.paused, "the claim of a paused `manual` row ended the pause (PROTOCOL U3)")
+        expect(not manual.manual, "the claim of a `manual` row did not clear `manual` (docs/protocol.md, U3)")
+        expect(manual.paused, "the claim of a paused `manual` row ended the pause (docs/protocol.md, U3)")
 
 
 @STORE.rule("P4", "an owner that is not registered gets nothing", because="it has been taken for dead and taken over")

@@ -26,7 +26,7 @@ async def opened_again(world: StoreWorld) -> None:
         await store.same(full, "a job after the store was closed and opened again")
         expect_same([row.id for row in await store.find()], [row.id for row in rows], "ids of all rows")
         expect_same(await store.history(done.id), history, "the history")
-        expect_same((await store.stats()).store_id, id_, "the store's id (PROTOCOL D3)")
+        expect_same((await store.stats()).store_id, id_, "the store's id (docs/protocol.md, D3)")
         await refused(store.add(a_job(full.job_name)), NameHeld, "a second job under a name held before")
 
 

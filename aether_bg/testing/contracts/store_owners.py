@@ -1,4 +1,4 @@
-"""A store's owners: who is alive, what they hold, and what is left when they are gone (PROTOCOL P)."""
+"""A store's owners: who is alive, what they hold, and what is left when they are gone (docs/protocol.md, P1 to P7)."""
 
 from __future__ import annotations
 
@@ -146,6 +146,15 @@ async def handlers_with_due_rows(world: StoreWorld) -> None:
         expect_same(set((await store.beat(me, now=at)).due), {"Due", "Manual"}, "handlers with due rows")
         later = (await store.beat(me, now=at + timedelta(hours=2))).due
         expect_same(set(later), {"Due", "Later", "Manual"}, "two hours later")
+
+
+@STORE.rule("P2", "a heartbeat's `size` and `now` may be missing", because="not every engine knows them")
+async def what_a_store_may_know(world: StoreWorld) -> None:
+    async with world.open() as store:
+        answer = await store.beat(new_id(), join=True)
+        expect(answer.size >= 0, f"`size` is {answer.size}: say 0 where it is unknown")
+        at = answer.now
+        expect(at is None or at.utcoffset() is not None, f"`now` is {at!r}, which has no time zone")
 
 
 @STORE.rule("D3", "the store has one id", because="a trigger names the store it belongs to")

@@ -148,14 +148,14 @@ async def one_answer_per_write(world: StoreWorld) -> None:
 )  # fmt: skip
 async def sql_is_done_or_refused(world: StoreWorld) -> None:
     async with world.open() as store:
-        job, later = a_job(), a_job()
+        job, later, sql = a_job(), a_job(), f"SELECT 1, {store.placeholder}"
 
         def add_later(tx: Transaction) -> int:
             tx.add(later)
             return 42
 
         try:
-            rows, answer = await store.transact(Call(lambda tx: tx.execute("SELECT 1, ?", ["two"])), Call(add_later))
+            rows, answer = await store.transact(Call(lambda tx: tx.execute(sql, ["two"])), Call(add_later))
         except Unsupported:
             call = Call(lambda tx: 1)
             await refused(store.transact(Insert(job), call), Unsupported, "a Call in a store that has none")
