@@ -133,10 +133,22 @@ _bounded = _Bounded()
 
 def brief(error: BaseException) -> str:
     """Type and message of an error, whatever its `__str__` does."""
+    kind: str = type.__dict__["__name__"].__get__(type(error))  # whatever its metaclass does
     try:
-        return f"{type(error).__name__}: {error}"
+        return f"{kind}: {error}"
     except BaseException:  # a user's __str__ may raise anything, SystemExit included
-        return f"{type(error).__name__} (message unavailable)"
+        return f"{kind} (message unavailable)"
+
+
+def loggable(error: BaseException | None) -> BaseException | None:
+    """For `exc_info`. None where a property of the user's class raises: it would raise in the handlers of the log."""
+    import traceback
+
+    try:
+        traceback.format_exception(error)
+    except BaseException:
+        return None
+    return error
 
 
 class AetherError(Exception):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 import attrs
 
-from aether_bg._handlers.signatures import Shape, hints_of, is_guarded, shape_of, without_none
+from aether_bg._handlers.signatures import Shape, hints_of, is_guarded, shape_of, without_none, without_stale
 from aether_bg.errors import InvalidHandler, UnresolvedDependency, brief, shown
 from aether_bg.model import JobContext
 
@@ -81,7 +81,7 @@ class Dependencies:
             )  # fmt: skip
         if self._registry is None:
             self._registry = _svcs().Registry()
-        self._factories[kind] = make
+        self._factories[kind] = make = without_stale(make)
         self._registry.register_factory(kind, self._wrapped(kind, make), ping=ping)
 
     def knows(self, kind: Any) -> bool:

@@ -39,9 +39,15 @@ def _partialmethod(target: Any) -> Any:
 
 
 def uncached(target: Any) -> Any:
-    """A cache around an async function would hand out coroutines that have been awaited: the function itself."""
-    inner = getattr(target, "__wrapped__", None)
-    return inner if isinstance(target, _CACHED) and is_async(inner) else target
+    """Every job runs: a cache around its handler would skip the next one of the same payload, and hand out coroutines
+    that have been awaited."""
+    return target.__wrapped__ if isinstance(target, _CACHED) else target
+
+
+def without_stale(factory: Any) -> Any:
+    """The factory without its cache, where that would hand out what serves only once: a coroutine, a generator."""
+    inner = uncached(factory)
+    return inner if is_async(_inside(inner)) or is_generator(_inside(inner)) else factory
 
 
 def is_async(target: Any) -> bool:
@@ -87,9 +93,23 @@ def _file_of(module: str | None) -> str | None:
     return None if file is None else os.path.realpath(file)
 
 
+def _inside(target: Any) -> Any:
+    """The function whose signature `inspect.signature` gives, behind wrappers and partials."""
+    while True:
+        if isinstance(target, functools.partial):
+            inner = target.func
+        elif hasattr(target, "__wrapped__") and not hasattr(target, "__signature__"):
+            inner = target.__wrapped__
+        else:
+            inner = code_of(target)
+        if inner is target:
+            return target
+        target = inner
+
+
 def hints_of(target: Callable[..., Any], what: str) -> tuple[inspect.Signature, dict[str, Any]]:
     """A callable's signature and resolved annotations. Raises `InvalidHandler`."""
-    source = target.__init__ if inspect.isclass(target) else code_of(target)
+    source = target.__init__ if inspect.isclass(target) else _inside(target)
     try:
         return inspect.signature(target), get_type_hints(source, include_extras=False)
     except NameError as error:

@@ -25,7 +25,7 @@ from aether_bg._rules.ids import uuid7
 from aether_bg._rules.occurrences import Plan
 from aether_bg._rules.options import Options
 from aether_bg.bridge import Bridge, Threads
-from aether_bg.errors import InvalidSchedule, NotStarted, Stale
+from aether_bg.errors import InvalidSchedule, NotStarted, Stale, brief, loggable
 from aether_bg.explain import plain
 from aether_bg.model import Alive, Change, JobInfo, Transaction, Update
 from aether_bg.model.job import log_fields
@@ -151,7 +151,8 @@ class Core:
                 return
             self._told_at_stop.add(kind)
         text = _one_line(problem)
-        exc_info, extra = error if log.isEnabledFor(logging.DEBUG) else None, log_fields(job) if job else None
+        exc_info = loggable(error) if log.isEnabledFor(logging.DEBUG) else None
+        extra = log_fields(job) if job else None
         log.warning("%s: %s", part, text, exc_info=exc_info, extra=extra)
         self._problems[part] = (self.clock.monotonic(), text)
         self._on_loop(lambda: self.events.problem(part, problem))
@@ -296,4 +297,4 @@ def _one_line(problem: BaseException | str) -> str:
 def _told(problem: BaseException) -> str:
     if isinstance(problem, BaseExceptionGroup):
         return "; ".join(map(_told, problem.exceptions))
-    return f"{type(problem).__name__}: {problem}"
+    return brief(problem)

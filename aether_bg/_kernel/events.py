@@ -9,6 +9,8 @@ from typing import Final
 import anyio
 
 from aether_bg._hooks.calls import Calls
+from aether_bg.errors import brief, loggable, shown
+from aether_bg.explain import first_line
 from aether_bg.model import Event, Problem
 
 log = logging.getLogger("aether_bg")
@@ -55,10 +57,15 @@ class Events:
                     began = anyio.current_time()
                     try:
                         await observer(event)
-                    except Exception:
-                        log.exception("lifecycle_event of %r failed on %r", observer, type(event).__name__)
+                    except Exception as error:
+                        log.error(
+                            "lifecycle_event of %s failed on %r: %s", shown(observer), type(event).__name__,
+                            first_line(brief(error)), exc_info=loggable(error),
+                        )  # fmt: skip
                     if (took := anyio.current_time() - began) > _SLOW:
-                        log.warning("lifecycle_event of %r took %.1f s on %s", observer, took, type(event).__name__)
+                        log.warning(
+                            "lifecycle_event of %s took %.1f s on %s", shown(observer), took, type(event).__name__
+                        )
                 self._telling = False
             if self._dropped:
                 log.warning("%d events were dropped: an observer was too slow", self._dropped)

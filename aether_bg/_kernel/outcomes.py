@@ -16,11 +16,11 @@ from aether_bg._handlers.work import UnitOfWork
 from aether_bg._kernel.attempt import Attempt
 from aether_bg._kernel.core import BACKOFF, Core
 from aether_bg._kernel.tasks import longer
-from aether_bg._kernel.verdicts import decide, judge, loggable, text_of
+from aether_bg._kernel.verdicts import decide, judge, text_of
 from aether_bg._rules import states
 from aether_bg._rules.names import taken
 from aether_bg._rules.occurrences import Plan
-from aether_bg.errors import NameHeld, NotStarted, Stale, StoreError, StoreRefused, StoreTrouble
+from aether_bg.errors import NameHeld, NotStarted, Stale, StoreError, StoreRefused, StoreTrouble, loggable
 from aether_bg.explain import first_line
 from aether_bg.model import Change, Ended, JobContext, JobInfo, JobStatus, Missed, Purge, Raised, RunOutcome, Update
 from aether_bg.model.job import log_fields

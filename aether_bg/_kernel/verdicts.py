@@ -99,17 +99,6 @@ def decide(core: Core, attempt: Attempt, handler: Handler, failure: Failure) -> 
     return states.Failed(error=error, outcome=outcome, retry_at=later(core.clock.now(), timedelta(seconds=delay)))
 
 
-def loggable(error: BaseException | None) -> BaseException | None:
-    """For `exc_info`. None where a property of the user's class raises: it would raise in the handlers of the log."""
-    import traceback
-
-    try:
-        traceback.format_exception(error)
-    except BaseException:
-        return None
-    return error
-
-
 def text_of(error: BaseException) -> str:
     """An error as kept on the row: its type and message, with the last frames."""
     import traceback

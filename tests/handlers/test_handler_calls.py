@@ -13,7 +13,16 @@ import anyio
 import attrs
 import pytest
 
-from aether_bg import Aether, InvalidHandler, JobContext, JobStatus, RunOutcome, UnitOfWork, UnresolvedDependency
+from aether_bg import (
+    Aether,
+    InvalidHandler,
+    InvalidPayload,
+    JobContext,
+    JobStatus,
+    RunOutcome,
+    UnitOfWork,
+    UnresolvedDependency,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -143,11 +152,25 @@ async def test_a_lambda_that_returns_a_coroutine(app: Aether) -> None:
     assert (job.status, ran) == (JobStatus.COMPLETED, ["worked"])
 
 
-async def test_a_cache_never_hands_out_an_awaited_coroutine(app: Aether) -> None:
-    async def work(args: str) -> None:
-        ran.append(args)
+async def _noted(args: str) -> None:
+    ran.append(args)
 
-    app.handler("Work")(functools.cache(work))
+
+def _noted_in_a_thread(args: str) -> None:
+    ran.append(args)
+
+
+class _CachedHandle:
+    handle = functools.lru_cache(lambda self, args: ran.append(args))
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [functools.cache(_noted), functools.lru_cache(plain_wrapper(_noted)), functools.cache(_noted_in_a_thread),
+     functools.cache(lambda args: _noted(args)), _CachedHandle],
+)  # fmt: skip
+async def test_a_job_runs_although_its_handler_is_cached(app: Aether, handler: Any) -> None:
+    app.handler("Work")(handler)
     async with app:
         for _ in range(2):
             job = await app.wait(await app.enqueue("Work", payload="same"), 10)
@@ -316,6 +339,38 @@ async def test_provided_types_are_injected_wherever_they_stand(app: Aether, hand
     assert ran == [("plain", "a")]
 
 
+class _Called:
+    """A decorator that is an object, with a signature of its own."""
+
+    def __init__(self, fn: Any) -> None:
+        functools.update_wrapper(self, fn)
+        self.fn = fn
+
+    async def __call__(self, *args: object, **kwargs: object) -> None:
+        await self.fn(*args, **kwargs)
+
+
+async def _payload_first(args: str, mailer: Mailer) -> None:
+    ran.append((mailer.name, args))
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [_Called(_payload_first), plain_wrapper(functools.partial(_payload_first)),
+     functools.partial(_Called(plain_wrapper(_payload_first)))],
+    ids=["object", "partial in a wrapper", "all of them"],
+)  # fmt: skip
+async def test_what_a_wrapper_hides_is_injected(app: Aether, handler: Any) -> None:
+    app.handler("Work")(handler)
+    app.provide(Mailer)
+    async with app:
+        job = await app.wait(await app.enqueue("Work", payload="a"), 10)
+        with pytest.raises(InvalidPayload):
+            await app.enqueue("Work", payload=5)
+    assert job.status is JobStatus.COMPLETED, job.last_error
+    assert ran == [("plain", "a")]
+
+
 async def test_a_provided_type_alone_leaves_no_payload(app: Aether) -> None:
     app.provide(Mail, lambda: Mail("provided"))
 
@@ -388,6 +443,11 @@ class Factory:
         ran.append("closed")
 
 
+@attrs.frozen(eq=False)
+class Settings:
+    value: object
+
+
 async def _context_later() -> Any:
     return contextmanager(_generator)()
 
@@ -413,6 +473,26 @@ async def test_what_a_factory_returns_decides(app: Aether, factory: Any, closes:
         job = await app.wait(await app.enqueue("Work"), 10)
     assert job.status is JobStatus.COMPLETED, job.last_error
     assert ran == ["made", *(["closed"] if closes else [])]
+
+
+@pytest.mark.parametrize(
+    "factory", [_async, _generator, _async_generator, contextmanager(_generator), plain_wrapper(_async)]
+)
+async def test_a_cached_factory_makes_a_fresh_one_where_it_must(app: Aether, factory: Any) -> None:
+    app.provide(Mailer, functools.cache(factory))
+    settings = object()
+    app.provide(Settings, functools.cache(lambda: Settings(settings)))  # one for all, as it says
+
+    @app.handler("Work")
+    async def work(mailer: Mailer, settings: Settings) -> None:
+        ran.append((mailer.name, id(settings)))
+
+    async with app:
+        for _ in range(2):
+            job = await app.wait(await app.enqueue("Work"), 10)
+            assert job.status is JobStatus.COMPLETED, job.last_error
+    made = [each for each in ran if each != "closed"]
+    assert made[0] == made[1], "the same settings"
 
 
 async def test_a_plain_wrapper_still_runs_in_a_thread(app: Aether) -> None:
