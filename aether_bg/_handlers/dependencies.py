@@ -17,6 +17,7 @@ import attrs
 
 from aether_bg._handlers.signatures import Shape, hints_of, is_guarded, shape_of, without_none, without_stale
 from aether_bg.errors import InvalidHandler, UnresolvedDependency, brief, shown
+from aether_bg.explain import plain
 from aether_bg.model import JobContext
 
 if TYPE_CHECKING:
@@ -241,7 +242,7 @@ class _Scoped(AbstractAsyncContextManager[Any]):
             trouble = brief(raised)
         if trouble is not None:
             closing.notes.append(f"closing {self._name}: {trouble}")
-            log.warning("%s: closing %s: %s", closing.of, self._name, trouble)
+            log.warning("%s: closing %s: %s", closing.of, self._name, plain(trouble))
 
     async def _exit(self, error: BaseException | None) -> None:
         """It sees how the attempt failed, and may raise that again; to suppress it changes nothing. A generator that

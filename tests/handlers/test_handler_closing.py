@@ -207,3 +207,17 @@ async def test_a_threads_dependencies_are_closed_after_it(app: Aether) -> None:
         go.set()
         assert (await app.wait(job_id, 10)).status is JobStatus.FAILED
     assert told == ["returned", "closed"]
+
+
+async def test_trouble_in_a_clean_up_is_one_line_of_the_log(
+    app: Aether, world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails() -> None:
+        raise RuntimeError("a\x1b[31mb\nWARNING forged")
+
+    world.inner = fails
+    async with app:
+        job = await app.wait(await app.enqueue("Work", payload="x"), 10)
+    assert job.status is JobStatus.COMPLETED
+    (told,) = [record.getMessage() for record in caplog.records if "forged" in record.getMessage()]
+    assert told.isprintable()
