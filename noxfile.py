@@ -1,6 +1,6 @@
 """Everything that is checked: `nox` for the usual, `nox -s NAME` for the rest, `nox -l` lists them.
 
-The usual runs the tests on the supported Pythons that are found here, then style and types.
+The usual runs the tests on every supported Python that is found here, then style and types.
 """
 
 from __future__ import annotations
@@ -22,9 +22,6 @@ EXAMPLES = [
     "fastapi", "httpx", "flask", "uvicorn", "cryptography", "opentelemetry-sdk", "lmdb", "apscheduler<4", "sqlalchemy",
     "pydantic>=2", "msgspec",
 ]  # fmt: skip
-
-# what may differ from one Python to the next
-CORE = ["app", "handlers", "kernel", "model", "plugins", "rules", "schedule", "sqlite"]
 
 # more than cores: most tests wait for processes and clocks
 WORKERS = str(min(8, 3 * (os.cpu_count() or 1)))
@@ -54,10 +51,6 @@ def lowest() -> list[str]:
     return [re.sub(r">=", "==", line) for line in PROJECT["project"]["dependencies"]]
 
 
-def core() -> list[str]:
-    return [f"tests/{room}" for room in CORE if (HERE / "tests" / room).is_dir()]
-
-
 def run_pytest(session: nox.Session, *arguments: str) -> None:
     """Each session remembers its own failures; `-- --last-failed` looks at just those again."""
     session.env["PYTHONDONTWRITEBYTECODE"] = ""  # each of a thousand processes would compile the package again
@@ -67,24 +60,19 @@ def run_pytest(session: nox.Session, *arguments: str) -> None:
 
 @nox.session(python=found())
 def tests(session: nox.Session) -> None:
-    """The whole suite but for chaos, on the oldest and the newest Python found here; between them, the core of it.
-
-    Tests of the real sidecar skip where there is none. `-- --thorough`: every case on both event loops, on the newest.
-    """
+    """The whole suite but for chaos; tests of the real sidecar skip where there is none. `-- --thorough`: every case on
+    both event loops."""
     session.install("-q", ".[test]", *EXAMPLES)
-    newest, between = session.python == found()[-1], session.python in found()[1:-1]
-    arguments = [argument for argument in session.posargs if newest or argument != "--thorough"]
-    if between and all(argument.startswith("-") for argument in arguments):
-        arguments += core()
-    run_pytest(session, "-n", WORKERS, "--dist", "worksteal", *arguments)
+    run_pytest(session, "-n", WORKERS, "--dist", "worksteal", *session.posargs)
 
 
 @nox.session(name="lowest", python=found()[:1])
 def lowest_dependencies(session: nox.Session) -> None:
-    """The core of the suite again, on the oldest dependencies allowed."""
+    """The suite again, on the oldest dependencies allowed."""
     session.install("-q", ".[test]", *EXAMPLES)
     session.install("-q", *lowest())
-    run_pytest(session, "-n", WORKERS, "--dist", "worksteal", *core(), *session.posargs)
+    core = ["tests/app", "tests/test_state_machine.py", "tests/plugins"]
+    run_pytest(session, "-n", WORKERS, "--dist", "worksteal", *core, *session.posargs)
 
 
 @nox.session

@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from aether_bg import errors, schedule
-from aether_bg._app.app import Aether
+from aether_bg._app.aether import Aether
 from aether_bg._handlers.work import UnitOfWork
 from aether_bg.errors import *  # noqa: F403 - every error is part of the surface; errors.__all__ lists them
 from aether_bg.hookspecs import hookimpl

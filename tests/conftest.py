@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import attrs
 import pytest
 
 from aether_bg import Aether, hookimpl
+from aether_bg._kernel.timings import Timings
 from aether_bg.protocols import Kernel
 from aether_bg.testing import FakeClock
 
@@ -64,11 +66,17 @@ def clock() -> FakeClock:
 
 @pytest.fixture
 def make_app(path: Path) -> Callable[..., Aether]:
-    """`make_app(...)`: an app on `path` with the embedded timer and a short grace; arguments as for `Aether`."""
+    """`make_app(...)`: an app on `path` with the embedded timer and a short grace; arguments as for `Aether`.
 
-    def make(store: Any = None, **options: Any) -> Aether:
+    `timings`: the kernel's, where the defaults are too long for a test.
+    """
+
+    def make(store: Any = None, *, timings: Timings | None = None, **options: Any) -> Aether:
         options = {"scheduler": "timer", "grace": 2} | options
-        return Aether(path if store is None else store, **options)
+        app = Aether(path if store is None else store, **options)
+        if timings is not None:
+            app.registration = attrs.evolve(app.registration, timings=timings)
+        return app
 
     return make
 

@@ -887,7 +887,7 @@ def test_bad_options_of_a_handler(app: Aether, options: dict[str, Any], said: st
     with pytest.raises(errors.InputError, match=said):
         app.handler("Work", **options)(lambda: None)
     assert list(app.handlers) == []
-    assert app.declared == []
+    assert app.registration.declared == []
 
 
 @pytest.mark.parametrize("field", ["first", "factor", "max", "jitter"])

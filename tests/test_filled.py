@@ -9,7 +9,7 @@ from uuid import uuid4
 import attrs
 import pytest
 
-from aether_bg._rules.states.parts import attempt_run, change
+from aether_bg._rules.changes import Moment, attempt_run, change
 from aether_bg.model import Change, JobInfo, JobRun, JobStatus, RunOutcome
 from aether_bg.model.filled import filled
 from aether_bg.plugins.sqlite.columns import write_job, write_run
@@ -30,7 +30,7 @@ def test_nothing_is_done_for_a_field_but_setting_it(cls: type[Any]) -> None:
     assert all(field.validator is None and field.converter is None for field in attrs.fields(cls))
 
 
-@pytest.mark.parametrize("made", [JOB, RUN, change(JOB, NOW, None)], ids=lambda made: type(made).__name__)
+@pytest.mark.parametrize("made", [JOB, RUN, change(JOB, Moment(NOW, None))], ids=lambda made: type(made).__name__)
 def test_it_is_the_same_as_by_init(made: Any) -> None:
     assert attrs.asdict(filled(type(made), vars(made)), recurse=False) == attrs.asdict(made, recurse=False)
     assert attrs.asdict(type(made)(**vars(made)), recurse=False) == attrs.asdict(made, recurse=False)
@@ -39,7 +39,7 @@ def test_it_is_the_same_as_by_init(made: Any) -> None:
 @pytest.mark.parametrize(
     "made",
     [
-        change(JOB, NOW, "me", {"paused": True}, status=JobStatus.FAILED),
+        change(JOB, Moment(NOW, "me"), {"paused": True}, status=JobStatus.FAILED),
         read_job(write_job(JOB)),
         read_run(write_run(RUN)),
     ],

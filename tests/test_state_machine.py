@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from sqlite_utils import Database
 
-from aether_bg._rules import states
-from aether_bg._rules.occurrences import KEPT, Plan, anchor_for
+from aether_bg._rules import adjustments, commands, results, transitions
+from aether_bg._rules.changes import Moment
+from aether_bg._rules.recurrence import KEPT, Plan, anchor_for
 from aether_bg.errors import InvalidTransition, NameHeld, Stale
 from aether_bg.model import (
     Change,
@@ -41,7 +42,7 @@ from aether_bg.schedule import Schedule, parse
 
 NOW = datetime(2030, 1, 1, 11, 59, 30, tzinfo=UTC)
 BY = "tests"
-CAP = states.LEAST_CRASHES
+CAP = results.LEAST_CRASHES
 FIELDS = {field.name for field in attrs.fields(Change)}
 INSTANT = timedelta(microseconds=1)
 """No two moves happen at the same time."""
@@ -135,14 +136,14 @@ class Bench:
     def dump(self) -> list[Any]:
         return [self.conn.execute(f"SELECT * FROM {table}").fetchall() for table in ("aether_jobs", "aether_runs")]
 
-    def run_due(self, now: datetime, ending: Callable[[], states.Ending] = states.Completed) -> list[datetime | None]:
+    def run_due(self, now: datetime, ending: Callable[[], results.Result] = results.Completed) -> list[datetime | None]:
         """Claim, judge and end whatever is due at `now`; the occurrences that ran."""
         ran = []
         while (job := self.claim(now)) is not None:
-            missed = states.misfired(job, plan_of(job), now, BY)
+            missed = transitions.misfired(job, plan_of(job), Moment(now, BY))
             if missed is None:
                 ran.append(job.occurrence)
-            self.save(missed or states.finish(job, ending(), plan_of(job), now, BY))
+            self.save(missed or transitions.finish(job, ending(), plan_of(job), Moment(now, BY)))
         return ran
 
 
@@ -236,10 +237,10 @@ class Moves(RuleBasedStateMachine):
         )
         self.moved("claim")
         if dies:
-            lost = states.Lost("killed", now, CAP)
-            self.apply("lost", lambda row: states.finish(row, lost, plan_of(row), now, BY))
+            lost = results.Lost("killed", now, CAP)
+            self.apply("lost", lambda row: transitions.finish(row, lost, plan_of(row), Moment(now, BY)))
             return
-        missed = states.misfired(taken, plan_of(taken), now, BY)
+        missed = transitions.misfired(taken, plan_of(taken), Moment(now, BY))
         if missed is not None:
             assert taken.attempt == 1, "R2: misfire never applies after the first attempt"
             recurring = plan_of(taken).schedule.recurring
@@ -253,7 +254,7 @@ class Moves(RuleBasedStateMachine):
     def finish(self, kind: str, later: timedelta) -> None:
         ending = self.ending(kind, later)
         job = self.job
-        self.apply(kind, lambda row: states.finish(row, ending, plan_of(row), self.now, BY))
+        self.apply(kind, lambda row: transitions.finish(row, ending, plan_of(row), Moment(self.now, BY)))
         if job.off_schedule:
             assert self.job.occurrences == job.occurrences, "U3: an extra run moved `occurrences`"
             if self.job.last_occurrence != job.last_occurrence:
@@ -269,7 +270,9 @@ class Moves(RuleBasedStateMachine):
             return  # `update` refuses a schedule without an occurrence
         legal = not self.job.status.terminal
         plan = plan_of(definition)
-        self.apply("update", lambda row: states.update(row, definition, plan, plan_of(row), self.now, BY), legal)
+        self.apply(
+            "update", lambda row: commands.update(row, definition, plan, plan_of(row), Moment(self.now, BY)), legal
+        )
 
     def supersedes_the_last(self, definition: Definition) -> bool:
         """The waiting retry that `update` closes is of the last occurrence that `repeats` allows."""
@@ -279,22 +282,22 @@ class Moves(RuleBasedStateMachine):
 
     @rule()
     def cancel(self) -> None:
-        self.apply("cancel", lambda row: states.cancel(row, self.now, BY))
+        self.apply("cancel", lambda row: commands.cancel(row, Moment(self.now, BY)))
 
     @rule()
     def pause(self) -> None:
-        self.apply("pause", lambda row: states.pause(row, self.now, BY), not self.job.status.terminal)
+        self.apply("pause", lambda row: commands.pause(row, Moment(self.now, BY)), not self.job.status.terminal)
 
     @rule()
     def resume(self) -> None:
         legal = not self.job.status.terminal
-        self.apply("resume", lambda row: states.resume(row, plan_of(row), self.now, BY), legal)
+        self.apply("resume", lambda row: commands.resume(row, plan_of(row), Moment(self.now, BY)), legal)
 
     @rule()
     def trigger(self) -> None:
         job = self.job
         legal = not job.status.terminal and (job.status is JobStatus.SCHEDULED or plan_of(job).schedule.recurring)
-        self.apply("trigger", lambda row: states.trigger(row, plan_of(row), self.now, BY), legal)
+        self.apply("trigger", lambda row: commands.trigger(row, plan_of(row), Moment(self.now, BY)), legal)
 
     @rule()
     def retry(self) -> None:
@@ -302,13 +305,13 @@ class Moves(RuleBasedStateMachine):
         legal = job.status in (JobStatus.FAILED, JobStatus.CANCELLED)
         if legal and plan.schedule.recurring:
             legal = plan.after(self.now) is not None and (plan.repeats is None or job.occurrences < plan.repeats)
-        self.apply("retry", lambda row: states.retry(row, plan_of(row), self.now, BY), legal)
+        self.apply("retry", lambda row: commands.retry(row, plan_of(row), Moment(self.now, BY)), legal)
 
     @rule(status=st.sampled_from(list(JobStatus)), later=reach)
     def settle(self, status: JobStatus, later: timedelta) -> None:
         legal = status.terminal and not self.job.status.terminal
-        move: Callable[[JobInfo], Change] = lambda row: states.settle(  # noqa: E731
-            row, status, self.now - later, "by hand", self.now, BY
+        move: Callable[[JobInfo], Change] = lambda row: commands.settle(  # noqa: E731
+            row, status, self.now - later, "by hand", Moment(self.now, BY)
         )
         self.apply("settle", move, legal)
 
@@ -317,7 +320,7 @@ class Moves(RuleBasedStateMachine):
     def set_back(self, back: timedelta) -> None:
         """The kernel's wall clock shows an earlier time for a moment."""
         job, shows = self.job, self.now - back
-        self.apply("adjust", lambda row: states.adjust(row, plan_of(row), shows))
+        self.apply("adjust", lambda row: adjustments.adjust(row, plan_of(row), shows))
         if self.job.seq != job.seq:
             assert job.due_at is not None
             assert self.job.due_at is not None
@@ -338,13 +341,13 @@ class Moves(RuleBasedStateMachine):
     def late_outcome(self, data: st.DataObject, kind: str) -> None:
         """An attempt that lost its token ends: it must find out, and leave no trace."""
         stale = data.draw(st.sampled_from([old for old in self.old if old.status is JobStatus.RUNNING]), label="row")
-        self.refused(states.finish(stale, self.ending(kind, timedelta(0)), plan_of(stale), self.now, BY))
+        self.refused(transitions.finish(stale, self.ending(kind, timedelta(0)), plan_of(stale), Moment(self.now, BY)))
 
     @precondition(lambda self: any(not old.status.terminal for old in self.old))
     @rule(data=st.data())
     def late_cancel(self, data: st.DataObject) -> None:
         stale = data.draw(st.sampled_from([old for old in self.old if not old.status.terminal]), label="row")
-        change = states.cancel(stale, self.now, BY)
+        change = commands.cancel(stale, Moment(self.now, BY))
         assert change is not None
         self.refused(change)
 
@@ -359,15 +362,15 @@ class Moves(RuleBasedStateMachine):
 
     # -- how they are carried out -----------------------------------------------------------------
 
-    def ending(self, kind: str, later: timedelta) -> states.Ending:
+    def ending(self, kind: str, later: timedelta) -> results.Result:
         return {
-            "completed": states.Completed(),
-            "failed": states.Failed("boom"),
-            "retried": states.Failed("boom", RunOutcome.TIMED_OUT, self.now + later),
-            "snoozed": states.Snoozed(self.now + later),
-            "released": states.Released(begun=True),
-            "unbegun": states.Released(begun=False),
-            "lost": states.Lost("killed", self.now + later, CAP),
+            "completed": results.Completed(),
+            "failed": results.Failed("boom"),
+            "retried": results.Failed("boom", RunOutcome.TIMED_OUT, self.now + later),
+            "snoozed": results.Snoozed(self.now + later),
+            "released": results.Released(begun=True),
+            "unbegun": results.Released(begun=False),
+            "lost": results.Lost("killed", self.now + later, CAP),
         }[kind]
 
     def apply(self, kind: str, move: Callable[[JobInfo], Change | None], legal: bool = True) -> None:
@@ -482,8 +485,8 @@ def minutes(first: datetime, count: int) -> list[datetime]:
 def crash(bench: Bench, now: datetime, retries: int) -> JobInfo:
     job = bench.claim(now)
     assert job is not None
-    lost = states.Lost("killed", now, max(retries, states.LEAST_CRASHES))
-    return bench.save(states.finish(job, lost, plan_of(job), now, BY))
+    lost = results.Lost("killed", now, max(retries, results.LEAST_CRASHES))
+    return bench.save(transitions.finish(job, lost, plan_of(job), Moment(now, BY)))
 
 
 @pytest.mark.parametrize(
@@ -528,7 +531,7 @@ def test_what_passed_during_a_run_is_one_row_but_for_the_newest(bench: Bench) ->
     bench.add(a_job("* * * * *", NOW))
     job = bench.claim(at("12:00:00"))
     assert job is not None
-    after = bench.save(states.finish(job, states.Completed(), plan_of(job), at("12:05:30"), BY))
+    after = bench.save(transitions.finish(job, results.Completed(), plan_of(job), Moment(at("12:05:30"), BY)))
     assert (after.occurrence, after.last_occurrence) == (at("12:05:00"), at("12:04:00"))
     (gap,) = bench.runs(RunOutcome.OVERLAPPED)
     assert (gap.occurrence, gap.last_occurrence, gap.count) == (at("12:01:00"), at("12:04:00"), 4)
@@ -537,9 +540,9 @@ def test_what_passed_during_a_run_is_one_row_but_for_the_newest(bench: Bench) ->
 def test_what_a_pause_held_back_is_one_row(bench: Bench) -> None:
     """PROTOCOL U4."""
     job = bench.add(a_job("* * * * *", NOW, misfire="all"))
-    job = bench.save(states.pause(job, NOW, BY))
+    job = bench.save(commands.pause(job, Moment(NOW, BY)))
     assert bench.run_due(at("12:30:30")) == []
-    job = bench.save(states.resume(job, plan_of(job), at("12:30:30"), BY))
+    job = bench.save(commands.resume(job, plan_of(job), Moment(at("12:30:30"), BY)))
     (gap,) = bench.runs(RunOutcome.SKIPPED)
     assert (gap.occurrence, gap.last_occurrence, gap.count) == (at("12:00:00"), at("12:30:00"), 31)
     assert job.due_at == at("12:31:00")
@@ -591,7 +594,7 @@ def test_a_failure_does_not_reset_the_count_of_crashes(bench: Bench) -> None:
     """PROTOCOL R3: kept until a success."""
     bench.add(a_job("* * * * *", NOW))
     crash(bench, at("12:00:00"), 0)
-    assert bench.run_due(at("12:00:01"), lambda: states.Failed("boom")) == [at("12:00:00")]
+    assert bench.run_due(at("12:00:01"), lambda: results.Failed("boom")) == [at("12:00:00")]
     assert bench.row().crash_count == 1
 
 
@@ -600,13 +603,13 @@ def test_triggered_while_running_it_runs_once_more(bench: Bench) -> None:
     bench.add(a_job("@hourly", NOW))
     running = bench.claim(at("12:00:00"))
     assert running is not None
-    asked = bench.save(states.trigger(running, plan_of(running), at("12:00:01"), BY))
+    asked = bench.save(commands.trigger(running, plan_of(running), Moment(at("12:00:01"), BY)))
     assert (asked.seq, asked.schedule_rev, asked.trigger_pending) == (running.seq, running.schedule_rev + 1, True)
-    assert states.trigger(asked, plan_of(asked), at("12:00:02"), BY) is None
-    blind = states.finish(running, states.Completed(), plan_of(running), at("12:00:05"), BY)
+    assert commands.trigger(asked, plan_of(asked), Moment(at("12:00:02"), BY)) is None
+    blind = transitions.finish(running, results.Completed(), plan_of(running), Moment(at("12:00:05"), BY))
     with pytest.raises(Stale):
         bench.save(blind)
-    job = bench.save(states.finish(asked, states.Completed(), plan_of(asked), at("12:00:05"), BY))
+    job = bench.save(transitions.finish(asked, results.Completed(), plan_of(asked), Moment(at("12:00:05"), BY)))
     assert (job.status, job.due_at, job.manual, job.off_schedule) == (JobStatus.SCHEDULED, at("12:00:05"), True, True)
     assert (job.last_occurrence, job.occurrences, job.trigger_pending) == (at("12:00:00"), 1, False)
     assert bench.run_due(at("12:00:06")) == [at("12:00:05")]
@@ -621,8 +624,8 @@ def test_the_last_occurrence_still_runs_once_more(bench: Bench) -> None:
     bench.add(a_job("@hourly", NOW, repeats=1))
     running = bench.claim(at("12:00:00"))
     assert running is not None
-    asked = bench.save(states.trigger(running, plan_of(running), at("12:00:01"), BY))
-    bench.save(states.finish(asked, states.Completed(), plan_of(asked), at("12:00:05"), BY))
+    asked = bench.save(commands.trigger(running, plan_of(running), Moment(at("12:00:01"), BY)))
+    bench.save(transitions.finish(asked, results.Completed(), plan_of(asked), Moment(at("12:00:05"), BY)))
     assert bench.run_due(at("12:00:06")) == [at("12:00:05")]
     assert (bench.row().status, bench.row().occurrences) == (JobStatus.COMPLETED, 1)
 
@@ -633,7 +636,7 @@ def test_a_running_one_shot_cannot_be_triggered(bench: Bench) -> None:
     running = bench.claim(NOW)
     assert running is not None
     with pytest.raises(InvalidTransition):
-        states.trigger(running, plan_of(running), NOW, BY)
+        commands.trigger(running, plan_of(running), Moment(NOW, BY))
 
 
 @pytest.mark.parametrize("end", ["failed", "cancelled"])
@@ -642,20 +645,20 @@ def test_a_one_shot_is_retried_now_with_counters_zero(bench: Bench, end: str) ->
     job = bench.add(a_job("@once", NOW))
     crash(bench, NOW, 0)
     if end == "failed":
-        bench.run_due(NOW, lambda: states.Failed("boom"))
+        bench.run_due(NOW, lambda: results.Failed("boom"))
     else:
-        bench.save(states.cancel(bench.row(), NOW, BY))
+        bench.save(commands.cancel(bench.row(), Moment(NOW, BY)))
         assert not bench.row().holds_name
     ended = bench.row()
     later = NOW + timedelta(hours=1)
-    job = bench.save(states.retry(ended, plan_of(ended), later, BY))
+    job = bench.save(commands.retry(ended, plan_of(ended), Moment(later, BY)))
     assert (job.status, job.due_at, job.seq) == (JobStatus.SCHEDULED, later, ended.seq + 1)
     assert (job.attempt, job.retry_count, job.crash_count, job.last_error) == (0, 0, 0, None)
     assert job.holds_name
     assert len(bench.run_due(later)) == 1
     assert bench.row().status is JobStatus.COMPLETED
     with pytest.raises(InvalidTransition):
-        states.retry(bench.row(), plan_of(bench.row()), later, BY)
+        commands.retry(bench.row(), plan_of(bench.row()), Moment(later, BY))
 
 
 @pytest.mark.parametrize("end", ["failed", "cancelled"])
@@ -668,10 +671,10 @@ def test_a_recurring_job_is_retried_at_its_next_occurrence(bench: Bench, end: st
             assert job.due_at is not None
             crash(bench, job.due_at, 0)
     else:
-        bench.save(states.cancel(bench.row(), NOW, BY))
+        bench.save(commands.cancel(bench.row(), Moment(NOW, BY)))
     ended = bench.row()
     assert ended.status is (JobStatus.FAILED if end == "failed" else JobStatus.CANCELLED)
-    job = bench.save(states.retry(ended, plan_of(ended), at("07:10:00", day=2), BY))
+    job = bench.save(commands.retry(ended, plan_of(ended), Moment(at("07:10:00", day=2), BY)))
     assert (job.status, job.due_at, job.occurrence) == (JobStatus.SCHEDULED, at("08:00:00", 2), at("08:00:00", 2))
     assert (job.attempt, job.crash_count) == (0, 0)
     assert bench.run_due(at("08:00:00", day=2)) == [at("08:00:00", day=2)]
@@ -680,10 +683,10 @@ def test_a_recurring_job_is_retried_at_its_next_occurrence(bench: Bench, end: st
 def test_a_retry_whose_name_is_taken_is_refused(bench: Bench) -> None:
     """PROTOCOL U5, N1."""
     first = bench.add(a_job("@once", NOW))
-    first = bench.save(states.cancel(first, NOW, BY))
+    first = bench.save(commands.cancel(first, Moment(NOW, BY)))
     other = bench.add(a_job("@once", NOW))
     before = bench.dump()
     with pytest.raises(NameHeld) as caught:
-        bench.save(states.retry(first, plan_of(first), NOW, BY))
+        bench.save(commands.retry(first, plan_of(first), Moment(NOW, BY)))
     assert caught.value.current == other
     assert bench.dump() == before

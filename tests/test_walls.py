@@ -29,7 +29,7 @@ def loaded_by(code: str) -> set[str]:
 
 def test_the_import_pulls_in_nothing_heavy_and_no_plugin() -> None:
     loaded = loaded_by("import aether_bg")
-    assert "aether_bg._app.app" in loaded
+    assert "aether_bg._app.aether" in loaded
     assert loaded & set(HEAVY) == set()
     assert [name for name in loaded if name.startswith(("aether_bg.plugins", "aether_bg.testing"))] == []
 
@@ -47,13 +47,14 @@ PUBLIC = [
     "Aether", "AetherError", "AlreadyStarted", "Backoff", "DaprScheduler", "DeniedSQL", "DuplicateHandler",
     "DuplicatePlugin", "ForkedProcess", "GiveUp", "HandlerError", "HookShape", "IncompleteLayer", "InputError",
     "InsideUnitOfWork", "InvalidHandler", "InvalidMetadata", "InvalidName", "InvalidOption", "InvalidPayload",
-    "InvalidSchedule", "InvalidTransition", "JobConflict", "JobContext", "JobError", "JobInfo", "JobNotFound",
-    "JobRun", "JobStatus", "JobType", "LayerConflict", "NameHeld", "NeverEnds", "NotADatabase", "NotAPlugin",
-    "NotAnOwner", "NotStarted", "PluginError", "RunOutcome", "SQLiteStore", "SchedulerError",
-    "SchedulerMisconfigured", "SchedulerUnavailable", "SchemaTooNew", "Snooze", "Stale", "StoreBroken", "StoreBusy",
+    "InvalidSchedule", "InvalidTransition", "JobConflict", "JobContext", "JobError", "JobInfo", "JobNotFound", "JobRun",
+    "JobStatus", "JobType", "LayerConflict", "NameHeld", "NeverEnds", "NotADatabase", "NotAPlugin", "NotAnOwner",
+    "NotStarted", "PluginError", "RunOutcome", "SQLiteStore", "SchedulerError", "SchedulerMisconfigured",
+    "SchedulerUnavailable", "SchemaTooNew", "Snooze", "Stale", "StoreBroken", "StoreBusy", "StoreContended",
     "StoreError", "StoreFolderMissing", "StoreFull", "StoreGone", "StoreIsDirectory", "StoreReadOnly", "StoreRefused",
-    "StoreTrouble", "TablesTaken", "UnitOfWork", "UnitOfWorkClosed", "UnknownHandler", "UnknownHook",
-    "UnresolvedDependency", "Unsupported", "UsageError", "WaitTimeout", "WrongLoop", "hookimpl", "schedule",
+    "StoreTrouble", "StoreUnsure", "TablesTaken", "UnitOfWork", "UnitOfWorkClosed", "UnitOfWorkTimeout",
+    "UnknownHandler", "UnknownHook", "UnresolvedDependency", "Unsupported", "UsageError", "WaitTimeout", "WrongLoop",
+    "hookimpl", "schedule",
 ]  # fmt: skip
 
 

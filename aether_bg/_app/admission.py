@@ -1,5 +1,5 @@
-"""What an enqueue says, checked without a clock and without the store: mistakes of the code, at the place they are
-written (docs/protocol.md, N6)."""
+"""The arguments of an enqueue, checked without the store and made into a job: what is wrong in the code is refused
+where it is written (docs/protocol.md, N6)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ import attrs
 from aether_bg._handlers.handlers import Handlers, check_typed
 from aether_bg._handlers.payloads import check_json, check_metadata
 from aether_bg._hooks.calls import Calls
-from aether_bg._rules import options as checks
+from aether_bg._rules import validation as checks
+from aether_bg._rules.changes import Moment
+from aether_bg._rules.ids import uuid7
+from aether_bg._rules.recurrence import Plan, anchor_for, first_due
 from aether_bg.errors import InvalidHandler, JobConflict, UnknownHandler, shown
-from aether_bg.model import JobType, Misfire
+from aether_bg.model import JobInfo, JobType, Misfire
 from aether_bg.schedule import Schedule
 
 IF_EXISTS: Final = ("raise", "keep", "replace")
@@ -81,6 +84,24 @@ class Admission:
             misfire_grace=checks.seconds("misfire_grace", misfire_grace, least=1),
         )  # fmt: skip
 
+    def job(self, moment: Moment, *arguments: Any, **options: Any) -> JobInfo:
+        """The row of an enqueue without mistakes; `due_at` is None where there is no occurrence left within its bounds.
+        Raises an `InputError`."""
+        draft, job_id = self.draft(*arguments, **options), uuid7()
+        now, by = moment
+        anchor = anchor_for(draft.schedule, now, draft.start)
+        due = first_due(Plan(draft.schedule, anchor, draft.start, draft.until, draft.repeats), now)
+        job = JobInfo(
+            id=job_id, handler_name=draft.handler_name, expression_value=draft.schedule.text, payload=draft.payload,
+            job_name=f"{draft.handler_name[:160]}-{job_id}" if draft.job_name is None else draft.job_name,
+            extra_properties=draft.metadata, created_at=now, created_by=by, modified_at=now, modified_by=by,
+            due_at=due, occurrence=due, timezone=draft.schedule.timezone, start=draft.start, repeats=draft.repeats,
+            until=draft.until, misfire=draft.misfire, misfire_grace=draft.misfire_grace, anchor=anchor,
+        )  # fmt: skip
+        if stamped := self._calls.stamp(job):
+            return attrs.evolve(job, extra_properties=check_metadata({**stamped, **job.extra_properties}))
+        return job
+
     def _payload(self, handler: Any, name: str, payload: Any) -> Any:
         handlers, limit = self._handlers, self._limit
         if name in handlers:
@@ -101,7 +122,7 @@ class Admission:
                 return "", payload  # looked at again when the app starts
             raise
 
-    def declare(self, declared: list[dict[str, Any]], arguments: dict[str, Any]) -> None:
+    def declare(self, declared: list[Mapping[str, Any]], arguments: dict[str, Any]) -> None:
         """Add to `declared`. Raises for what is wrong in the code, two declarations of one name included."""
         name = arguments["job_name"]
         checks.name(name, "job")
@@ -114,7 +135,7 @@ class Admission:
             )  # fmt: skip
         declared.append(arguments)
 
-    def check_declared(self, declared: list[dict[str, Any]]) -> None:
+    def check_declared(self, declared: list[Mapping[str, Any]]) -> None:
         """When the app starts, with all handlers there. Raises for the first that no handler can take."""
         for arguments in declared:
             self.draft(**_without_if_exists(arguments))

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from aether_bg._app.lifecycle import Run
+from aether_bg._app.session import Session
 
 if TYPE_CHECKING:
-    from aether_bg._app.app import Aether
-    from aether_bg._app.jobs import Jobs
+    from aether_bg._app.aether import Aether
+    from aether_bg._app.commands import Commands
     from aether_bg.model import JobInfo, Purge, Query
 
 
@@ -21,22 +21,22 @@ class Operator:
     """`verbs`: update, delete, retry, trigger, pause and resume, as guarded writes; the processes that run jobs see
     them as they see each other's."""
 
-    _run: Run
+    _session: Session
 
     @property
-    def verbs(self) -> Jobs:
-        return self._run.jobs
+    def verbs(self) -> Commands:
+        return self._session.commands
 
     async def find(self, query: Query) -> Sequence[JobInfo]:
-        return await self._run.engine.calls.find(query)
+        return await self._session.kernel.shared.calls.find(query)
 
     async def purge(self, purge: Purge) -> int:
-        """One bite of it; how many went."""
-        return await self._run.engine.calls.purge(purge)
+        """One bounded part of it; how many went."""
+        return await self._session.kernel.shared.calls.purge(purge)
 
 
 @asynccontextmanager
 async def operating(app: Aether) -> AsyncIterator[Operator]:
     """Open `app`'s store. No owner row, no declarations, no scheduler: a client with an owner's verbs."""
-    async with app._make_run(client=True) as run:
-        yield Operator(run)
+    async with app._session_of(client=True) as session:
+        yield Operator(session)

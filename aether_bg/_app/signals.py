@@ -34,7 +34,7 @@ async def _until_signal(
     app: AbstractAsyncContextManager[object], watchdog: _Watchdog, ask: Callable[[], object],
     hurry: Callable[[], object],
 ) -> None:  # fmt: skip
-    """The first signal stops gracefully, a second one skips the grace (PROTOCOL S3)."""
+    """The first signal stops gracefully, a second one skips the grace (docs/protocol.md, S3)."""
     bridge = Bridge()
     stop = anyio.Event()
 
@@ -59,7 +59,7 @@ async def _until_signal(
 
 
 class _Watchdog:
-    """A thread that ends the process when the stop takes longer than so many seconds (PROTOCOL S3)."""
+    """A thread that ends the process when the stop takes longer than so many seconds (docs/protocol.md, S3)."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds

@@ -28,7 +28,6 @@ from aether_bg._handlers.signatures import (
 from aether_bg._handlers.work import UnitOfWork
 from aether_bg.errors import DuplicateHandler, InvalidHandler, InvalidOption, InvalidPayload, UnknownHandler, shown
 from aether_bg.model import HandlerInfo, JobContext, JobType
-from aether_bg.protocols import Runner
 
 if TYPE_CHECKING:
     from cattrs.preconf.json import JsonConverter
@@ -62,8 +61,6 @@ class Handler:
     context_names: frozenset[str]
     work_names: frozenset[str]
     wanted: Mapping[str, Any] = NOTHING
-    run: Runner = attrs.field(default=None)
-    """Where it runs; chosen at start by `dispatch_runner`."""
     constructor: Mapping[str, Any] | None = None
     """What a handler class's constructor wants; None for a function."""
     shape: Shape = attrs.field(factory=Shape)

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 from uuid import UUID
 
-from aether_bg._rules.occurrences import check_comes
+from aether_bg._rules.recurrence import check_comes
 from aether_bg.errors import InsideUnitOfWork, InvalidOption, NotStarted, UnitOfWorkClosed, shown
 from aether_bg.model import Call, Insert, JobInfo, Transaction, Write
 

@@ -1,4 +1,4 @@
-"""A claimed row, while its handler runs and until its outcome is committed."""
+"""A claimed job, while its handler runs and until its outcome is committed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Attempt:
     scope: anyio.CancelScope = attrs.field(factory=anyio.CancelScope)
     begun: bool = False
     revoked: bool = False
-    """Another one moved the row: whatever comes of this attempt is not recorded."""
+    """The row was moved elsewhere: the outcome of this attempt is not recorded."""
     releasing: bool = False
     """The stop interrupts it."""
     unreadable: InvalidPayload | None = None
@@ -33,9 +33,10 @@ class Attempt:
     error: BaseException | None = None
     """Why it failed, for the log."""
     overdue_since: float | None = None
+    """When it was first seen to run on after its cancellation; 0 once that is reported."""
     work: UnitOfWork | None = None
     threaded: bool = False
-    """Its thread runs: nothing can cancel it."""
+    """Its code runs in a thread: nothing can cancel it."""
     closing: Closing | None = None
     """The clean-up of its dependencies."""
 

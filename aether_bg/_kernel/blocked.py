@@ -8,24 +8,21 @@ import time
 from collections.abc import Callable
 from functools import partial
 from types import CodeType, FrameType
-from typing import Final
 
 import attrs
 
 from aether_bg._kernel.attempt import Attempt
-from aether_bg._kernel.core import Core
+from aether_bg._kernel.problems import Problems
+from aether_bg._kernel.timings import Timings
 from aether_bg.bridge import Bridge
-
-SILENT: Final = 2.0
-"""Seconds without an answer of the loop after which it counts as blocked."""
-LOOK: Final = 0.5
 
 
 class Watch:
     """Made on the loop; `stop` ends the thread. Each handler is named once."""
 
-    def __init__(self, core: Core, running: Callable[[], list[Attempt]], silent: float = SILENT) -> None:
-        self._core, self._running, self._silent = core, running, silent
+    def __init__(self, *, running: Callable[[], list[Attempt]], problems: Problems, timings: Timings) -> None:
+        self._running, self._problems = running, problems
+        self._silent, self._look = timings.silent, timings.watch
         self._bridge, self._loop = Bridge(), threading.get_ident()
         self._over = threading.Event()
         self._answered = True
@@ -37,15 +34,15 @@ class Watch:
         self._over.set()
 
     def _main(self) -> None:
-        asked, looks = _Moment.now(), 0
+        asked, looks = _Reading.now(), 0
         while not self._over.is_set():
             if self._answered:
-                self._answered, asked, looks = False, _Moment.now(), 0
+                self._answered, asked, looks = False, _Reading.now(), 0
                 if not self._bridge.post(self._answer):
                     return
             before = time.monotonic()
-            self._over.wait(LOOK)
-            if time.monotonic() - before > LOOK + 1.0 and asked.idle():
+            self._over.wait(self._look)
+            if time.monotonic() - before > self._look + 1.0 and asked.idle():
                 self._answered = True  # the whole process stood still: it was stopped, or the machine slept
             if not self._answered and time.monotonic() - asked.wall > self._silent:
                 looks += 1
@@ -77,19 +74,19 @@ class Watch:
         who = ", ".join(map(str, fresh.values()))
         does = "holds it" if sure else "ran meanwhile and may hold it"
         first = next(iter(fresh.values())).job
-        self._core.report(
+        self._problems.report(
             "event loop", f"it has not answered for {self._silent:g} s, at {where}: {who} {does}. Await what takes "
             "long, or make the handler a plain function, which runs in a thread", first if len(fresh) == 1 else None,
         )  # fmt: skip
 
 
 @attrs.frozen
-class _Moment:
+class _Reading:
     wall: float
     cpu: float
 
     @classmethod
-    def now(cls) -> _Moment:
+    def now(cls) -> _Reading:
         return cls(time.monotonic(), time.process_time())
 
     def idle(self) -> bool:

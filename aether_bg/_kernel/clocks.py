@@ -1,4 +1,4 @@
-"""The wall clock is set back, the rules of a zone change: the rows that wait by the old ones are adjusted
+"""The wall clock is set back, or the rules of a zone change: jobs that wait by the old ones are adjusted
 (docs/protocol.md, R4 to R6)."""
 
 from __future__ import annotations
@@ -9,14 +9,13 @@ from typing import Final
 import anyio
 import attrs
 
-from aether_bg._kernel.engine import Engine
-from aether_bg._rules import states
-from aether_bg._rules.occurrences import REPEATED
+from aether_bg._kernel.journal import Journal
+from aether_bg._kernel.shared import Shared
+from aether_bg._rules import adjustments
+from aether_bg._rules.recurrence import REPEATED
 from aether_bg.errors import InvalidSchedule
 from aether_bg.model import Query
 
-LOOK: Final = 0.5
-"""Seconds between looks at the clocks."""
 GONE_BACK: Final = 0.05
 """Seconds from which on the wall clock counts as set back; less is the drift of a clock that is being set right."""
 REPORTED: Final = 1.0
@@ -26,28 +25,30 @@ PASSES: Final = 3
 _PAGE: Final = 200
 
 
+@attrs.define(kw_only=True, eq=False)
 class Clocks:
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._lead: float | None = None
-        """Of the wall clock over the monotonic one, at the last look."""
-        self._back = 0.0
-        """Seconds of a step that has not been reported yet."""
-        self._passes = PASSES
-        """That are left: the clock may have been set back before this start as well."""
-        self._starting = True
+    _shared: Shared
+    _journal: Journal
+    _lead: float | None = attrs.field(default=None, init=False)
+    """Of the wall clock over the monotonic one, at the last look."""
+    _back: float = attrs.field(default=0.0, init=False)
+    """Seconds of a step that has not been reported yet."""
+    _passes: int = attrs.field(default=PASSES, init=False)
+    """That are left: the clock may have been set back before this start as well."""
+    _starting: bool = attrs.field(default=True, init=False)
 
     async def run(self) -> None:
         while True:
             await self.look()
-            await anyio.sleep(LOOK)
+            await anyio.sleep(self._shared.timings.clocks)
 
     async def look(self) -> None:
-        now = self._engine.clock.now()
-        lead = now.timestamp() - self._engine.clock.monotonic()
+        now = self._shared.clock.now()
+        lead = now.timestamp() - self._shared.clock.monotonic()
         before, self._lead = self._lead, lead
-        if self._engine.undone is not None and now > self._engine.undone:
-            self._engine.undone = None
+        undone = self._shared.schedules.undone
+        if undone is not None and now > undone:
+            self._shared.schedules.undone = None
         if before is not None and lead <= before - GONE_BACK:
             self._back, self._passes = before - lead, PASSES
             self._came_to(now, now + timedelta(seconds=self._back))
@@ -62,38 +63,40 @@ class Clocks:
 
     def _came_to(self, now: datetime, before: datetime) -> None:
         """The wall clock showed `before`, and was set back to `now`."""
+        schedules = self._shared.schedules
         if before - now >= REPEATED:
-            self._engine.undone = max(before, self._engine.undone or before)
+            schedules.undone = max(before, schedules.undone or before)
 
     async def _look_back(self, now: datetime) -> None:
         """How far the clock was set back while nothing ran: as far as the rows tell."""
         query = Query(changed_after=now, limit=_PAGE)
-        while rows := await self._engine.calls.find(query):
+        while rows := await self._shared.calls.find(query):
             self._came_to(now, max(row.modified_at for row in rows))
             query = attrs.evolve(query, after=rows[-1].id)
 
     def _report(self, moved: int) -> None:
         back, self._back = self._back, 0.0
         if back >= REPORTED:
-            said = f"the wall clock was set back by {timedelta(seconds=round(back))}; recurring jobs and retries go on "
-            self._engine.report("clock", said + "from now, one-shots keep their instants")
+            text = f"the wall clock was set back by {timedelta(seconds=round(back))}; recurring jobs and retries go on "
+            self._shared.problems.report("clock", text + "from now, one-shots keep their instants")
         elif moved and self._starting:
-            said = f"{moved} waiting jobs were planned by a clock that has been set back since; they go on from now"
-            self._engine.report("clock", said)
+            text = f"{moved} waiting jobs were planned by a clock that has been set back since; they go on from now"
+            self._shared.problems.report("clock", text)
 
     async def _adjust(self, query: Query) -> tuple[int, bool]:
         """Page by page: how many rows were moved, and whether one of them was lost to another writer."""
-        engine, moved, missed = self._engine, 0, False
-        while rows := await engine.calls.find(query):
+        moved, missed = 0, False
+        while rows := await self._shared.calls.find(query):
             for row in rows:
-                if row.handler_name not in engine.handlers:
+                if row.handler_name not in self._shared.handlers:
                     continue
                 try:
-                    change = await engine.aside(states.adjust, row, engine.plan(row), engine.clock.now())
+                    plan = self._shared.schedules.plan(row)
+                    change = await self._shared.schedules.aside(adjustments.adjust, row, plan, self._shared.clock.now())
                 except InvalidSchedule:
                     continue  # the claim reports it
                 if change is not None:
-                    saved = await engine.save(change)
+                    saved = await self._journal.try_update(change)
                     moved, missed = moved + saved, missed or not saved
             if len(rows) < query.limit:
                 break

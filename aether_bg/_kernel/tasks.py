@@ -1,21 +1,26 @@
-"""Tasks that belong to no caller: their trouble never cancels the host, nor the host's theirs (PROTOCOL S6).
+"""Tasks that belong to no caller: their failure never cancels the host, nor the host's them (docs/protocol.md, S6).
 
-A task group would cancel its host, and costs seven times as much per task; whoever starts a task here sees to its end.
+A task group would cancel its host, and costs seven times as much per task. The caller must make sure that a task ends.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sys
+import threading
 from collections.abc import Awaitable, Callable
 from contextvars import Context
 from itertools import count
 
 import anyio
 
+from aether_bg.bridge import Bridge
+
 Spawn = Callable[..., None]
-"""`spawn(fn, *args, context=None)`: run the async function beside everything else, in this context, an empty one if
-none is given. It must not raise."""
+"""`spawn(fn, *args, context=None)`: run the async function beside everything else, in this context or else in an empty
+one. It must not raise."""
+Run = Callable[[Callable[[], object]], None]
+"""Runs a function on the event loop: at once when called there, soon when called from another thread."""
 
 
 def spawner() -> Spawn:
@@ -46,6 +51,19 @@ def spawner() -> Spawn:
     return spawn
 
 
+def runner() -> Run:
+    """For the loop this is called on."""
+    bridge, thread = Bridge(), threading.get_ident()
+
+    def on_loop(fn: Callable[[], object]) -> None:
+        if threading.get_ident() == thread:
+            fn()
+        else:
+            bridge.post(fn)
+
+    return on_loop
+
+
 def longer(wait: float, bounds: tuple[float, float]) -> float:
     """The next wait of a backoff that doubles within its bounds; the first after 0."""
     return min(max(wait * 2, bounds[0]), bounds[1])
@@ -55,7 +73,7 @@ def _ignore(_: object) -> None: ...
 
 
 class Signal:
-    """Lets go, at each `set`, of those who wait at that moment; costs nothing while nobody does."""
+    """Each `set` releases those who wait at that moment; it costs nothing while none do."""
 
     __slots__ = ("_event",)
 
@@ -68,7 +86,7 @@ class Signal:
             self._event = None
 
     async def wait(self, within: float) -> None:
-        """Until the next `set`, at most so many seconds."""
+        """Until the next `set`, or `within` seconds."""
         if self._event is None:
             self._event = anyio.Event()
         with anyio.move_on_after(within):

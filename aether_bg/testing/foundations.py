@@ -9,7 +9,10 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Final, Literal
 
+import attrs
+
 from aether_bg import Aether
+from aether_bg._app.registration import Registration
 from aether_bg.errors import AlreadyStarted, InvalidOption, UsageError, WaitTimeout, shown
 from aether_bg.plugins.inprocess import InProcess
 from aether_bg.testing.clock import FakeClock
@@ -52,7 +55,7 @@ class Sandbox:
         if not callable(getattr(clock, "advance", None)):
             raise InvalidOption(f"clock={shown(clock)}", "is one that tests move", "Pass a FakeClock, or leave it out.")
         self._app, self._clock, self._override, self._store = app, clock, override, store
-        self._before: dict[str, Any] = {}
+        self._before: Registration
         self._jobs: Jobs
 
     def __repr__(self) -> str:
@@ -61,49 +64,43 @@ class Sandbox:
     # -- not started -----------------------------------------------------------------------------
 
     def __enter__(self) -> Jobs:
-        """Whoever holds the app, under whatever name, is to find the sandbox: so its state is exchanged, not itself."""
+        """Other code holds the app under names of its own and must find the sandbox: its registration is exchanged."""
         app, still = self._app, Still()
-        if app._run is not None:
+        if app._session is not None:
             raise AlreadyStarted(repr(app), "it runs already, in a sandbox or without one", "Leave that block first.")
         if any(isinstance(plugin, Still) for plugin in app.plugins.all):
             raise UsageError(repr(app), "it is in a sandbox already", "Leave that block first.")
-        trial = self._trial(still)
-        self._before = dict(vars(app))
-        vars(app).update(vars(trial))
+        self._before, app.registration = app.registration, self._trial(still)
         self._jobs = Jobs(app, self._clock, still)
         return self._jobs
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        running = self._app._run is not None
-        vars(self._app).clear()
-        vars(self._app).update(self._before)
+        running, self._app._session = self._app._session is not None, None
+        self._app.registration = self._before
         if kind is None:
             self._jobs.close()
             if running:
                 raise UsageError("the end of a sandbox", "its app runs still", "Let it stop within the block.")
 
-    def _trial(self, still: Still) -> Aether:
-        """An app with the same registrations on other foundations."""
-        app, options = self._app, self._app.options
-        owners = [*app.plugins.owners("persistence"), *app.plugins.owners("scheduling")]
-        kept = [p for p in app.plugins.all if not isinstance(p, InProcess) and all(p is not owner for owner in owners)]
-        trial = Aether(
-            self._store, scheduler=still, plugins=kept, concurrency=options.concurrency, grace=options.grace,
-            lease=options.lease, clock=self._clock, actor=options.actor, retention=dict(options.retention),
-            max_payload=options.max_payload,
-        )  # fmt: skip
-        for kind, factory, ping in app.provided:
-            trial.provide(kind, factory, ping=ping)
+    def _trial(self, still: Still) -> Registration:
+        """The same handlers and declarations on another store and clock, with fakes for dependencies."""
+        real = self._app.registration
+        owners = [*real.plugins.owners("persistence"), *real.plugins.owners("scheduling")]
+        kept = [p for p in real.plugins.all if not isinstance(p, InProcess) and all(p is not owner for owner in owners)]
+        options = attrs.evolve(real.options, clock=self._clock)
+        trial = Registration.of(self._store, still, kept, False, options)
+        trial = attrs.evolve(trial, handlers=real.handlers, declared=[*real.declared], timings=real.timings)
+        for kind, factory, ping in real.provided:
+            trial.provide(kind, factory, ping)
         for kind, fake in self._override.items():
-            trial.provide(kind, _factory(fake))
-        trial.handlers, trial.declared, trial.provided = app.handlers, [*app.declared], [*app.provided]
+            trial.dependencies.provide(kind, _factory(fake), None)
         self._check_wanted(trial)
         return trial
 
-    def _check_wanted(self, trial: Aether) -> None:
-        """A fake that nobody asks for hides a mistake: the real thing would be used."""
+    def _check_wanted(self, trial: Registration) -> None:
+        """A fake that no handler asks for hides a mistake: the real thing would be used."""
         trial.handlers.resolve(trial.dependencies)
         wanted = {kind for kind, _, _ in trial.provided}
         for handler in map(trial.handlers.compiled, trial.handlers):

@@ -11,15 +11,14 @@ import anyio
 import pytest
 
 from aether_bg import Aether
-from aether_bg._kernel import blocked
+from aether_bg._kernel.timings import Timings
 
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(autouse=True)
-def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blocked.Watch.__init__, "__defaults__", (1.0,))
-    monkeypatch.setattr(blocked, "LOOK", 0.3)
+@pytest.fixture
+def app(make_app: Callable[..., Aether]) -> Aether:
+    return make_app(timings=Timings(silent=1.0, watch=0.3))
 
 
 def told(caplog: pytest.LogCaptureFixture) -> list[Any]:
@@ -123,5 +122,5 @@ async def test_c_code_that_keeps_all_threads_waiting(app: Aether, caplog: pytest
     assert record.handler == "Counts"
 
 
-def test_the_bounds_are_those_of_the_document(make_app: Callable[..., Aether]) -> None:
-    assert blocked.SILENT == 2.0
+def test_the_bounds_are_those_of_the_document() -> None:
+    assert Timings().silent == 2.0

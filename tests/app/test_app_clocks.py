@@ -6,13 +6,14 @@ import logging
 from collections.abc import Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import anyio
 import pytest
 
 from aether_bg import Aether, Backoff, JobContext, JobInfo, JobStatus, RunOutcome
-from aether_bg._kernel import clocks
+from aether_bg._kernel.timings import Timings
 from aether_bg.testing import FakeClock
 
 pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
@@ -87,9 +88,8 @@ class World:
 
 
 @pytest.fixture
-def world(make_app: Callable[..., Aether], clock: FakeClock, step: Any, monkeypatch: pytest.MonkeyPatch) -> World:
-    monkeypatch.setattr(clocks, "LOOK", 0.01)
-    return World(make_app, clock, step)
+def world(make_app: Callable[..., Aether], clock: FakeClock, step: Any) -> World:
+    return World(partial(make_app, timings=Timings(clocks=0.01)), clock, step)
 
 
 @asynccontextmanager

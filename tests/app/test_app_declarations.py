@@ -235,7 +235,7 @@ def test_what_is_wrong_in_a_declaration_raises_there(
     good: dict[str, Any] = {"handler": "Typed", "job_name": "job", "payload": "a", "schedule": "@daily"}
     with pytest.raises(kind, match=said):
         app.declare(**good | wrong)
-    assert len(app.declared) == 1
+    assert len(app.registration.declared) == 1
 
 
 def typed(args: str) -> None: ...

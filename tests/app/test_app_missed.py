@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from aether_bg import Aether, JobContext, RunOutcome, hookimpl
-from aether_bg._rules.states import endings
+from aether_bg._rules import transitions
 from aether_bg.schedule._cron import Cron
 from aether_bg.testing import FakeClock
 
@@ -174,7 +174,7 @@ class Words:
 async def test_a_schedule_that_cannot_count(
     make_app: Callable[..., Aether], clock: FakeClock, step: Any, misfire: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(endings, "KEPT", 150)
+    monkeypatch.setattr(transitions, "KEPT", 150)
     ran: list[datetime] = []
     app = make_app(clock=clock, scheduler=step, plugins=[Words()])
 

@@ -15,7 +15,7 @@ import anyio
 import pytest
 
 from aether_bg import Aether, Backoff, JobStatus, RunOutcome, SQLiteStore, StoreError, UnitOfWork, hookimpl
-from aether_bg._kernel import clocks, owners
+from aether_bg._kernel.timings import Timings
 from aether_bg.errors import StoreBusy
 from aether_bg.model import Fired
 from aether_bg.plugins.sqlite import opened
@@ -72,11 +72,10 @@ def by_hand_table(path: Path) -> None:
 
 
 async def test_a_trigger_for_a_running_job_has_its_owner_looked_at(
-    make_app: Callable[..., Aether], path: Path, step: Any, monkeypatch: pytest.MonkeyPatch
+    make_app: Callable[..., Aether], path: Path, step: Any
 ) -> None:
-    """PROTOCOL C2, without waiting for the next look at the owners."""
-    monkeypatch.setattr(owners, "LOOK", 60.0)
-    app = make_app(scheduler=step)
+    """docs/protocol.md, C2, without waiting for the next look at the owners."""
+    app = make_app(scheduler=step, timings=Timings(look=60.0))
     app.handler("Work")(lambda: None)
     async with app:
         id_ = await app.enqueue("Work", "job", schedule="@every 1h")
@@ -115,7 +114,7 @@ async def test_failures_are_logged(fake_app: Aether, clock: FakeClock, caplog: p
 
 async def test_problems_fade(fake_app: Aether, clock: FakeClock) -> None:
     async with fake_app as app:
-        app._running.engine.report("outbox", "the engine is away")
+        app._running.kernel.report("outbox", "the engine is away")
         assert (await app.health())["problems"] == {"outbox": "the engine is away"}
         clock.advance(seconds=61)
         assert (await app.health())["problems"] == {}
@@ -142,10 +141,10 @@ async def test_opening_waits_for_others_but_not_for_ever(
 
 
 async def test_an_overdue_job_is_told_of_at_the_second_look(
-    fake_app: Aether, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+    make_app: Callable[..., Aether], clock: FakeClock, step: Any
 ) -> None:
     """Once. At the first look it may be the clock that was moved, in a test or by a laptop's sleep."""
-    monkeypatch.setattr(owners, "LOOK", 0.005)
+    fake_app = make_app(clock=clock, scheduler=step, timings=Timings(look=0.005))
     fake_app.handler("Work")(lambda: None)
     async with fake_app as app:
         await app.enqueue("Work", "job")
@@ -282,12 +281,11 @@ async def test_drain_says_that_it_could_not_claim(make_app: Callable[..., Aether
 
 
 async def test_a_clock_put_back_is_not_forgotten_in_trouble(
-    make_app: Callable[..., Aether], path: Path, clock: FakeClock, step: Any, monkeypatch: pytest.MonkeyPatch
+    make_app: Callable[..., Aether], path: Path, clock: FakeClock, step: Any
 ) -> None:
-    """PROTOCOL R4: a retry that was to come in five seconds comes in five seconds of the new time."""
-    monkeypatch.setattr(clocks, "LOOK", 0.01)
+    """docs/protocol.md, R4: a retry that was to come in five seconds comes in five seconds of the new time."""
     store = Moody(path, "changed_after")
-    app = make_app(store, scheduler=step, clock=clock)
+    app = make_app(store, scheduler=step, clock=clock, timings=Timings(clocks=0.01))
 
     @app.handler("Fails", retries=1, backoff=Backoff(first=5, jitter=0))
     async def fails() -> None:
@@ -320,15 +318,15 @@ async def test_a_due_job_that_must_wait_for_the_stop_makes_nobody_spin(make_app:
 
     looks = 0
     async with app:
-        engine = app._running.engine
-        sleep = engine.sleep_until
+        kernel = app._running.kernel
+        sleep = kernel.sleep_until
 
         async def counted(when: Any) -> None:
             nonlocal looks
             looks += 1
             await sleep(when)
 
-        engine.sleep_until = counted  # type: ignore[method-assign]
+        kernel.sleep_until = counted
         await app.enqueue("Slow")
         await begun.wait()
         await app.enqueue("Slow")

@@ -63,9 +63,10 @@ class Says:
         if type(event).__name__ == "AppStarted":
             say("started")
 
-app.plugins.register(Says())
+import attrs
 from aether_bg._hooks.calls import Calls
-app.calls = Calls(app.plugins)
+app.plugins.register(Says())
+app.registration = attrs.evolve(app.registration, calls=Calls(app.plugins))
 app.run(backend=backend)
 say("stopped")
 """

@@ -117,8 +117,8 @@ async def test_an_outcome_that_the_stop_cannot_record_is_no_crash(
             await app.enqueue("Slow", f"slow-{number}")
         await eventually(lambda: len(begun) == 5)
         about: dict[str, Any] = {"handlers": ("Slow",), "now": app.options.clock.now(), "interval": 5, "keep_for": 60}
-        announced = Heartbeat(owner=app._running.engine.owner, stopping=True, **about)
-        await app._running.engine.calls.heartbeat(announced)  # as the stop does, before the trouble
+        announced = Heartbeat(owner=app._running.kernel.owner, stopping=True, **about)
+        await app.calls.heartbeat(announced)  # as the stop does, before the trouble
         caplog.clear()
         foreign.execute("BEGIN IMMEDIATE")
         go.set()
@@ -154,7 +154,7 @@ async def test_a_long_stop_misses_no_handler(make_app: Make, caplog: pytest.LogC
     async with anyio.create_task_group() as group, app:
         await slow.started(app)
         await app.enqueue("Slow")
-        await eventually(lambda: "Slow" in app._running.engine.alive.due)  # type: ignore[union-attr]
+        await eventually(lambda: "Slow" in app._running.kernel.heartbeats.alive.due)  # type: ignore[union-attr]
         group.start_soon(let_go)
         group.start_soon(enqueues_until_the_end)
     assert [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING] == []

@@ -16,6 +16,7 @@ import pytest
 
 from aether_bg import Aether, InvalidSchedule, JobInfo, JobStatus, RunOutcome, hookimpl
 from aether_bg import schedule as language
+from aether_bg._kernel.timings import Timings
 from aether_bg.model import Fired
 from aether_bg.protocols import Kernel
 from aether_bg.schedule import Schedule
@@ -221,12 +222,9 @@ async def test_a_trigger_of_an_unreadable_schedule_comes_again(make_app: Make, p
         assert (after.status, after.seq, after.attempt) == (JobStatus.SCHEDULED, job.seq, 0)
 
 
-async def test_a_schedule_plugin_that_fails_for_a_while(make_app: Make, path: Path, monkeypatch: Any) -> None:
-    from aether_bg._kernel import owners
-
-    monkeypatch.setattr(owners, "_SWEEP", 0.2)
+async def test_a_schedule_plugin_that_fails_for_a_while(make_app: Make, path: Path) -> None:
     lunch = Lunch(means="@once")
-    app = make_app(plugins=[lunch])
+    app = make_app(plugins=[lunch], timings=Timings(sweep=0.2))
     app.handler("Work")(lambda: None)
     await put(app, schedule="@lunch")
     lunch.failing = True

@@ -18,8 +18,7 @@ import anyio
 import pytest
 
 from aether_bg import Aether, Backoff, JobContext, RunOutcome
-from aether_bg._rules import occurrences
-from aether_bg._rules.states import endings
+from aether_bg._rules import recurrence, transitions
 from aether_bg.testing import FakeClock
 from chaos.harness import TESTS, World
 from chaos.plugins import Hook
@@ -126,7 +125,7 @@ def test_down_for_an_hour(tmp_path: Path, count: int, full: bool, monkeypatch: p
     cap = 1000
     if not full:
         cap = 100
-        for room in (occurrences, endings):
+        for room in (recurrence, transitions):
             monkeypatch.setattr(room, "KEPT", cap)
 
     async def main(number: int) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 from uuid import UUID
 
 import anyio
+import attrs
 
 from aether_bg import (
     Aether,
@@ -29,7 +30,7 @@ from aether_bg import (
     SQLiteStore,
     UnitOfWork,
 )
-from aether_bg._kernel import owners
+from aether_bg._kernel.timings import Timings
 from chaos.history import History
 from chaos.plugins import Failpoint, Hook, Observer, Push, Watched, text
 
@@ -52,8 +53,6 @@ class Worker:
             from aether_bg.plugins.sqlite.locks import OwnerLocks
 
             OwnerLocks.dead = lambda self, owner: False
-        if spec.get("look"):
-            owners.LOOK = spec["look"]
         self.plugin = self.wrapped(store)
         scheduler: Any = "timer"
         if spec.get("scheduler") == "push":
@@ -64,6 +63,8 @@ class Worker:
         self.app = Aether(
             self.plugin, scheduler=scheduler, plugins=[Observer(self.history), *self.further()], **options
         )
+        if spec.get("look"):
+            self.app.registration = attrs.evolve(self.app.registration, timings=Timings(look=spec["look"]))
         self.register(set(spec.get("without", ())))
 
     def wrapped(self, store: SQLiteStore) -> Any:

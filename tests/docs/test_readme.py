@@ -18,7 +18,7 @@ import pytest
 
 import aether_bg
 from aether_bg import Aether, Backoff, JobContext, JobInfo
-from aether_bg._app.view import StoreView
+from aether_bg._app.store_view import StoreView
 
 from .snippets import ROOT, Snippet, snippets, table
 

@@ -32,6 +32,7 @@ from aether_bg import (
     hookspecs,
     schedule,
 )
+from aether_bg._kernel.timings import Timings
 from aether_bg.model import (
     Decision,
     Failure,
@@ -603,12 +604,11 @@ async def test_arming_that_fails_is_asked_again(make_app: Make) -> None:
         assert "ConnectionError" in (await app.health())["problems"]["schedule_arm"]
 
 
-async def test_an_engine_that_is_back_is_not_kept_waiting(make_app: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_engine_that_is_back_is_not_kept_waiting(make_app: Make) -> None:
     """The outbox asks ever more rarely; `wake` says that it may ask again."""
-    monkeypatch.setattr("aether_bg._kernel.outbox._BACKOFF", (0.05, 600.0))
     push = Push()
     push.refuse = 6  # 0.05, 0.1 … 1.6 s between
-    app = make_app(scheduler=push)
+    app = make_app(scheduler=push, timings=Timings(arming_backoff=(0.05, 600.0)))
     app.handler("Work")(lambda: None)
     async with app:
         job_id = await app.enqueue("Work", schedule=timedelta(hours=1))

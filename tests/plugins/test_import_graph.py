@@ -64,7 +64,7 @@ def ours(name: str, **which: bool) -> set[str]:
 
 
 def test_the_reader_of_imports_reads() -> None:
-    assert "aether_bg._app.app" in ours("aether_bg", typing=True)
+    assert "aether_bg._app.aether" in ours("aether_bg", typing=True)
     assert "aether_bg.model.job" in ours("aether_bg.model")
     assert "aether_bg.schedule._model" in ours("aether_bg.schedule")
     assert len(modules()) > 40
@@ -72,8 +72,11 @@ def test_the_reader_of_imports_reads() -> None:
 
 def test_only_the_front_doors_import_the_kernel() -> None:
     """The package; the command line, which is an operator's session on an app; and for tests its plain functions,
-    which are the app's own."""
-    allowed = {"aether_bg.testing.plain": {"aether_bg._app.blocking"}}
+    which are the app's own, and the registration that a sandbox exchanges."""
+    allowed = {
+        "aether_bg.testing.plain": {"aether_bg._app.blocking"},
+        "aether_bg.testing.foundations": {"aether_bg._app.registration"},
+    }
     for name in modules():
         room = name.split(".")[1:2]
         if room not in ([], ["cli"]) and not room[0].startswith("_"):

@@ -344,9 +344,9 @@ async def test_one_sandbox_at_a_time_and_no_longer_than_its_app(app: Aether, mai
     left = sandbox(app, override={Mailer: mailer})
     left.__enter__()
     await app.__aenter__()
-    run = app._run
+    session = app._session
     with pytest.raises(UsageError, match="its app runs still"):
         left.__exit__(None, None, None)
     assert vars(app) == before
-    assert run is not None
-    await run.stop()
+    assert session is not None
+    await session.stop()

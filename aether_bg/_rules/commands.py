@@ -1,12 +1,14 @@
-"""What users ask of a job: each verb as a move of its row, or a refusal (PROTOCOL U, N3, R4)."""
+"""What users ask of a job: each verb as a change of its row, or a refusal (docs/protocol.md, U, N3, R4)."""
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
-from aether_bg._rules.occurrences import Gap, Plan, no_occurrence
-from aether_bg._rules.states.parts import (
+import attrs
+
+from aether_bg._rules.changes import (
+    Moment,
     attempt_run,
     change,
     end,
@@ -18,19 +20,23 @@ from aether_bg._rules.states.parts import (
     spent,
     wait,
 )
+from aether_bg._rules.recurrence import Gap, Plan, no_occurrence
 from aether_bg.errors import InvalidTransition, shown
 from aether_bg.model import Change, Definition, JobInfo, JobRun, JobStatus, RunOutcome, Unreadable
 
+_DEFINITION: Final = tuple(field.name for field in attrs.fields(Definition))
+
 
 def update(
-    job: JobInfo, definition: Definition, plan: Plan, before: Plan | None, now: datetime, by: str | None,
-    *, again: bool = False,
-) -> Change:  # fmt: skip
-    """Another schedule, from now (PROTOCOL U1). `plan` is the new one; its anchor is now. `before`: the old one, None
-    where it cannot be read; what it left overdue is closed by a row. `again`: a running one-shot runs once more."""
+    job: JobInfo, definition: Definition, plan: Plan, before: Plan | None, moment: Moment, *, again: bool = False
+) -> Change:
+    """Another schedule, from now (docs/protocol.md, U1). `plan` is the new one; its anchor is now. `before`: the old
+    one, None where it cannot be read; what it left overdue is closed by a row. `again`: a running one-shot runs once
+    more."""
     refuse(job, "update", job.status.terminal, "enqueue it again")
     if job.status is JobStatus.RUNNING:
-        return change(job, now, by, bump=False, definition=definition, trigger_pending=job.trigger_pending or again)
+        return change(job, moment, bump=False, definition=definition, trigger_pending=job.trigger_pending or again)
+    now = moment.now
     superseded: tuple[JobRun, ...] = ()
     occurrences = job.occurrences
     if job.attempt:
@@ -40,11 +46,11 @@ def update(
         superseded = (*superseded, gap_run(gap, RunOutcome.SUPERSEDED, now, job.id, job.seq + 1, 2))
     refuse(job, "update", spent(plan, occurrences), "its repeats are used up: enqueue it under another name")
     return wait(
-        job, plan.first(), now, by, superseded, definition=definition, occurrences=occurrences, trigger_pending=False
+        job, plan.first(), moment, superseded, definition=definition, occurrences=occurrences, trigger_pending=False
     )
 
 
-def redefine(job: JobInfo, definition: Definition, plan: Plan, now: datetime, by: str | None) -> Change:
+def redefine(job: JobInfo, definition: Definition, plan: Plan, moment: Moment) -> Change:
     """Another definition, the same schedule (docs/protocol.md, U1): what waits goes on waiting, retries included."""
     refuse(job, "update", job.status.terminal, "enqueue it again")
     refuse(
@@ -53,7 +59,7 @@ def redefine(job: JobInfo, definition: Definition, plan: Plan, now: datetime, by
     )  # fmt: skip
     if not job.off_schedule and job.occurrence is not None and plan.until is not None and job.occurrence > plan.until:
         raise no_occurrence(definition.expression_value, plan.until)
-    return change(job, now, by, bump=False, definition=definition)
+    return change(job, moment, bump=False, definition=definition)
 
 
 def _overdue(job: JobInfo, plan: Plan, now: datetime) -> Gap | None:
@@ -66,26 +72,29 @@ def _overdue(job: JobInfo, plan: Plan, now: datetime) -> Gap | None:
     return None if since is None or since > now else plan.passed(since, now)
 
 
-def cancel(job: JobInfo, now: datetime, by: str | None) -> Change | None:
-    """`delete` (PROTOCOL U2). None: it is terminal already. A row that cannot be read gives its name up even so."""
+def cancel(job: JobInfo, moment: Moment) -> Change | None:
+    """`delete` (docs/protocol.md, U2). None: it is terminal already. A row that cannot be read gives its name up even
+    so."""
     if job.status.terminal and not (isinstance(job, Unreadable) and job.holds_name):
         return None
-    runs = (attempt_run(job, RunOutcome.CANCELLED, now),) if job.status is JobStatus.RUNNING else ()
-    return end(job, JobStatus.CANCELLED, now, by, runs, holds_name=False)
+    runs = (attempt_run(job, RunOutcome.CANCELLED, moment.now),) if job.status is JobStatus.RUNNING else ()
+    return end(job, JobStatus.CANCELLED, moment, runs, holds_name=False)
 
 
-def pause(job: JobInfo, now: datetime, by: str | None) -> Change | None:
+def pause(job: JobInfo, moment: Moment) -> Change | None:
     refuse(job, "pause", job.status.terminal, "there is nothing to hold back")
     if job.paused:
         return None
-    return change(job, now, by, bump=job.status is JobStatus.SCHEDULED, paused=True, manual=False)
+    return change(job, moment, bump=job.status is JobStatus.SCHEDULED, paused=True, manual=False)
 
 
-def resume(job: JobInfo, plan: Plan, now: datetime, by: str | None) -> Change | None:
-    """Overdue one-shots and retries at once; a recurring job from now, the gap one skipped row (PROTOCOL U4)."""
+def resume(job: JobInfo, plan: Plan, moment: Moment) -> Change | None:
+    """Overdue one-shots and retries at once; a recurring job from now, the gap is one skipped row (docs/protocol.md,
+    U4)."""
     refuse(job, "resume", job.status.terminal, "use `retry`")
     if not job.paused:
         return None
+    now = moment.now
     plan = plan.grounded(now)
     gap = _paused_through(job, plan, now)
     last = job.last_occurrence if gap is None else later(job.last_occurrence, gap.last)
@@ -95,15 +104,15 @@ def resume(job: JobInfo, plan: Plan, now: datetime, by: str | None) -> Change | 
         if gap is not None:
             beside["last_occurrence"] = last
             beside["runs"] = (gap_run(gap, RunOutcome.SKIPPED, now, job.id, job.seq + (not running), 2),)
-        return change(job, now, by, beside, bump=not running)
+        return change(job, moment, beside, bump=not running)
     if gap is None:
         due = job.due_at if plan.schedule.recurring or job.due_at is None else max(job.due_at, now)
-        return change(job, now, by, paused=False, due_at=due)  # held back is not late
+        return change(job, moment, paused=False, due_at=due)  # held back is not late
     run = gap_run(gap, RunOutcome.SKIPPED, now, job.id, job.seq + 1, 1)
     following = plan.after(gap.last)
     if following is None:
-        return end(job, JobStatus.COMPLETED, now, by, (run,), paused=False, last_occurrence=last)
-    return wait(job, following, now, by, (run,), paused=False, last_occurrence=last)
+        return end(job, JobStatus.COMPLETED, moment, (run,), paused=False, last_occurrence=last)
+    return wait(job, following, moment, (run,), paused=False, last_occurrence=last)
 
 
 def _paused_through(job: JobInfo, plan: Plan, now: datetime) -> Gap | None:
@@ -117,24 +126,26 @@ def _paused_through(job: JobInfo, plan: Plan, now: datetime) -> Gap | None:
     return None if since is None else plan.passed(since, now)
 
 
-def trigger(job: JobInfo, plan: Plan, now: datetime, by: str | None) -> Change | None:
-    """Run now (PROTOCOL U3). None: a triggered run is waiting already."""
+def trigger(job: JobInfo, plan: Plan, moment: Moment) -> Change | None:
+    """Run now (docs/protocol.md, U3). None: a triggered run is waiting already."""
+    now = moment.now
     anew = "enqueue it under another name, or purge it first" if job.holds_name else "use `retry`, or enqueue it anew"
     refuse(job, "trigger", job.status.terminal, "use `retry`" if job.status is JobStatus.FAILED else anew)
     if job.status is JobStatus.RUNNING:
         refuse(job, "trigger", not plan.schedule.recurring, "wait for it to end")
-        return None if job.trigger_pending else change(job, now, by, bump=False, trigger_pending=True)
+        return None if job.trigger_pending else change(job, moment, bump=False, trigger_pending=True)
     if job.manual:
         return None
     _refuse_expired(job, "trigger", plan, now)
     if job.attempt or job.off_schedule or not plan.schedule.recurring:
-        return change(job, now, by, manual=True, due_at=now)
+        return change(job, moment, manual=True, due_at=now)
     instant = extra_instant(job, plan, now, job.handled_time)
-    return change(job, now, by, manual=True, off_schedule=True, due_at=now, occurrence=instant)
+    return change(job, moment, manual=True, off_schedule=True, due_at=now, occurrence=instant)
 
 
-def retry(job: JobInfo, plan: Plan, now: datetime, by: str | None) -> Change:
-    """The one way back from FAILED and CANCELLED (PROTOCOL U5)."""
+def retry(job: JobInfo, plan: Plan, moment: Moment) -> Change:
+    """The one way back from FAILED and CANCELLED (docs/protocol.md, U5)."""
+    now = moment.now
     back = (JobStatus.FAILED, JobStatus.CANCELLED)
     anew = "; to run this one again, purge it, or enqueue it under another name" if job.status.terminal else ""
     refuse(job, "retry", job.status not in back, f"only FAILED and CANCELLED jobs can be retried{anew}")
@@ -143,11 +154,11 @@ def retry(job: JobInfo, plan: Plan, now: datetime, by: str | None) -> Change:
         _refuse_expired(job, "retry", plan, now)
         own = plan.first()
         occurrence = now if own is None else max(own, now)
-        return wait(job, occurrence, now, by, (), **counters | {"due_at": now})
+        return wait(job, occurrence, moment, (), **counters | {"due_at": now})
     following = plan.grounded(now).after(now)
     refuse(job, "retry", following is None or spent(plan, job.occurrences), "its schedule has ended; enqueue it anew")
     last = now if job.last_occurrence is None else max(job.last_occurrence, now)  # what passed meanwhile is over
-    return wait(job, following, now, by, (), **counters, last_occurrence=last)
+    return wait(job, following, moment, (), **counters, last_occurrence=last)
 
 
 def _refuse_expired(job: JobInfo, verb: str, plan: Plan, now: datetime) -> None:
@@ -164,24 +175,29 @@ def _refuse_expired(job: JobInfo, verb: str, plan: Plan, now: datetime) -> None:
         )  # fmt: skip
 
 
-def settle(job: JobInfo, status: JobStatus, when: datetime, error: str | None, now: datetime, by: str | None) -> Change:
-    """`update_status` to a terminal state by hand; revokes a running attempt's token (PROTOCOL U6)."""
+def settle(job: JobInfo, status: JobStatus, when: datetime, error: str | None, moment: Moment) -> Change:
+    """`update_status` to a terminal state by hand; revokes a running attempt's token (docs/protocol.md, U6)."""
     refuse(job, f"update_status({status.name})", job.status.terminal or not status.terminal, "use `retry`")
     outcomes = {JobStatus.COMPLETED: RunOutcome.COMPLETED, JobStatus.FAILED: RunOutcome.FAILED}
     running = job.status is JobStatus.RUNNING
-    runs = (attempt_run(job, outcomes.get(status, RunOutcome.CANCELLED), now, error),) if running else ()
+    runs = (attempt_run(job, outcomes.get(status, RunOutcome.CANCELLED), moment.now, error),) if running else ()
     cancelled = status is JobStatus.CANCELLED
     return end(
-        job, status, now, by, runs, handled_time=when, last_error=error, holds_name=job.holds_name and not cancelled
+        job, status, moment, runs, handled_time=when, last_error=error, holds_name=job.holds_name and not cancelled
     )
 
 
-def release_name(job: JobInfo, now: datetime, by: str | None) -> Change:
-    """A terminal row gives its name up to its replacement (PROTOCOL N3)."""
-    return change(job, now, by, holds_name=False)
+def definition_of(job: JobInfo) -> Definition:
+    """The part of a row that its author chose."""
+    return Definition(**{name: getattr(job, name) for name in _DEFINITION})
+
+
+def release_name(job: JobInfo, moment: Moment) -> Change:
+    """A terminal row gives its name up to its replacement (docs/protocol.md, N3)."""
+    return change(job, moment, holds_name=False)
 
 
 def armed(job: JobInfo) -> Change:
-    """The scheduler holds this seq durably (PROTOCOL D4). Moves the revision, so that a verb which has read the row
-    before does not write back that nothing is held."""
-    return change(job, job.modified_at, job.modified_by, bump=False, armed_seq=job.seq)
+    """The scheduler holds this seq durably (docs/protocol.md, D4). Moves the revision, so that a verb which has read
+    the row before does not write back that nothing is held."""
+    return change(job, Moment(job.modified_at, job.modified_by), bump=False, armed_seq=job.seq)

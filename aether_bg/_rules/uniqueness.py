@@ -1,4 +1,4 @@
-"""When is a job the one that holds the name already, and what is said when it is not (PROTOCOL N2, N3)."""
+"""When is a job the one that holds the name already, and what is said when it is not (docs/protocol.md, N2, N3)."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def conflict(held: JobInfo, differs: list[str], *, replaceable: bool = True) -> 
 
 
 def taken(held: JobInfo) -> JobConflict:
-    """The holder of a name has changed between the look-up and the commit of a unit of work (PROTOCOL W6)."""
+    """The holder of a name has changed between the look-up and the commit of a unit of work (docs/protocol.md, W6)."""
     return JobConflict(
         f"job name {shown(held.job_name)}", "another job has taken it while the unit of work was open",
         "Nothing of the unit has happened; do it again.", existing=held,

@@ -11,10 +11,11 @@ from uuid import UUID
 
 import attrs
 
-from aether_bg._app.jobs import Jobs
+from aether_bg._app.commands import Commands
 from aether_bg._handlers.payloads import check_metadata
-from aether_bg._kernel.engine import Engine
-from aether_bg._rules import options as checks
+from aether_bg._hooks.calls import Calls
+from aether_bg._kernel.kernel import Kernel
+from aether_bg._rules import validation as checks
 from aether_bg.errors import InvalidOption, Unsupported, shown
 from aether_bg.model import JobInfo, JobRun, JobStatus, Purge, Query, Stats
 
@@ -22,17 +23,17 @@ from aether_bg.model import JobInfo, JobRun, JobStatus, Purge, Query, Stats
 class StoreView:
     """Queries over the store, whichever plugin it is. Every read sees at least what was committed before the call."""
 
-    def __init__(self, engine: Engine, jobs: Jobs, check_loop: Callable[[], None]) -> None:
-        self._engine_here, self._jobs, self._check_loop = engine, jobs, check_loop
+    def __init__(self, kernel: Kernel, commands: Commands, check_loop: Callable[[], None]) -> None:
+        self._kernel, self._commands, self._check_loop = kernel, commands, check_loop
 
     def __repr__(self) -> str:
-        return f"<StoreView of {self._engine_here.store_id}>"
+        return f"<StoreView of {self._kernel.store_id}>"
 
     @property
-    def _engine(self) -> Engine:
+    def _calls(self) -> Calls:
         """Raises `WrongLoop` on another loop or thread (docs/protocol.md, W12)."""
         self._check_loop()
-        return self._engine_here
+        return self._kernel.shared.calls
 
     async def get(self, id: UUID) -> JobInfo | None:
         """The job with this id, or None."""
@@ -71,27 +72,27 @@ class StoreView:
         `metadata={"OrderId": 123}` matches top-level keys. At most `limit` of them, 1,000 unless given; for the next
         page pass `after=` the last id.
         """
-        return await self._engine.calls.find(_query(query, fields))
+        return await self._calls.find(_query(query, fields))
 
     async def history(self, job_id: UUID, limit: int = 100) -> list[JobRun]:
         """Attempts and missed occurrences of a job, newest first."""
         if not isinstance(job_id, UUID):
             raise InvalidOption(f"job_id={shown(job_id)}", "is a uuid.UUID", "For a name: get_by_job_name(name).id.")
-        return await self._engine.calls.history(job_id, checks.whole("limit", limit, least=1))
+        return await self._calls.history(job_id, checks.whole("limit", limit, least=1))
 
     async def stats(self) -> Stats:
         """Counts by status and handler."""
-        return await self._engine.calls.stats()
+        return await self._calls.stats()
 
     async def update_status(
         self, id: UUID, status: JobStatus, handled_time: datetime | None = None, error: str | None = None
     ) -> None:
         """Move a job by hand: to SCHEDULED (that is `retry`) or to a terminal state, which revokes a running attempt.
 
-        Raises `InvalidTransition` for RUNNING, and from one terminal state to another (PROTOCOL U6).
+        Raises `InvalidTransition` for RUNNING, and from one terminal state to another (docs/protocol.md, U6).
         """
         self._check_loop()
-        await self._jobs.update_status(id, status, handled_time, error)
+        await self._commands.update_status(id, status, handled_time, error)
 
     async def purge(
         self,
@@ -112,11 +113,11 @@ class StoreView:
             older_than = timedelta(seconds=checks.seconds("older_than", older_than, zero=True))
         if keep is not None:
             checks.whole("keep", keep, least=0)
-        before = None if older_than is None else self._engine.clock.now() - older_than
+        before = None if older_than is None else self._kernel.clock.now() - older_than
         gone = 0
         for one in [status] if status is not None else [s for s in JobStatus if s.terminal]:
             purge = Purge(status=one, before=before, keep=keep)
-            while (bite := await self._engine.calls.purge(purge)) > 0:
+            while (bite := await self._calls.purge(purge)) > 0:
                 gone += bite
         return gone
 
@@ -136,7 +137,7 @@ class StoreView:
             )
         if progress is not None and not callable(progress):
             raise InvalidOption(f"progress={shown(progress)}", "must be a function", "For example: print.")
-        store = self._engine.calls.store
+        store = self._calls.store
         if (backup := getattr(store, "backup", None)) is None:
             raise Unsupported(f"backup with {shown(store)}", "this store has none", "Use the tools of its database.")
         path = Path(os.fsdecode(target))

@@ -1,11 +1,11 @@
-"""What every move is made of: the row as it is but for some fields, and the history rows that go with it."""
+"""What every transition is made of: the row as it is but for some fields, and the history rows that go with it."""
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from aether_bg._rules.occurrences import Gap, Plan
+from aether_bg._rules.recurrence import Gap, Plan
 from aether_bg.errors import InvalidTransition, shown
 from aether_bg.model import Change, JobInfo, JobRun, JobStatus, RunOutcome
 from aether_bg.model.filled import filled
@@ -31,12 +31,17 @@ def _state_of(job: JobInfo) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def change(
-    job: JobInfo, now: datetime, by: str | None, *parts: dict[str, Any], bump: bool = True, **new: Any
-) -> Change:
-    """The row as it is, but for `parts` and `new`. Moves seq, or else schedule_rev (PROTOCOL C1, U1)."""
+class Moment(NamedTuple):
+    """When a job is changed, and by whom, for the audit fields."""
+
+    now: datetime
+    by: str | None
+
+
+def change(job: JobInfo, moment: Moment, *parts: dict[str, Any], bump: bool = True, **new: Any) -> Change:
+    """The row as it is, but for `parts` and `new`. Moves seq, or else schedule_rev (docs/protocol.md, C1, U1)."""
     state = _state_of(job)
-    state.update(next_seq=job.seq + bump, modified_at=now, modified_by=by)
+    state.update(next_seq=job.seq + bump, modified_at=moment.now, modified_by=moment.by)
     for part in parts:
         state.update(part)
     state.update(new)
@@ -46,9 +51,8 @@ def change(
 
 
 def wait(
-    job: JobInfo, due: datetime | None, now: datetime, by: str | None, runs: tuple[JobRun, ...], *parts: dict[str, Any],
-    **new: Any,
-) -> Change:  # fmt: skip
+    job: JobInfo, due: datetime | None, moment: Moment, runs: tuple[JobRun, ...], *parts: dict[str, Any], **new: Any
+) -> Change:
     """SCHEDULED at a fresh occurrence. One that has been before, since the clock was set back, is told from that one
     by microseconds: each completes once (docs/protocol.md, C6)."""
     if due is not None and job.last_occurrence is not None and due <= job.last_occurrence:
@@ -57,29 +61,30 @@ def wait(
         "status": JobStatus.SCHEDULED, "due_at": due, "occurrence": due, "attempt": 0, "retry_count": 0,
         "manual": False, "off_schedule": False, "owner": None, "runs": runs,
     }  # fmt: skip
-    return change(job, now, by, fresh, *parts, **new)
+    return change(job, moment, fresh, *parts, **new)
 
 
-def once_more(job: JobInfo, now: datetime, by: str | None, run: JobRun, **new: Any) -> Change:
+def once_more(job: JobInfo, moment: Moment, run: JobRun, **new: Any) -> Change:
     """SCHEDULED, the same occurrence."""
-    same: dict[str, Any] = {"status": JobStatus.SCHEDULED, "owner": None, "handled_time": now, "runs": (run,)}
-    return change(job, now, by, same, **new)
+    same: dict[str, Any] = {"status": JobStatus.SCHEDULED, "owner": None, "handled_time": moment.now, "runs": (run,)}
+    return change(job, moment, same, **new)
 
 
 def end(
-    job: JobInfo, status: JobStatus, now: datetime, by: str | None, runs: tuple[JobRun, ...], *parts: dict[str, Any],
+    job: JobInfo, status: JobStatus, moment: Moment, runs: tuple[JobRun, ...], *parts: dict[str, Any],
     **new: Any,
 ) -> Change:  # fmt: skip
     """Terminal."""
     last: dict[str, Any] = {
         "status": status, "due_at": None, "owner": None, "manual": False, "off_schedule": False,
-        "trigger_pending": False, "handled_time": now, "runs": runs,
+        "trigger_pending": False, "handled_time": moment.now, "runs": runs,
     }  # fmt: skip
-    return change(job, now, by, last, *parts, **new)
+    return change(job, moment, last, *parts, **new)
 
 
-def next_occurrence(job: JobInfo, plan: Plan, now: datetime, by: str | None, run: JobRun, **new: Any) -> Change:
+def next_occurrence(job: JobInfo, plan: Plan, moment: Moment, run: JobRun, **new: Any) -> Change:
     """The occurrence has ended: on to the next one, to the extra one asked for meanwhile, or to the end."""
+    now = moment.now
     plan, last = plan.grounded(now), job.last_occurrence
     count = job.occurrences
     if not job.off_schedule:
@@ -90,21 +95,21 @@ def next_occurrence(job: JobInfo, plan: Plan, now: datetime, by: str | None, run
     following = None if spent(plan, count) else plan.following(last, now, None if job.off_schedule else job.occurrence)
     if following is None and not job.trigger_pending:
         status = JobStatus.COMPLETED if ended_well or job.off_schedule else JobStatus.FAILED
-        return end(job, status, now, by, (run,), new)
+        return end(job, status, moment, (run,), new)
     if job.trigger_pending and not plan.schedule.recurring:  # it asked for it itself (docs/protocol.md, N7)
         occurrence = following or extra_instant(job, plan, now, job.occurrence)
-        return wait(job, occurrence, now, by, (run,), new, trigger_pending=False, due_at=following or now)
+        return wait(job, occurrence, moment, (run,), new, trigger_pending=False, due_at=following or now)
     if job.trigger_pending:
         again = {"due_at": now, "manual": True, "off_schedule": True, "trigger_pending": False}
-        return wait(job, extra_instant(job, plan, now, job.occurrence), now, by, (run,), new, again)
+        return wait(job, extra_instant(job, plan, now, job.occurrence), moment, (run,), new, again)
     runs: tuple[JobRun, ...] = (run,)
     if following is not None and following <= now and job.misfire != "all" and plan.schedule.recurring:
-        missed = plan.all_but_newest(following, now)  # what passed meanwhile, but for the newest (PROTOCOL C4)
+        missed = plan.all_but_newest(following, now)  # what passed meanwhile, but for the newest (docs/protocol.md, C4)
         if missed is not None:
             closed, following = missed
             runs = (run, *_meanwhile(job, plan, closed, now))
             new["last_occurrence"] = later(last, closed.last)
-    return wait(job, following, now, by, runs, new)
+    return wait(job, following, moment, runs, new)
 
 
 def _meanwhile(job: JobInfo, plan: Plan, closed: Gap, now: datetime) -> list[JobRun]:
@@ -127,7 +132,7 @@ def later(one: datetime | None, other: datetime) -> datetime:
 
 def extra_instant(job: JobInfo, plan: Plan, now: datetime, last: datetime | None) -> datetime:
     """The occurrence of an extra run is its trigger instant. Where that is one of the schedule's, or the clock stands
-    still, seq makes it unique (PROTOCOL C6)."""
+    still, seq makes it unique (docs/protocol.md, C6)."""
     free = (last is None or last < now) and plan.after(now - _JUST) != now
     return now if free else now + timedelta(microseconds=job.seq + 1)
 

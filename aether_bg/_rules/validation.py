@@ -5,19 +5,14 @@ from __future__ import annotations
 import difflib
 import math
 import re
-import time
 import unicodedata
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta
+from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, Final, NoReturn
-
-import attrs
 
 from aether_bg.errors import InvalidName, InvalidOption, shown
 from aether_bg.model import JobStatus
 from aether_bg.model.attempts import LONGEST, in_seconds
-from aether_bg.protocols import Clock
-from aether_bg.schedule._lengths import plain
 from aether_bg.schedule._model import Refused, utc
 
 LONGEST_NAME: Final = 200
@@ -28,67 +23,6 @@ _INVISIBLE: Final = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2065\u3164\ufe00-\ufe0f\uffa0\ufff0-\ufff8\U000e0000-\U000e0fff]"
 )
 """Characters of no width that are no format characters by their category: fillers, joiners, selectors, tags."""
-
-
-class SystemClock:
-    """The machine's time."""
-
-    def now(self) -> datetime:
-        return datetime.now(UTC)
-
-    def monotonic(self) -> float:
-        return time.monotonic()
-
-    def __repr__(self) -> str:
-        return "<SystemClock>"
-
-
-Keep = timedelta | int
-"""How long a terminal job is kept, or how many of them."""
-
-
-@attrs.frozen(kw_only=True)
-class Options:
-    """The settings of one app; see `Aether`. Seconds and bytes."""
-
-    concurrency: int
-    grace: float
-    lease: float
-    clock: Clock
-    actor: str | Callable[[], str | None] | None
-    retention: Mapping[JobStatus, Keep]
-    max_payload: int
-
-    @classmethod
-    def checked(
-        cls,
-        *,
-        concurrency: Any,
-        grace: Any,
-        lease: Any,
-        clock: Any,
-        actor: Any,
-        retention: Any,
-        max_payload: Any,
-    ) -> Options:
-        clock = SystemClock() if clock is None else clock
-        if not callable(getattr(clock, "now", None)) or not callable(getattr(clock, "monotonic", None)):
-            refuse("clock", clock, "must have now() and monotonic()", "Leave it out for the machine's clock.")
-        if actor is not None and not isinstance(actor, str) and not callable(actor):
-            refuse("actor", actor, "must be a name, or a function that returns one", 'For example: actor="billing".')
-        return cls(
-            concurrency=whole("concurrency", concurrency, least=1),
-            grace=seconds("grace", grace, zero=True),
-            lease=seconds("lease", lease),
-            clock=clock,
-            actor=actor,
-            retention=_retention(retention),
-            max_payload=whole("max_payload", max_payload, least=1),
-        )
-
-    def by(self) -> str | None:
-        """Who acts now, for the audit fields."""
-        return self.actor() if callable(self.actor) else self.actor
 
 
 def refuse(option: str, value: object, rule: str, remedy: str = "") -> NoReturn:
@@ -208,39 +142,3 @@ def name(value: Any, what: str) -> str:
         if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") or _INVISIBLE.match(character):
             wrong(f"must not contain U+{ord(character):04X}, a control or invisible character", "Remove it.")
     return str(value)
-
-
-def _retention(value: Any) -> dict[JobStatus, Keep]:
-    """None, one rule for every terminal status, or a mapping of status to rule."""
-    if value is None:
-        return {}
-    terminal = [status for status in JobStatus if status.terminal]
-    if not isinstance(value, Mapping):
-        value = dict.fromkeys(terminal, value)
-    kept: dict[JobStatus, Keep] = {}
-    for key, rule in value.items():
-        status = next(
-            (s for s in terminal if key == s or (isinstance(key, str) and key.lower() == s.name.lower())), None
-        )
-        if status is None:
-            refuse(
-                "retention",
-                key,
-                "wants completed, failed or cancelled",
-                'For example: {"completed": timedelta(days=7)}.',
-            )
-        if isinstance(rule, bool) or not isinstance(rule, timedelta | int) or _negative(rule):
-            refuse(
-                "retention", rule, "is an age (timedelta) or a count, not negative", "For example: timedelta(days=7)."
-            )
-        kept[status] = _at_most(rule)
-    return kept
-
-
-def _at_most(rule: Keep) -> Keep:
-    """A rule that means for ever, as one that can be computed with."""
-    return min(rule, LARGEST) if isinstance(rule, int) else min(plain(rule), timedelta(seconds=LONGEST))
-
-
-def _negative(rule: Keep) -> bool:
-    return rule < timedelta(0) if isinstance(rule, timedelta) else rule < 0

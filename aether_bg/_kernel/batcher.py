@@ -1,4 +1,4 @@
-"""Writes of one moment share a transaction: callers wait for their own, the store sees a batch."""
+"""Writes of one moment share a transaction: each caller waits for its own, the store gets a batch."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import Final
 
 import anyio
 
-from aether_bg.errors import NotStarted, StoreTrouble
+from aether_bg.errors import NotStarted, StoreContended, StoreTrouble
 from aether_bg.model import Insert, Update, Write
 
-_MOST: Final = 200
+MOST: Final = 200
 
 Finished = Callable[[BaseException | None], object]
 
 
-class Gather:
-    """`put` a write with what to call when it is committed or refused; `run` carries them out, a batch at a time.
+class Batcher:
+    """`put` a write with what to call when it is committed or refused; `run` commits them, a batch at a time.
 
-    A batch that is refused is carried out again one by one, so that nobody pays for another's mistake; when the store
-    itself is in trouble all of them hear of it.
+    A batch that is refused is committed again one by one, so that one bad write does not harm the others. When the
+    store itself is in trouble, all of them get the error.
     """
 
     def __init__(self, transact: Callable[[Sequence[Write]], Awaitable[Sequence[object]]]) -> None:
@@ -31,7 +31,7 @@ class Gather:
 
     def put(self, write: Insert | Update, finished: Finished) -> None:
         if self._closed:
-            finished(self._stopped())
+            finished(_stopped())
             return
         self._waiting.append((write, finished))
         if len(self._waiting) == 1:
@@ -62,7 +62,7 @@ class Gather:
         """Several may run beside each other: then one batch gathers while another is committed."""
         while True:
             await self._something.wait()
-            batch, self._waiting = self._waiting[:_MOST], self._waiting[_MOST:]
+            batch, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
             if not self._waiting:
                 self._something = anyio.Event()
             if batch:
@@ -73,17 +73,11 @@ class Gather:
                     self._busy -= len(batch)
 
     def close(self) -> None:
-        """Nothing is carried out any more; those who wait hear of it."""
+        """Nothing is committed any more; those who wait get an error."""
         self._closed = True
         for _, finished in self._waiting:
-            finished(self._stopped())
+            finished(_stopped())
         self._waiting = []
-
-    @staticmethod
-    def _stopped() -> NotStarted:
-        return NotStarted(
-            "the app", "it stopped before this call was stored", "Call it before the end of `async with app:`."
-        )
 
     @property
     def idle(self) -> bool:
@@ -95,13 +89,24 @@ class Gather:
             await self._transact([write for write, _ in batch])
         except Exception as problem:
             error = problem
-        except BaseException:  # cancelled by the stop: those who wait must hear of it
+        except BaseException:  # cancelled by the stop: those who wait must get an answer
             for _, finished in batch:
-                finished(self._stopped())
+                finished(_stopped())
             raise
-        if error is not None and not isinstance(error, StoreTrouble) and len(batch) > 1:
+        if len(batch) > 1 and error is not None and _of_one(error):
             for one in batch:
                 await self._commit([one])
             return
         for _, finished in batch:
             finished(error)
+
+
+def _of_one(error: BaseException) -> bool:
+    """One write of the batch may be the cause, rather than the store."""
+    return isinstance(error, StoreContended) or not isinstance(error, StoreTrouble)
+
+
+def _stopped() -> NotStarted:
+    return NotStarted(
+        "the app", "it stopped before this call was stored", "Call it before the end of `async with app:`."
+    )

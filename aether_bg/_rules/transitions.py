@@ -1,120 +1,71 @@
-"""How an attempt ended, as values, and what becomes of its job then (PROTOCOL C4, R1 to R3)."""
+"""What becomes of a job when an attempt has a result, or comes too late (docs/protocol.md, C4, R1 to R3)."""
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Final, TypeAlias, assert_never
+from typing import Final, assert_never
 
 import attrs
 
-from aether_bg._rules.occurrences import KEPT, Gap, Plan
-from aether_bg._rules.states.adjusting import rezoned
-from aether_bg._rules.states.parts import attempt_run, end, gap_run, later, next_occurrence, once_more, wait
+from aether_bg._rules.adjustments import rezoned
+from aether_bg._rules.changes import Moment, attempt_run, end, gap_run, later, next_occurrence, once_more, wait
+from aether_bg._rules.recurrence import KEPT, Gap, Plan
+from aether_bg._rules.results import Completed, Failed, Lost, Released, Repeated, Result, Snoozed
 from aether_bg.model import Change, JobInfo, JobStatus, RunOutcome
 
 _JUST: Final = timedelta(microseconds=1)
-LEAST_CRASHES: Final = 5
-"""Crashes that end an occurrence, even with fewer retries (PROTOCOL R3)."""
 EXPIRED: Final = "expired"
 """The error of a one-shot that came too late to be run."""
 _IN_TIME: Final = timedelta(seconds=1)
 """A start so soon after the due instant is not after the end, where that is the due instant itself."""
 
 
-@attrs.frozen
-class Completed:
-    """It returned. `error`: what went wrong afterwards, while its scope was closed."""
-
-    error: str | None = None
-
-
-@attrs.frozen
-class Repeated:
-    """It returned, and its occurrence turns out to have completed before (PROTOCOL C6)."""
-
-    error: str
-
-
-@attrs.frozen
-class Failed:
-    """It did not. `retry_at` None: no further attempt at this occurrence."""
-
-    error: str
-    outcome: RunOutcome = RunOutcome.FAILED
-    retry_at: datetime | None = None
-
-
-@attrs.frozen
-class Snoozed:
-    """It asked to be called again at `until`."""
-
-    until: datetime
-    error: str | None = None
-
-
-@attrs.frozen
-class Released:
-    """It was interrupted by the stop, or never begun (`begun` False). Not counted."""
-
-    begun: bool
-    error: str | None = None
-
-
-@attrs.frozen
-class Lost:
-    """Its process died. `retry_at`: when to run again while crashes are below their cap."""
-
-    error: str
-    retry_at: datetime
-    cap: int
-
-
-Ending: TypeAlias = Completed | Repeated | Failed | Snoozed | Released | Lost
-
-
-def finish(job: JobInfo, ending: Ending, plan: Plan | None, now: datetime, by: str | None) -> Change:
+def finish(job: JobInfo, result: Result, plan: Plan | None, moment: Moment) -> Change:
     """The outcome of the attempt that `job` (RUNNING, as claimed or as read again) is at.
 
     `plan` None: this process cannot read its schedule. What needs the next occurrence is put back then, for a process
     that can (docs/protocol.md, C8).
     """
-    match ending:
+    now = moment.now
+    match result:
         case Snoozed(until, error):
-            return once_more(job, now, by, attempt_run(job, RunOutcome.SNOOZED, now, error), due_at=until)
+            return once_more(job, moment, attempt_run(job, RunOutcome.SNOOZED, now, error), due_at=until)
         case Released(begun, error):
             run = attempt_run(job, RunOutcome.RELEASED, now, error)
-            return once_more(job, now, by, run, attempt=job.attempt - (not begun))
+            return once_more(job, moment, run, attempt=job.attempt - (not begun))
         case Failed(error, outcome, retry_at) if retry_at is not None:
             run = attempt_run(job, outcome, now, error)
             again = {"due_at": retry_at, "retry_count": job.retry_count + 1, "last_error": error}
-            return once_more(job, now, by, run, **again)
+            return once_more(job, moment, run, **again)
         case Lost(error, retry_at, cap):
             run = attempt_run(job, RunOutcome.CRASHED, now, error)
             crashes = job.crash_count + 1
             lost = {"crash_count": crashes, "last_error": error}
             if crashes >= 2 * cap or (crashes >= cap and plan is not None and not plan.schedule.recurring):
-                return end(job, JobStatus.FAILED, now, by, (run,), **lost)
+                return end(job, JobStatus.FAILED, moment, (run,), **lost)
             if crashes >= cap and plan is not None:
-                return next_occurrence(job, plan, now, by, run, **lost)
-            return once_more(job, now, by, run, due_at=retry_at, **lost)
+                return next_occurrence(job, plan, moment, run, **lost)
+            return once_more(job, moment, run, due_at=retry_at, **lost)
     if plan is None:
-        return once_more(job, now, by, attempt_run(job, RunOutcome.RELEASED, now))
-    match ending:
+        return once_more(job, moment, attempt_run(job, RunOutcome.RELEASED, now))
+    match result:
         case Completed(noted):
             run = attempt_run(job, RunOutcome.COMPLETED, now, noted)
-            return next_occurrence(job, plan, now, by, run, last_error=None, crash_count=0)
+            return next_occurrence(job, plan, moment, run, last_error=None, crash_count=0)
         case Repeated(error):
             run = attempt_run(job, RunOutcome.DUPLICATE, now, error)
-            return next_occurrence(job, plan, now, by, run, last_error=None, crash_count=0)
+            return next_occurrence(job, plan, moment, run, last_error=None, crash_count=0)
         case Failed(error, outcome):
-            return next_occurrence(job, plan, now, by, attempt_run(job, outcome, now, error), last_error=error)
+            return next_occurrence(job, plan, moment, attempt_run(job, outcome, now, error), last_error=error)
         case _:
-            assert_never(ending)
+            assert_never(result)
 
 
-def abandon(job: JobInfo, error: str, now: datetime, by: str | None) -> Change:
-    """FAILED, even if recurring: its handler or its schedule cannot be had here, and nothing will change that."""
-    return end(job, JobStatus.FAILED, now, by, (attempt_run(job, RunOutcome.FAILED, now, error),), last_error=error)
+def abandon(job: JobInfo, error: str, moment: Moment) -> Change:
+    """FAILED, even if recurring: its schedule fails, and nothing will change that."""
+    return end(
+        job, JobStatus.FAILED, moment, (attempt_run(job, RunOutcome.FAILED, moment.now, error),), last_error=error
+    )
 
 
 def doubtful(job: JobInfo, plan: Plan, now: datetime) -> bool:
@@ -140,21 +91,22 @@ def _expired(job: JobInfo, plan: Plan, now: datetime) -> bool:
     return job.misfire == "skip" and now - due > timedelta(seconds=job.misfire_grace)
 
 
-def misfired(job: JobInfo, plan: Plan, now: datetime, by: str | None) -> Change | None:
-    """Judge a claim (PROTOCOL R2). None: run it. Else the change that closes what was missed and moves on.
+def misfired(job: JobInfo, plan: Plan, moment: Moment) -> Change | None:
+    """Judge a claim (docs/protocol.md, R2). None: run it. Else the change that closes what was missed and moves on.
 
     A one-shot ends. It keeps its name: the same enqueue once more is the same job, and no new one.
 
     It keeps one occurrence to run: the newest (`once`), the oldest of the newest 1,000 (`all`), the first that is
     not late (`skip`).
     """
+    now = moment.now
     plan, due = plan.grounded(now), job.occurrence
     if due is None or not doubtful(job, plan, now):
         return None
     if not plan.schedule.recurring:
         run = attrs.evolve(gap_run(Gap(due, due, 1), RunOutcome.SKIPPED, now, job.id, job.seq, 0), error=EXPIRED)
-        return end(job, JobStatus.CANCELLED, now, by, (run,), last_error=EXPIRED)
-    if (moved := rezoned(job, plan, now, by)) is not None or not _late(job, now):
+        return end(job, JobStatus.CANCELLED, moment, (run,), last_error=EXPIRED)
+    if (moved := rezoned(job, plan, moment)) is not None or not _late(job, now):
         return moved
     gap: Gap | None
     kept: datetime | None
@@ -171,5 +123,5 @@ def misfired(job: JobInfo, plan: Plan, now: datetime, by: str | None) -> Change 
         return None
     run = gap_run(gap, outcome, now, job.id, job.seq, 0)
     if kept is None:
-        return end(job, JobStatus.COMPLETED, now, by, (run,), last_occurrence=later(job.last_occurrence, gap.last))
-    return wait(job, kept, now, by, (run,), last_occurrence=later(job.last_occurrence, gap.last))
+        return end(job, JobStatus.COMPLETED, moment, (run,), last_occurrence=later(job.last_occurrence, gap.last))
+    return wait(job, kept, moment, (run,), last_occurrence=later(job.last_occurrence, gap.last))

@@ -1,27 +1,26 @@
-"""`Aether`: the service users hold. It checks, registers and delegates; the work is done in the other rooms."""
+"""`Aether`: what users hold. It checks arguments, registers and delegates."""
 
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Never, Self, TypeVar, overload
 
-from aether_bg._app.admission import ARGUMENTS, ENQUEUE_OPTIONS, Admission
+from aether_bg._app.admission import ARGUMENTS, ENQUEUE_OPTIONS
 from aether_bg._app.blocking import Blocking, BlockingClient, hosted
 from aether_bg._app.blocks import AsyncBlock, PlainBlock, misused
-from aether_bg._app.lifecycle import Parts, Run
+from aether_bg._app.client import Client, OwnerVerbs, When
+from aether_bg._app.registration import Registration
+from aether_bg._app.session import Session
 from aether_bg._app.signals import run_until_signal
-from aether_bg._app.verbs import Client, OwnerVerbs, When
-from aether_bg._handlers.dependencies import Dependencies
 from aether_bg._handlers.handlers import LOADED_TWICE, Handlers, info_of
 from aether_bg._hooks.calls import Calls
-from aether_bg._hooks.plugins import Plugins, default, entry_points, name_of
-from aether_bg._rules import options as checks
-from aether_bg._rules.options import Options
-from aether_bg.errors import AlreadyStarted, InvalidOption
+from aether_bg._hooks.plugins import Plugins
+from aether_bg._rules import validation as checks
+from aether_bg._rules.settings import Options
+from aether_bg.errors import AlreadyStarted
 from aether_bg.model import Backoff
 from aether_bg.protocols import Clock
 
@@ -38,13 +37,13 @@ KNOWN_OPTIONS = (
 class Aether(OwnerVerbs):
     """Scheduled and background jobs in this process.
 
-    `store`: the path of a SQLite file, `":memory:"` for trials, or a store plugin. `scheduler`: "auto" (Dapr when the
-    environment announces a sidecar, the embedded timer otherwise), "timer", "dapr", or a scheduler plugin. `plugins`:
-    further plugins; layers they own are not filled with defaults. `concurrency`: attempts at a time. `grace`: seconds
-    that running jobs have at the stop. `lease`: seconds without a heartbeat after which an owner counts as dead.
-    `clock`: where time is read. `actor`: a name for the audit fields, or a function that returns one. `retention`: an
-    age (timedelta) or count of terminal jobs to keep, or a mapping of status to either; None keeps all.
-    `entry_points`: also load plugins that installed packages announce. `max_payload`: bytes of JSON.
+    `store`: the path of a SQLite file, `":memory:"` for trials, the URL of another store, or a store plugin.
+    `scheduler`: "auto" (Dapr when the environment announces a sidecar, the embedded timer otherwise), "timer", "dapr",
+    or a scheduler plugin. `plugins`: further plugins; layers they own are not filled with defaults. `concurrency`:
+    attempts at a time. `grace`: seconds that running jobs have at the stop. `lease`: seconds without a heartbeat after
+    which an owner counts as dead. `clock`: where time is read. `actor`: a name for the audit fields, or a function that
+    returns one. `retention`: an age (timedelta) or count of terminal jobs to keep, or a mapping of status to either;
+    None keeps all. `entry_points`: also load plugins that installed packages announce. `max_payload`: bytes of JSON.
 
     Raises `InvalidOption` or a `PluginError`, each with its remedy.
     """
@@ -66,21 +65,31 @@ class Aether(OwnerVerbs):
         **unknown: Never,
     ) -> None:
         checks.unknown_options(unknown, KNOWN_OPTIONS)
-        self.options = Options.checked(
+        options = Options.checked(
             concurrency=concurrency, grace=grace, lease=lease, clock=clock, actor=actor, retention=retention,
             max_payload=max_payload,
         )  # fmt: skip
-        self._run = None
-        self.dependencies = Dependencies()
-        self.handlers = Handlers(self.dependencies)
-        self.declared: list[dict[str, Any]] = []
-        self.provided: list[tuple[Any, Callable[..., Any] | None, Callable[..., Any] | None]] = []
-        self.plugins = Plugins()
-        self._scheduler_reason = self._register(store, scheduler, plugins, entry_points)
-        self.calls = Calls(self.plugins)
+        self._session = None
+        self.registration = Registration.of(store, scheduler, plugins, entry_points, options)
+
+    @property
+    def options(self) -> Options:
+        return self.registration.options
+
+    @property
+    def plugins(self) -> Plugins:
+        return self.registration.plugins
+
+    @property
+    def calls(self) -> Calls:
+        return self.registration.calls
+
+    @property
+    def handlers(self) -> Handlers:
+        return self.registration.handlers
 
     def __repr__(self) -> str:
-        state = "running" if self._run is not None else "not running"
+        state = "running" if self._session is not None else "not running"
         return f"<{self._title()} {len(list(self.handlers))} handlers, {state}>"
 
     def _title(self) -> str:
@@ -88,34 +97,6 @@ class Aether(OwnerVerbs):
         return f"Aether {store!r}"
 
     # -- before the start ------------------------------------------------------------------------
-
-    def _register(self, store: Any, scheduler: Any, plugins: Iterable[Any], from_entry_points: Any) -> str:
-        """Register in layer order; defaults fill only what nobody owns."""
-        if not isinstance(from_entry_points, bool):
-            checks.refuse("entry_points", from_entry_points, "is True or False")
-        if isinstance(plugins, str) or not isinstance(plugins, Iterable):
-            checks.refuse("plugins", plugins, "is a list of plugins", "For example: plugins=[Tracing()].")
-        given = list(plugins) + (list(entry_points()) if from_entry_points else [])
-        if store is not None:
-            given.insert(0, default("store")(store) if isinstance(store, str | os.PathLike) else store)
-        reason = "given"
-        if isinstance(scheduler, str):
-            choice = checks.one_of("scheduler", scheduler, ("auto", "timer", "dapr"))
-        else:
-            given.insert(1, scheduler)
-            choice = "given"
-        for plugin in given:
-            self.plugins.register(plugin)
-        if not self.plugins.owners("persistence"):
-            raise InvalidOption(
-                "Aether()", "it needs a store", 'For example: Aether("jobs.db"), or Aether(":memory:").'
-            )
-        if choice != "given" and not self.plugins.owners("scheduling"):
-            choice, reason = _chosen(choice)
-            self.plugins.register(default(choice)())
-        self.plugins.register(default("dispatch")())
-        self.plugins.check_layers()
-        return reason
 
     def handler(
         self,
@@ -174,10 +155,7 @@ class Aether(OwnerVerbs):
             "handler": handler, "job_name": job_name, "payload": payload, "schedule": schedule, "metadata": metadata,
             "if_exists": "replace",
         }  # fmt: skip
-        self._admission().declare(self.declared, arguments | options)
-
-    def _admission(self) -> Admission:
-        return Admission(self.calls, self.handlers, self.options.max_payload)
+        self.registration.admission().declare(self.registration.declared, arguments | options)
 
     def provide(
         self, type: Any, factory: Callable[..., Any] | None = None, *, ping: Callable[..., Any] | None = None
@@ -191,9 +169,7 @@ class Aether(OwnerVerbs):
         one the type itself is called. `ping`: for `health`.
         """
         self._before_start("provide")
-        self.dependencies.provide(type, factory, ping)
-        self.handlers.provided_by(self.dependencies)
-        self.provided.append((type, factory, ping))
+        self.registration.provide(type, factory, ping)
 
     def payload_type(self, type: type[T], encode: Callable[[T], Any], decode: Callable[[Any], T]) -> None:
         """How payloads carry a type of yours: `encode` makes a JSON value of it, `decode` makes it again.
@@ -209,32 +185,25 @@ class Aether(OwnerVerbs):
             return "it is not running: its file was loaded twice, as the program and as a module", LOADED_TWICE
         return super()._why_not_started()
 
-    def _make_run(self, *, client: bool) -> Run:
-        parts = Parts(self.options, self.calls, self.handlers, self.dependencies, self.declared)
-        return Run(parts, f"<{self._title()}>", client=client)
+    def _session_of(self, *, client: bool) -> Session:
+        return Session(self.registration, f"<{self._title()}>", client=client)
 
     def _before_start(self, verb: str) -> None:
-        if self._run is not None:
+        if self._session is not None:
             raise AlreadyStarted(f"{verb} on a running app", "it belongs before the start", "Move it up.")
 
     # -- running ---------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        if self._run is not None:
+        if self._session is not None:
             raise AlreadyStarted(repr(self), "it is running already", "Use one `async with app:` at a time.")
-        self.handlers.resolve(self.dependencies)
-        self._admission().check_declared(self.declared)
-        for name in self.handlers:
-            handler = self.handlers.compiled(name)
-            runner = self.calls.runner(handler.info)
-            assert runner is not None  # the default dispatch takes every handler
-            handler.run = runner
+        self.registration.resolve()
         self._log_start()
-        self._run = run = self._make_run(client=False)
+        self._session = session = self._session_of(client=False)
         try:
-            await run.start()
+            await session.start()
         except BaseException:
-            self._run = None
+            self._session = None
             raise
         return self
 
@@ -248,23 +217,20 @@ class Aether(OwnerVerbs):
 
     def _log_start(self) -> None:
         """Which file, which scheduler and why, which handlers."""
-        store, scheduler = self.plugins.owners("persistence")[0], name_of(self.plugins.owners("scheduling")[0])
-        path, handlers = getattr(store, "path", None), sorted(self.handlers)
-        where = os.path.abspath(path) if isinstance(path, str | os.PathLike) else repr(store)
+        summary = self.registration.summary()
         log.info(
-            "starting: store %s, scheduler %s (%s), handlers %s",
-            where, scheduler, self._scheduler_reason, ", ".join(handlers) or "none",
-            extra={"store": where, "scheduler": scheduler, "handlers": handlers},
+            "starting: store %s, scheduler %s (%s), handlers %s", summary["store"], summary["scheduler"],
+            self.registration.because, ", ".join(summary["handlers"]) or "none", extra=summary,
         )  # fmt: skip
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        run = self._running
+        session = self._running
         try:
-            await run.stop()
+            await session.stop()
         finally:
-            self._run = None
+            self._session = None
 
     def client(self) -> AbstractAsyncContextManager[Client]:
         """`async with app.client() as jobs`: enqueue and query only."""
@@ -273,8 +239,8 @@ class Aether(OwnerVerbs):
 
     @asynccontextmanager
     async def _client(self) -> AsyncIterator[Client]:
-        async with self._make_run(client=True) as run:
-            yield Client(run)
+        async with self._session_of(client=True) as session:
+            yield Client(session)
 
     def run(self, *, backend: Literal["asyncio", "trio"] = "asyncio") -> None:
         """Run jobs until SIGINT or SIGTERM; a second signal skips the grace. Blocks.
@@ -316,19 +282,10 @@ class Aether(OwnerVerbs):
 
     def _ask_to_stop(self) -> None:
         """From any thread or signal handler: the stop comes, as soon as the event loop gets to it."""
-        if self._run is not None:
-            self._run.stop_asked = True
+        if self._session is not None:
+            self._session.kernel.shared.identity.stop_asked = True
 
     def _hurry(self) -> None:
         """During the stop: no more grace."""
-        if self._run is not None:
-            self._run.hurry.set()
-
-
-def _chosen(choice: str) -> tuple[str, str]:
-    if choice != "auto":
-        return choice, f"scheduler={choice!r}"
-    for variable in ("DAPR_GRPC_PORT", "DAPR_GRPC_ENDPOINT"):
-        if os.environ.get(variable):
-            return "dapr", f"the environment has {variable}"
-    return "timer", "no Dapr sidecar is announced"
+        if self._session is not None:
+            self._session.hurry.set()

@@ -12,7 +12,7 @@ from aether_bg.model import Definition, JobInfo
 from aether_bg.schedule import Schedule
 
 KEPT: Final = 1000
-"""Occurrences that misfire="all" makes up for at most (PROTOCOL R2)."""
+"""Occurrences that misfire="all" makes up for at most (docs/protocol.md, R2)."""
 _WALKED: Final = 100
 """Occurrences counted one by one where the schedule has no `count` (docs/protocol.md, R7)."""
 _JUST: Final = timedelta(microseconds=1)
@@ -62,7 +62,7 @@ class Plan:
         return self._bounded(due if due is None or self.start is None else max(due, self.start))
 
     def after(self, last: datetime | None) -> datetime | None:
-        """The first occurrence later than `last` (PROTOCOL C4); never before the anchor or the start."""
+        """The first occurrence later than `last` (docs/protocol.md, C4); never before the anchor or the start."""
         if last is None:
             return self.first()
         if not self.schedule.recurring:

@@ -1,0 +1,217 @@
+"""The verbs on jobs that exist: each reads the row, decides, and writes under its guards, again after a lost race."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any, Final
+from uuid import UUID
+
+import anyio
+import attrs
+
+from aether_bg._handlers import work
+from aether_bg._kernel.kernel import Kernel
+from aether_bg._rules import commands as rules
+from aether_bg._rules import validation as checks
+from aether_bg._rules.changes import Moment
+from aether_bg._rules.recurrence import Plan, first_due, no_occurrence
+from aether_bg.errors import (
+    InvalidOption,
+    InvalidSchedule,
+    InvalidTransition,
+    JobConflict,
+    JobNotFound,
+    NameHeld,
+    NeverEnds,
+    Stale,
+    WaitTimeout,
+    shown,
+)
+from aether_bg.explain import OVERDUE, Around, explain
+from aether_bg.model import Change, JobInfo, JobStatus, Query, Unreadable
+
+_POLL: Final = 0.25
+"""Seconds between looks of `wait` at jobs that another process runs."""
+
+Decide = Callable[[JobInfo, Moment], Change | None]
+
+
+class Commands:
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel, self._shared = kernel, kernel.shared
+        self._calls = kernel.shared.calls
+
+    async def update(self, job: UUID | str, schedule: Any, timezone: str | None) -> None:
+        def decide(row: JobInfo, moment: Moment) -> Change:
+            zoned = isinstance(schedule, str) and schedule.lstrip().startswith("CRON_TZ=")
+            parsed = self._calls.parse(schedule, timezone or (None if zoned else row.timezone))
+            definition = attrs.evolve(
+                rules.definition_of(row), expression_value=parsed.text, timezone=parsed.timezone, start=None,
+                anchor=moment.now, repeats=row.repeats if parsed.recurring else None,
+            )  # fmt: skip
+            plan = Plan.of(parsed, definition)
+            if not row.status.terminal and first_due(plan, moment.now) is None:
+                raise no_occurrence(parsed.text, plan.until)
+            return rules.update(row, definition, plan, self._shared.schedules.plan_or_none(row), moment)
+
+        await self._apply("update", job, decide)
+
+    async def delete(self, job: UUID | str) -> bool:
+        work.outside("delete")
+        while (row := await self._look(job)) is not None:
+            change = rules.cancel(row, self._shared.clock.moment())
+            if change is None:
+                return False
+            if await self._written(row, change, "delete"):
+                self._shared.slots.revoke(row.id)
+                return True
+        return False
+
+    async def pause(self, job: UUID | str) -> None:
+        await self._apply("pause", job, rules.pause)
+
+    async def resume(self, job: UUID | str) -> None:
+        await self._apply("resume", job, partial(self._planned, rules.resume), aside=True)
+
+    async def trigger(self, job: UUID | str) -> None:
+        await self._apply("trigger", job, partial(self._planned, rules.trigger))
+
+    async def retry(self, job: UUID | str) -> None:
+        await self._apply("retry", job, partial(self._planned, rules.retry))
+
+    def _planned(self, rule: Callable[[JobInfo, Plan, Moment], Change | None], row: JobInfo, moment: Moment) -> Any:
+        return rule(row, self._shared.schedules.plan(row), moment)
+
+    async def update_status(
+        self, job: UUID | str, status: JobStatus, handled_time: datetime | None, error: str | None
+    ) -> None:
+        status = checks.status(status)
+        if status is JobStatus.SCHEDULED:
+            return await self.retry(job)
+        when = checks.instant("handled_time", handled_time)
+        if not isinstance(error, str | None):
+            checks.refuse("error", error, "must be a string", "Leave it out for none.")
+        await self._apply(
+            "update_status", job, lambda row, moment: rules.settle(row, status, when or moment.now, error, moment),
+            revokes=True,
+        )  # fmt: skip
+        return None
+
+    async def wait(self, job: UUID | str, timeout: float | timedelta | None) -> JobInfo:
+        work.outside("wait")
+        if timeout is not None:
+            timeout = checks.seconds("timeout", timeout, zero=True)
+        deadline = anyio.current_time() + (float("inf") if timeout is None else timeout)
+        row = await self.find(job)
+        while not row.status.terminal:
+            plan = self._shared.schedules.plan_or_none(row)
+            if plan is not None and plan.endless:
+                raise NeverEnds(
+                    f"wait for job {shown(row.job_name)}", "it recurs without end",
+                    "Give it repeats or until, or look at its history.",
+                )  # fmt: skip
+            left = deadline - anyio.current_time()
+            if left <= 0:
+                raise WaitTimeout(
+                    f"wait for job {shown(row.job_name)}", f"it has not ended within {timeout:g} s: {row.status.name}",
+                    "It goes on; app.explain(job) says what it waits for.",
+                )  # fmt: skip
+            row = await self._wait_once(row.id, min(left, _POLL))
+        return row
+
+    async def _wait_once(self, job_id: UUID, within: float) -> JobInfo:
+        ended = self._kernel.journal.ended(job_id)
+        row = await self.find(job_id)
+        if not row.status.terminal:
+            with anyio.move_on_after(within):
+                await ended.wait()
+            row = await self.find(job_id)
+        return row
+
+    async def explain(self, job: UUID | str) -> str:
+        row = await self.find(job)
+        kernel, calls, now = self._kernel, self._calls, self._shared.clock.now()
+        runs = await calls.history(row.id, 10)
+        alive, schedule = await kernel.heartbeats.others(), None
+        passed = (now - row.due_at).total_seconds() if row.due_at else 0.0
+        cause = kernel.health.likely_cause() if passed > OVERDUE else kernel.health.scheduler_says("health")
+        mine = not kernel.client and row.handler_name in self._shared.handlers
+        around = Around(
+            owners=dict.fromkeys(alive.beats.keys() - set(alive.dead), ""),
+            gone=dict.fromkeys(alive.dead, "has died"), handlers=alive.advertised,
+            free=self._shared.slots.free if mine else None, here=kernel.owner, arms=calls.arms, trouble=cause,
+        )  # fmt: skip
+        try:
+            schedule = self._shared.schedules.load(row.expression_value, row.timezone)
+        except InvalidSchedule:
+            around = attrs.evolve(around, readable=False)
+        return explain(row, runs, now=now, around=around, schedule=schedule)
+
+    # -- rows ------------------------------------------------------------------------------------
+
+    async def find(self, job: UUID | str) -> JobInfo:
+        row = await self._look(job)
+        if row is None:
+            raise _not_found(job)
+        return row
+
+    async def _look(self, job: UUID | str) -> JobInfo | None:
+        found = await self._calls.find(_query(job))
+        return found[0] if found else None
+
+    async def _apply(
+        self, verb: str, job: UUID | str, decide: Decide, *, revokes: bool = False, aside: bool = False
+    ) -> None:
+        """`aside`: what it decides may take long to compute."""
+        work.outside(verb)
+        while True:  # again after each lost race
+            row, moment = _readable(await self.find(job), verb), self._shared.clock.moment()
+            change = await self._shared.schedules.aside(decide, row, moment) if aside else decide(row, moment)
+            if change is None:
+                return
+            if await self._written(row, change, verb):
+                if revokes:
+                    self._shared.slots.revoke(row.id)
+                return
+
+    async def _written(self, row: JobInfo, change: Change, verb: str) -> bool:
+        """False: the row has moved on meanwhile."""
+        try:
+            await self._kernel.journal.update(change, row, verb)
+        except Stale:
+            return False
+        except NameHeld as held:
+            raise JobConflict(
+                f"{verb} of job {shown(row.job_name)}", f"its name is held by another job now ({held.current.id})",
+                "Delete that one first, or enqueue under another name.", existing=held.current,
+            ) from held  # fmt: skip
+        return True
+
+
+def _query(job: UUID | str) -> Query:
+    if isinstance(job, UUID):
+        return Query(ids=(job,))
+    if isinstance(job, str):
+        return Query(job_name=job, limit=1)
+    raise InvalidOption(
+        f"job={shown(job)}", "must be a job's id (uuid.UUID) or its name", "Pass what enqueue returned."
+    )
+
+
+def _not_found(job: UUID | str) -> JobNotFound:
+    remedy = "Was it purged? app.store.find() lists jobs."
+    if isinstance(job, str):
+        with suppress(ValueError):
+            remedy = f"It looks like an id, and text is taken for a name: pass uuid.UUID({str(UUID(job))!r})."
+    return JobNotFound(f"job {shown(str(job))}", "there is no such job", remedy)
+
+
+def _readable(row: JobInfo, verb: str) -> JobInfo:
+    if isinstance(row, Unreadable):
+        raise InvalidTransition(
+            f"{verb} of job {shown(row.job_name)}", row.last_error or "its row cannot be read", "Only delete works."
+        )
+    return row

@@ -1,0 +1,139 @@
+"""What an app is made of before any start: plugins, handlers, dependencies, declarations, settings."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+
+import attrs
+
+from aether_bg._app.admission import Admission
+from aether_bg._handlers.dependencies import Dependencies
+from aether_bg._handlers.handlers import Handlers
+from aether_bg._hooks.calls import Calls
+from aether_bg._hooks.plugins import Plugins, default, entry_points, name_of
+from aether_bg._kernel.timings import Timings
+from aether_bg._rules import validation as checks
+from aether_bg._rules.settings import Options
+from aether_bg.errors import InvalidOption, shown
+from aether_bg.protocols import Runner
+
+STORES: Final = "aether_bg.stores"
+"""Entry points that make a store of a URL; their names are the schemes."""
+EXTRAS: Final = {"postgresql": "postgres", "postgres": "postgres"}
+"""The extra of this package that brings the store of a scheme."""
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Registration:
+    """One attribute of `Aether`, exchanged as a whole by the sandbox. `declared`: arguments of `enqueue`; `provided`:
+    arguments of `provide`; `because`: why this scheduler."""
+
+    options: Options
+    plugins: Plugins
+    calls: Calls
+    handlers: Handlers
+    dependencies: Dependencies
+    declared: list[Mapping[str, Any]]
+    provided: list[tuple[Any, Callable[..., Any] | None, Callable[..., Any] | None]]
+    because: str
+    timings: Timings = attrs.field(factory=Timings)
+
+    @classmethod
+    def of(cls, store: Any, scheduler: Any, plugins: Any, from_entry_points: Any, options: Options) -> Registration:
+        """Raises `InvalidOption` or a `PluginError`."""
+        registered, because = _plugins(store, scheduler, plugins, from_entry_points)
+        dependencies = Dependencies()
+        return cls(
+            options=options, plugins=registered, calls=Calls(registered), handlers=Handlers(dependencies),
+            dependencies=dependencies, declared=[], provided=[], because=because,
+        )  # fmt: skip
+
+    def admission(self, *, client: bool = False) -> Admission:
+        return Admission(self.calls, self.handlers, self.options.max_payload, client=client)
+
+    def provide(self, type: Any, factory: Callable[..., Any] | None, ping: Callable[..., Any] | None) -> None:
+        self.dependencies.provide(type, factory, ping)
+        self.handlers.provided_by(self.dependencies)
+        self.provided.append((type, factory, ping))
+
+    def resolve(self) -> None:
+        """When the app starts: everything that is asked for must be there. Raises an `InputError`."""
+        self.handlers.resolve(self.dependencies)
+        self.admission().check_declared(self.declared)
+
+    def runners(self) -> dict[str, Runner]:
+        """Where each handler's code runs. Each plugin is asked once per handler and start."""
+        found: dict[str, Runner] = {}
+        for name in self.handlers:
+            runner = self.calls.runner(self.handlers.compiled(name).info)
+            assert runner is not None  # the default dispatch takes every handler
+            found[name] = runner
+        return found
+
+    def summary(self) -> dict[str, Any]:
+        """Which file, which scheduler and which handlers, for the log."""
+        store = self.plugins.owners("persistence")[0]
+        path = getattr(store, "path", None)
+        return {
+            "store": os.path.abspath(path) if isinstance(path, str | os.PathLike) else repr(store),
+            "scheduler": name_of(self.plugins.owners("scheduling")[0]),
+            "handlers": sorted(self.handlers),
+        }
+
+
+def _plugins(store: Any, scheduler: Any, plugins: Any, from_entry_points: Any) -> tuple[Plugins, str]:
+    """Registered in layer order; defaults fill only the layers without an owner. Also why this scheduler."""
+    if not isinstance(from_entry_points, bool):
+        checks.refuse("entry_points", from_entry_points, "must be True or False")
+    if isinstance(plugins, str) or not isinstance(plugins, Iterable):
+        checks.refuse("plugins", plugins, "must be a list of plugins", "For example: plugins=[Tracing()].")
+    given = list(plugins) + (list(entry_points()) if from_entry_points else [])
+    if store is not None:
+        given.insert(0, _store(store))
+    choice, because = "given", "given"
+    if isinstance(scheduler, str):
+        choice = checks.one_of("scheduler", scheduler, ("auto", "timer", "dapr"))
+    else:
+        given.insert(1, scheduler)
+    registered = Plugins()
+    for plugin in given:
+        registered.register(plugin)
+    if not registered.owners("persistence"):
+        raise InvalidOption("Aether()", "it needs a store", 'For example: Aether("jobs.db"), or Aether(":memory:").')
+    if choice != "given" and not registered.owners("scheduling"):
+        choice, because = _chosen(choice)
+        registered.register(default(choice)())
+    registered.register(default("dispatch")())
+    registered.check_layers()
+    return registered, because
+
+
+def _store(store: Any) -> Any:
+    """A plugin, made of a path or URL if that is what was given."""
+    if not isinstance(store, str | os.PathLike):
+        return store
+    scheme, separator, _ = os.fsdecode(store).partition("://") if isinstance(store, str) else ("", "", "")
+    if not separator or scheme in ("file", "sqlite"):  # which the file store knows, or refuses with a better reason
+        return default("store")(store)
+    from importlib.metadata import entry_points as announced
+
+    known = {point.name: point for point in announced(group=STORES)}
+    if scheme in known:
+        return known[scheme].load()(store)
+    extra = EXTRAS.get(scheme)
+    install = f"pip install 'aether-bg[{extra}]'" if extra else f"install the package that announces it in {STORES!r}"
+    raise InvalidOption(
+        f"store={scheme}://…", f"must be a path, or a URL whose scheme has a store; {shown(scheme)} has none here",
+        f"To use such a store: {install}.",
+    )  # fmt: skip
+
+
+def _chosen(choice: str) -> tuple[str, str]:
+    if choice != "auto":
+        return choice, f"scheduler={choice!r}"
+    for variable in ("DAPR_GRPC_PORT", "DAPR_GRPC_ENDPOINT"):
+        if os.environ.get(variable):
+            return "dapr", f"the environment has {variable}"
+    return "timer", "no Dapr sidecar is announced"

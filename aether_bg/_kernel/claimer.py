@@ -1,0 +1,91 @@
+"""From due jobs to running attempts: as many as there are free slots."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+
+import anyio
+import attrs
+
+from aether_bg._kernel.alarm import Alarm
+from aether_bg._kernel.shared import Shared
+from aether_bg._kernel.tasks import longer
+from aether_bg.errors import StoreError
+from aether_bg.model import Claim, Claimed, JobInfo
+
+
+@attrs.define(kw_only=True, eq=False)
+class Claimer:
+    """`start`: begins an attempt; it must not await."""
+
+    _shared: Shared
+    _alarm: Alarm
+    _start: Callable[[JobInfo], object]
+    error: StoreError | None = attrs.field(default=None, init=False)
+    """Why the last claim failed, if it did."""
+    _trouble: float = attrs.field(default=0.0, init=False)
+    _lock: anyio.Lock = attrs.field(factory=lambda: anyio.Lock(fast_acquire=True), init=False)
+
+    @property
+    def claiming(self) -> bool:
+        """A claim is on its way: what it takes starts at once."""
+        return self._shared.slots.reserved > 0 or self._lock.locked()
+
+    async def fire_due(self) -> datetime | None:
+        """Claim and start what is due; when to come back."""
+        while self._shared.slots.free < 1 and not self._shared.identity.stopping:
+            await self._shared.slots.freed.wait(self._shared.timings.nap)
+        if self._shared.identity.stopping:
+            return None
+        try:
+            claim, claimed = await self._claim_due()
+        except StoreError as error:
+            return await self._failed(error)
+        self._trouble, self.error = 0.0, None
+        return claim.now if len(claimed.jobs) >= claim.limit > 0 else claimed.next_due
+
+    async def _claim_due(self) -> tuple[Claim, Claimed]:
+        async with self._lock:
+            claim = Claim(
+                owner=self._shared.identity.owner, now=self._shared.clock.now(), limit=self._shared.slots.free,
+                handlers=tuple(self._shared.handlers), suspect=not self._shared.slots.suspect,
+                unreadable=tuple(self._shared.schedules.unreadable),
+            )  # fmt: skip
+            taken: Sequence[JobInfo] = ()
+            self._alarm.looking()
+            try:
+                claimed = await self._take(claim)
+                taken = claimed.jobs
+            finally:
+                self._alarm.looked((job.id, job.seq - 1) for job in taken)
+            return claim, claimed
+
+    async def take(self, job: JobInfo) -> bool:
+        """Claim and start exactly this row, as it was read. False: it has moved on, or this owner is unknown."""
+        now = self._shared.clock.now()
+        claim = Claim(
+            owner=self._shared.identity.owner, now=max(now, job.due_at or now), limit=1,
+            handlers=tuple(self._shared.handlers), job_id=job.id, seq=job.seq,
+        )  # fmt: skip
+        self._shared.slots.reserve(job)  # until the claim returns no other trigger may take the same slot
+        taken = False
+        try:
+            taken = bool((await self._take(claim)).jobs)
+        finally:
+            self._shared.slots.unreserve(job, taken)
+        return taken
+
+    async def _take(self, claim: Claim) -> Claimed:
+        with anyio.CancelScope(shield=True):  # no cancellation between the commit and the start (docs/protocol.md, C5)
+            claimed = await self._shared.calls.claim(claim)
+            for job in claimed.jobs:
+                self._start(job)
+        return claimed
+
+    async def _failed(self, error: StoreError) -> datetime:
+        self._trouble = longer(self._trouble, self._shared.timings.backoff)
+        self.error = error
+        self._shared.problems.report("claiming", error)
+        await anyio.sleep(self._trouble)
+        return self._shared.clock.now()

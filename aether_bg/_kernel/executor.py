@@ -1,0 +1,154 @@
+"""One attempt, from the claim to its result: judge, wrap, bind, call. Nothing a handler raises leaves this file."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import attrs
+
+from aether_bg._handlers import work
+from aether_bg._handlers.dependencies import Closing, Dependencies
+from aether_bg._handlers.handlers import NOTHING, Handler
+from aether_bg._handlers.work import UnitOfWork
+from aether_bg._kernel.attempt import Attempt
+from aether_bg._kernel.completer import Completer, Outcome
+from aether_bg._kernel.decider import Decider
+from aether_bg._kernel.shared import Shared
+from aether_bg._rules.decisions import as_asked, asked_for, noted, text_of
+from aether_bg._rules.recurrence import Plan
+from aether_bg._rules.results import Completed, Failed, Released, Result
+from aether_bg.errors import InvalidHandler, InvalidPayload
+from aether_bg.model import Change, Failure, JobContext, JobInfo, Raised, Started, TimedOut
+from aether_bg.protocols import Runner
+
+
+@attrs.define(kw_only=True, eq=False)
+class Executor:
+    """`runners`: where each handler's code runs, by name. `new_work`: makes the unit of work of a handler."""
+
+    _shared: Shared
+    _runners: Mapping[str, Runner]
+    _dependencies: Dependencies
+    _new_work: Callable[[], UnitOfWork]
+    _decider: Decider
+    _completer: Completer
+    _new_scope: Callable[[], anyio.CancelScope] = attrs.field(factory=lambda: type(anyio.CancelScope()), init=False)
+    """The class of this loop: `anyio.CancelScope()` asks each time which loop it is on."""
+
+    def start(self, job: JobInfo) -> None:
+        """Synchronous: no await between the commit of a claim and the start (docs/protocol.md, C5)."""
+        attempt = Attempt(job, JobContext(job), scope=self._new_scope())
+        try:
+            attempt.job = attempt.context.job = self._shared.calls.to_run(job)
+        except InvalidPayload as error:
+            attempt.unreadable = error
+        if (before := self._shared.slots.begin(attempt)) is not None:
+            self._follow(attempt, before)
+        self._shared.spawn(self._run, attempt)
+
+    def _follow(self, attempt: Attempt, before: Attempt) -> None:
+        """The store gave this process a job that it still runs: never twice at once (docs/protocol.md, P7)."""
+        before.revoke()
+        before.ended = anyio.Event()
+        attempt.after = before
+        text = f"{attempt} was claimed again while it still runs here; it waits for that to end"
+        self._shared.problems.report("attempts", text)
+
+    async def _run(self, attempt: Attempt) -> None:
+        job, plan = attempt.job, None
+        result: Result | Change
+        if attempt.after is not None and attempt.after.ended is not None:
+            await attempt.after.ended.wait()
+            attempt.after = None
+        try:
+            plan = self._shared.schedules.plan_or_none(job)
+            result = await self._decider.judge(attempt, plan) or await self._execute(attempt)
+            if attempt.closing is not None and attempt.closing.notes and not isinstance(result, Change):
+                result = noted(result, attempt.closing.notes)
+        except Exception as error:  # of the framework's own code: the job fails visibly, the app goes on
+            self._shared.problems.report(f"attempt of {attempt}", error, job)
+            attempt.error = error
+            result = Failed(error=text_of(error))
+        self._end(attempt, result, plan)
+
+    def _end(self, attempt: Attempt, result: Result | Change, plan: Plan | None) -> None:
+        if attempt.work is not None and (attempt.revoked or not isinstance(result, Completed)):
+            attempt.work.close()  # what its tasks enqueue from now on must not vanish with it
+        self._shared.slots.end(attempt)
+        if attempt.revoked:
+            self._shared.slots.settle(attempt.job)
+        else:
+            self._completer.record(Outcome(attempt, attempt.job, result, plan))
+            self._shared.slots.freed.set()
+
+    async def _execute(self, attempt: Attempt) -> Result:
+        ctx = attempt.context
+        handler = attempt.handler = self._shared.handlers.compiled(attempt.job.handler_name)
+        timeout = handler.info.timeout
+        if timeout is not None:
+            ctx.deadline = self._shared.clock.now() + timedelta(seconds=timeout)
+            attempt.scope.deadline = anyio.current_time() + timeout
+        attempt.begun, attempt.threaded = True, not handler.info.is_async
+        work.running.set(attempt.job.id)
+        if self._shared.observers.present:
+            self._shared.observers.emit(Started(ctx))
+        failure: Failure
+        try:
+            if attempt.unreadable is not None:
+                raise attempt.unreadable
+            with attempt.scope:
+                if self._shared.calls.wrapped or handler.wants_scope or handler.wants_work:
+                    await self._call_wrapped(attempt, handler)
+                else:
+                    await self._call(attempt, handler, None, NOTHING)
+            if not attempt.scope.cancelled_caught and not attempt.late:
+                return Completed()
+            if attempt.releasing or attempt.revoked:
+                return Released(begun=True)
+            failure = TimedOut(timeout or 0.0)
+            attempt.error = TimeoutError(f"the attempt took longer than {failure.seconds:g} s")
+        except BaseException as error:  # a CancelledError of unknown origin is a failure too (docs/protocol.md, S5)
+            attempt.error = error
+            if asked := asked_for(error):
+                return as_asked(asked, self._shared.clock.now())
+            if isinstance(error, InvalidPayload | InvalidHandler):
+                return Failed(error=text_of(error))
+            if attempt.releasing or attempt.revoked:
+                return Released(begun=True)
+            failure = Raised(error)
+        return self._decider.after(attempt, failure)
+
+    async def _call_wrapped(self, attempt: Attempt, handler: Handler) -> None:
+        ctx, unit = attempt.context, None
+        if handler.wants_work:
+            unit = attempt.work = self._new_work()
+            work.current.set(unit)
+        async with AsyncExitStack() as stack:
+            for wrap in self._shared.calls.wraps(ctx):
+                await stack.enter_async_context(wrap)
+            injected = NOTHING
+            if handler.wants_scope:
+                attempt.closing = Closing(str(attempt), lambda: attempt.releasing)
+                scope = await stack.enter_async_context(self._dependencies.scope(ctx, attempt.closing))
+                injected = await handler.inject(scope)
+            await self._call(attempt, handler, unit, injected)
+            if attempt.late:
+                await anyio.lowlevel.checkpoint_if_cancelled()
+
+    async def _call(
+        self, attempt: Attempt, handler: Handler, unit: UnitOfWork | None, injected: Mapping[str, Any]
+    ) -> None:
+        call = handler.bind(attempt.context, attempt.job.payload, unit, injected)
+        result = await self._runners[handler.info.name](attempt.context, call)
+        if result is None:
+            return
+        while inspect.isawaitable(result):  # of a plain function: a wrapper's, a lambda's
+            attempt.threaded = False
+            result = await result
+        handler.check_result(result)

@@ -1,0 +1,100 @@
+"""How this process is: what `app.health()` answers, from the rows themselves rather than from past warnings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any, Final
+
+import attrs
+
+from aether_bg._handlers.dependencies import Dependencies
+from aether_bg._hooks.plugins import name_of
+from aether_bg._kernel.claimer import Claimer
+from aether_bg._kernel.heartbeat import Heartbeats
+from aether_bg._kernel.shared import Shared
+from aether_bg._kernel.supervisor import Supervisor
+from aether_bg._kernel.unserved import Unserved
+from aether_bg.errors import shown
+from aether_bg.explain import OVERDUE
+from aether_bg.model import JobInfo, Query
+
+_MOST: Final = 100
+
+
+@attrs.define(kw_only=True, eq=False)
+class Health:
+    _shared: Shared
+    _dependencies: Dependencies
+    _claimer: Claimer
+    _heartbeats: Heartbeats
+    _unserved: Unserved
+    _supervisor: Supervisor
+
+    async def report(self, lasting: Mapping[str, str | None]) -> dict[str, Any]:
+        """As plain JSON. `lasting`: parts whose problem holds now, or not, whatever was reported of late."""
+        stats, problems = await self._of_the_store()
+        trouble = self.scheduler_says("health")
+        lasting = {**lasting, "notice": self.scheduler_says("notice")}
+        if trouble is not None:
+            problems["scheduler"] = trouble
+        problems = {part: text for part, text in problems.items() if part not in lasting}
+        problems |= {part: text for part, text in lasting.items() if text}
+        pings = await self._dependencies.pings()
+        wrong = stats is None or trouble is not None or self._supervisor.failing("scheduler") or "overdue" in problems
+        return {
+            "ok": not wrong and not any(pings.values()),
+            "owner": str(self._shared.identity.owner),
+            "scheduler": name_of(self._shared.calls.scheduler),
+            "running": [str(attempt) for attempt in self._shared.slots.running.values()],
+            "stats": stats,
+            "problems": problems,
+            "dependencies": pings,
+        }
+
+    async def _of_the_store(self) -> tuple[dict[str, Any] | None, dict[str, str]]:
+        problems, alive = self._shared.problems.current, self._heartbeats.alive
+        try:
+            stats = await self._shared.calls.stats()
+            for part in ("handlers", "schedules"):
+                problems.pop(part, None)
+            if alive is not None:
+                problems |= (await self._unserved.find(alive)).sentences()
+            if (late := await self._overdue()) is not None:
+                problems["overdue"] = late
+        except Exception as error:
+            return None, {**self._shared.problems.current, "store": f"{type(error).__name__}: {error}"}
+        return stats.to_dict(), problems
+
+    async def _overdue(self) -> str | None:
+        """Due jobs that this process should have run, and the likely cause. Raises a `StoreError`."""
+        alive, now = self._heartbeats.alive, self._shared.clock.now()
+        names = set(self._shared.handlers) if alive is None else alive.due.intersection(self._shared.handlers)
+        before = now - timedelta(seconds=OVERDUE)
+        late: list[JobInfo] = []
+        for name in sorted(names):
+            found = await self._shared.calls.find(Query(handler_name=name, due_before=before, order="due", limit=_MOST))
+            late += [job for job in found if not self._shared.schedules.cannot_read(job)]
+        if not late:
+            return None
+        first = min(late, key=lambda job: job.due_at or before)
+        since = (now - (first.due_at or before)).total_seconds()
+        count = f"{len(late)} jobs are" if len(late) > 1 else "1 job is"
+        return (
+            f"{count} overdue by more than {OVERDUE:g} s; the first, {shown(first.job_name)}, has been due for "
+            f"{since:.0f} s: {self.likely_cause()}"
+        )
+
+    def likely_cause(self) -> str:
+        """Why due jobs may not run, as far as this process knows."""
+        if self._shared.slots.free < 1:
+            return f"all {self._shared.slots.concurrency} slots of this process are taken"
+        if self._claimer.error is not None:
+            return f"the store refuses claims: {self._claimer.error}"
+        return self.scheduler_says("likely_cause") or "the scheduler does not call; check that it runs"
+
+    def scheduler_says(self, attribute: str) -> str | None:
+        """What the scheduler plugin says about itself, by an attribute or a plain method that it may have."""
+        said = getattr(self._shared.calls.scheduler, attribute, None)
+        said = said() if callable(said) else said
+        return str(said) if said else None

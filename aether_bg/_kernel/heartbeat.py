@@ -1,0 +1,142 @@
+"""This process is alive: the beats that say so, and what each answer leads to (docs/protocol.md, P)."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Final
+from uuid import UUID
+
+import anyio
+import attrs
+
+from aether_bg._kernel.monitor import Monitor
+from aether_bg._kernel.rescuer import Rescuer
+from aether_bg._kernel.shared import Shared
+from aether_bg._kernel.tasks import Signal, longer
+from aether_bg._rules.ids import uuid7
+from aether_bg.errors import StoreError
+from aether_bg.model import Alive, Heartbeat
+
+FOR_EVER: Final = 10 * 365 * 86400.0
+APART: Final = 1.0
+"""Seconds from which on the difference between the store's clock and this machine's is reported."""
+
+
+@attrs.define(kw_only=True, eq=False)
+class Heartbeats:
+    """`look`: asks for a beat now, rather than at the next turn. `lease`: seconds."""
+
+    _shared: Shared
+    _rescuer: Rescuer
+    _monitor: Monitor
+    _look: Signal
+    _lease: float
+    alive: Alive | None = attrs.field(default=None, init=False)
+    """The last answer; a client has none."""
+    _not_applied: tuple[str, ...] = attrs.field(default=(), init=False)
+    _announcing: anyio.CancelScope = attrs.field(factory=anyio.CancelScope, init=False)
+    _apart: bool = attrs.field(default=False, init=False)
+
+    async def join(self) -> Alive:
+        """Register, then take back what dead owners held, before the first claim (docs/protocol.md, P1)."""
+        alive = await self.beat(join=True)
+        self._shared.identity.store_id = alive.store_id
+        await self._rescue(alive)
+        return alive
+
+    async def show(self, not_applied: tuple[str, ...]) -> None:
+        """Declarations that could not be applied, for those who look at the store."""
+        self._not_applied = not_applied
+        await self.beat()
+
+    async def announce_stop(self) -> None:
+        """Mark this owner as stopping, so that what its end interrupts is no crash (docs/protocol.md, S7)."""
+        wait = 0.0
+        with self._announcing:
+            while not self._announcing.cancel_called:  # the store may be closed by then
+                with suppress(StoreError):  # if it never succeeds, `leave` reports why
+                    await self.beat(stopping=True)
+                    return
+                wait = longer(wait, self._shared.timings.backoff)
+                await anyio.sleep(wait)
+
+    async def leave(self) -> None:
+        """Put back what is still held because no outcome was recorded, then withdraw (docs/protocol.md, P1 and S7)."""
+        self._announcing.cancel()
+        await self.beat(stopping=True)
+        await self._rescuer.recover(self._shared.identity.owner, stopped=True)
+        await self.beat(leave=True)
+
+    async def keep_for_ever(self) -> None:
+        """A thread outlives the stop: its claim stays alive until the process ends (docs/protocol.md, S4)."""
+        self._announcing.cancel()
+        await self.beat(keep_for=FOR_EVER, stopping=True)
+
+    async def others(self) -> Alive:
+        """Who is alive: the last answer. A client has none, and asks now."""
+        if self.alive is not None:
+            return self.alive
+        me, now = self._shared.identity.owner, self._shared.clock.now()
+        asked = Heartbeat(owner=me, handlers=(), now=now, interval=self._lease / 3, keep_for=0)
+        return await self._shared.calls.heartbeat(asked)
+
+    async def run(self) -> None:
+        """Beat, and act on each answer, until cancelled."""
+        clock, third, slots = self._shared.clock, self._lease / 3, self._shared.slots
+        looked, company = clock.monotonic(), True
+        while True:
+            within = self._shared.timings.look * (1 if company or slots.running else 3)
+            await self._look.wait(within)
+            known = {(job_id, attempt.job.seq) for job_id, attempt in slots.running.items()}
+            try:
+                alive = await self.beat()
+            except StoreError as error:
+                self._shared.problems.report("heartbeat", error)
+                self._rescuer.forget()
+                continue
+            looked, late = clock.monotonic(), clock.monotonic() - looked > within + third
+            if late:  # what happened meanwhile is unknown
+                self._rescuer.forget()
+            company = len(alive.beats) > 1
+            if not alive.known:
+                await self._start_over()
+                continue
+            await self._rescue(alive)
+            await self._rescuer.compare(alive, known)
+            await self._monitor.look(alive)
+
+    async def beat(
+        self, *, join: bool = False, leave: bool = False, stopping: bool = False, recovered: tuple[UUID, ...] = (),
+        keep_for: float | None = None,
+    ) -> Alive:  # fmt: skip
+        asked = self._shared.clock.monotonic()
+        self.alive = alive = await self._shared.calls.heartbeat(Heartbeat(
+            owner=self._shared.identity.owner, handlers=tuple(self._shared.handlers), now=self._shared.clock.now(),
+            interval=self._lease / 3, keep_for=10 * self._lease if keep_for is None else keep_for, join=join,
+            leave=leave, recovered=recovered, stopping=stopping or (join and self._shared.identity.stopping),
+            stop_asked=lambda: self._shared.identity.stop_asked, problems=self._not_applied,
+        ))  # fmt: skip
+        self._compare_clocks(alive, asked)
+        return alive
+
+    def _compare_clocks(self, alive: Alive, asked: float) -> None:
+        ahead = self._shared.clock.adopt(alive.now, asked).total_seconds()
+        apart, self._apart = self._apart, abs(ahead) > APART
+        if self._apart and not apart:
+            where = "behind" if ahead > 0 else "ahead of"
+            text = f"this machine's clock is {abs(ahead):.1f} s {where} the store's; jobs go by the store's"
+            self._shared.problems.report("clock", text)
+
+    async def _rescue(self, alive: Alive) -> None:
+        if dead := await self._rescuer.look(alive):
+            await self.beat(recovered=dead)
+
+    async def _start_over(self) -> None:
+        """Another process declared this one dead, for example while it was suspended (docs/protocol.md, P4)."""
+        text = "another process declared this one dead; its attempts are cancelled and it registers again"
+        self._shared.problems.report("heartbeat", text)
+        for attempt in list(self._shared.slots.running.values()):
+            attempt.revoke()
+        self._shared.identity.owner = uuid7()
+        self._rescuer.forget()
+        await self.beat(join=True)

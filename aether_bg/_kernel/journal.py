@@ -1,0 +1,139 @@
+"""The one way to change jobs: commit, then announce once, to those who wait, the scheduler and the observers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from uuid import UUID
+from weakref import WeakValueDictionary
+
+import anyio
+
+from aether_bg._handlers.work import UnitOfWork
+from aether_bg._hooks.calls import Calls
+from aether_bg._kernel.alarm import Alarm
+from aether_bg._kernel.batcher import Batcher, Finished
+from aether_bg._kernel.observers import Observers
+from aether_bg.errors import NameHeld, Stale, StoreRefused, StoreUnsure
+from aether_bg.model import Altered, Change, Enqueued, Insert, JobInfo, JobStatus, Query, Update
+
+
+class Journal:
+    """`arm`: told of each row that has changed, for a scheduler that holds due times itself."""
+
+    def __init__(
+        self, *, calls: Calls, batcher: Batcher, alarm: Alarm, observers: Observers, arm: Callable[[UUID], object]
+    ) -> None:
+        self._calls, self._batcher, self._alarm, self._observers, self.arm = calls, batcher, alarm, observers, arm
+        self._waiters: WeakValueDictionary[UUID, anyio.Event] = WeakValueDictionary()
+        """By job; each is kept alive only by those who wait for it."""
+
+    def ended(self, job_id: UUID) -> anyio.Event:
+        """Set when this process learns that the job has ended."""
+        waiter: anyio.Event = self._waiters.setdefault(job_id, anyio.Event())
+        return waiter
+
+    # -- commit ----------------------------------------------------------------------------------
+
+    async def insert(self, job: JobInfo) -> None:
+        """Raises `NameHeld`, or a `StoreError`."""
+        if self._batcher.idle:  # a claim made now reaches the store after it and can share its transaction
+            self._alarm.expect(job.id, job.seq, job.due_at)
+        await self._write(Insert(job))
+        self._inserted(job)
+
+    async def update(self, change: Change, job: JobInfo | None = None, verb: str = "") -> None:
+        """`job` and `verb`: the row before, and who changes it, for observers. Raises `Stale`, or a `StoreError`."""
+        await self._write(Update(change))
+        self._changed(change)
+        self.arm(change.job_id)
+        if job is not None and self._observers.present:
+            self._observers.emit(Altered(change.applied_to(job), verb))
+
+    async def try_update(self, change: Change) -> bool:
+        """False: the row has moved on meanwhile."""
+        try:
+            await self.update(change)
+        except Stale:
+            return False
+        return True
+
+    def put(self, change: Change, finished: Finished) -> None:
+        """An outcome, committed with others; `finished` gets None, or why it was not committed."""
+        self._batcher.put(Update(change), partial(self._put, change, finished))
+
+    def _put(self, change: Change, finished: Finished, error: BaseException | None) -> None:
+        if error is None:
+            self.announce(change)
+        finished(error)
+
+    async def record(self, change: Change, unit: UnitOfWork, finished: Finished) -> None:
+        """An outcome and the handler's unit of work in one transaction."""
+        try:
+            _, *results = await self._calls.transact([Update(change), *unit.close()])
+        except Exception as error:
+            finished(error)
+            return
+        unit.fill(results)
+        self.announce(change)
+        finished(None)
+        self.announce_jobs(unit.jobs)
+
+    async def commit(self, unit: UnitOfWork) -> None:
+        """A caller's own unit of work. Raises `NameHeld`, what its functions raise, or a `StoreError`."""
+        if steps := unit.close():
+            unit.fill(await self._calls.transact(steps))
+            self.announce_jobs(unit.jobs)
+
+    async def replace(self, release: Change, job: JobInfo) -> None:
+        """Insert `job` under the name that `release` gives up. Raises `Stale`, `NameHeld`, or a `StoreError`."""
+        await self._calls.transact([Update(release), Insert(job)])
+        self._inserted(job)
+
+    async def _write(self, write: Insert | Update) -> None:
+        try:
+            await self._batcher.write(write)
+        except StoreUnsure:  # the same write once more says whether the first one happened
+            try:
+                await self._batcher.write(write)
+            except (NameHeld, Stale, StoreRefused) as error:
+                if not await self._happened(write, error):
+                    raise
+
+    async def _happened(self, write: Insert | Update, refused: Exception) -> bool:
+        if isinstance(write, Update):
+            return isinstance(refused, Stale) and was_written(write.change, refused.current)
+        if isinstance(refused, NameHeld):
+            return refused.current.id == write.job.id
+        return bool(await self._calls.find(Query(ids=(write.job.id,))))
+
+    # -- announce --------------------------------------------------------------------------------
+
+    def announce(self, change: Change) -> None:
+        """The outcome of an attempt is committed. The scheduler's trigger has been used, so nothing is disarmed."""
+        self._changed(change)
+        if change.status is JobStatus.SCHEDULED:
+            self.arm(change.job_id)
+
+    def announce_jobs(self, jobs: Iterable[JobInfo]) -> None:
+        for job in jobs:
+            self._inserted(job)
+
+    def _inserted(self, job: JobInfo) -> None:
+        if self._observers.present:
+            self._observers.emit(Enqueued(job))
+        self.arm(job.id)
+        self._alarm.expect(job.id, job.seq, job.due_at)
+
+    def _changed(self, change: Change) -> None:
+        if not change.status.terminal:
+            self._alarm.expect(change.job_id, change.next_seq, change.due_at)
+        elif self._waiters and (waiter := self._waiters.pop(change.job_id, None)) is not None:
+            waiter.set()
+
+
+def was_written(change: Change, current: JobInfo | None) -> bool:
+    """Whether `current`, the row as it is, shows this very change."""
+    return current is not None and (change.next_seq, change.next_rev, change.modified_at) == (
+        current.seq, current.schedule_rev, current.modified_at
+    )  # fmt: skip

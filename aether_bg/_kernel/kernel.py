@@ -1,0 +1,154 @@
+"""The running kernel: builds its parts, and is what plugins know as `Kernel`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from uuid import UUID
+
+from aether_bg._handlers.dependencies import Dependencies
+from aether_bg._handlers.handlers import Handlers
+from aether_bg._handlers.work import UnitOfWork
+from aether_bg._hooks.calls import Calls
+from aether_bg._kernel.alarm import Alarm
+from aether_bg._kernel.arming import Arming
+from aether_bg._kernel.batcher import Batcher
+from aether_bg._kernel.claimer import Claimer
+from aether_bg._kernel.clocks import Clocks
+from aether_bg._kernel.completer import Completer
+from aether_bg._kernel.decider import Decider
+from aether_bg._kernel.executor import Executor
+from aether_bg._kernel.health import Health
+from aether_bg._kernel.heartbeat import Heartbeats
+from aether_bg._kernel.identity import Identity
+from aether_bg._kernel.journal import Journal
+from aether_bg._kernel.monitor import Monitor
+from aether_bg._kernel.observers import Observers
+from aether_bg._kernel.problems import Problems
+from aether_bg._kernel.rescuer import Rescuer
+from aether_bg._kernel.schedules import Schedules
+from aether_bg._kernel.shared import Shared
+from aether_bg._kernel.slots import Slots
+from aether_bg._kernel.standstill import Standstill
+from aether_bg._kernel.supervisor import Supervisor
+from aether_bg._kernel.tasks import Signal, Spawn, runner
+from aether_bg._kernel.timekeeper import Timekeeper
+from aether_bg._kernel.timings import Timings
+from aether_bg._kernel.triggers import Triggers
+from aether_bg._kernel.unserved import Unserved
+from aether_bg._rules.settings import Options
+from aether_bg.model import JobInfo, JobRun, Query, Stats, Transaction
+from aether_bg.protocols import Clock, Runner
+
+
+class Kernel:
+    """One start of an app: made at the start, dropped at the stop. Nothing runs before `open`.
+
+    `runners`: where each handler's code runs. `enqueue_in`: makes `tx.enqueue` for the transaction of a unit of work,
+    which also lists what it makes. `spawn`: starts a task of the kernel's own.
+    """
+
+    def __init__(
+        self, *, options: Options, timings: Timings, calls: Calls, handlers: Handlers, runners: Mapping[str, Runner],
+        dependencies: Dependencies, clock: Timekeeper, spawn: Spawn, client: bool,
+        enqueue_in: Callable[[Transaction, list[JobInfo]], Callable[..., UUID]],
+    ) -> None:  # fmt: skip
+        self.options, self.start_task, self.client = options, spawn, client
+        self._enqueue_in = enqueue_in
+        on_loop, look, identity = runner(), Signal(), Identity()
+        observers = Observers(calls.observers(), timings.slow_observer)
+        problems = Problems(clock=clock, identity=identity, observers=observers, on_loop=on_loop, recent=timings.recent)
+        alarm = Alarm(clock=clock, nap=timings.nap, on_loop=on_loop)
+        self.store, self.batcher = Reads(calls), Batcher(calls.transact)
+        self.shared = shared = Shared(
+            calls=calls, handlers=handlers, schedules=Schedules(calls.load, clock),
+            slots=Slots(options.concurrency, alarm.wake), identity=identity, clock=clock, observers=observers,
+            problems=problems, timings=timings, spawn=spawn,
+        )  # fmt: skip
+        self.supervisor = Supervisor(
+            spawn=spawn, on_loop=on_loop, clock=clock, identity=identity, problems=problems, timings=timings
+        )
+        self.arming = Arming(shared=shared, batcher=self.batcher, roused=alarm.roused) if calls.arms else None
+        arm = self.arming.changed if self.arming is not None else _nothing
+        self.journal = Journal(calls=calls, batcher=self.batcher, alarm=alarm, observers=observers, arm=arm)
+        decider = Decider(shared)
+        completer = Completer(shared=shared, decider=decider, journal=self.journal)
+        executor = Executor(
+            shared=shared, runners=runners, dependencies=dependencies, new_work=self.new_work, decider=decider,
+            completer=completer,
+        )  # fmt: skip
+        self.claimer = Claimer(shared=shared, alarm=alarm, start=executor.start)
+        triggers = Triggers(shared=shared, claimer=self.claimer, arm=arm, look=look)
+        unserved = Unserved(shared)
+        self.heartbeats = Heartbeats(
+            shared=shared, lease=options.lease, look=look,
+            rescuer=Rescuer(shared=shared, journal=self.journal, standstill=Standstill(options.lease)),
+            monitor=Monitor(shared=shared, unserved=unserved, arm=arm, wake=alarm.wake),
+        )  # fmt: skip
+        self.clocks = Clocks(shared=shared, journal=self.journal)
+        self.health = Health(
+            shared=shared, dependencies=dependencies, claimer=self.claimer, heartbeats=self.heartbeats,
+            unserved=unserved, supervisor=self.supervisor,
+        )  # fmt: skip
+        self.fire, self.fire_due, self.sleep_until = triggers.fire, self.claimer.fire_due, alarm.sleep_until
+        self.wake, self.spawn, self.report = alarm.wake, self.supervisor.spawn, problems.report
+
+    # -- what plugins may ask --------------------------------------------------------------------
+
+    @property
+    def owner(self) -> UUID:
+        return self.shared.identity.owner
+
+    @property
+    def clock(self) -> Clock:
+        return self.shared.clock
+
+    @property
+    def store_id(self) -> UUID:
+        return self.shared.identity.store_id
+
+    # -- for the app -----------------------------------------------------------------------------
+
+    def new_work(self) -> UnitOfWork:
+        return UnitOfWork(self._enqueue_in)
+
+    def open(self) -> None:
+        """Writes and events are carried out from now on."""
+        for loop in (self.batcher.run, self.batcher.run, self.shared.observers.run):
+            self.supervisor.keep(loop)
+
+    def close(self) -> None:
+        self.supervisor.end()
+        self.batcher.close()
+
+    async def drain(self) -> None:
+        """Run what is due, and what that makes due, until nothing is. Raises a `StoreError`."""
+        slots = self.shared.slots
+        while True:
+            busy, started = slots.busy, slots.started
+            due = await self.claimer.fire_due()
+            if self.claimer.error is not None:
+                raise self.claimer.error
+            quiet = not busy and started == slots.started  # else something may have become due meanwhile
+            if quiet and (due is None or due > self.clock.now()):
+                return
+            if slots.busy:
+                await slots.freed.wait(1.0)
+
+
+class Reads:
+    """The store, as plugins read it."""
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+
+    async def find(self, query: Query) -> Sequence[JobInfo]:
+        return await self._calls.find(query)
+
+    async def history(self, job_id: UUID, limit: int = 100) -> Sequence[JobRun]:
+        return await self._calls.history(job_id, limit)
+
+    async def stats(self) -> Stats:
+        return await self._calls.stats()
+
+
+def _nothing(_: object) -> None: ...

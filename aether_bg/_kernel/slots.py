@@ -1,0 +1,76 @@
+"""Attempts that run here now, and how many more may: the one place that counts them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from uuid import UUID
+
+from aether_bg._kernel.attempt import Attempt
+from aether_bg._kernel.tasks import Signal
+from aether_bg.model import JobInfo
+
+
+class Slots:
+    """`wake`: called when a job that may crash its process has ended, and the next one may start."""
+
+    def __init__(self, concurrency: int, wake: Callable[[], object]) -> None:
+        self.concurrency, self._wake = concurrency, wake
+        self.running: dict[UUID, Attempt] = {}
+        self.recording: set[UUID] = set()
+        """Jobs whose outcome has not been committed yet."""
+        self.started = 0
+        """Attempts ever begun."""
+        self.suspect = False
+        """A job that has crashed before is running: no second one beside it (docs/protocol.md, R3)."""
+        self.reserved = 0
+        """Slots kept for triggers whose claim is on its way."""
+        self.freed = Signal()
+
+    @property
+    def free(self) -> int:
+        """Outcomes not yet committed hold some back, so that trouble there slows the claiming."""
+        running, most = len(self.running) + self.reserved, self.concurrency
+        return min(most - running, 2 * most - running - len(self.recording))
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.running or self.recording)
+
+    def reserve(self, job: JobInfo) -> None:
+        """Keep one for the claim of this job, which is on its way."""
+        self.reserved += 1
+        self.suspect |= job.suspect
+
+    def unreserve(self, job: JobInfo, taken: bool) -> None:
+        """The claim is over, and has taken the job or not."""
+        self.reserved -= 1
+        if job.suspect and not taken:
+            self.suspect = False
+
+    def begin(self, attempt: Attempt) -> Attempt | None:
+        """The attempt of the same job that has not ended here yet, if there is one."""
+        before = self.running.get(attempt.job.id)
+        self.running[attempt.job.id] = attempt
+        self.started += 1
+        self.suspect |= attempt.job.suspect
+        return before
+
+    def end(self, attempt: Attempt) -> None:
+        """Its code no longer runs."""
+        if self.running.get(attempt.job.id) is attempt:
+            del self.running[attempt.job.id]
+        elif attempt.ended is not None:  # the next attempt of this job waits for it
+            attempt.ended.set()
+
+    def settle(self, job: JobInfo) -> None:
+        """Its outcome is committed, or counts no longer: the next suspect may run (docs/protocol.md, R3)."""
+        self.recording.discard(job.id)
+        if job.suspect:
+            self.suspect = False
+            self._wake()
+        self.freed.set()
+
+    def revoke(self, job_id: UUID) -> None:
+        """A verb moved the row: the attempt here, if any, has lost its token (docs/protocol.md, U2)."""
+        if attempt := self.running.get(job_id):
+            attempt.revoke()

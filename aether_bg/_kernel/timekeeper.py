@@ -1,0 +1,46 @@
+"""What time it is: by the app's clock, or by the store's where the store tells its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from aether_bg._rules.changes import Moment
+from aether_bg._rules.settings import SystemClock
+from aether_bg.protocols import Clock
+
+
+class Timekeeper:
+    """Machines that share a store differ by their clocks. Once the store has told its time, `now` is that time carried
+    on by the monotonic clock; an app with a clock of its own keeps that. `by`: who acts, for the audit fields."""
+
+    def __init__(self, clock: Clock, by: Callable[[], str | None]) -> None:
+        self._clock, self._by = clock, by
+        self.now: Callable[[], datetime] = clock.now
+        self.monotonic: Callable[[], float] = clock.monotonic
+        self._told: datetime | None = None
+        self._at = 0.0
+
+    def __repr__(self) -> str:
+        return repr(self._clock) if self._told is None else f"<the store's clock, by {self._clock!r}>"
+
+    def moment(self) -> Moment:
+        return Moment(self.now(), self._by())
+
+    def adopt(self, told: datetime | None, asked: float) -> timedelta:
+        """The store has answered that it is `told`; it was asked at `asked` of the monotonic clock. Returns by how much
+        its clock is ahead of this machine's."""
+        if told is None or not isinstance(self._clock, SystemClock):
+            return timedelta(0)
+        answered = self.monotonic()
+        at, doubt = (asked + answered) / 2, timedelta(seconds=(answered - asked) / 2)
+        if self._told is None or abs(told - self._by_store(at)) > doubt:  # else it says nothing new
+            self._told, self._at, self.now = told, at, self._shared
+        return self.now() - self._clock.now()
+
+    def _shared(self) -> datetime:
+        return self._by_store(self.monotonic())
+
+    def _by_store(self, monotonic: float) -> datetime:
+        assert self._told is not None
+        return self._told + timedelta(seconds=monotonic - self._at)

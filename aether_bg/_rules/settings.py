@@ -1,0 +1,115 @@
+"""The settings of one app, checked where they are given."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import attrs
+
+from aether_bg._rules import validation as checks
+from aether_bg.model import JobStatus
+from aether_bg.model.attempts import LONGEST
+from aether_bg.protocols import Clock
+from aether_bg.schedule._lengths import plain
+
+
+class SystemClock:
+    """The machine's time."""
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def __repr__(self) -> str:
+        return "<SystemClock>"
+
+
+Keep = timedelta | int
+"""How long a terminal job is kept, or how many of them."""
+
+
+@attrs.frozen(kw_only=True)
+class Options:
+    """The settings of one app; see `Aether`. Seconds and bytes."""
+
+    concurrency: int
+    grace: float
+    lease: float
+    clock: Clock
+    actor: str | Callable[[], str | None] | None
+    retention: Mapping[JobStatus, Keep]
+    max_payload: int
+
+    @classmethod
+    def checked(
+        cls,
+        *,
+        concurrency: Any,
+        grace: Any,
+        lease: Any,
+        clock: Any,
+        actor: Any,
+        retention: Any,
+        max_payload: Any,
+    ) -> Options:
+        clock = SystemClock() if clock is None else clock
+        if not callable(getattr(clock, "now", None)) or not callable(getattr(clock, "monotonic", None)):
+            checks.refuse("clock", clock, "must have now() and monotonic()", "Leave it out for the machine's clock.")
+        if actor is not None and not isinstance(actor, str) and not callable(actor):
+            checks.refuse(
+                "actor", actor, "must be a name, or a function that returns one", 'For example: actor="billing".'
+            )
+        return cls(
+            concurrency=checks.whole("concurrency", concurrency, least=1),
+            grace=checks.seconds("grace", grace, zero=True),
+            lease=checks.seconds("lease", lease),
+            clock=clock,
+            actor=actor,
+            retention=_retention(retention),
+            max_payload=checks.whole("max_payload", max_payload, least=1),
+        )
+
+    def by(self) -> str | None:
+        """Who acts now, for the audit fields."""
+        return self.actor() if callable(self.actor) else self.actor
+
+
+def _retention(value: Any) -> dict[JobStatus, Keep]:
+    """None, one rule for every terminal status, or a mapping of status to rule."""
+    if value is None:
+        return {}
+    terminal = [status for status in JobStatus if status.terminal]
+    if not isinstance(value, Mapping):
+        value = dict.fromkeys(terminal, value)
+    kept: dict[JobStatus, Keep] = {}
+    for key, rule in value.items():
+        status = next(
+            (s for s in terminal if key == s or (isinstance(key, str) and key.lower() == s.name.lower())), None
+        )
+        if status is None:
+            checks.refuse(
+                "retention",
+                key,
+                "wants completed, failed or cancelled",
+                'For example: {"completed": timedelta(days=7)}.',
+            )
+        if isinstance(rule, bool) or not isinstance(rule, timedelta | int) or _negative(rule):
+            checks.refuse(
+                "retention", rule, "is an age (timedelta) or a count, not negative", "For example: timedelta(days=7)."
+            )
+        kept[status] = _at_most(rule)
+    return kept
+
+
+def _at_most(rule: Keep) -> Keep:
+    """A rule that means for ever, as one that can be computed with."""
+    return min(rule, checks.LARGEST) if isinstance(rule, int) else min(plain(rule), timedelta(seconds=LONGEST))
+
+
+def _negative(rule: Keep) -> bool:
+    return rule < timedelta(0) if isinstance(rule, timedelta) else rule < 0
