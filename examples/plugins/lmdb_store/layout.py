@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
-from typing import Any
 from uuid import UUID
 
 from cattrs.preconf.json import make_converter
 
 from aether_bg import JobInfo, JobRun, JobStatus, RunOutcome
+from aether_bg.model import Owner
 
 ID = 16  # bytes of a UUID, and of a name's digest
 AFTER_ALL = b"\xff" * 33  # greater than what follows any prefix
@@ -35,7 +35,7 @@ _START = datetime.min.replace(tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 
-def pack(row: JobInfo | JobRun) -> bytes:
+def pack(row: JobInfo | JobRun | Owner) -> bytes:
     return _json.dumps(row, separators=(",", ":")).encode()
 
 
@@ -108,10 +108,5 @@ def run_entries(run: JobRun) -> dict[bytes, bytes]:
     return {COMPLETED + run.job_id.bytes + instant(run.occurrence): number(run.token)}
 
 
-def owner_row(beat: int, handlers: list[str], stopping: bool) -> bytes:
-    return _json.dumps({"beat": beat, "handlers": handlers, "stopping": stopping}).encode()
-
-
-def unpack_owner(value: bytes) -> tuple[int, list[str], bool]:
-    row: dict[str, Any] = _json.loads(value, dict[str, Any])
-    return row["beat"], row["handlers"], row["stopping"]
+def unpack_owner(value: bytes) -> Owner:
+    return _json.loads(value, Owner)

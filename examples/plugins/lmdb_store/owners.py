@@ -13,7 +13,7 @@ from uuid import UUID
 import attrs
 from filelock import FileLock, Timeout
 
-from aether_bg.model import Heartbeat
+from aether_bg.model import Heartbeat, Owner
 
 from .rows import Rows, Tables
 from .writer import Writer
@@ -121,7 +121,6 @@ class Pulse:
 
 
 def _beat(rows: Rows, owner: UUID, stop_asked: bool) -> None:
-    """Nothing for one who is not registered: who was recovered must learn it."""
-    if found := rows.owner(owner):
-        count, handlers, stopping = found
-        rows.put_owner(owner, count + 1, handlers, stopping or stop_asked)
+    """Nothing for an owner that is not registered: it must learn that it was recovered."""
+    if known := rows.owner(owner):
+        rows.put_owner(owner, Owner(known.beat + 1, known.handlers, known.stopping or stop_asked))

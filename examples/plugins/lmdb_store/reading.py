@@ -6,8 +6,10 @@ import heapq
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
-from itertools import islice
+from itertools import chain, islice
 from uuid import UUID
+
+import attrs
 
 from aether_bg import JobInfo, JobRun, JobStatus
 from aether_bg.model import Alive, Heartbeat, Query, Stats
@@ -100,29 +102,13 @@ def size(rows: Rows) -> int:
 def alive(rows: Rows, beat: Heartbeat, proven: set[UUID]) -> Alive:
     """`proven`: the registered owners whose lock nobody holds."""
     owners = rows.owners()
-    holding = set[UUID]()  # whoever has RUNNING rows
-    position = layout.HELD
-    while entry := next(rows.index(layout.HELD, position), None):
-        prefix = entry[0][: len(layout.HELD) + layout.ID]
-        holding.add(UUID(bytes=prefix[1:]))
-        position = prefix + layout.AFTER_ALL
-    due, now, position = set[str](), layout.instant(beat.now), layout.READY
+    jobs = chain(rows.jobs(rows.index(layout.HELD)), rows.jobs(_earliest_of_each_handler(rows)))
+    found = Alive.of(beat, rows.tables.store_id, owners, jobs, proven & owners.keys())
+    return attrs.evolve(found, size=size(rows)) if beat.join else found
+
+
+def _earliest_of_each_handler(rows: Rows) -> Iterator[tuple[bytes, bytes]]:
+    position = layout.READY
     while entry := next(rows.index(layout.READY, position), None):
-        key, handler = entry
-        if key[-layout.ID - 8 : -layout.ID] <= now:
-            due.add(handler.decode())
-        position = key[: -layout.ID - 8] + layout.AFTER_ALL
-    return Alive(
-        store_id=rows.tables.store_id,
-        known=beat.owner in owners,
-        beats={owner: count for owner, (count, _, _) in owners.items()},
-        dead=tuple((proven & owners.keys()) | (holding - owners.keys() - {beat.owner})),
-        stopping=frozenset(owner for owner, (_, _, stopping) in owners.items() if stopping),
-        running=tuple(
-            (UUID(bytes=key[-layout.ID :]), int.from_bytes(seq))
-            for key, seq in rows.index(layout.HELD + beat.owner.bytes)
-        ),
-        advertised=frozenset(name for _, handlers, stopping in owners.values() if not stopping for name in handlers),
-        due=frozenset(due),
-        size=size(rows),
-    )
+        yield entry
+        position = entry[0][: -layout.ID - 8] + layout.AFTER_ALL

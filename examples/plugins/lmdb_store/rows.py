@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from uuid import UUID
 
 import attrs
 import lmdb
 
 from aether_bg import JobInfo, JobRun
+from aether_bg.model import Owner
 
 from . import layout
 
@@ -49,15 +50,20 @@ class Rows:
         """Entries with this prefix, beyond the key `after`."""
         return self._scan(self.tables.index, prefix, after)
 
+    def jobs(self, entries: Iterable[tuple[bytes, bytes]]) -> Iterator[JobInfo]:
+        """The rows that entries of the index stand for."""
+        found = (self.job(UUID(bytes=key[-layout.ID :])) for key, _ in entries)
+        return (job for job in found if job is not None)
+
     def every_job(self, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         return self._scan(self.tables.jobs, b"", after)
 
-    def owners(self) -> dict[UUID, tuple[int, list[str], bool]]:
-        """Beat and handlers of those who are registered, and whether they are stopping."""
+    def owners(self) -> dict[UUID, Owner]:
+        """Those who are registered."""
         rows = self._scan(self.tables.owners, b"")
         return {UUID(bytes=key): layout.unpack_owner(value) for key, value in rows}
 
-    def owner(self, owner: UUID) -> tuple[int, list[str], bool] | None:
+    def owner(self, owner: UUID) -> Owner | None:
         value = self.txn.get(owner.bytes, db=self.tables.owners)
         return None if value is None else layout.unpack_owner(value)
 
@@ -101,8 +107,8 @@ class Rows:
         self.txn.delete(key, db=self.tables.runs)
         self._index(layout.run_entries(layout.unpack_run(value)), {})
 
-    def put_owner(self, owner: UUID, beat: int, handlers: list[str], stopping: bool = False) -> None:
-        self.txn.put(owner.bytes, layout.owner_row(beat, handlers, stopping), db=self.tables.owners)
+    def put_owner(self, id_: UUID, owner: Owner) -> None:
+        self.txn.put(id_.bytes, layout.pack(owner), db=self.tables.owners)
 
     def delete_owner(self, owner: UUID) -> None:
         self.txn.delete(owner.bytes, db=self.tables.owners)

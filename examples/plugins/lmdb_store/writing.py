@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from uuid import UUID
 
-from aether_bg import JobInfo, JobRun, JobStatus, NameHeld, RunOutcome, Stale, StoreRefused, Unsupported
-from aether_bg.model import Change, Claim, Claimed, Heartbeat, Insert, Purge, Update, Write, begun_run
+import attrs
+
+from aether_bg import JobInfo, JobRun, JobStatus, NameHeld, Stale, StoreRefused, Unsupported
+from aether_bg.model import Change, Claim, Claimed, Heartbeat, Insert, Owner, Purge, Update, Write, begun_run
 
 from . import layout
 from .rows import Rows
@@ -56,8 +58,7 @@ def _check_free(rows: Rows, name: str) -> None:
 def _check_once(rows: Rows, run: JobRun) -> None:
     """No second Completed for one occurrence (docs/protocol.md, C6)."""
     for key, token in layout.run_entries(run).items():
-        done = rows.txn.get(key, db=rows.tables.index)
-        if run.outcome is RunOutcome.COMPLETED and done is not None and done != token:
+        if rows.txn.get(key, default=token, db=rows.tables.index) != token:
             raise StoreRefused(f"job {run.job_id}", f"its occurrence {run.occurrence} has completed already")
 
 
@@ -65,44 +66,25 @@ def claim(rows: Rows, claim: Claim) -> Claimed:
     """Find and take in one transaction: of two that want a row, one sees it taken."""
     if rows.owner(claim.owner) is None:
         return Claimed()  # the next heartbeat says so (docs/protocol.md, P4)
+    jobs = {job.id: job for job in _candidates(rows, claim)}
+    taken = [claim.take(job) for job in claim.choose(jobs.values())]
+    for job in taken:
+        rows.put_job(job, jobs[job.id])
+        rows.put_run(begun_run(job))
+        jobs[job.id] = job
+    return claim.answer(taken, jobs.values())
+
+
+def _candidates(rows: Rows, claim: Claim) -> Iterator[JobInfo]:
+    """The earliest of each handler, enough to fill the claim and to say what comes next."""
     if claim.job_id is not None:
-        return _claim_one(rows, claim, claim.job_id)
-    groups = [layout.group(name, suspect) for name in claim.handlers for suspect in (False, True)[: 1 + claim.suspect]]
-    start = len(layout.READY) + layout.ID + 1
-    waiting = heapq.merge(*(rows.index(group) for group in groups), key=lambda entry: entry[0][start:])
-    found, now, next_due, suspects = list[UUID](), layout.instant(claim.now), None, 0
-    for key, _ in waiting:
-        suspect, due = key[start - 1], key[start : start + 8]
-        if suspect and suspects:
-            continue  # one at a time, so that a poison job takes no other with it (docs/protocol.md, R3)
-        if claim.unreadable and _schedule(rows.job(UUID(bytes=key[-layout.ID :]))) in claim.unreadable:
-            continue  # for a process that can read it (docs/protocol.md, C8)
-        if due > now or len(found) == claim.limit:
-            next_due = layout.datetime_of(due)
-            break
-        suspects += suspect
-        found.append(UUID(bytes=key[-layout.ID :]))
-    jobs = [job for job in map(rows.job, found) if job is not None]
-    return Claimed(jobs=tuple(_take(rows, claim, job) for job in jobs), next_due=next_due)
-
-
-def _schedule(job: JobInfo | None) -> tuple[str, str | None] | None:
-    return None if job is None else (job.expression_value, job.timezone)
-
-
-def _claim_one(rows: Rows, claim: Claim, job_id: UUID) -> Claimed:
-    job = rows.job(job_id)
-    if job is None or not claim.asks_for(job):
-        return Claimed()
-    jobs = claim.choose([job])
-    return Claimed(jobs=tuple(_take(rows, claim, job) for job in jobs), next_due=None if jobs else job.due_at)
-
-
-def _take(rows: Rows, claim: Claim, job: JobInfo) -> JobInfo:
-    taken = claim.take(job)
-    rows.put_job(taken, job)
-    rows.put_run(begun_run(taken))
-    return taken
+        if job := rows.job(claim.job_id):
+            yield job
+        return
+    for name in claim.handlers:
+        for suspect in (False, True)[: 1 + claim.suspect]:
+            jobs = rows.jobs(rows.index(layout.group(name, suspect)))
+            yield from islice(filter(claim.asks_for, jobs), claim.limit + 1)
 
 
 def purge(rows: Rows, purge: Purge) -> int:
@@ -129,8 +111,8 @@ def purge(rows: Rows, purge: Purge) -> int:
 def register(rows: Rows, beat: Heartbeat) -> None:
     """Who joins, stops, leaves, or has been recovered."""
     if beat.join:
-        rows.put_owner(beat.owner, 0, list(beat.handlers))
-    if beat.stopping and (found := rows.owner(beat.owner)):
-        rows.put_owner(beat.owner, *found[:2], stopping=True)
+        rows.put_owner(beat.owner, Owner(0, beat.handlers))
+    if beat.stopping and (owner := rows.owner(beat.owner)):
+        rows.put_owner(beat.owner, attrs.evolve(owner, stopping=True))
     for gone in (*beat.recovered, *([beat.owner] if beat.leave else [])):
         rows.delete_owner(gone)
