@@ -55,8 +55,8 @@ class Writer:
         self._conn.execute("SELECT 1 FROM sqlite_master").fetchone()  # which opens the WAL
         self.identities = files.Identities(path)
         self._version = self._data_version()
-        self._commits = self._changes = 0
-        """Commits since the last checkpoint; changes of the connection before it."""
+        self._commits = self._changes = self._total = 0
+        """Commits since the last checkpoint; changes of the connection before it, and before this commit."""
         self._idle_from: float | None = None
         """When the WAL has held more than beats for long enough to checkpoint it; None: it holds nothing more."""
         self._next_look = 0.0
@@ -194,7 +194,8 @@ class Writer:
         if not self.identities.kept:  # committed, but to what cannot be found by its name any more
             return [self._fail(op, files.gone(self._path)) for op in ran]
         self._commits += 1
-        if any(op.rank is not Rank.BEAT for op in ran):
+        changed, self._total = self._conn.total_changes != self._total, self._conn.total_changes
+        if changed and any(op.rank is not Rank.BEAT for op in ran):  # a claim that finds nothing writes nothing
             self._idle_from = time.monotonic() + IDLE
         return [self._settle(op) for op in ran]
 
@@ -318,7 +319,7 @@ class Writer:
             return
         self._conn.close()
         self._conn, self.guard = fresh, guard
-        self._version, self._changes = -1, 0
+        self._version, self._changes, self._total = -1, 0, 0
 
     def _close(self) -> None:
         """SQLite removes the WAL by its name when the last connection is closed: not while it may be another one."""
