@@ -145,6 +145,7 @@ async def test_names_within_a_unit_are_still_checked(work: Aether) -> None:
         assert (await work.store.stats()).total == 2
 
 
+@pytest.mark.one_loop
 async def test_a_name_costs_the_same_however_long_the_unit_is(work: Aether) -> None:
     async def took(before: int) -> float:
         with pytest.raises(ZeroDivisionError):  # noqa: PT012
@@ -160,5 +161,8 @@ async def test_a_name_costs_the_same_however_long_the_unit_is(work: Aether) -> N
 
     async with work:
         await took(0)
-        short, long = [min([await took(before) for _ in range(3)]) for before in (0, 200_000)]
+        short = min([await took(0) for _ in range(3)])
+        for _ in range(3):  # the machine may stall meanwhile
+            if (long := await took(200_000)) < 10 * short:
+                break
         assert long < 10 * short, "a look through all of them takes a hundred times as long"

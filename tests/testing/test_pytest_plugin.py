@@ -27,7 +27,7 @@ HEAVY = ("sqlite3", "sqlite_utils", "svcs", "cattrs", "croniter", "grpc", "dapr"
 def project(pytester: pytest.Pytester, tests: str) -> pytest.RunResult:
     pytester.makeini(STRICT)
     pytester.makepyfile(their_app=APP, test_it=tests)
-    return pytester.runpytest_subprocess("-p", "no:cacheprovider")
+    return pytester.runpytest_subprocess("-p", "no:cacheprovider", "-rs")
 
 
 def test_the_fixtures_are_there_without_an_import(pytester: pytest.Pytester) -> None:
@@ -90,7 +90,7 @@ def test_without_dapr(
     monkeypatch.setenv("AETHER_REQUIRE_DAPR", required)
     done = project(pytester, "def test_one(aether_sidecar): ...\ndef test_two(aether_sidecar): ...")
     done.assert_outcomes(**outcome)
-    assert "dapr init --slim" in pytester.runpytest_subprocess("-rs").stdout.str()
+    assert "dapr init --slim" in done.stdout.str()
 
 
 @pytest.mark.dapr

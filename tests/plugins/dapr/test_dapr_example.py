@@ -16,7 +16,7 @@ from aether_bg import Aether, JobStatus
 from aether_bg.testing.sidecar import DaprRuntime
 
 pytestmark = [pytest.mark.dapr, pytest.mark.anyio]
-APP = Path(__file__).parents[2] / "examples" / "dapr_service" / "app.py"
+APP = Path(__file__).parents[3] / "examples" / "dapr_service" / "app.py"
 
 
 async def test_the_service_runs_as_it_stands(dapr: DaprRuntime, tmp_path: Path) -> None:

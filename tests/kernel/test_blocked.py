@@ -69,7 +69,7 @@ async def test_the_handler_is_named_once(app: Aether, caplog: pytest.LogCaptureF
     (record,) = told(caplog)
     said = record.getMessage()
     assert "Holds (job-0) holds it" in said
-    assert "test_app_blocked.py:" in said
+    assert "test_blocked.py:" in said
     assert "Waits" not in said
     assert (record.levelname, record.handler, record.job_name) == ("WARNING", "Holds", "job-0")
 

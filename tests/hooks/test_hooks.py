@@ -678,7 +678,7 @@ async def test_a_caller_cancelled_at_the_door_leaves_no_orphan(make_app: Make) -
 
 
 def test_every_hook_has_a_test() -> None:
-    """A hook that no plugin in tests/plugins implements is untested; SQLiteStore, the owner, covers its layer."""
+    """A hook that no plugin in tests/hooks implements is untested; SQLiteStore, the owner, covers its layer."""
     implemented = set()
     for file in Path(__file__).parent.glob("*.py"):
         implemented |= {name for name in hookspecs.SPECS if f"def {name}(" in file.read_text(encoding="utf-8")}
