@@ -41,7 +41,7 @@ class Undecoded(dict[str, Any]):
 
 
 class Calls:
-    """Hooks as methods. Payload codecs are applied here, so that nobody above or below knows of them."""
+    """Hooks as methods. Payload codecs are applied here, and nowhere else."""
 
     def __init__(self, plugins: Plugins) -> None:
         self._plugins = plugins

@@ -34,7 +34,7 @@ def in_seconds(value: Any) -> Any:
 def _within(
     rule: str, *, above: float = -math.inf, least: float = -math.inf, most: float
 ) -> Callable[[object, attrs.Attribute[float], float], None]:
-    """A finite number inside these bounds; bool is none. Raises `InvalidOption`."""
+    """A finite number inside these bounds, not a bool. Raises `InvalidOption`."""
 
     def check(_: object, attribute: attrs.Attribute[float], value: float) -> None:
         number = isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
@@ -62,7 +62,7 @@ class Backoff:
     jitter: float = field(default=0.25, validator=_within("from 0 to 1", least=0, most=1))
 
     def delay(self, failures: int, spread: float) -> float:
-        """Seconds to wait after so many failures (≥ 1); `spread` in [-1, 1] places it within the jitter."""
+        """Seconds to wait after this many failures (≥ 1); `spread` in [-1, 1] places it within the jitter."""
         try:
             plain = min(float(self.first * self.factor ** min(failures - 1, 64)), self.max)
         except OverflowError:

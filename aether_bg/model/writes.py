@@ -14,7 +14,7 @@ from aether_bg.model.job import JobInfo, JobRun, JobStatus, Misfire
 
 @attrs.frozen(kw_only=True)
 class Definition:
-    """The part of a row that its author chose; `update` and `if_exists="replace"` write it anew."""
+    """The part of a row that its author chose; `update` and `if_exists="replace"` replace it."""
 
     handler_name: str
     payload: Any

@@ -202,7 +202,7 @@ def _name_taken_back(conn: sqlite3.Connection, changes: list[Change]) -> Excepti
 
 
 def purge(conn: sqlite3.Connection, purge: Purge) -> int:
-    """One bite of retention; history goes with its job. Only terminal rows are ever touched (docs/protocol.md, N5)."""
+    """One step of retention; history goes with its job. Only terminal rows are deleted (docs/protocol.md, N5)."""
     if purge.job_id is not None:
         return conn.execute(TRIM_HISTORY, {"job": str(purge.job_id), "history": purge.history}).rowcount
     terms, params = ["status > 1"], list[Any]()

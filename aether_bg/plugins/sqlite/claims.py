@@ -143,7 +143,7 @@ def _due_ids(conn: sqlite3.Connection, wanted: Claim, now: str | None) -> list[A
 
 @cache
 def _earliest(handlers: int, readable: str) -> str:
-    """The earliest due rows over so many handlers, each read in the order of its index."""
+    """The earliest due rows of this many handlers, each read in the order of its index."""
     each = [
         f"SELECT * FROM (SELECT id, due_at FROM main.aether_jobs WHERE {READY} AND handler_name = :handler{number} "
         f"AND due_at <= :now AND NOT {SUSPECT} {readable} ORDER BY due_at LIMIT :limit)"

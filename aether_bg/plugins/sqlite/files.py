@@ -1,4 +1,4 @@
-"""Opening the file, and telling what is wrong with it: each kind of trouble has its own error."""
+"""Opening the file, and what can be wrong with it: each kind of trouble has its own error."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ Identity = tuple[int, int]
 
 
 def check(path: Path) -> bool:
-    """Whether there is a file at `path`; raises the fitting `StoreError` where none can be. Never opens it: closing it
-    again would drop the locks that SQLite holds on it for this process (docs/protocol.md, W10)."""
+    """Whether there is a file at `path`; raises the fitting `StoreError` if there cannot be one. Never opens it:
+    closing it again would drop the locks that SQLite holds on it for this process (docs/protocol.md, W10)."""
     with translating(path):
         if not path.parent.is_dir():
             raise StoreFolderMissing(
@@ -70,7 +70,7 @@ def risks(path: Path) -> list[str]:
 
 
 def same(before: Identity | None, path: Path) -> bool:
-    """Whether the file at `path` is a regular one, and the one that has been checked, where there was one."""
+    """Whether the file at `path` is a regular one, and still the one that was checked, if one was."""
     try:
         found = path.lstat()
     except OSError:
@@ -108,7 +108,7 @@ def connect(path: Path, *, like: Path | None = None) -> sqlite3.Connection:
 
 
 def identity(path: Path | str) -> Identity | None:
-    """Which file is at `path` now; None when there is none."""
+    """Which file is at `path` now, if any."""
     try:
         found = os.stat(path)
     except OSError:
@@ -128,12 +128,12 @@ class Identities:
 
     @property
     def kept(self) -> bool:
-        """Both are what they were: what is committed now can be found by its name."""
+        """Whether both are still the same files: what is committed now can be found by its name."""
         return self._now() == self._were
 
     @property
     def wal_is_away(self) -> bool:
-        """The WAL has been removed and nothing else is lost or in its place: a checkpoint still saves what is in it."""
+        """Whether only the WAL was removed, and nothing is in its place: a checkpoint still saves what is in it."""
         return self._now() == (self._were[0], None)
 
 
@@ -191,7 +191,7 @@ def translate(error: BaseException, path: Path) -> AetherError:
 
 @contextmanager
 def translating(path: Path) -> Iterator[None]:
-    """What sqlite3 or the operating system says inside comes out as a `StoreError` that names the file."""
+    """Inside, errors of sqlite3 and of the operating system become a `StoreError` that names the file."""
     try:
         yield
     except (sqlite3.Error, OSError) as error:

@@ -83,7 +83,7 @@ class Guard:
         return rows
 
     def begin(self, op: Operation) -> None:
-        """An operation starts: until its end, whatever runs in it is interrupted when it has had its time."""
+        """An operation starts. What runs in it is interrupted when its time is over."""
         self._unit_until = op.started + (op.limit or OWN)
         if op.limit is not None:
             self._conn.set_progress_handler(self._overdue, _STEPS_BETWEEN_LOOKS)
@@ -148,7 +148,7 @@ class Guard:
         if late and getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_INTERRUPT:
             raise UnitOfWorkTimeout(
                 "a statement in a unit of work", f"must end within {LONGEST:g} s",
-                "It holds the database for all: let it touch fewer rows, or split it.",
+                "It holds the database for all: let it change fewer rows, or split it.",
             ) from error  # fmt: skip
         if self._denied is not None and isinstance(error, sqlite3.DatabaseError):
             raise DeniedSQL(*self._denied) from error

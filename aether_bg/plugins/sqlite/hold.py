@@ -22,7 +22,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 HAS_OFD: Final = sys.platform == "linux" and hasattr(fcntl, "F_OFD_SETLK")
-"""Elsewhere only the look at the files before and after each commit remains."""
+"""Without such locks, the files are only compared before and after each commit."""
 
 _SHARED: Final = (0x40000000 + 2, 510)
 """The bytes of the database that every connection locks; for one of its own who closes last locks them exclusively."""
@@ -35,7 +35,7 @@ _File = tuple[int, int]
 
 
 class _Parking:
-    """Descriptors that hold no lock any more, and their files. Closing one would drop the POSIX locks of every other
+    """Descriptors that no longer hold a lock, and their files. Closing one would drop the POSIX locks of every other
     connection of this process to its file, so it waits here to be used again."""
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class _Parking:
                 self._close_unused(spare)
 
     def _close_unused(self, fds: list[int]) -> None:
-        """Close those whose file nothing else in this process has open."""
+        """Close those whose files are not open elsewhere in this process."""
         opened: dict[_File, int] = {}
         for name in os.listdir("/proc/self/fd"):
             with contextlib.suppress(OSError):  # closed meanwhile
@@ -74,7 +74,7 @@ class _Parking:
                 del self._fds[fd]
 
     def forked(self) -> None:
-        """In the child, which has no locks to lose yet."""
+        """In the child, which holds no locks yet."""
         self._guard = threading.Lock()
         for fd in self._fds:
             os.close(fd)

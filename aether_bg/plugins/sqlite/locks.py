@@ -1,4 +1,4 @@
-"""OS locks: one for fair writing across processes, one per owner that says "I live" (docs/protocol.md, P1, P2, P5).
+"""OS locks: one for fair writing across processes, one per owner that says "I am alive" (docs/protocol.md, P1, P2, P5).
 
 Where the platform has no `flock` the write lock is left to SQLite's own, and owners are judged by lease alone.
 """
@@ -57,7 +57,7 @@ class WriteLock:
             fcntl.flock(self._fd, fcntl.LOCK_UN)
 
     def acquire_within(self, seconds: float) -> bool:
-        """Take the lock as `with` does; False when it has not come by then: close this, and it goes when it comes.
+        """Take the lock as `with` does; False if it was not free by then: close this, and a late lock is released.
 
         A wait in `flock` cannot be ended, so that it is the wait of a thread, on a descriptor of its own.
         """
@@ -106,7 +106,7 @@ def follow(file: int | Path, database: Path) -> None:
 
 
 def _open(path: Path, more: int = 0) -> int:
-    """For locking alone: a user who may only read the file can lock it as well."""
+    """For locking only: a user who may only read the file can lock it too."""
     try:
         return os.open(path, _OPEN | os.O_RDWR | more, _MODE)
     except PermissionError:
@@ -131,21 +131,21 @@ class OwnerLocks:
     def take(self, owner: UUID) -> None:
         """Create and lock this owner's file, before its row is inserted (docs/protocol.md, P1)."""
         lock = FileLock(self.path(owner), timeout=0, mode=_MODE, thread_local=False)
-        with contextlib.suppress(Timeout):  # nobody else knows this UUID; without a lock the lease decides
+        with contextlib.suppress(Timeout):  # no other process knows this UUID; without a lock the lease decides
             lock.acquire()
         self._mine[owner] = lock
         if fcntl:
             follow(self.path(owner), self._database)
 
     def release(self, owner: UUID) -> None:
-        """Unlink first, then unlock: nobody may find an unlocked file of a clean stop."""
+        """Unlink first, then unlock: no other process may find an unlocked file after a clean stop."""
         if owner in self._mine:
             with contextlib.suppress(OSError):
                 self.path(owner).unlink(missing_ok=True)
             self.abandon(owner)
 
     def abandon(self, owner: UUID) -> None:
-        """Unlock and leave the file: an owner that has not left is as good as dead."""
+        """Unlock and leave the file: an owner that has not left counts as dead."""
         if (lock := self._mine.pop(owner, None)) is not None:
             lock.release(force=True)
 
@@ -163,7 +163,7 @@ class OwnerLocks:
             return True
 
     def recovered(self, owner: UUID) -> None:
-        """The dead owner's jobs have been taken back: remove its file, then let go of its lock."""
+        """The dead owner's jobs have been taken back: remove its file, then release its lock."""
         with contextlib.suppress(OSError):
             self.path(owner).unlink(missing_ok=True)
         if (fd := self._recovering.pop(owner, None)) is not None:

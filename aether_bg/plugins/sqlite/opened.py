@@ -52,7 +52,7 @@ class OpenFile:
         self._idle: list[sqlite3.Connection] = []
         self.locks = OwnerLocks(path)
         with files.translating(path):
-            # what is no database of ours is left alone, without so much as a lock file beside it
+            # a file that is not a database of ours is left alone: no lock file beside it either
             conn = self._look_at() if files.check(path) else None
             checked = files.identity(path)
             lock_path = path.with_name(f"{path.name}-lock")
@@ -123,7 +123,7 @@ class OpenFile:
 
     @property
     def kept(self) -> bool:
-        """It is still the file that its path names."""
+        """Whether its path still names this file."""
         return self.writer.identities.kept
 
     def reader(self) -> sqlite3.Connection:
@@ -156,7 +156,7 @@ class OpenFile:
         return os.stat(self.path).st_size + self.writer.wal_size()
 
     def close(self, patience: float) -> None:
-        """Waits for the writer to finish what it has. The writer's connection is the last that is closed."""
+        """Wait for the writer to finish what it has. Its connection is closed last."""
         for conn in self._idle:
             conn.close()
         self._idle.clear()

@@ -1,4 +1,4 @@
-"""What the writer is asked to do: operations by rank, and the heartbeat that it keeps by itself."""
+"""What the writer does: operations by rank, and the heartbeat that it keeps by itself."""
 
 from __future__ import annotations
 
@@ -93,11 +93,11 @@ class Operation:
         return self._move(_State.RAN, _State.TAKEN)
 
     def seal(self) -> bool:
-        """It is about to be committed."""
+        """It will be committed now."""
         return self._move(_State.SEALED, _State.RAN)
 
     def again(self) -> None:
-        """It has to run once more: what it did went with another's transaction."""
+        """It must run again: its changes were rolled back with another operation's."""
         self._move(_State.TAKEN, _State.RAN, _State.SEALED)
 
     def abandon(self) -> bool:
@@ -113,12 +113,12 @@ class Operation:
 
     @property
     def overdue(self) -> bool:
-        """It runs now, and for longer than it may."""
+        """It is running, and has run for longer than it may."""
         return self._runs_for(0.0)
 
     @property
     def stuck(self) -> bool:
-        """It runs now, its waiter has given up, and nothing else can be written until it ends."""
+        """It is running, its caller has given up, and nothing else can be written until it ends."""
         return self.abandoned or self._runs_for(_SLACK)
 
     def _runs_for(self, more: float) -> bool:

@@ -39,7 +39,7 @@ def needed(job: JobInfo, *, for_work: bool) -> bool:
 
 
 def isolate(conn: sqlite3.Connection, found: Iterable[JobInfo], now: str | None, reason: str = "") -> list[str]:
-    """Take these rows out of the way, inside the open transaction; what to report of each that has not moved on."""
+    """Set these rows aside, inside the open transaction; returns what to report about them."""
     told = []
     for job in found:
         stored = job.stored if isinstance(job, Unreadable) else dict(zip(JOB_COLUMNS, write_job(job), strict=True))
@@ -63,7 +63,7 @@ def _values(job: JobInfo, stored: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def drop_owner(conn: sqlite3.Connection, owner: object, now: str | None) -> list[str]:
-    """An owner whose id is none, or missing: its row goes, and what it holds is set aside."""
+    """An owner whose id is no UUID, or missing: delete its row, and set aside what it holds."""
     conn.execute("DELETE FROM main.aether_owners WHERE id IS ?", [owner])
     found = [read_job(row) for row in rows(conn, "FROM main.aether_jobs WHERE status = 1 AND owner IS ?", [owner])]
     return isolate(conn, found, now, f"it was RUNNING for the owner {shown(owner)}, which is no process")

@@ -52,7 +52,7 @@ def find(conn: sqlite3.Connection, query: Query) -> list[JobInfo]:
 
 
 def _any_created_after(conn: sqlite3.Connection, at: datetime) -> bool:
-    """Told by the newest row."""
+    """Read from the newest row."""
     newest = conn.execute(f"SELECT created_at FROM main.aether_jobs WHERE rowid = ({_NEWEST})").fetchone()
     return newest is not None and newest[0] > to_time(at)
 
@@ -135,7 +135,7 @@ def purgeable(conn: sqlite3.Connection, purge: Purge) -> int:
 
 
 def store_id(conn: sqlite3.Connection) -> UUID:
-    """Raises `StoreBroken` where it cannot be read."""
+    """Raises `StoreBroken` if it cannot be read."""
     found = conn.execute("SELECT value FROM main.aether_meta WHERE key = 'store_id'").fetchone()
     try:
         return UUID(found[0])

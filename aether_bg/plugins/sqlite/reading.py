@@ -33,13 +33,13 @@ def rows(conn: sqlite3.Connection, source: str, params: Sequence[Any]) -> list[t
 
 
 def unreadable(error: Exception) -> bool:
-    """Whether `error` is about a value, a BLOB or text that is no UTF-8, rather than about the file."""
+    """Whether `error` is about a value, a BLOB or text that is not UTF-8, rather than about the file."""
     return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF == sqlite3.SQLITE_ERROR
 
 
 @contextmanager
 def any_text(conn: sqlite3.Connection) -> Iterator[None]:
-    """Inside, text that is no UTF-8 is read as bytes, which no text column may hold."""
+    """Inside, text that is not UTF-8 is read as bytes, which no text column may hold."""
     before, conn.text_factory = conn.text_factory, _text
     try:
         yield

@@ -1,4 +1,4 @@
-"""The tables, as migrations. Made to be read: statuses have names, times are ISO 8601 in UTC, JSON is text.
+"""The tables, as migrations. Made for readers: statuses have names, times are ISO 8601 in UTC, JSON is text.
 
 `aether_jobs` is one row per job, `aether_runs` its history, `aether_owners` the processes that run jobs now,
 `aether_meta` the store's id, `aether_migrations` the applied steps of this schema. All other names are the user's.
@@ -145,7 +145,7 @@ def migrations() -> Migrations:
 
 
 def applied(conn: sqlite3.Connection) -> list[str]:
-    """The schema steps that the file has had; none: it is not ours."""
+    """The schema steps that the file has had; empty if it is not ours."""
     columns = [column for (column,) in conn.execute("SELECT name FROM pragma_table_info(?)", [MIGRATIONS])]
     if not {"migration_set", "name"} <= set(columns):
         return []
@@ -167,7 +167,7 @@ generated columns under our names. Read from the schema alone, which runs nothin
 
 
 def foreign_names(conn: sqlite3.Connection) -> list[str]:
-    """What is named as ours are, and is not."""
+    """What has a name like ours and is not ours."""
     sql = "SELECT name FROM main.sqlite_master WHERE substr(name, 1, 7) COLLATE NOCASE = 'aether_'"
     return [name for (name,) in conn.execute(sql) if name not in (*_NAMES, MIGRATIONS)]
 

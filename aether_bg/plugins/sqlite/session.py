@@ -1,4 +1,4 @@
-"""One store's part in the open file: its event loop, its patience, and the owners that live here."""
+"""One store's share of the open file: its event loop, how long it waits, and its owners."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Session:
         self._busy, self._wake, self.bridge = busy, wake, Bridge()
         self._limiter = anyio.CapacityLimiter(_READERS)
         self._owners: dict[UUID, tuple[str, ...]] = {}
-        """Those that live here, and what their rows say about their problems."""
+        """This store's owners, and what their rows say about their problems."""
 
     @classmethod
     async def begin(cls, path: Path, busy: float, wake: Callable[[], object]) -> Session:
@@ -113,7 +113,7 @@ class Session:
         """On a connection of its own."""
         await live(lambda: closing(self.file.reader()), self.file.path, target, progress)
 
-    # -- who lives -------------------------------------------------------------------------------
+    # -- owners ----------------------------------------------------------------------------------
 
     async def join(self, beat: Heartbeat) -> None:
         with files.translating(self.file.path):
@@ -129,7 +129,7 @@ class Session:
             self._owners[beat.owner] = beat.problems
 
     async def forget(self, beat: Heartbeat) -> None:
-        """Delete the rows of recovered owners, and of this one when it leaves; then let go of their locks."""
+        """Delete the rows of recovered owners, and of this one when it leaves; then release their locks."""
         gone = [*beat.recovered, *([beat.owner] if beat.leave else [])]
         await self.write(lambda conn: claims.forget(conn, [str(owner) for owner in gone]), Rank.BEAT)
         for owner in beat.recovered:
@@ -174,7 +174,7 @@ class Session:
 
 
 def _names(text: object) -> frozenset[str]:
-    """The handlers of an owner's row; none where they cannot be read."""
+    """The handlers of an owner's row; empty if they cannot be read."""
     try:
         return frozenset(name for name in json.loads(str(text)) if isinstance(name, str))
     except (ValueError, TypeError, RecursionError):

@@ -27,12 +27,12 @@ LONGEST_BATCH: Final = 0.020
 TICK: Final = 0.1
 """Seconds between looks at other processes' writes, the heartbeat and the length of the WAL."""
 PLENTY: Final = 1000
-"""Pages of WAL, about, from which on a checkpoint is made. SQLite then writes the WAL anew from its beginning, and to
-sync what is overwritten takes two thirds of the time that it takes to sync a file that has grown (measured)."""
+"""Pages of WAL, about, from which on a checkpoint is made. SQLite then starts the WAL again from its beginning, and an
+overwritten file syncs in two thirds of the time of one that has grown (measured)."""
 LARGEST: Final = 16 * 1024 * 1024
-"""Bytes of WAL that are kept where it has had to grow. A larger one is checkpointed, whichever process wrote it."""
+"""Bytes of WAL to keep after it had to grow. A larger one is checkpointed, whichever process wrote it."""
 IDLE: Final = 1.0
-"""Seconds without a write after which the WAL is moved into the database, so that a copy of it is seldom old."""
+"""Seconds without a write after which the WAL is moved into the database, so that a copy of the file is seldom old."""
 
 
 class Writer:
@@ -69,7 +69,7 @@ class Writer:
 
     @property
     def stuck(self) -> Operation | None:
-        """What runs now, and for longer than it may: nothing else can be written until it ends."""
+        """The operation that has run for longer than it may: nothing else can be written until it ends."""
         current = self.current
         return current if current is not None and current.stuck else None
 
@@ -79,7 +79,7 @@ class Writer:
         self._queue.put(operation)
 
     def stop(self) -> None:
-        """No more operations come; the thread ends after those it has. Join it before closing the lock."""
+        """Take no more operations; the thread ends after those it has. Join it before closing the lock."""
         self._queue.put(None)
 
     # -- the thread ------------------------------------------------------------------------------
@@ -309,7 +309,7 @@ class Writer:
         return conn, Guard(conn)
 
     def _reopen(self) -> None:
-        """After an I/O error nothing the connection holds is to be trusted (W2)."""
+        """After an I/O error, trust nothing that the connection holds (W2)."""
         if not self.identities.kept:
             return
         try:

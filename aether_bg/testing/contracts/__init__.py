@@ -1,4 +1,4 @@
-"""Contracts: what the kernel relies on of a plugin, as tests that anybody runs against their own.
+"""Contracts: what the kernel expects of a plugin, as tests that authors run against their own.
 
 In a test file of pytest, all of it at once:
 

@@ -96,7 +96,9 @@ POLICY: Suite[PolicyWorld] = Suite("policy")
 
 
 @POLICY.rule(
-    "dispatch_decide", "it answers None, RetryAt or GiveUpNow, and raises nothing", because="else nobody hears it"
+    "dispatch_decide",
+    "it answers None, RetryAt or GiveUpNow, and raises nothing",
+    because="its error would reach no caller",
 )
 async def a_decision(world: PolicyWorld) -> None:
     world.needs("dispatch_decide")
@@ -209,7 +211,7 @@ async def other_words(world: PolicyWorld) -> None:
         expect(answer is None or hasattr(answer, "next"), f"of {text!r:.50} it answers {answer!r:.100}")
 
 
-@POLICY.rule("schedule_parse", "a schedule goes on, and means the same at the next load", because="it is loaded anew")
+@POLICY.rule("schedule_parse", "a schedule goes on, and means the same at the next load", because="it is loaded again")
 async def its_own_words(world: PolicyWorld) -> None:
     only_if(world.words, "no words of its own were given")
     for text in world.words:
@@ -230,7 +232,7 @@ async def its_own_words(world: PolicyWorld) -> None:
         expect(schedule.recurring or steps <= 1, f"{text!r} is not `recurring`, and has {steps} occurrences")
 
 
-@POLICY.rule("lifecycle_event", "it takes what it is told, and nothing is reported", because="errors hide errors")
+@POLICY.rule("lifecycle_event", "it accepts every event, and nothing is reported", because="errors hide errors")
 async def under_an_app(world: PolicyWorld) -> None:
     problems = _Problems()
     with problems.listening():

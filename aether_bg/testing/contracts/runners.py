@@ -164,7 +164,7 @@ async def the_loop_goes_on(world: RunnerWorld) -> None:
         )
 
 
-@RUNNER.rule("DESIGN 6", "in an app its outcomes are recorded", because="that is what a runner is for")
+@RUNNER.rule("dispatch_runner", "in an app its outcomes are recorded", because="that is what a runner is for")
 async def in_an_app(world: RunnerWorld) -> None:
     for _, work, failure in world.kinds():
         app = world.app("Work", work)
@@ -177,7 +177,7 @@ async def in_an_app(world: RunnerWorld) -> None:
             expect("Mishap" in (failed.last_error or ""), f"last_error is {failed.last_error!r}")
 
 
-@RUNNER.rule("S5", "a handler that exits has failed, and takes nobody along", because="others are at work")
+@RUNNER.rule("S5", "a handler that exits has failed, and stops no other job", because="others are at work")
 async def a_handler_that_exits(world: RunnerWorld) -> None:
     only_if(world.runner(plain_exit, False), "it leaves plain handlers to others")
     async with (app := world.app("Exit", plain_exit)):

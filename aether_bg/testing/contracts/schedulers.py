@@ -27,7 +27,7 @@ async def due_now(world: SchedulerWorld) -> None:
         expect(not on.problems, f"problems were reported: {on.problems}")
 
 
-@SCHEDULER.rule("DESIGN 2.6", "a job is called at its instant, not early", because="a schedule is a promise")
+@SCHEDULER.rule("schedule_run", "a job is called at its instant, not early", because="a schedule is a promise")
 async def at_its_instant(world: SchedulerWorld) -> None:
     async with world.app() as on:
         await on.app.enqueue("Note", "soon", schedule=timedelta(seconds=1.6))
@@ -38,7 +38,7 @@ async def at_its_instant(world: SchedulerWorld) -> None:
 
 
 @SCHEDULER.rule(
-    "DESIGN 2.5", "what came due while nothing ran is called at the start", because="nothing stored is forgotten"
+    "schedule_run", "what came due while nothing ran is called at the start", because="nothing stored is forgotten"
 )
 async def past_due(world: SchedulerWorld) -> None:
     async with world.before(timedelta(hours=1)) as client:
@@ -78,7 +78,7 @@ async def forgotten(world: SchedulerWorld) -> None:
         await world.until(lambda: world.of("paused"), "a job that was resumed, overdue, was called")
 
 
-@SCHEDULER.rule("U3", "a trigger calls a paused job, once", because="`run now` is for jobs that are held back, too")
+@SCHEDULER.rule("U3", "a trigger calls a paused job, once", because="`run now` is also for paused jobs")
 async def triggered(world: SchedulerWorld) -> None:
     async with world.app() as on:
         job = await on.app.enqueue("Note", "yearly", schedule="@yearly")
@@ -108,7 +108,7 @@ async def recurring(world: SchedulerWorld) -> None:
 
 
 @SCHEDULER.rule(
-    "DESIGN 3", "a job longer than its period never overlaps itself, and goes on", because="it would pile up"
+    "schedule_run", "a job longer than its period never overlaps itself, and goes on", because="it would pile up"
 )
 async def longer_than_its_period(world: SchedulerWorld) -> None:
     async with world.app() as on:
@@ -133,7 +133,7 @@ async def many_at_once(world: SchedulerWorld) -> None:
 
 
 @SCHEDULER.rule(
-    "DESIGN 2.5", "what was armed survives a stop and a new start", because="the next start knows of it only by you"
+    "schedule_run", "what was armed survives a stop and a new start", because="only the plugin can tell the next start"
 )
 async def started_again(world: SchedulerWorld) -> None:
     async with world.app() as on:
@@ -160,7 +160,7 @@ async def retried(world: SchedulerWorld) -> None:
 
 
 @SCHEDULER.rule(
-    "DESIGN 2.6", "an instant is an instant in every zone", because="schedules mean the same under every scheduler"
+    "schedule_run", "an instant is an instant in every zone", because="schedules mean the same under every scheduler"
 )
 async def in_other_zones(world: SchedulerWorld) -> None:
     async with world.app() as on:
@@ -216,7 +216,9 @@ async def stopped(world: SchedulerWorld) -> None:
     expect_same(len(world.ran), calls, "calls, 1.2 s after the stop")
 
 
-@SCHEDULER.rule("schedule_arm", "the far future is held, and disturbs nobody", because="some engines count in 32 bits")
+@SCHEDULER.rule(
+    "schedule_arm", "the far future is held, and disturbs no other job", because="some engines count in 32 bits"
+)
 async def far_away(world: SchedulerWorld) -> None:
     async with world.app() as on:
         for year in (2039, 2263, 9998):
@@ -228,7 +230,9 @@ async def far_away(world: SchedulerWorld) -> None:
         expect_same([ran.name for ran in world.ran], ["now"], "what was called")
 
 
-@SCHEDULER.rule("D1", "an arm that comes late displaces nothing", because="the outbox may be overtaken by itself")
+@SCHEDULER.rule(
+    "D1", "an arm that comes late displaces nothing", because="two calls for one job may arrive out of order"
+)
 async def an_old_arm(world: SchedulerWorld) -> None:
     async with world.app() as on:
         only_if(on.pushes, "it has no schedule_arm: nothing is armed")

@@ -118,7 +118,9 @@ async def only_what_is_due(world: StoreWorld) -> None:
         expect(manual.paused, "the claim of a paused `manual` row ended the pause (docs/protocol.md, U3)")
 
 
-@STORE.rule("P4", "an owner that is not registered gets nothing", because="it has been taken for dead and taken over")
+@STORE.rule(
+    "P4", "an owner that is not registered gets nothing", because="it was declared dead, and its jobs were taken over"
+)
 async def strangers_get_nothing(world: StoreWorld) -> None:
     async with world.open() as store:
         job = a_job()
@@ -241,7 +243,7 @@ async def tokens_grow(world: StoreWorld) -> None:
         expect_same(history, list(zip(tokens, attempts, strict=True)), "(token, attempt) in the history")
 
 
-@STORE.rule("U2", "of a claim and a delete at once one wins", because="a job told to be cancelled must not start")
+@STORE.rule("U2", "of a claim and a delete at once one wins", because="a cancelled job must not start")
 async def a_claim_against_a_delete(world: StoreWorld) -> None:
     async with world.open() as store:
         owner = await store.owner()
@@ -263,6 +265,6 @@ async def a_claim_against_a_delete(world: StoreWorld) -> None:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(delete)
                 tasks.start_soon(claim)
-            expect(len(won) == 1, f"winners: {won or 'nobody'}")
+            expect(len(won) == 1, f"winners: {won or 'none'}")
             status = JobStatus.CANCELLED if won == ["delete"] else JobStatus.RUNNING
             expect_same((await store.the(job)).status, status, f"the row after {won[0]} won")

@@ -15,7 +15,9 @@ from aether_bg.testing.contracts.suite import expect, expect_same, refused
 from aether_bg.testing.contracts.values import a_full_job, a_job, completed, difference
 
 
-@STORE.rule("DESIGN 2.1", "what was written is there when opened again", because="nothing may be lost", needs="durable")
+@STORE.rule(
+    "store_transact", "what was written is there when opened again", because="nothing may be lost", needs="durable"
+)
 async def opened_again(world: StoreWorld) -> None:
     async with world.open() as store:
         full, done = a_full_job(), await store.running()
@@ -103,7 +105,7 @@ def _app(store: Any, **options: Any) -> Aether:
     return app
 
 
-@STORE.rule("DESIGN 6", "an app runs its jobs on it", because="that is what a store is for")
+@STORE.rule("store_transact", "an app runs its jobs on it", because="that is what a store is for")
 async def an_app_runs_on_it(world: StoreWorld) -> None:
     async with world.plugin() as store, _app(store) as app:
         good = await app.enqueue("Work", "good", {"fails": False}, metadata={"n": 1})
@@ -123,7 +125,9 @@ async def an_app_runs_on_it(world: StoreWorld) -> None:
         expect(await app.delete(paused), "a recurring job could not be deleted")
 
 
-@STORE.rule("DESIGN 2.1", "a job whose owner died is run again", because="delivery is at least once", needs="durable")
+@STORE.rule(
+    "store_transact", "a job whose owner died is run again", because="delivery is at least once", needs="durable"
+)
 async def an_app_recovers(world: StoreWorld) -> None:
     async with world.open() as store:
         job = await store.running(payload={"fails": False})

@@ -14,7 +14,9 @@ from aether_bg.testing.contracts.suite import expect, expect_same
 from aether_bg.testing.contracts.values import a_job, back_to_waiting, completed, new_id, now
 
 
-@STORE.rule("P1", "an owner is known from join to leave", because="others judge by it whether its jobs are orphans")
+@STORE.rule(
+    "P1", "an owner is known from join to leave", because="other processes decide by it whether its jobs are orphans"
+)
 async def owners_come_and_go(world: StoreWorld) -> None:
     async with world.open() as store:
         me = new_id()
@@ -64,7 +66,7 @@ async def a_stop_is_announced_off_the_loop(world: StoreWorld) -> None:
         expect_same(stopping, {blocked}, "`stopping`, although only `stop_asked` says so")
 
 
-@STORE.rule("P4", "a beat without join registers nobody", because="an owner taken for dead must start anew, not go on")
+@STORE.rule("P4", "a beat without join registers no owner", because="an owner declared dead must join again, not go on")
 async def a_beat_does_not_register(world: StoreWorld) -> None:
     async with world.open() as store:
         me = new_id()
@@ -135,7 +137,7 @@ async def orphans_are_reported(world: StoreWorld) -> None:
         expect(gone not in (await store.beat(me)).dead, "it is still `dead` after its row was recovered")
 
 
-@STORE.rule("C7", "`due` names the handlers that have due rows", because="work nobody can do must be told of")
+@STORE.rule("C7", "`due` names the handlers that have due rows", because="work that no process can do must be reported")
 async def handlers_with_due_rows(world: StoreWorld) -> None:
     async with world.open() as store:
         me, at = await store.owner(), now()

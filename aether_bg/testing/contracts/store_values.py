@@ -203,7 +203,7 @@ async def an_id_is_unique(world: StoreWorld) -> None:
         expect(not await store.find(job_name="beside"), "an Insert beside one that was refused has happened")
 
 
-@STORE.rule("C6", "an occurrence completes once", because="nothing may be completed twice, whoever holds which token")
+@STORE.rule("C6", "an occurrence completes once", because="nothing may be completed twice, under any token")
 async def an_occurrence_completes_once(world: StoreWorld) -> None:
     async with world.open() as store:
         owner = await store.owner()

@@ -36,14 +36,14 @@ class Locks:
             self._held[owner] = lock
 
     def drop(self, owners: Iterable[UUID]) -> None:
-        """Of those who have no row any more. Unlinked first: nobody may find an unlocked file of a clean stop."""
+        """Owners that have no row any more. Unlink first: nothing may find an unlocked file after a clean stop."""
         for owner in owners:
             self._path(owner).unlink(missing_ok=True)
             if lock := self._held.pop(owner, None):
                 lock.release()
 
     def close(self) -> None:
-        """Whoever has not left is dead to the others: their files stay, unlocked."""
+        """An owner that has not left looks dead to the others: its file stays, unlocked."""
         for lock in self._held.values():
             lock.release()
         self._held.clear()

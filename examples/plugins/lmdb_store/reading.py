@@ -100,7 +100,7 @@ def size(rows: Rows) -> int:
 
 
 def alive(rows: Rows, beat: Heartbeat, proven: set[UUID]) -> Alive:
-    """`proven`: the registered owners whose lock nobody holds."""
+    """`proven`: the registered owners whose lock is free."""
     owners = rows.owners()
     jobs = chain(rows.jobs(rows.index(layout.HELD)), rows.jobs(_earliest_of_each_handler(rows)))
     found = Alive.of(beat, rows.tables.store_id, owners, jobs, proven & owners.keys())

@@ -62,7 +62,7 @@ class Writer:
             with self._tables.env.begin(write=True) as txn:
                 for work, future in batch:
                     if not future.set_running_or_notify_cancel():
-                        continue  # nobody waits for it any more, so it must not happen
+                        continue  # its caller is gone, so it must not happen
                     try:
                         with self._tables.env.begin(parent=txn, write=True) as part:
                             answer = work(Rows(part, self._tables))
@@ -74,7 +74,7 @@ class Writer:
         for future, answer in answers:
             future.set_result(answer)
         for future, reason in errors:
-            with suppress(InvalidStateError):  # nobody waits for it any more
+            with suppress(InvalidStateError):  # its caller is gone
                 future.set_exception(reason)
 
 

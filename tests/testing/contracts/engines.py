@@ -135,10 +135,10 @@ class Refuses:
 
 SCHEDULERS: Final[dict[str, tuple[str, str, Callable[[], Any]]]] = {
     "returns": ("schedule_run", "due_now", Returns),
-    "looks once": ("DESIGN 2.6", "at_its_instant", LooksOnce),
-    "early, and once": ("DESIGN 2.6", "at_its_instant", with_one_engine(is_due=_early, deliver=gives_up)),
+    "looks once": ("schedule_run", "at_its_instant", LooksOnce),
+    "early, and once": ("schedule_run", "at_its_instant", with_one_engine(is_due=_early, deliver=gives_up)),
     "one name for all": ("D1", "an_old_arm", with_one_engine(name_of=_one_name)),
-    "forgets at the end": ("DESIGN 2.5", "started_again", Push),
+    "forgets at the end": ("schedule_run", "started_again", Push),
     "holds nothing": ("schedule_arm", "far_away", Refuses),
 }
 """What is wrong: the number and check that must say so, and the scheduler."""

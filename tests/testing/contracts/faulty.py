@@ -273,6 +273,6 @@ STORES: dict[str, tuple[str, str, Callable[[Path], Any]]] = {
     "knows no orphans": ("P4", "orphans_are_reported", _made(store_heartbeat=knows_no_orphans)),
     "another id each time": ("D3", "one_store_id", _made(store_stats=another_id_each_time)),
     "purges the living": ("N5", "purge_spares_the_living", _made(store_purge=purges_the_living)),
-    "forgets at the end": ("DESIGN 2.1", "opened_again", lambda place: SQLiteStore(":memory:")),
+    "forgets at the end": ("store_transact", "opened_again", lambda place: SQLiteStore(":memory:")),
 }  # fmt: skip
 """What is wrong: the number and check that must say so, and the store."""
