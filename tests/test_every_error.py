@@ -1,5 +1,5 @@
 """Every class of errors.py is raised by something a user can do, and says value, rule and remedy; bad input of any kind
-is refused at the call, and changes nothing. RELIABILITY, bad input lists."""
+is refused at the call, and changes nothing."""
 
 from __future__ import annotations
 
@@ -606,7 +606,7 @@ async def test_a_read_only_folder(make_app: Make, path: Path) -> None:
         path.parent.chmod(0o700)
 
 
-async def test_trouble_leaves_an_app_that_goes_on(make_app: Make, path: Path) -> None:
+async def test_an_app_continues_after_an_error(make_app: Make, path: Path) -> None:
     """Busy once, then it works again, and what was refused is not there."""
     async with waiting(make_app, store=SQLiteStore(path, busy=0.2)) as app:
         with closing(sqlite3.connect(path, isolation_level=None)) as outsider:
@@ -945,7 +945,7 @@ async def test_bad_input_in_a_unit_of_work_drops_only_what_it_says(make_app: Mak
 
 
 async def test_a_job_that_cannot_run_keeps_its_row(make_app: Make, path: Path) -> None:
-    """DESIGN 2.8: stored data is never lost to a code change."""
+    """Stored data is never lost to a code change."""
     async with waiting(make_app) as app:
         job_id = await app.enqueue("Mail", payload={"to": "a"}, schedule=timedelta(milliseconds=300))
     changed = make_app()

@@ -1,4 +1,4 @@
-"""Enqueue, names and idempotency, wait: DESIGN section 4, PROTOCOL N."""
+"""Enqueue, names and idempotency, wait. docs/protocol.md, N."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ async def test_datetime_and_timedelta_schedules(fake_app: Aether, clock: FakeClo
     assert len(seen) == 3
 
 
-# -- names (PROTOCOL N) ----------------------------------------------------------------------------
+# -- names (docs/protocol.md, N) ----------------------------------------------------------------------------
 
 
 async def test_an_identical_enqueue_answers_with_the_existing_id(fake_app: Aether, clock: FakeClock) -> None:

@@ -1,4 +1,4 @@
-"""Handlers: injection, classes, threads, contexts, timeouts, what a handler may raise. DESIGN section 4."""
+"""Handlers: injection, classes, threads, contexts, timeouts, what a handler may raise."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ async def test_the_scope_is_closed_before_the_outcome_and_after_a_failure(app: A
     assert seen == [JobStatus.RUNNING]
 
 
-async def test_an_error_while_closing_is_kept_on_the_run_and_is_no_failure(app: Aether) -> None:
+async def test_an_error_while_closing_is_kept_on_the_run_and_does_not_fail_it(app: Aether) -> None:
     closed = []
 
     def session() -> Iterator[Session]:
@@ -408,7 +408,7 @@ async def test_a_timeout_cancels_and_is_retried(make_app: Callable[..., Aether],
 
 
 async def test_a_handler_that_returns_after_being_cancelled_succeeded(app: Aether) -> None:
-    """PROTOCOL S2."""
+    """docs/protocol.md, S2."""
 
     @app.handler("Tidy", timeout=0.02)
     async def tidy() -> None:
@@ -421,7 +421,7 @@ async def test_a_handler_that_returns_after_being_cancelled_succeeded(app: Aethe
 
 
 async def test_a_thread_past_its_timeout_keeps_its_row_until_it_returns(app: Aether) -> None:
-    """PROTOCOL S4: otherwise the job would run twice at once."""
+    """docs/protocol.md, S4: otherwise the job would run twice at once."""
     go, now, most = threading.Event(), 0, 0
 
     @app.handler("Thread", timeout=0.02, retries=1)
@@ -477,7 +477,7 @@ class Interrupts(Unprintable):
     ids=lambda error: type(error).__name__,
 )  # fmt: skip
 async def test_whatever_a_handler_raises_is_recorded_and_the_worker_lives(app: Aether, error: BaseException) -> None:
-    """RELIABILITY row 9."""
+    """Row 9 of the crash programme."""
 
     @app.handler("Async")
     async def one() -> None:
@@ -497,8 +497,8 @@ async def test_whatever_a_handler_raises_is_recorded_and_the_worker_lives(app: A
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])  # trio has no such exception to raise
-async def test_a_cancellation_nobody_asked_for_is_a_failure(app: Aether) -> None:
-    """PROTOCOL S5."""
+async def test_an_unrequested_cancellation_is_a_failure(app: Aether) -> None:
+    """docs/protocol.md, S5."""
     import asyncio
 
     @app.handler("Odd")
@@ -522,7 +522,7 @@ async def test_error_text_is_bounded(app: Aether) -> None:
 
 
 async def test_a_payload_that_no_longer_fits_keeps_its_row(make_app: Callable[..., Aether]) -> None:
-    """DESIGN 2.8: stored data is never lost to a code change."""
+    """Stored data is never lost to a code change."""
 
     @attrs.define
     class Old:
@@ -574,7 +574,7 @@ async def test_a_context_tells_its_attempt(app: Aether, caplog: pytest.LogCaptur
     assert (record.job_name, record.attempt) == ("job", 1)  # type: ignore[attr-defined]
 
 
-async def test_a_unit_of_work_parameter_is_no_payload(app: Aether) -> None:
+async def test_a_unit_of_work_parameter_is_not_the_payload(app: Aether) -> None:
     kinds = []
 
     @app.handler("Work")
@@ -587,7 +587,7 @@ async def test_a_unit_of_work_parameter_is_no_payload(app: Aether) -> None:
 
 
 def test_a_blocked_interpreter_exit() -> None:
-    """A thread of a sync handler must not keep the interpreter from ending (PROTOCOL S4)."""
+    """A thread of a sync handler must not keep the interpreter from ending (docs/protocol.md, S4)."""
     from aether_bg.plugins.inprocess import InProcess
 
     runner, started, go = InProcess(), threading.Event(), threading.Event()

@@ -136,9 +136,7 @@ async def test_an_end_passes_during_a_pause_too(
         assert len(ran) == 1
 
 
-async def test_what_is_said_of_a_late_one_shot_can_be_done(
-    work: Aether, clock: FakeClock, ran: list[JobContext]
-) -> None:
+async def test_the_advice_about_a_late_one_shot_works(work: Aether, clock: FakeClock, ran: list[JobContext]) -> None:
     async with work as app:
         await app.enqueue("Work", "job", schedule=MINUTE, misfire="skip")
         clock.advance(hours=2)
@@ -209,7 +207,7 @@ async def test_what_has_expired_cannot_be_asked_for(work: Aether, clock: FakeClo
 
 @pytest.mark.parametrize("ago", [timedelta(minutes=90), 3 * HOUR, timedelta(days=4000, minutes=10), timedelta(0)])
 @pytest.mark.parametrize("misfire", ["once", "skip", "all"])
-async def test_every_goes_on_along_the_grid_of_its_start(
+async def test_every_continues_on_the_grid_of_its_start(
     work: Aether, clock: FakeClock, ran: list[JobContext], ago: timedelta, misfire: Any
 ) -> None:
     start = NOW - ago

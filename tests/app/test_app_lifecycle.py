@@ -1,4 +1,4 @@
-"""Start, stop, plugins' loops, observers, clients, declarations, two apps on one file. PROTOCOL S, P, DESIGN 4."""
+"""Start, stop, plugins' loops, observers, clients, declarations, two apps on one file. docs/protocol.md, S and P."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ async def test_the_grace_lets_running_jobs_end(make_app: Make) -> None:
 
 @pytest.mark.parametrize("deaf", [False, True])
 async def test_what_the_grace_does_not_suffice_for_is_released_uncounted(make_app: Make, deaf: bool) -> None:
-    """PROTOCOL S1: also a handler that swallows its cancellation cannot hold the stop up."""
+    """docs/protocol.md, S1: also a handler that swallows its cancellation cannot hold the stop up."""
     app, begun, go, starts = make_app(grace=0.05), anyio.Event(), anyio.Event(), []
 
     @app.handler("Slow")
@@ -136,7 +136,7 @@ async def test_what_the_grace_does_not_suffice_for_is_released_uncounted(make_ap
 
 
 async def test_a_handler_that_ends_well_after_the_stop_cancelled_it_succeeded(make_app: Make) -> None:
-    """PROTOCOL S2."""
+    """docs/protocol.md, S2."""
     app, begun = make_app(grace=0), anyio.Event()
 
     @app.handler("Tidy")
@@ -156,7 +156,7 @@ async def test_a_handler_that_ends_well_after_the_stop_cancelled_it_succeeded(ma
 
 
 async def test_many_starts_leave_nothing_behind(make_app: Make) -> None:
-    """RELIABILITY row 24."""
+    """Row 24 of the crash programme."""
     app = make_app()
     app.handler("Work")(lambda: None)
 
@@ -236,7 +236,7 @@ async def test_an_error_at_the_start_undoes_what_was_opened(make_app: Make) -> N
         await app.health()
 
 
-# -- plugins' loops never cancel the host (PROTOCOL S6) -------------------------------------------
+# -- plugins' loops never cancel the host (docs/protocol.md, S6) -------------------------------------------
 
 
 class Crashing:
@@ -306,7 +306,7 @@ async def test_spawned_work_is_supervised_and_cancelled_at_the_stop(make_app: Ma
 # -- observers -------------------------------------------------------------------------------------
 
 
-async def test_observers_are_told_in_order_of_what_is_committed(make_app: Make, clock: FakeClock, step: Any) -> None:
+async def test_observers_see_commits_in_order(make_app: Make, clock: FakeClock, step: Any) -> None:
     told: list[Any] = []
     first, second = Observer("first", told), Observer("second", told)
     first.fails = True
@@ -438,7 +438,7 @@ async def test_declared_jobs_are_applied_at_each_start_and_keep_their_phase(
 
 
 async def test_five_apps_declare_the_same(make_app: Make) -> None:
-    """RELIABILITY row 20."""
+    """Row 20 of the crash programme."""
     apps = [make_app() for _ in range(5)]
     runs: list[int] = []
     for app in apps:

@@ -89,7 +89,7 @@ async def test_an_identical_enqueue_answers_with_the_id_in_every_state(
     ],
     ids=str,
 )
-async def test_the_same_said_in_another_way(
+async def test_equal_enqueues_written_differently_are_equal(
     work: Aether, if_exists: Any, first: dict[str, Any], second: dict[str, Any]
 ) -> None:
     async with work as app:
@@ -435,7 +435,7 @@ async def test_a_handler_that_fails_after_it_has_replaced_itself(fake_app: Aethe
         assert [run.outcome for run in await app.store.history(job_id)] == [RunOutcome.COMPLETED, RunOutcome.FAILED]
 
 
-async def test_the_running_job_of_another_is_no_concern_of_the_handler(app: Aether) -> None:
+async def test_the_running_job_of_another_handler_is_not_touched(app: Aether) -> None:
     begun, go, got = anyio.Event(), anyio.Event(), []
 
     @app.handler("Slow")

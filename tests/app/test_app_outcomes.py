@@ -32,7 +32,7 @@ def by_hand(path: Path, sql: str, *params: Any) -> None:
 async def test_an_occurrence_that_has_completed_before_is_a_duplicate(
     fake_app: Aether, path: Path, clock: FakeClock
 ) -> None:
-    """PROTOCOL C6: it counts once, writes once, and the job goes on; it is not run again and again."""
+    """docs/protocol.md, C6: it counts once, writes once, and the job goes on; it is not run again and again."""
     calls = []
 
     @fake_app.handler("Count")
@@ -140,7 +140,7 @@ async def test_opening_waits_for_others_but_not_for_ever(
                         break
 
 
-async def test_an_overdue_job_is_told_of_at_the_second_look(
+async def test_an_overdue_job_is_reported_at_the_second_look(
     make_app: Callable[..., Aether], clock: FakeClock, step: Any
 ) -> None:
     """Once. At the first look it may be the clock that was moved, in a test or by a laptop's sleep."""
@@ -164,7 +164,7 @@ async def test_an_overdue_job_is_told_of_at_the_second_look(
 
 
 async def test_a_deferred_constraint_is_paid_for_by_its_own_unit(make_app: Callable[..., Aether], path: Path) -> None:
-    """It breaks at the commit, which others share (PROTOCOL W1)."""
+    """It breaks at the commit, which others share (docs/protocol.md, W1)."""
     ran = []
     app = make_app()
 
@@ -193,7 +193,7 @@ async def test_a_deferred_constraint_is_paid_for_by_its_own_unit(make_app: Calla
 
 
 async def test_what_the_schema_refuses_of_a_unit_is_a_failure_of_its_handler(app: Aether, path: Path) -> None:
-    """No duplicate: the occurrence had not completed before (PROTOCOL W8)."""
+    """No duplicate: the occurrence had not completed before (docs/protocol.md, W8)."""
 
     @app.handler("Order")
     async def order(uow: UnitOfWork) -> None:
@@ -307,7 +307,7 @@ async def test_a_clock_put_back_is_not_forgotten_in_trouble(
         assert store.trouble == 0
 
 
-async def test_a_due_job_that_must_wait_for_the_stop_makes_nobody_spin(make_app: Callable[..., Aether]) -> None:
+async def test_a_due_job_that_waits_for_the_stop_causes_no_busy_loop(make_app: Callable[..., Aether]) -> None:
     app = make_app(concurrency=1, grace=2)
     begun = anyio.Event()
 

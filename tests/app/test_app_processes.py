@@ -1,4 +1,4 @@
-"""What takes a process of its own: signals, kill -9, hanging stops, forks. PROTOCOL S3, S4, P, DESIGN 2.1."""
+"""What takes a process of its own: signals, kill -9, hanging stops, forks. docs/protocol.md, S3, S4, P."""
 
 from __future__ import annotations
 
@@ -211,7 +211,7 @@ def test_a_script_that_ends_while_a_handler_blocks_the_loop(make_app: Any, start
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_kill_9(make_app: Any, start: Any, backend: str) -> None:
-    """DESIGN 2.1: what was acknowledged is there; what ran, runs again within a second of the next start."""
+    """What was acknowledged is there; what ran, runs again within a second of the next start."""
     program = (
         PROGRAM
         + """
@@ -253,7 +253,7 @@ anyio.run(main, backend=backend)
 
 
 def test_a_live_process_takes_over_from_a_dead_one(make_app: Any, start: Any, path: Path) -> None:
-    """The lock tells at once; no lease has to run out (PROTOCOL P2, P3)."""
+    """The lock tells at once; no lease has to run out (docs/protocol.md, P2, P3)."""
     ran: list[float] = []
     job_id = enqueue(make_app, "Slow")
     process = start(SLOW="60")
@@ -288,8 +288,8 @@ with other.blocking(backend=backend) as jobs:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-def test_a_forked_child_is_told_and_the_parent_goes_on(start: Any) -> None:
-    """PROTOCOL P2: every call in the child raises; none hangs."""
+def test_a_forked_child_gets_an_error_and_the_parent_continues(start: Any) -> None:
+    """docs/protocol.md, P2: every call in the child raises; none hangs."""
     program = (
         PROGRAM
         + """
@@ -339,7 +339,7 @@ with app.blocking() as jobs:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_forked_child_may_leave_the_block(start: Any) -> None:
-    """PROTOCOL P2: there is nothing of the app in it that could be ended, nor waited for."""
+    """docs/protocol.md, P2: there is nothing of the app in it that could be ended, nor waited for."""
     program = (
         PROGRAM
         + """

@@ -100,7 +100,7 @@ async def test_a_thread_that_returns_after_the_stop_is_recorded(
     assert "did not end when cancelled: Slow (slow)" in stops[0]
 
 
-async def test_an_outcome_that_the_stop_cannot_record_is_no_crash(
+async def test_an_outcome_that_the_stop_cannot_record_does_not_count_as_crash(
     make_app: Make, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The store is busy throughout the stop: the next start puts back what ran, uncounted."""

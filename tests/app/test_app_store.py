@@ -122,7 +122,7 @@ async def test_paging_sees_every_job_once(filled: Aether, order: Any) -> None:
         assert order == "created" or [job.due_at for job in seen] == sorted(job.due_at for job in seen)
 
 
-async def test_wrong_arguments_are_told(filled: Aether) -> None:
+async def test_wrong_arguments_raise(filled: Aether) -> None:
     async with filled as app:
         with pytest.raises(InvalidOption, match=r"job_id='a1'.*uuid\.UUID.*get_by_job_name"):
             await app.store.history("a1")  # type: ignore[arg-type]
@@ -135,7 +135,7 @@ async def test_wrong_arguments_are_told(filled: Aether) -> None:
         assert f"{(await app.wait('done')).status}" == "COMPLETED"
 
 
-async def test_paging_goes_on_after_a_row_that_was_purged(filled: Aether) -> None:
+async def test_paging_continues_after_a_purged_row(filled: Aether) -> None:
     async with filled as app:
         for number in range(4):
             await app.enqueue("A", f"{number}", schedule="@once" if number == 1 else HOUR)
@@ -163,7 +163,7 @@ async def test_history_is_newest_first_and_limited(filled: Aether, clock: FakeCl
 
 
 async def test_a_recurring_job_keeps_its_last_thousand_rows(filled: Aether, clock: FakeClock) -> None:
-    """PROTOCOL N5; trimmed in bites of a hundred occurrences."""
+    """docs/protocol.md, N5; trimmed in bites of a hundred occurrences."""
     async with filled as app:
         job_id = await app.enqueue("A", "job", schedule="@every 1s", misfire="all")
         clock.advance(seconds=1000)
@@ -197,7 +197,7 @@ async def test_stats(filled: Aether, clock: FakeClock) -> None:
 
 
 async def test_update_status(filled: Aether, clock: FakeClock) -> None:
-    """PROTOCOL U6."""
+    """docs/protocol.md, U6."""
     async with filled as app:
         job_id = await app.enqueue("A", "job", schedule=HOUR)
         with pytest.raises(InvalidTransition, match="RUNNING"):
@@ -308,7 +308,7 @@ async def test_purge_of_many(make_app: Callable[..., Aether], clock: FakeClock, 
         assert await app.store.purge() == 700
 
 
-async def test_ids_and_names_are_told_apart(filled: Aether) -> None:
+async def test_ids_and_names_are_distinguished(filled: Aether) -> None:
     async with filled as app:
         job_id = await app.enqueue("A", "job", schedule=datetime(2031, 1, 1, tzinfo=UTC))
         with pytest.raises(InvalidOption, match="get_by_job_name"):

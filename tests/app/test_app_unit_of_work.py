@@ -1,4 +1,4 @@
-"""Units of work: PROTOCOL W4 to W9, in handlers (async and in threads) and for callers."""
+"""Units of work: docs/protocol.md, W4 to W9, in handlers (async and in threads) and for callers."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ async def test_an_exception_in_the_block_drops_everything(shop: Aether, path: Pa
         ("DETACH main", DeniedSQL),
     ],
 )  # fmt: skip
-async def test_an_error_in_its_sql_undoes_all_and_nobody_elses(
+async def test_an_error_in_its_sql_undoes_this_unit_only(
     shop: Aether, path: Path, sql: str, error: type[Exception]
 ) -> None:
     async with shop as app:
@@ -117,7 +117,7 @@ async def test_denied_sql_says_what_and_why(shop: Aether) -> None:
 
 
 async def test_slow_sql_is_interrupted(shop: Aether, path: Path) -> None:
-    """PROTOCOL W7."""
+    """docs/protocol.md, W7."""
     endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
     async with shop as app:
         with pytest.raises((sqlite3.OperationalError, StoreError)):  # noqa: PT012
@@ -167,7 +167,7 @@ async def test_a_closed_unit_raises(shop: Aether) -> None:
 
 
 async def test_names_are_looked_up_at_the_call_and_checked_at_the_commit(shop: Aether, path: Path) -> None:
-    """PROTOCOL W6."""
+    """docs/protocol.md, W6."""
     async with shop as app:
         held = await app.enqueue("Work", "held", schedule=timedelta(hours=1))
         async with app.unit_of_work() as uow:
@@ -201,7 +201,7 @@ async def _outside(jobs: Any, name: str) -> Any:
     return ids[0]
 
 
-async def test_bad_input_inside_a_unit_is_told_at_the_call(shop: Aether) -> None:
+async def test_bad_input_inside_a_unit_raises_at_the_call(shop: Aether) -> None:
     async with shop as app:
         async with app.unit_of_work():
             with pytest.raises(UnknownHandler):
@@ -286,7 +286,7 @@ async def test_an_attempt_that_fails_leaves_nothing(
         assert waiting is not None
         assert waiting.status is JobStatus.SCHEDULED
         assert (rows(path), await app.store.get_by_job_name("job")) == ([], None)
-        if kind in ("sql", "call"):  # an error in the unit is a failure of the handler (PROTOCOL W8)
+        if kind in ("sql", "call"):  # an error in the unit is a failure of the handler (docs/protocol.md, W8)
             assert waiting.retry_count == 1
         clock.advance(seconds=5)
         await app.drain()
@@ -299,8 +299,8 @@ async def test_an_attempt_that_fails_leaves_nothing(
 async def test_a_revoked_attempts_work_is_rolled_back(
     shop: Aether, make_app: Callable[..., Aether], path: Path, elsewhere: bool
 ) -> None:
-    """PROTOCOL U2, C1: the outcome of a deleted job is refused, and its unit of work with it; deleted by another
-    process, the store refuses it, for this one does not know yet."""
+    """docs/protocol.md, U2, C1: the outcome of a deleted job is refused, and its unit of work with it. If another
+    process deleted it, this one does not know yet, and the store refuses."""
     other = make_app()
     begun, go, went = anyio.Event(), anyio.Event(), anyio.Event()
 
@@ -326,7 +326,7 @@ async def test_a_revoked_attempts_work_is_rolled_back(
 
 
 async def test_other_handlers_do_not_join(shop: Aether) -> None:
-    """Only a handler that takes a UnitOfWork runs inside one (PROTOCOL W6)."""
+    """Only a handler that takes a UnitOfWork runs inside one (docs/protocol.md, W6)."""
 
     @shop.handler("Plain")
     async def plain() -> None:
@@ -340,7 +340,7 @@ async def test_other_handlers_do_not_join(shop: Aether) -> None:
 
 
 async def test_work_enqueued_by_a_handlers_unit_runs_at_once(shop: Aether, anyio_backend: str) -> None:
-    """DESIGN 8: the timer is woken at once by an enqueue of its own process, not after its next look at the clock."""
+    """The timer is woken at once by an enqueue of its own process, not after its next look at the clock."""
     told: list[str] = []
 
     @shop.handler("First")

@@ -1,4 +1,4 @@
-"""update, delete, pause, resume, trigger, retry, drain on real files, by a clock that tests move: PROTOCOL U, C, R."""
+"""update, delete, pause, resume, trigger, retry and drain on real files, by a fake clock. docs/protocol.md, U, C, R."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ async def test_delete_of_a_waiting_and_of_a_running_job(work: Aether, ran: list[
         assert await app.delete("running") is False
 
 
-async def test_a_deleted_handler_that_goes_on_counts_for_nothing(work: Aether) -> None:
+async def test_a_deleted_job_that_still_runs_changes_nothing(work: Aether) -> None:
     go, ended = anyio.Event(), anyio.Event()
 
     @work.handler("Deaf")
@@ -399,7 +399,7 @@ async def test_repeats_until_and_start(work: Aether, clock: FakeClock, ran: list
 async def test_down_for_an_hour(
     work: Aether, clock: FakeClock, ran: list[JobContext], misfire: Any, runs: int, make_app: Callable[..., Aether]
 ) -> None:
-    """A minutely job, down for an hour, back 30 s after a tick (RELIABILITY row 19)."""
+    """A minutely job, down for an hour, back 30 s after a tick (row 19 of the crash programme)."""
     async with work as app:
         job_id = await app.enqueue("Work", "job", schedule="* * * * *", misfire=misfire)
     clock.advance(hours=1, seconds=30)
@@ -436,7 +436,7 @@ async def test_failures_retries_and_their_backoff(work: Aether, clock: FakeClock
         assert len({ctx.token for ctx in ran}) == 3
 
 
-async def test_an_exhausted_occurrence_of_a_recurring_job_goes_on(
+async def test_a_recurring_job_continues_after_an_exhausted_occurrence(
     work: Aether, clock: FakeClock, ran: list[JobContext]
 ) -> None:
     async with work as app:
@@ -563,7 +563,7 @@ async def test_a_job_waits_for_its_handler_and_keeps_its_payload(work: Aether, c
 async def test_a_trigger_at_the_very_instant_of_an_occurrence_is_one_more(
     work: Aether, clock: FakeClock, ran: list[JobContext]
 ) -> None:
-    """History has one Completed per occurrence (PROTOCOL C6), so the two must not share theirs."""
+    """History has one Completed per occurrence (docs/protocol.md, C6), so the two must not share theirs."""
     async with work as app:
         await app.enqueue("Work", "job", schedule="@every 1h")
         clock.advance(hours=1)
@@ -581,7 +581,7 @@ async def test_a_trigger_at_the_very_instant_of_an_occurrence_is_one_more(
 
 
 async def test_a_retry_never_waits_past_its_largest_backoff(work: Aether, clock: FakeClock) -> None:
-    """PROTOCOL R4: whatever the wall clock does."""
+    """docs/protocol.md, R4: whatever the wall clock does."""
     async with work as app:
         await app.enqueue("Retried", "job")
         await app.drain()

@@ -172,7 +172,7 @@ async def test_pause_resume_and_trigger(scheduler: MakeScheduler, path: Path) ->
         await app.trigger(daily)
         await until(lambda: log.seen == ["daily"])
         await app.pause(daily)
-        await app.trigger(daily)  # works while paused, which stays (PROTOCOL U3)
+        await app.trigger(daily)  # works while paused, which stays (docs/protocol.md, U3)
         await until(lambda: log.seen == ["daily"] * 2)
         once = await app.enqueue("Work", "once", "once", timedelta(seconds=1))
         await app.pause(once)
@@ -235,7 +235,7 @@ async def test_a_handler_that_takes_longer_than_its_period(scheduler: MakeSchedu
         done += 1
 
     async with app:
-        await until(lambda: done >= 3)  # the chain does not break (PROTOCOL C3)
+        await until(lambda: done >= 3)  # the chain does not break (docs/protocol.md, C3)
     assert most == 1
 
 

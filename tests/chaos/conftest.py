@@ -1,6 +1,6 @@
 """`pytest tests/chaos --chaos=small` (or AETHER_BG_CHAOS=small): the crash programme; without it nothing is collected.
 
-`full` runs the counts of RELIABILITY.md, `small` fewer, with the same assertions. At the end a table is printed;
+`full` runs the full counts, `small` fewer, with the same assertions. At the end a table is printed;
 AETHER_BG_CHAOS_JSON names a file to write it to as well.
 """
 

@@ -107,7 +107,7 @@ def services(worlds: Callable[[str], World]) -> Callable[[int], Service]:
 
 
 @pytest.mark.row(37, small=4, full=20)
-def test_a_running_one_shot_is_declared_anew(services: Callable[[int], Service], count: int) -> None:
+def test_a_running_one_shot_is_declared_again(services: Callable[[int], Service], count: int) -> None:
     for number in range(count):
         service = services(number)
         old = service.start(job({"v": 1, "ms": 700}, "@once"))

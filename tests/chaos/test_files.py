@@ -328,7 +328,7 @@ def test_a_file_that_cannot_be_written(tmp_path: Path, count: int) -> None:
         opening(folder / "jobs.db")
 
 
-def test_read_only_is_told_from_its_code() -> None:
+def test_read_only_is_recognised_by_its_code() -> None:
     for code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
         error = sqlite3.OperationalError("words")
         error.sqlite_errorcode = code

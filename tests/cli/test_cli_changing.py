@@ -136,7 +136,7 @@ def test_purge_refuses_a_length(run: Run, db: Path, length: str) -> None:
     assert json.loads(run("stats", db, "--json").stdout)["completed"] == 3
 
 
-def test_purge_wants_a_word_when_nobody_can_be_asked(run: Run, db: Path) -> None:
+def test_purge_needs_yes_without_a_terminal(run: Run, db: Path) -> None:
     result = run("purge", db)
     assert result.exit_code == 2
     assert "--yes" in result.stderr

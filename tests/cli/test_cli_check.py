@@ -121,7 +121,7 @@ def test_what_may_be_in_order_is_a_note(run: Run, db: Path, code: str, statement
     assert "ok (schema" in run("check", db).stdout
 
 
-def test_a_job_just_due_or_paused_is_no_finding(run: Run, db: Path) -> None:
+def test_a_job_just_due_or_paused_is_not_a_finding(run: Run, db: Path) -> None:
     tamper(db, due(90, "held"), due(-60))
     assert findings(run, db) == (0, {})  # though nobody lives
     tamper(db, owner(0))

@@ -56,7 +56,7 @@ def test_another_programs_database_is_left_alone(run: Run, tmp_path: Path, comma
 
 
 @every_command
-def test_what_is_no_database(run: Run, tmp_path: Path, db: Path, command: list[str]) -> None:
+def test_a_file_that_is_not_a_database(run: Run, tmp_path: Path, db: Path, command: list[str]) -> None:
     text, link = tmp_path / "a\x1b[1m.txt", tmp_path / "link.db"
     text.write_text("hello, I am no database")
     link.symlink_to(db)

@@ -100,7 +100,7 @@ def test_a_dead_process(
             assert run("check", path).exit_code == 0
 
 
-def test_looking_and_acting_all_the_time_disturbs_nobody(
+def test_constant_commands_do_not_disturb_running_jobs(
     run: Run, work: Callable[[Path], Any], path: Path
 ) -> None:  # fmt: skip
     """300 jobs run while commands of every kind come without a pause; afterwards each has run once."""

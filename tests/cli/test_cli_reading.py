@@ -167,7 +167,7 @@ def test_reading_leaves_the_file_as_it_is(run: Run, db: Path) -> None:
 
 
 def test_reading_never_checkpoints(run: Run, db: Path, tmp_path: Path) -> None:
-    """After a crash the WAL belongs to the processes that take the write lock (PROTOCOL P5), not to an onlooker."""
+    """After a crash the WAL is for to the processes that take the write lock (docs/protocol.md, P5), not to readers."""
     left = tmp_path / "crashed.db"
     with closing(sqlite3.connect(db)) as conn:
         conn.execute("UPDATE aether_jobs SET modified_by = 'me'")

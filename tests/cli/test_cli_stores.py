@@ -61,7 +61,7 @@ def test_commands_read_through_the_hooks_of_the_store(run: Run) -> None:
 
 @pytest.mark.parametrize("kind", [MemoryStore], indirect=True)
 @pytest.mark.usefixtures("kind")
-def test_what_a_store_lacks_is_said(run: Run) -> None:
+def test_a_missing_ability_of_a_store_is_reported(run: Run) -> None:
     check, listing = run("check", "other://"), run("list", "other://")
     assert (check.exit_code, listing.exit_code) == (1, 1)
     assert "this store has no check" in check.stderr

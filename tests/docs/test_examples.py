@@ -106,7 +106,7 @@ def test_quickstart_twice(run: Callable[..., str], tmp_path: Path) -> None:
     assert imported(tmp_path / "quickstart-output" / "jobs.db") == once
 
 
-def test_quickstart_goes_on_after_kill_9(start: Start, run: Callable[..., str], tmp_path: Path) -> None:
+def test_quickstart_continues_after_kill_9(start: Start, run: Callable[..., str], tmp_path: Path) -> None:
     process = start(EXAMPLES / "quickstart.py")
     assert process.stdout is not None
     while "scheduled" not in process.stdout.readline():  # some lines wait for their retry

@@ -174,7 +174,7 @@ async def test_a_probe_that_says_nothing_lets_the_next_one_try(
         assert breaker.state("Call") is Circuit.CLOSED
 
 
-async def test_a_success_in_between_starts_the_count_anew(guarded: Make, service: Service) -> None:
+async def test_a_success_in_between_resets_the_count(guarded: Make, service: Service) -> None:
     breaker = CircuitBreaker(failures=3)
     app = guarded(breaker)
     async with app:

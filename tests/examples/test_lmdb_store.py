@@ -225,7 +225,7 @@ async def test_kill_9_loses_nothing_that_was_promised(folder: Path, seconds: flo
     assert outcomes == [RunOutcome.COMPLETED, RunOutcome.CRASHED]
 
 
-async def test_the_death_of_a_writer_in_its_transaction_holds_nobody_up(folder: Path) -> None:
+async def test_a_writer_killed_in_its_transaction_blocks_no_other(folder: Path) -> None:
     with program("hold", folder) as process:
         assert line(process) == "held"
     async with an_app(folder).client() as jobs:

@@ -36,7 +36,7 @@ async def test_runs_elsewhere_and_a_worker_is_used_again(pool_app: Make, folder:
     assert not lives(pid)
 
 
-async def test_at_most_so_many_at_a_time(pool_app: Make, folder: Path) -> None:
+async def test_no_more_workers_than_configured(pool_app: Make, folder: Path) -> None:
     async with pool_app(workers=2) as app:
         jobs = [
             await app.enqueue("Work", payload=Note(str(folder), "sleep"), metadata={"seconds": 0.2}) for _ in range(6)

@@ -156,7 +156,7 @@ def test_ctrl_c_lets_workers_finish(start: Start, tmp_path: Path, folder: Path) 
     assert "Traceback" not in errors
 
 
-def test_a_program_without_a_guard_is_told(start: Start, tmp_path: Path) -> None:
+def test_a_program_without_a_main_guard_gets_an_error(start: Start, tmp_path: Path) -> None:
     program = tmp_path / "unguarded.py"
     program.write_text("""
 from aether_bg import Aether

@@ -207,7 +207,7 @@ def test_said_and_unsaid(row: JobInfo, runs: list[JobRun], around: Around, said:
     assert told.replace("\n", "").isprintable()
 
 
-def test_every_outcome_is_told() -> None:
+def test_every_outcome_has_a_sentence() -> None:
     for outcome in RunOutcome:
         last = explain(job(), [run(outcome, error="why\x07")], now=NOW).split("\n")[-1]
         assert last.startswith("- attempt 1 of 2026-03-01 11:59:00Z: ")

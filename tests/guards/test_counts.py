@@ -169,7 +169,7 @@ async def test_checkpoints(noop_app: Aether, counted: Recording) -> None:
         assert made() == busy
 
 
-async def test_a_large_wal_of_others_is_seen_to(noop_app: Aether, counted: Recording, path: Path) -> None:
+async def test_a_large_wal_of_other_processes_is_checkpointed(noop_app: Aether, counted: Recording, path: Path) -> None:
     """Programs that never checkpoint, many of them or one that died, leave no WAL that grows and grows."""
 
     wal, kept = path.with_name(f"{path.name}-wal"), 16 * 1024 * 1024
@@ -186,7 +186,7 @@ async def test_a_large_wal_of_others_is_seen_to(noop_app: Aether, counted: Recor
     assert counted.commits < 200, "it was not our own writing that made the checkpoint due"
 
 
-async def test_a_large_wal_of_few_commits_is_seen_to(noop_app: Aether, path: Path) -> None:
+async def test_a_large_wal_of_few_commits_is_checkpointed(noop_app: Aether, path: Path) -> None:
     """Rows may be large: pages told by the number of commits would let the WAL grow to gigabytes."""
     largest = 0
     async with noop_app.client() as jobs:

@@ -86,7 +86,7 @@ class Codec:
         return self.codec
 
 
-async def test_codecs_are_undone_in_reverse_and_seen_by_nobody(make_app: Make, path: Path) -> None:
+async def test_codecs_decode_in_reverse_and_stay_invisible(make_app: Make, path: Path) -> None:
     app = make_app(plugins=[Codec(Base64()), Codec(None), Codec(Tagged())])
     got: list[Any] = []
     app.handler("Work")(lambda args: got.append(args))
@@ -110,7 +110,7 @@ async def test_codecs_are_undone_in_reverse_and_seen_by_nobody(make_app: Make, p
 
 
 async def test_a_payload_that_cannot_be_decoded_fails_its_job_and_no_other(make_app: Make) -> None:
-    """DESIGN 2.8: a codec was changed, or its key lost; the rows are kept and can be retried."""
+    """A codec was changed, or its key lost; the rows are kept and can be retried."""
     before = make_app()
     before.handler("Work", retries=3)(lambda args: None)
     async with before.client() as jobs:
@@ -416,7 +416,7 @@ async def test_schedules_of_a_plugins_own(make_app: Make, clock: FakeClock, step
     assert isinstance(schedule.parse("@daily"), schedule.Schedule)
 
 
-# -- a scheduler that pushes: the door (PROTOCOL C1, C2, C3, D4, D5) -------------------------------
+# -- a scheduler that pushes: the door (docs/protocol.md, C1, C2, C3, D4, D5) -------------------------------
 
 
 class Push:
@@ -557,7 +557,7 @@ async def test_triggers_of_other_stores_are_reported_in_measure(
 
 
 async def test_no_early_run_by_an_old_trigger_of_a_retry(make_app: Make, clock: FakeClock) -> None:
-    """RELIABILITY row 29."""
+    """Row 29 of the crash programme."""
     push, runs = Push(), []
     app = make_app(scheduler=push, clock=clock)
 
@@ -660,7 +660,7 @@ async def test_of_a_group_of_errors_each_is_named(make_app: Make) -> None:
 
 
 async def test_a_caller_cancelled_at_the_door_leaves_no_orphan(make_app: Make) -> None:
-    """PROTOCOL C5."""
+    """docs/protocol.md, C5."""
     push = Push()
     app = make_app(scheduler=push)
     app.handler("Work")(lambda: None)

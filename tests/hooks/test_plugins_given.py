@@ -1,4 +1,4 @@
-"""Plugins from entry points, from modules, and defaults that fill only what nobody owns. DESIGN 5."""
+"""Plugins from entry points, from modules, and defaults that fill only layers without an owner."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def build(path: Path) -> Any:
     return build
 
 
-def test_defaults_fill_only_what_nobody_owns(path: Path) -> None:
+def test_defaults_fill_only_layers_without_an_owner(path: Path) -> None:
     timer, store = Timer(), SQLiteStore(path)
     app = Aether(plugins=[store, timer])
     assert app.plugins.owners("scheduling") == [timer]

@@ -1,4 +1,4 @@
-"""What registration refuses, by plugin, hook and remedy; and the order and effect of the hooks it lets in. DESIGN 5."""
+"""What registration refuses, by plugin, hook and remedy; and the order and effect of the hooks it lets in."""
 
 from __future__ import annotations
 
@@ -282,19 +282,19 @@ def test_equal_ones() -> None:
     ],
     ids=["class", "store class", "object", "function", "text", "none", "module"],
 )
-def test_what_is_no_plugin(thing: Any, said: str) -> None:
+def test_an_object_that_is_not_a_plugin(thing: Any, said: str) -> None:
     with pytest.raises(NotAPlugin, match=said):
         Aether(":memory:", plugins=[thing])
 
 
 @pytest.mark.parametrize("thing", [SQLiteStore, object(), 7])
-def test_what_is_no_store(thing: Any) -> None:
+def test_an_object_that_is_not_a_store(thing: Any) -> None:
     with pytest.raises(NotAPlugin):
         Aether(thing)
 
 
 @pytest.mark.parametrize("thing", [Scheduling, object(), 7])
-def test_what_is_no_scheduler(thing: Any) -> None:
+def test_an_object_that_is_not_a_scheduler(thing: Any) -> None:
     with pytest.raises(NotAPlugin):
         Aether(":memory:", scheduler=thing)
 
@@ -420,7 +420,7 @@ class Policy:
         return run if self.answer else None
 
 
-async def test_the_last_policy_is_asked_first_and_after_an_answer_nobody_is(make_app: Make) -> None:
+async def test_the_last_policy_is_asked_first_and_an_answer_ends_the_asking(make_app: Make) -> None:
     told: list[str] = []
     app = make_app(plugins=[Policy("a", told, True), Policy("b", told, True), Policy("c", told, False)])
 

@@ -109,7 +109,7 @@ async def after(world: World, restarted: bool, back: timedelta, prepare: Callabl
 @HOW
 @BACK
 @pytest.mark.parametrize("schedule", ["@every 1m", "*/20 * * * * *", "CRON_TZ=Asia/Kathmandu * * * * *"])
-async def test_a_frequency_goes_on(world: World, back: timedelta, restarted: bool, schedule: str) -> None:
+async def test_a_frequency_continues(world: World, back: timedelta, restarted: bool, schedule: str) -> None:
     async def prepare(app: Aether) -> None:
         await app.enqueue("work", "often", schedule=schedule)
         for _ in range(3):
@@ -126,7 +126,7 @@ async def test_a_frequency_goes_on(world: World, back: timedelta, restarted: boo
 
 @HOW
 @pytest.mark.parametrize("name", ["1min", "1h", "4h", "40y"])
-async def test_a_fixed_time_is_repeated_beyond_three_hours_only(world: World, name: str, restarted: bool) -> None:
+async def test_a_fixed_time_repeats_only_after_more_than_three_hours(world: World, name: str, restarted: bool) -> None:
     back = STEPS[name]
 
     async def prepare(app: Aether) -> None:
@@ -251,7 +251,7 @@ async def test_retries_and_what_was_due_go_on_and_one_shots_keep_their_instant(w
         assert (await world.row("at")).status is JobStatus.COMPLETED
 
 
-async def test_a_paused_job_goes_on_when_resumed(world: World) -> None:
+async def test_a_paused_job_continues_when_resumed(world: World) -> None:
     async with world.running() as app:
         await app.enqueue("work", "often", schedule="@hourly")
         await world.tick(hours=3)

@@ -41,7 +41,7 @@ async def problems(app: Aether, part: str, present: bool) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("cause", "words"), [("its line is cut", "its line is cut"), (lambda: "asked", "asked"), (None, "does not call")]
 )
-async def test_overdue_jobs_are_no_good_health(make_app: Make, clock: FakeClock, cause: Any, words: str) -> None:
+async def test_overdue_jobs_make_health_bad(make_app: Make, clock: FakeClock, cause: Any, words: str) -> None:
     silent = Silent()
     silent.likely_cause = cause
     app = make_app(scheduler=silent, clock=clock)
@@ -102,7 +102,7 @@ async def test_jobs_of_a_handler_that_is_elsewhere_are_not_this_process_s(make_a
         assert "overdue" not in (await app.health())["problems"]
 
 
-async def test_a_notice_is_shown_and_is_no_trouble(make_app: Make) -> None:
+async def test_a_notice_is_shown_and_keeps_health_good(make_app: Make) -> None:
     silent = Silent()
     silent.notice = "the door is open"
     app = make_app(scheduler=silent)
@@ -126,7 +126,7 @@ class Broken:
         await anyio.sleep_forever()
 
 
-async def test_a_loop_that_fails_again_and_again_is_said_once(
+async def test_a_loop_that_keeps_failing_is_reported_once(
     make_app: Make, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     broken = Broken()
@@ -145,7 +145,7 @@ async def test_a_loop_that_fails_again_and_again_is_said_once(
         assert (await app.health())["ok"]
 
 
-async def test_overdue_jobs_are_warned_of_once(
+async def test_overdue_jobs_are_warned_about_once(
     make_app: Make, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     """One line for as long as it lasts, however many jobs become overdue meanwhile."""

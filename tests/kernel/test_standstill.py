@@ -45,7 +45,7 @@ def test_one_that_stops_beating_has_expired_after_a_lease(lease: float) -> None:
 
 @pytest.mark.parametrize("lease", [1.0, 3.0, 15.0])
 @pytest.mark.parametrize("leases", [0.3, 0.7, 1.0, 1.3, 2.0, 10.0])
-def test_nobody_expires_while_no_process_can_write(lease: float, leases: float) -> None:
+def test_no_owner_expires_while_no_process_can_write(lease: float, leases: float) -> None:
     watch = Watch(lease)
     watch.go(2 * lease, ME, OTHER, THIRD)
     assert watch.go(leases * lease) == {}, "no beat is committed"

@@ -45,5 +45,5 @@ def test_it_is_the_same_as_by_init(made: Any) -> None:
     ],
     ids=["change", "read_job", "read_run"],
 )
-def test_whoever_uses_it_sets_every_field(made: Any) -> None:
+def test_every_use_sets_every_field(made: Any) -> None:
     assert set(vars(made)) == {field.name for field in attrs.fields(type(made))}

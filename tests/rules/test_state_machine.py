@@ -1,4 +1,4 @@
-"""A job's row in a real file, moved in every way: what PROTOCOL C, R and U promise must hold after each."""
+"""A job's row in a real file, moved in every way: what docs/protocol.md, C, R and U promise must hold after each."""
 
 from __future__ import annotations
 
@@ -500,7 +500,7 @@ def crash(bench: Bench, now: datetime, retries: int) -> JobInfo:
 def test_a_minutely_job_down_for_an_hour_runs_0_1_or_60_times(
     bench: Bench, misfire: Any, ran: list[datetime], outcome: RunOutcome | None, gap: Any
 ) -> None:
-    """RELIABILITY row 19, PROTOCOL R2: back 30 s after a tick."""
+    """docs/protocol.md, R2: back 30 s after a tick."""
     bench.add(a_job("* * * * *", NOW, misfire=misfire))
     assert bench.run_due(at("12:00:00")) == [at("12:00:00")]
     assert bench.run_due(at("13:00:30")) == ran
@@ -516,7 +516,7 @@ def test_a_minutely_job_down_for_an_hour_runs_0_1_or_60_times(
 
 
 def test_all_makes_up_for_the_newest_thousand_only(bench: Bench) -> None:
-    """PROTOCOL R2: oldest first; what is given up is one row."""
+    """docs/protocol.md, R2: oldest first; what is given up is one row."""
     bench.add(a_job("@every 10s", at("12:00:00"), misfire="all"))
     assert bench.run_due(at("12:00:10")) == [at("12:00:10")]
     ticks = [at("12:00:10") + timedelta(seconds=10 * n) for n in range(1, 1501)]
@@ -527,7 +527,7 @@ def test_all_makes_up_for_the_newest_thousand_only(bench: Bench) -> None:
 
 
 def test_what_passed_during_a_run_is_one_row_but_for_the_newest(bench: Bench) -> None:
-    """PROTOCOL C4."""
+    """docs/protocol.md, C4."""
     bench.add(a_job("* * * * *", NOW))
     job = bench.claim(at("12:00:00"))
     assert job is not None
@@ -538,7 +538,7 @@ def test_what_passed_during_a_run_is_one_row_but_for_the_newest(bench: Bench) ->
 
 
 def test_what_a_pause_held_back_is_one_row(bench: Bench) -> None:
-    """PROTOCOL U4."""
+    """docs/protocol.md, U4."""
     job = bench.add(a_job("* * * * *", NOW, misfire="all"))
     job = bench.save(commands.pause(job, Moment(NOW, BY)))
     assert bench.run_due(at("12:30:30")) == []
@@ -550,7 +550,7 @@ def test_what_a_pause_held_back_is_one_row(bench: Bench) -> None:
 
 @pytest.mark.parametrize(("retries", "cap"), [(0, 5), (3, 5), (8, 8)])
 def test_a_one_shot_fails_at_its_cap_of_crashes(bench: Bench, retries: int, cap: int) -> None:
-    """PROTOCOL R3: counted apart from `retries`."""
+    """docs/protocol.md, R3: counted apart from `retries`."""
     bench.add(a_job("@once", NOW))
     for crashes in range(1, cap):
         job = crash(bench, NOW, retries)
@@ -563,7 +563,7 @@ def test_a_one_shot_fails_at_its_cap_of_crashes(bench: Bench, retries: int, cap:
 
 @pytest.mark.parametrize(("retries", "cap"), [(0, 5), (6, 6)])
 def test_a_recurring_job_gives_up_the_occurrence_then_itself(bench: Bench, retries: int, cap: int) -> None:
-    """PROTOCOL R3: at the cap the occurrence ends, the counter stays; FAILED at twice the cap."""
+    """docs/protocol.md, R3: at the cap the occurrence ends, the counter stays; FAILED at twice the cap."""
     bench.add(a_job("* * * * *", NOW))
     for _ in range(cap - 1):
         assert crash(bench, at("12:00:00"), retries).occurrence == at("12:00:00")
@@ -580,7 +580,7 @@ def test_a_recurring_job_gives_up_the_occurrence_then_itself(bench: Bench, retri
 
 
 def test_a_success_resets_the_count_of_crashes(bench: Bench) -> None:
-    """PROTOCOL R3."""
+    """docs/protocol.md, R3."""
     bench.add(a_job("* * * * *", NOW))
     for _ in range(4):
         crash(bench, at("12:00:00"), 0)
@@ -591,7 +591,7 @@ def test_a_success_resets_the_count_of_crashes(bench: Bench) -> None:
 
 
 def test_a_failure_does_not_reset_the_count_of_crashes(bench: Bench) -> None:
-    """PROTOCOL R3: kept until a success."""
+    """docs/protocol.md, R3: kept until a success."""
     bench.add(a_job("* * * * *", NOW))
     crash(bench, at("12:00:00"), 0)
     assert bench.run_due(at("12:00:01"), lambda: results.Failed("boom")) == [at("12:00:00")]
@@ -599,7 +599,7 @@ def test_a_failure_does_not_reset_the_count_of_crashes(bench: Bench) -> None:
 
 
 def test_triggered_while_running_it_runs_once_more(bench: Bench) -> None:
-    """PROTOCOL U3, C1: the trigger moves schedule_rev only; the extra run moves neither count nor occurrence."""
+    """docs/protocol.md, U3, C1: the trigger moves schedule_rev only, the extra run neither count nor occurrence."""
     bench.add(a_job("@hourly", NOW))
     running = bench.claim(at("12:00:00"))
     assert running is not None
@@ -620,7 +620,7 @@ def test_triggered_while_running_it_runs_once_more(bench: Bench) -> None:
 
 
 def test_the_last_occurrence_still_runs_once_more(bench: Bench) -> None:
-    """PROTOCOL U3: `repeats` is not moved by it."""
+    """docs/protocol.md, U3: `repeats` is not moved by it."""
     bench.add(a_job("@hourly", NOW, repeats=1))
     running = bench.claim(at("12:00:00"))
     assert running is not None
@@ -631,7 +631,7 @@ def test_the_last_occurrence_still_runs_once_more(bench: Bench) -> None:
 
 
 def test_a_running_one_shot_cannot_be_triggered(bench: Bench) -> None:
-    """PROTOCOL U3."""
+    """docs/protocol.md, U3."""
     bench.add(a_job("@once", NOW))
     running = bench.claim(NOW)
     assert running is not None
@@ -641,7 +641,7 @@ def test_a_running_one_shot_cannot_be_triggered(bench: Bench) -> None:
 
 @pytest.mark.parametrize("end", ["failed", "cancelled"])
 def test_a_one_shot_is_retried_now_with_counters_zero(bench: Bench, end: str) -> None:
-    """PROTOCOL U5."""
+    """docs/protocol.md, U5."""
     job = bench.add(a_job("@once", NOW))
     crash(bench, NOW, 0)
     if end == "failed":
@@ -663,7 +663,7 @@ def test_a_one_shot_is_retried_now_with_counters_zero(bench: Bench, end: str) ->
 
 @pytest.mark.parametrize("end", ["failed", "cancelled"])
 def test_a_recurring_job_is_retried_at_its_next_occurrence(bench: Bench, end: str) -> None:
-    """PROTOCOL U5: what passed meanwhile is not made up for."""
+    """docs/protocol.md, U5: what passed meanwhile is not made up for."""
     bench.add(a_job("@hourly", NOW, misfire="all"))
     if end == "failed":
         for _ in range(2 * CAP):
@@ -681,7 +681,7 @@ def test_a_recurring_job_is_retried_at_its_next_occurrence(bench: Bench, end: st
 
 
 def test_a_retry_whose_name_is_taken_is_refused(bench: Bench) -> None:
-    """PROTOCOL U5, N1."""
+    """docs/protocol.md, U5, N1."""
     first = bench.add(a_job("@once", NOW))
     first = bench.save(commands.cancel(first, Moment(NOW, BY)))
     other = bench.add(a_job("@once", NOW))

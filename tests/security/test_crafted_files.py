@@ -115,7 +115,7 @@ FOREIGN = {
 
 
 @pytest.mark.parametrize("kind", FOREIGN)
-def test_code_of_others_under_our_names_is_refused_at_once(db: Path, kind: str) -> None:
+def test_foreign_code_under_our_names_is_refused_at_once(db: Path, kind: str) -> None:
     craft(db, *FOREIGN[kind])
     began = time.monotonic()
     for command in (["list"], ["stats", "--json"], ["check"], ["show", "JOB"]):

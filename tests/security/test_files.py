@@ -31,7 +31,7 @@ def test_a_fresh_file_is_private_and_raises_no_warning(path: Path, caplog: pytes
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o660, 0o666, 0o604])
-def test_a_mode_beyond_0600_is_warned_of(path: Path, caplog: pytest.LogCaptureFixture, mode: int) -> None:
+def test_a_mode_wider_than_0600_is_warned_about(path: Path, caplog: pytest.LogCaptureFixture, mode: int) -> None:
     start(path)
     path.chmod(mode)
     start(path)
@@ -39,7 +39,7 @@ def test_a_mode_beyond_0600_is_warned_of(path: Path, caplog: pytest.LogCaptureFi
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o770, 0o702])
-def test_a_folder_that_others_can_write_is_warned_of(
+def test_a_folder_that_others_can_write_is_warned_about(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, mode: int
 ) -> None:
     folder = tmp_path / "shared"
@@ -58,7 +58,7 @@ def test_a_sticky_folder_is_fine(tmp_path: Path, caplog: pytest.LogCaptureFixtur
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give a file away")
-def test_a_foreign_owner_is_warned_of(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_foreign_owner_is_warned_about(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     start(path)
     os.chown(path, 12345, -1)
     start(path)

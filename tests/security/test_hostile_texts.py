@@ -99,9 +99,7 @@ LIMIT = 8 * 1024
 
 
 @pytest.mark.parametrize("text", TEXTS)
-async def test_an_error_keeps_at_most_8_kib_whoever_reports_it(
-    app: Aether, text: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_every_stored_error_keeps_at_most_8_kib(app: Aether, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)  # exceptions are logged as they are
 
     @app.handler("Fails")

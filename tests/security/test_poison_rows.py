@@ -151,7 +151,7 @@ QUIET = ("attempt is text", "seq is", "due_at", "owner is missing", "job_name is
 
 
 @pytest.mark.parametrize("change", [name for name in POISON if not name.startswith(QUIET)])
-async def test_it_is_told_by_check_and_can_be_deleted_and_purged(
+async def test_check_reports_it_and_it_can_be_deleted_and_purged(
     make: Make, path: Path, sold: list[str], change: str
 ) -> None:
     await stored(make, path, POISON[change])

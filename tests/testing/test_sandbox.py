@@ -219,7 +219,7 @@ async def test_a_fake_that_is_a_context_manager_is_not_entered(app: Aether) -> N
     assert len(fake.sent) == 2
 
 
-async def test_an_override_of_what_nobody_asks_for(app: Aether) -> None:
+async def test_an_override_that_no_handler_uses(app: Aether) -> None:
     class Mailer:  # of the same name, but another one
         pass
 

@@ -165,7 +165,7 @@ def test_unittest_alone(tmp_path: Path) -> None:
         lambda jobs: jobs.assert_not_enqueued("Print"),
     ],
 )
-def test_what_nobody_could_await_is_refused(app: Aether, call: Callable[[Any], Any]) -> None:
+def test_a_coroutine_that_cannot_be_awaited_is_refused(app: Aether, call: Callable[[Any], Any]) -> None:
     """`.blocking()` forgotten: the test would pass, whatever it says."""
     with sandbox(app) as jobs, pytest.raises(UsageError, match=r"sandbox\(app\)\.blocking\(\) as jobs"):
         call(jobs)

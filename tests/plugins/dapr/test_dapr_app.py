@@ -94,7 +94,7 @@ async def test_retries_wait_out_their_backoff_whatever_dapr_redelivers(dapr: Dap
         first = await app.store.get(job_id)
         assert first is not None
         store_id = (await app.store.stats()).store_id
-        for seq in range(first.seq):  # old news, redelivered while the retry waits (PROTOCOL C1)
+        for seq in range(first.seq):  # old news, redelivered while the retry waits (docs/protocol.md, C1)
             old = attrs.evolve(first, seq=seq)
             body = any_pb2.Any(value=body_of(store_id, old))
             await sidecar.OnJobEvent(appcallback_pb2.JobEventRequest(name=name_of(store_id, job_id, seq), data=body))
@@ -128,7 +128,7 @@ async def test_what_dapr_holds(dapr: DaprRuntime, tmp_path: Path) -> None:
         await only_held(dapr, 1)
         await app.pause(daily)
         await only_held(dapr, 0)
-        await app.trigger(daily)  # works while paused, which stays (PROTOCOL U3)
+        await app.trigger(daily)  # works while paused, which stays (docs/protocol.md, U3)
         await until(lambda: log.seen == ["moved", "daily"])
         await only_held(dapr, 0)
         await app.resume(daily)

@@ -53,7 +53,7 @@ class Service:
                 await anyio.sleep(0.1)
 
 
-async def test_a_sidecar_that_is_away_is_stood_in_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_fallback_runs_while_the_sidecar_is_away(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "aether_bg")
     async with DaprRuntime() as dapr:
         service = Service(tmp_path, dapr, fallback=1.0, reconcile=1)
@@ -87,7 +87,9 @@ async def test_no_sidecar_at_all_is_stood_in_for(tmp_path: Path) -> None:
             await until(lambda: len(service.runs) == 2, 20)
 
 
-async def test_a_taken_app_port_is_said_once_and_stood_in_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_taken_app_port_is_reported_once_and_the_fallback_runs(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async with DaprRuntime() as dapr:
         listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=dapr.sidecar.app_port)
         async with listener:

@@ -69,7 +69,7 @@ async def test_the_scheduler_is_stopped_and_restarted(dapr: DaprRuntime) -> None
         await to_thread.run_sync(dapr.scheduler.start)
         await until(lambda: kernel.woken > woken, timeout=40)
         assert await scheduler.schedule_arm(second)
-        # an arming that was told of as failed may have come through: then the second is delivered twice (PROTOCOL C2)
+        # an arming that was reported as failed may have come through; then the second is delivered twice
         await until(lambda: len({trigger.job_id for trigger, _ in kernel.fired}) == 2, timeout=40)
         assert {trigger.job_id for trigger, _ in kernel.fired} == {first.id, second.id}
         assert len(kernel.reports) == 1

@@ -124,7 +124,7 @@ async def test_a_clock_that_is_ahead_does_not_delay_what_is_due(dapr: DaprRuntim
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "my-pod", "10.1.2.3"])
-async def test_no_door_beyond_this_machine_without_a_token(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_public_endpoint_without_a_token(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SchedulerMisconfigured) as refused:
         DaprScheduler(host=host)
     one_line(str(refused.value), host, "APP_API_TOKEN", "insecure=True")
@@ -146,7 +146,7 @@ def test_a_door_on_this_machine(host: str) -> None:
     DaprScheduler(host=host)
 
 
-async def test_an_open_door_is_said_in_log_and_health(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_open_endpoint_is_reported_in_log_and_health(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     port, nowhere = free_ports(2)
     scheduler = DaprScheduler(
         host="0.0.0.0", insecure=True, app_port=port, endpoint=f"127.0.0.1:{nowhere}", wait=0.1, fallback=None

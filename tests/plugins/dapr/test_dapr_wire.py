@@ -84,7 +84,7 @@ def test_a_body_that_does_not_belong_to_its_name(change: dict[str, Any]) -> None
 
 
 @pytest.mark.parametrize("body", [b"", b"null", b"[]", b"{", b"\xff", b"[" * 100_000, b"{}", b'"x"', b"1"])
-def test_a_body_that_is_none_of_ours(body: bytes) -> None:
+def test_a_foreign_body_is_refused(body: bytes) -> None:
     with pytest.raises(NotOurs):
         read_trigger(name_of(STORE, STORE, 1), body)
 
@@ -156,7 +156,7 @@ async def test_endpoints(endpoint: str, address: str) -> None:
 
 
 @pytest.mark.anyio
-async def test_an_endpoint_that_is_none() -> None:
+async def test_an_invalid_endpoint_is_refused() -> None:
     with pytest.raises(InvalidOption, match="endpoint"):
         Sidecar(DaprSettings(endpoint="ftp://127.0.0.1:21"))
 

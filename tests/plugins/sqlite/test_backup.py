@@ -122,7 +122,7 @@ async def test_the_command_line_backs_up_a_file_in_use(later: Aether, path: Path
         await put(app)
 
 
-async def test_one_that_nobody_uses_and_one_that_was_killed(later: Aether, path: Path, target: Path) -> None:
+async def test_backup_of_an_unused_file_and_of_a_killed_one(later: Aether, path: Path, target: Path) -> None:
     async with later as app:
         jobs = await put(app, 20)
         killed = target.with_name("killed")

@@ -63,7 +63,7 @@ async def test_check_reports_findings_as_values(make_app: Make, path: Path) -> N
     assert (finding.level, finding.code, finding.count) == ("problem", "not_due", 1)
 
 
-async def test_check_of_what_is_no_database(path: Path) -> None:
+async def test_check_of_a_file_that_is_not_a_database(path: Path) -> None:
     with pytest.raises(StoreError, match="there is no such file"):
         await SQLiteStore(path).check()
     assert not path.exists()

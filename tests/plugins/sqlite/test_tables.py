@@ -111,7 +111,7 @@ async def test_user_sql_reads_our_tables(app: Aether, path: Path) -> None:
     assert names.result[0][0] == "job"
 
 
-async def test_text_of_ours_is_no_way_around(app: Aether, path: Path) -> None:
+async def test_our_own_text_does_not_bypass_the_check(app: Aether, path: Path) -> None:
     """What the store has compiled for itself is not what the user's same text finds in the cache."""
     app.handler("Work")(lambda: None)
     async with app:
@@ -136,7 +136,9 @@ async def test_text_of_ours_is_no_way_around(app: Aether, path: Path) -> None:
         "CREATE TABLE mine (id); CREATE INDEX aether_jobs_unarmed ON mine (id)",
     ],
 )  # fmt: skip
-async def test_a_file_with_such_names_of_others_is_refused_and_left_alone(make_app: Make, path: Path, sql: str) -> None:
+async def test_a_file_with_foreign_tables_of_our_names_is_refused_unchanged(
+    make_app: Make, path: Path, sql: str
+) -> None:
     with closing(sqlite3.connect(path)) as conn:
         conn.executescript(sql)
     before = tables(path)
@@ -149,7 +151,7 @@ async def test_a_file_with_such_names_of_others_is_refused_and_left_alone(make_a
     assert tables(path) == before
 
 
-async def test_a_start_interrupted_before_the_first_step_goes_on(make_app: Make, path: Path) -> None:
+async def test_a_start_interrupted_before_the_first_step_continues(make_app: Make, path: Path) -> None:
     from sqlite_utils import Database
 
     with closing(sqlite3.connect(path)) as conn:

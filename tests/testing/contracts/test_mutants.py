@@ -14,25 +14,25 @@ from aether_bg.testing.contracts import Contract, policy_contract, runner_contra
 
 
 @pytest.mark.parametrize("fault", STORES)
-def test_a_faulty_store_is_told_which_rule_it_breaks(fault: str) -> None:
+def test_a_faulty_store_breaks_its_rule(fault: str) -> None:
     number, check, make = STORES[fault]
     named(store_contract(make, limit=20), f"test_store_{check}", number, fault)
 
 
 @pytest.mark.parametrize("fault", SCHEDULERS)
-def test_a_faulty_scheduler_is_told_which_rule_it_breaks(fault: str) -> None:
+def test_a_faulty_scheduler_breaks_its_rule(fault: str) -> None:
     number, check, make = SCHEDULERS[fault]
     named(scheduler_contract(make, patience=4), f"test_scheduler_{check}", number, fault)
 
 
 @pytest.mark.parametrize("fault", RUNNERS)
-def test_a_faulty_runner_is_told_which_rule_it_breaks(fault: str) -> None:
+def test_a_faulty_runner_breaks_its_rule(fault: str) -> None:
     number, check, make = RUNNERS[fault]
     named(runner_contract(make), f"test_runner_{check}", number, fault)
 
 
 @pytest.mark.parametrize("fault", POLICIES)
-def test_a_faulty_policy_is_told_which_rule_it_breaks(fault: str) -> None:
+def test_a_faulty_policy_breaks_its_rule(fault: str) -> None:
     number, check, make = POLICIES[fault]
     named(policy_contract(make, words=["@still"]), f"test_policy_{check}", number, fault)
 
