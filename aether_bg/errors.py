@@ -1,13 +1,13 @@
-"""Every error a user can cause, as one tree: value, rule and remedy stand in each message.
+"""Every error that a user can cause, as one tree. Each message says what must hold, what was given and what to do.
 
 AetherError
-├── InputError (ValueError)        a value breaks a rule; nothing was changed
+├── InputError (ValueError)        an argument breaks a rule; nothing was changed
 │   ├── InvalidName, InvalidPayload, InvalidMetadata, InvalidSchedule, InvalidOption
 │   └── UnknownHandler
 ├── JobError                       the job's state does not allow what was asked
 │   ├── JobNotFound (LookupError), JobConflict, InvalidTransition
 │   └── WaitTimeout (TimeoutError), NeverEnds
-├── UsageError (RuntimeError)      the call is right, the moment is not
+├── UsageError (RuntimeError)      the call is right, but its time or place is not
 │   ├── NotStarted, AlreadyStarted, NotAnOwner, ForkedProcess, WrongLoop
 │   └── InsideUnitOfWork, UnitOfWorkClosed
 ├── HandlerError (TypeError)       a handler that cannot be called as declared
@@ -152,12 +152,16 @@ def loggable(error: BaseException | None) -> BaseException | None:
 
 
 class AetherError(Exception):
-    """Base of the tree. `value`: what was wrong; `rule`: what should hold; `remedy`: what to do."""
+    """Base of the tree. `value`: what was given, or what the error is about; `rule`: what must hold, or what does not;
+    `remedy`: what to do; `name`: of the argument that was given, or empty.
 
-    def __init__(self, value: str, rule: str, remedy: str = "") -> None:
-        self.value, self.rule, self.remedy = value, rule, remedy
-        message = f"{value}: {rule}".rstrip(".") + "."
-        super().__init__(f"{message} {remedy}".rstrip())
+    The message is `name rule, got value. remedy` for an argument, and `value: rule. remedy` for anything else.
+    """
+
+    def __init__(self, value: str, rule: str, remedy: str = "", *, name: str = "") -> None:
+        self.value, self.rule, self.remedy, self.name = value, rule, remedy, name
+        said = f"{name} {rule}, got {value}" if name else f"{value}: {rule}"
+        super().__init__(f"{said.rstrip('.')}. {remedy}".rstrip())
 
     def __reduce__(self) -> Any:
         """Errors cross processes as they are, whatever their class is made from."""
@@ -175,11 +179,11 @@ def _restored(kind: type[AetherError], args: tuple[Any, ...], state: dict[str, A
 
 
 class InputError(AetherError, ValueError):
-    """A value handed in breaks a rule. Raised at the call; nothing was changed."""
+    """An argument breaks a rule. Raised at the call; nothing was changed."""
 
 
 class InvalidName(InputError):
-    """A job or handler name is empty, too long, or holds a character that some layer cannot carry."""
+    """A job or handler name is empty, too long, or contains a character that some layer cannot carry."""
 
 
 class _AtPath(InputError):
@@ -220,7 +224,7 @@ class UnknownHandler(InputError):
 
 
 class JobError(AetherError):
-    """What was asked does not go with the state of the job."""
+    """The state of the job does not allow what was asked."""
 
 
 class JobNotFound(JobError, LookupError):
@@ -245,11 +249,11 @@ class JobConflict(JobError):
 
 
 class InvalidTransition(JobError):
-    """The job's status does not allow this verb (PROTOCOL U)."""
+    """The job's status does not allow this verb (docs/protocol.md, U)."""
 
 
 class WaitTimeout(JobError, TimeoutError):
-    """The job did not end in time. It goes on."""
+    """The job did not end in time. It continues."""
 
 
 class NeverEnds(JobError):
@@ -260,7 +264,7 @@ class NeverEnds(JobError):
 
 
 class UsageError(AetherError, RuntimeError):
-    """The call is right, its moment or place is not."""
+    """The call is right, but its time or place is not."""
 
 
 class NotStarted(UsageError):
@@ -268,7 +272,7 @@ class NotStarted(UsageError):
 
 
 class AlreadyStarted(UsageError):
-    """The app is running: handlers, dependencies and declarations come before the start."""
+    """The app is running. Handlers, dependencies and declarations must come before the start."""
 
 
 class NotAnOwner(UsageError):
@@ -276,7 +280,7 @@ class NotAnOwner(UsageError):
 
 
 class ForkedProcess(UsageError):
-    """This process was forked after the start; an open database must not cross a fork (PROTOCOL P2)."""
+    """This process was forked after the start; an open database must not cross a fork (docs/protocol.md, P2)."""
 
 
 class WrongLoop(UsageError):
@@ -284,7 +288,7 @@ class WrongLoop(UsageError):
 
 
 class InsideUnitOfWork(UsageError):
-    """Only `enqueue` can join a unit of work; this verb belongs before or after it (PROTOCOL W6)."""
+    """Only `enqueue` can join a unit of work; this verb belongs before or after it (docs/protocol.md, W6)."""
 
 
 class UnitOfWorkClosed(UsageError):
@@ -303,7 +307,7 @@ class InvalidHandler(HandlerError):
 
 
 class DuplicateHandler(HandlerError):
-    """Two handlers want one name."""
+    """Two handlers have one name."""
 
 
 class UnresolvedDependency(HandlerError):
@@ -338,7 +342,7 @@ class DuplicatePlugin(PluginError):
 
 
 class NotAPlugin(PluginError):
-    """The object has no hook implementation, or is a class where an instance is wanted."""
+    """The object has no hook implementation, or is a class instead of an instance."""
 
 
 # -- stores and schedulers -----------------------------------------------------------------------
@@ -422,7 +426,7 @@ class Stale(StoreError):
 
     def __init__(self, job_id: object, current: JobInfo | None) -> None:
         self.current = current
-        super().__init__(f"job {job_id}", "its row has moved on", "Read it again and decide anew.")
+        super().__init__(f"job {job_id}", "its row has changed since it was read", "Read it again, and decide again.")
 
 
 class NameHeld(StoreError):
@@ -430,7 +434,7 @@ class NameHeld(StoreError):
 
     def __init__(self, name: str, current: JobInfo) -> None:
         self.current = current
-        super().__init__(f"job name {shown(name)}", "is held by another job", "Read the holder and decide anew.")
+        super().__init__(f"job name {shown(name)}", "another job holds it", "Read that job, and decide again.")
 
 
 class SchedulerError(AetherError):

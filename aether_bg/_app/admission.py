@@ -73,9 +73,8 @@ class Admission:
         if repeats is not None:
             checks.whole("repeats", repeats, least=1)
             if not parsed.recurring:
-                checks.refuse(
-                    "repeats", repeats, "bounds a recurring job", "Leave it out, or give a recurring schedule."
-                )
+                rule = "must be left out for a job that does not recur"
+                checks.refuse("repeats", repeats, rule, "Or give a recurring schedule.")
         return Draft(
             handler_name=handler_name, job_name=None if job_name is None else checks.name(job_name, "job"),
             payload=value, metadata=check_metadata(metadata), schedule=parsed, start=checks.instant("start", start),

@@ -116,11 +116,11 @@ class Aether(OwnerVerbs):
         checks.unknown_options(unknown, ("retries", "backoff", "timeout", "schedule"))
         self._before_start("handler")
         if callable(name):
-            checks.refuse("name", name, "is the handler's name, not the handler", 'Write @app.handler("SendEmail").')
+            checks.refuse("name", name, "must be a name, not the handler", 'Write @app.handler("SendEmail").')
         checks.name(name, "handler")
         checks.whole("retries", retries, least=0)
         if backoff is not None and not isinstance(backoff, Backoff):
-            checks.refuse("backoff", backoff, "is a Backoff", "For example: Backoff(first=1, factor=2).")
+            checks.refuse("backoff", backoff, "must be a Backoff", "For example: Backoff(first=1, factor=2).")
         if timeout is not None:
             timeout = checks.seconds("timeout", timeout)
         if schedule is not None:

@@ -197,7 +197,7 @@ def _query(job: UUID | str) -> Query:
     if isinstance(job, str):
         return Query(job_name=job, limit=1)
     raise InvalidOption(
-        f"job={shown(job)}", "must be a job's id (uuid.UUID) or its name", "Pass what enqueue returned."
+        shown(job), "must be a job's id (uuid.UUID) or its name", "Pass what enqueue returned.", name="job"
     )
 
 

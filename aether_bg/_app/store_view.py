@@ -16,7 +16,7 @@ from aether_bg._handlers.payloads import check_metadata
 from aether_bg._hooks.calls import Calls
 from aether_bg._kernel.kernel import Kernel
 from aether_bg._rules import validation as checks
-from aether_bg.errors import InvalidOption, Unsupported, shown
+from aether_bg.errors import Unsupported, shown
 from aether_bg.model import JobInfo, JobRun, JobStatus, Purge, Query, Stats
 
 
@@ -38,7 +38,7 @@ class StoreView:
     async def get(self, id: UUID) -> JobInfo | None:
         """The job with this id, or None."""
         if not isinstance(id, UUID):
-            raise InvalidOption(f"id={shown(id)}", "is a uuid.UUID", "For a name: get_by_job_name.")
+            checks.refuse("id", id, "must be a uuid.UUID", "To look up a job by name, use get_by_job_name().")
         return next(iter(await self.find(Query(ids=(id,)))), None)
 
     async def get_by_job_name(self, name: str) -> JobInfo | None:
@@ -77,7 +77,7 @@ class StoreView:
     async def history(self, job_id: UUID, limit: int = 100) -> list[JobRun]:
         """Attempts and missed occurrences of a job, newest first."""
         if not isinstance(job_id, UUID):
-            raise InvalidOption(f"job_id={shown(job_id)}", "is a uuid.UUID", "For a name: get_by_job_name(name).id.")
+            checks.refuse("job_id", job_id, "must be a uuid.UUID", "To look up a job by name, use get_by_job_name().")
         return await self._calls.history(job_id, checks.whole("limit", limit, least=1))
 
     async def stats(self) -> Stats:
@@ -105,11 +105,11 @@ class StoreView:
         the newest `keep`. How many went. Their names are free afterwards."""
         if status is not None and not checks.status(status).terminal:
             checks.refuse(
-                "status", status, "is a terminal one", "Only COMPLETED, FAILED and CANCELLED jobs are purged."
+                "status", status, "must be a terminal one", "Only COMPLETED, FAILED and CANCELLED jobs are purged."
             )
         if older_than is not None:
             if not isinstance(older_than, timedelta):
-                checks.refuse("older_than", older_than, "is a timedelta", "For example: timedelta(days=7).")
+                checks.refuse("older_than", older_than, "must be a timedelta", "For example: timedelta(days=7).")
             older_than = timedelta(seconds=checks.seconds("older_than", older_than, zero=True))
         if keep is not None:
             checks.whole("keep", keep, least=0)
@@ -132,14 +132,14 @@ class StoreView:
         `target`, `Unsupported` for a store that has no backup, and a `StoreError`; then nothing new is at `target`.
         """
         if not isinstance(target, str | os.PathLike) or not os.fspath(target) or "\0" in os.fsdecode(target):
-            raise InvalidOption(
-                f"target={shown(target)}", "must be the path of a new file", 'For example: "backup.db".'
-            )
+            checks.refuse("target", target, "must be the path of a new file", 'For example: "backup.db".')
         if progress is not None and not callable(progress):
-            raise InvalidOption(f"progress={shown(progress)}", "must be a function", "For example: print.")
+            checks.refuse("progress", progress, "must be a function", "For example: print.")
         store = self._calls.store
         if (backup := getattr(store, "backup", None)) is None:
-            raise Unsupported(f"backup with {shown(store)}", "this store has none", "Use the tools of its database.")
+            raise Unsupported(
+                f"backup with {shown(store)}", "this store has no backup", "Use the tools of its database."
+            )
         path = Path(os.fsdecode(target))
         await backup(path, progress or _silent)
         return path
@@ -159,14 +159,14 @@ def _query(query: Query | None, fields: Mapping[str, Any]) -> Query:
         given[name] = checks.instant(name, getattr(query, name))
     for name in ("job_name", "handler_name"):
         if not isinstance(getattr(query, name), str | None):
-            checks.refuse(name, getattr(query, name), "is a string", "Pass the name a job was enqueued with.")
+            checks.refuse(name, getattr(query, name), "must be a string", "Pass the name of a job or handler.")
     for name in ("after", "owner"):
         if not isinstance(getattr(query, name), UUID | None):
-            checks.refuse(name, getattr(query, name), "is a uuid.UUID", "Pass the id of a JobInfo.")
+            checks.refuse(name, getattr(query, name), "must be a uuid.UUID", "Pass the id of a JobInfo.")
     if query.ids is not None:
         given["ids"] = tuple(query.ids)
         if not all(isinstance(id_, UUID) for id_ in given["ids"]):
-            checks.refuse("ids", query.ids, "are of uuid.UUID", "For a name: get_by_job_name.")
+            checks.refuse("ids", query.ids, "must all be uuid.UUID", "To look up by name, use get_by_job_name().")
     if query.status is not None:
         several = (query.status,) if isinstance(query.status, int | str) else query.status
         given["status"] = tuple(checks.status(one) for one in several)

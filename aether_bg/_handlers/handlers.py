@@ -247,8 +247,8 @@ class Handlers:
         for name, function in (("encode", encode), ("decode", decode)):
             if not callable(function):
                 raise InvalidOption(
-                    f"{name}={shown(function)}", "must be a function",
-                    "For example: app.payload_type(Money, encode=str, decode=Money.parse).",
+                    shown(function), "must be a function",
+                    "For example: app.payload_type(Money, encode=str, decode=Money.parse).", name=name,
                 )  # fmt: skip
         if of in (Any, object, str, int, float, bool, type(None), dict, list):
             raise InvalidOption(f"payload_type({name_of(of)})", "JSON has that type itself", "Pass a type of your own.")

@@ -129,7 +129,7 @@ def check_metadata(metadata: Any) -> dict[str, Any]:
     walk = _Walk(InvalidMetadata, "metadata", MOST_METADATA, "Use the payload.")
     if not walk.is_mapping(metadata):
         raise InvalidMetadata(
-            shown(metadata), "metadata is a mapping with string keys", 'For example: {"OrderId": 123}.'
+            shown(metadata), "metadata must be a mapping with string keys", 'For example: {"OrderId": 123}.'
         )
     plain: dict[str, Any] = walk.copy(metadata)
     if len(plain) > MOST_KEYS:

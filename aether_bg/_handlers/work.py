@@ -82,8 +82,8 @@ class UnitOfWork:
         kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
         if not callable(fn) or any(kind(called) for kind in kinds):
             raise InvalidOption(
-                f"uow.run({shown(fn)})", "must be given a plain function, neither async nor a generator",
-                "Do the awaiting before, outside of the transaction.",
+                shown(fn), "must be a plain function, neither async nor a generator",
+                "Await what it needs before, outside of the transaction.", name="the argument of uow.run()",
             )  # fmt: skip
         queued, made, job_id = Queued[R](), list[JobInfo](), running.get()
         self._made.append(made)

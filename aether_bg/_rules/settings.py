@@ -95,12 +95,15 @@ def _retention(value: Any) -> dict[JobStatus, Keep]:
             checks.refuse(
                 "retention",
                 key,
-                "wants completed, failed or cancelled",
+                "must be for completed, failed or cancelled jobs",
                 'For example: {"completed": timedelta(days=7)}.',
             )
         if isinstance(rule, bool) or not isinstance(rule, timedelta | int) or _negative(rule):
             checks.refuse(
-                "retention", rule, "is an age (timedelta) or a count, not negative", "For example: timedelta(days=7)."
+                "retention",
+                rule,
+                "must be an age (timedelta) or count, not negative",
+                "For example: timedelta(days=7).",
             )
         kept[status] = _at_most(rule)
     return kept

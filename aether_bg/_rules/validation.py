@@ -1,4 +1,4 @@
-"""Settings and arguments, checked where they are given; every refusal names value, rule and remedy."""
+"""Settings and arguments, checked where they are given; each refusal has the value, the rule and the remedy."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ _INVISIBLE: Final = re.compile(
 
 
 def refuse(option: str, value: object, rule: str, remedy: str = "") -> NoReturn:
-    raise InvalidOption(f"{option}={shown(value)}", rule, remedy)
+    """`rule` begins with "must". Raises `InvalidOption`."""
+    raise InvalidOption(shown(value), rule, remedy, name=option)
 
 
 _INSTEAD: Final = {
@@ -124,14 +125,14 @@ def name(value: Any, what: str) -> str:
     """A job or handler name that every layer can carry. Raises `InvalidName`."""
 
     def wrong(rule: str, remedy: str) -> NoReturn:
-        raise InvalidName(f"{what} name {shown(value)}", rule, remedy)
+        raise InvalidName(shown(value), rule, remedy, name=f"{what} name")
 
     if not isinstance(value, str):
         wrong("must be a string", 'For example: "send-email-order-123".')
     if not value.strip():
         wrong("must not be empty", 'For example: "send-email-order-123".')
     if len(value) > LONGEST_NAME:
-        wrong(f"has {len(value)} characters, of at most {LONGEST_NAME}", "Shorten it; put details into metadata.")
+        wrong(f"must have at most {LONGEST_NAME} characters", f"It has {len(value)}. Put details into metadata.")
     if value in (".", ".."):
         wrong("must not be a path", 'For example: "send-email-order-123".')
     if value.isascii() and value.isprintable() and _FORBIDDEN.isdisjoint(value):

@@ -1,4 +1,4 @@
-"""What the commands print: aligned tables and fields for people, JSON for machines, progress for the patient."""
+"""What the commands print: aligned tables and fields for people, JSON for machines, progress."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def at(when: datetime | None, local: bool = False) -> str:
         return "-"
     try:
         when = when.astimezone(zone_of(local))
-    except (OverflowError, ValueError):  # at an end of the calendar it is told in UTC
+    except (OverflowError, ValueError):  # at an end of the calendar: stay in UTC
         when = when.astimezone(UTC)
     return when.isoformat(timespec="seconds").replace("+00:00", "Z")
 
@@ -75,7 +75,7 @@ def one_line(text: str | None, most: int = 100) -> str:
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Columns as wide as their widest cell; whatever is in a cell is escaped here."""
+    """Columns as wide as their widest cell. Every cell is escaped here."""
     cells = [list(headers), *([plain(cell) for cell in row] for row in rows)]
     widths = [max(map(_width, column)) for column in zip(*cells, strict=True)]
     for index, row in enumerate(cells):
@@ -99,7 +99,7 @@ def fields(pairs: Iterable[tuple[str, str]]) -> None:
 
 
 def note(text: str) -> None:
-    """For people, beside the output proper."""
+    """For people, on stderr."""
     click.echo(plain(text), err=True)
 
 

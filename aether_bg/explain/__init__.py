@@ -1,4 +1,4 @@
-"""Did it run, and if not, why not? A job's rows in sentences: a pure function, for the app and the command line."""
+"""Did it run, and if not, why not? The rows of a job in sentences: pure, for the app and the command line."""
 
 from __future__ import annotations
 
@@ -23,6 +23,6 @@ def explain(
     schedule: Schedule | None = None,
     zone: tzinfo = UTC,
 ) -> str:
-    """Sentences, one a line. `runs`: its history, newest first. `schedule`: as read by whoever has the plugins for it;
-    without one the built-in language reads it. `zone`: in which times are told."""
+    """One sentence per line. `runs`: the history, newest first. `schedule`: as read with the plugins of an app; without
+    one the built-in language reads it. `zone`: the zone of all times."""
     return "\n".join(Story(job, runs, now, around or Around(), schedule, zone).lines())

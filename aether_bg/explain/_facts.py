@@ -14,7 +14,7 @@ from attrs import field
 from aether_bg.model import JobInfo, JobStatus, Process
 
 OVERDUE: Final = 10.0
-"""Seconds after which being late is no longer a matter of the next claim."""
+"""Seconds after which a late job is overdue, and no longer just about to be claimed."""
 
 
 class Waiting(StrEnum):
@@ -27,23 +27,23 @@ class Waiting(StrEnum):
     OWNER = "owner"
     """No live process runs jobs on this store."""
     HANDLER = "handler"
-    """Some live, but none of them has its handler (PROTOCOL C7)."""
+    """There are live processes, but none has its handler (docs/protocol.md, C7)."""
     SCHEDULE = "schedule"
-    """The asking process cannot read its schedule: another one must (docs/protocol.md, C8)."""
+    """This process cannot read its schedule: another one must (docs/protocol.md, C8)."""
     SLOT = "slot"
     SCHEDULER = "scheduler"
     CLAIM = "claim"
-    """It is due, and nothing known stands in its way."""
+    """It is due, and no reason to wait is known."""
 
 
 @attrs.frozen(kw_only=True)
 class Around:
-    """Who could run it, as far as the asker knows; None means: not known.
+    """Who could run it, as far as is known; None means: not known.
 
-    `owners`: the live processes, and what to call each; `gone`: those that no longer count, and why ("has died");
-    `handlers`: what the live ones have; `free`: free slots, `here`: the asking process itself, if it is an owner;
-    `arms`: the scheduler must be told of each job; `trouble`: what is wrong with it; `readable`: whether the asker can
-    read its schedule.
+    `owners`: the live processes, with a name for each; `gone`: those that no longer count, and why ("has died");
+    `handlers`: those of the live processes; `free`: free slots; `here`: this process itself, if it is an owner;
+    `arms`: the scheduler must be armed for each job; `trouble`: what is wrong with it; `readable`: whether this process
+    can read the schedule.
     """
 
     owners: Mapping[UUID, str] | None = None

@@ -1,4 +1,4 @@
-"""One job's rows, told."""
+"""The rows of one job in sentences."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Story:
         return told
 
     def _past(self) -> list[str]:
-        """What became of the attempt before."""
+        """How the last attempt ended."""
         job = self.job
         last = next((run for run in self.runs if run.started_at and run.outcome), None)
         if job.attempt and last is not None:
@@ -140,12 +140,12 @@ class Story:
             case Waiting.CLAIM:
                 told = ["It is about to be claimed."] if around.owners is not None else ["It waits to be claimed."]
                 if job.crash_count > 1:
-                    told.append("Having crashed more than once it runs one at a time with others of its kind.")
+                    told.append("It crashed more than once, so it runs alone among the jobs of its handler that did.")
                 return told
         return []
 
     def _misfire(self) -> list[str]:
-        """What its next claim will make of being late (PROTOCOL R2)."""
+        """What its next claim will do about the delay (docs/protocol.md, R2)."""
         job = self.job
         passed = 0.0 if job.occurrence is None else (self.now - job.occurrence).total_seconds()
         if job.attempt or job.off_schedule or job.held:
@@ -208,7 +208,7 @@ class Story:
     def _owner(self) -> str:
         owner = self.job.owner
         if owner is None:
-            return "nobody: the row is damaged"
+            return "no process: the row is damaged"
         if owner == self.around.here:
             return f"this process (owner {owner})"
         name = (self.around.owners or {}).get(owner)

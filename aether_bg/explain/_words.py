@@ -11,7 +11,7 @@ def plain(text: str) -> str:
 
 
 def first_line(error: str | None) -> str:
-    """The line of an error that says most: the first that is not blank."""
+    """The most useful line of an error: the first that is not blank."""
     lines = (error or "").strip().splitlines()
     return plain(lines[0].strip()[:500]).rstrip(".") if lines else "no error recorded"
 
@@ -40,6 +40,6 @@ def moment(when: datetime | None, zone: tzinfo) -> str:
         return "an unknown time"
     try:
         when = when.astimezone(zone)
-    except (OverflowError, ValueError):  # at an end of the calendar it is told in UTC
+    except (OverflowError, ValueError):  # at an end of the calendar: stay in UTC
         when = when.astimezone(UTC)
     return when.isoformat(sep=" ", timespec="seconds").replace("+00:00", "Z")

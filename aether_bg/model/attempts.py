@@ -39,7 +39,7 @@ def _within(
     def check(_: object, attribute: attrs.Attribute[float], value: float) -> None:
         number = isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
         if not number or isinstance(value, bool) or value <= above or value < least or value > most:
-            raise InvalidOption(f"Backoff({attribute.name}={shown(value)})", f"must be a finite number {rule}")
+            raise InvalidOption(shown(value), f"must be a finite number {rule}", name=f"{attribute.name} of Backoff")
 
     return check
 

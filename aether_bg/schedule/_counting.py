@@ -1,4 +1,4 @@
-"""How many occurrences a stretch of time holds, reckoned from the fields: whole days at once, none of them visited."""
+"""How many occurrences a period has, calculated from the fields without visiting each of them."""
 
 from __future__ import annotations
 

@@ -13,12 +13,12 @@ from ._model import LATEST, Upcoming, count, instant
 from ._zone import SECOND, Clock
 
 HORIZON = 50
-"""Years a search reaches. The longest wait is 40: for February 29 on a certain weekday, over 2100."""
+"""Years that a search covers. The longest wait is 40: for February 29 on a given weekday, across 2100."""
 
 
 @attrs.frozen(kw_only=True)
 class Occurrence:
-    """An instant, and the wall time that named it: another one than the clock shows if it lies in a gap."""
+    """An instant, and the wall time that named it. In a gap that is not what the clock shows."""
 
     instant: datetime
     named: datetime

@@ -1,4 +1,4 @@
-"""The next matching wall time: croniter's work. No zones here: every datetime is naive, in whole seconds."""
+"""The next matching wall time, found by croniter. No zones here: every datetime is naive, in whole seconds."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ LENGTHS = {1: (31,), 2: (28, 29), 3: (31,), 4: (30,), 5: (31,), 6: (30,), 7: (31
 def expressions(fields: tuple[Field, ...]) -> tuple[str, ...]:
     """Expressions for croniter, of which each stands for a part of the occurrences; none if no date matches.
 
-    Every field is written out in full, so that no notation croniter reads its own way is left, and both day
-    fields of one expression must match; where either is enough, there are two.
+    Every field is written out in full, so that croniter has no notation to interpret. Both day fields of one
+    expression must match; where either is enough, there are two expressions.
     """
     *clock, day, month, weekday = fields
     wanted: list[tuple[Field | None, Field | None]] = [(day, weekday)]
@@ -71,8 +71,8 @@ def compiled(expression: str) -> Any:
 
 def following(expressions: tuple[str, ...], wall: datetime) -> datetime | None:
     """The first matching wall time later than `wall`; None if there is none within 50 years."""
-    # croniter reckons in timestamps, which platforms disagree on before 1970 and past 3000: so it is asked
-    # about the same day of the calendar's cycle that begins in 2000.
+    # croniter calculates in timestamps, and platforms disagree on those before 1970 and after 3000. So it gets
+    # the same day in the calendar cycle that begins in 2000.
     shift = (wall.year - 2000) // CYCLE * CYCLE
     start = wall.replace(year=wall.year - shift)
     found = [match for expression in expressions if (match := search(expression, start)) is not None]
@@ -85,7 +85,7 @@ def following(expressions: tuple[str, ...], wall: datetime) -> datetime | None:
 def search(expression: str, start: datetime) -> datetime | None:
     from croniter import CroniterBadDateError
 
-    # get_next moves the croniter: a copy of one that nobody moves is as good as a lock, and cheaper.
+    # get_next changes the croniter. A copy of one that never changes is as safe as a lock, and cheaper.
     try:
         match: datetime = copy(compiled(expression)).get_next(datetime, start_time=start)
     except CroniterBadDateError:

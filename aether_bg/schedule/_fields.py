@@ -1,4 +1,4 @@
-"""The grammar of cron fields: text in, the values it names out. No dates here, and no zones."""
+"""The grammar of cron fields: from text to the values that it names. No dates here, and no zones."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ HINTS = (
     (re.compile(r".*-L"), "L cannot end a range: a month's last day differs"),
     (re.compile(r"[+-].*|.*/-.*|.*--.*"), "signs are not allowed"),
     (re.compile(r"[0-9]+[.,][0-9]+"), "only whole numbers are allowed"),
-    (re.compile(r".*-.*-.*|.*/.*/.*"), "a part is one value, one range or one step"),
-    (re.compile(r"[A-Z]+-[A-Z]+#.*|[0-9]+-[0-9]+#.*"), "# goes with one weekday, not with a range"),
+    (re.compile(r".*-.*-.*|.*/.*/.*"), "a part must be one value, one range or one step"),
+    (re.compile(r"[A-Z]+-[A-Z]+#.*|[0-9]+-[0-9]+#.*"), "# must follow one weekday, not a range"),
 )
 
 
 @attrs.frozen
 class Kind:
-    """One of the six positions: its name, its limits and what it can hold beside numbers."""
+    """One of the six positions: its name, its limits and what it can contain besides numbers."""
 
     name: str
     low: int
@@ -58,7 +58,7 @@ KINDS = (SECOND, MINUTE, HOUR, DAY, MONTH, WEEKDAY)
 
 @attrs.frozen
 class Field:
-    """What one field names. For day-of-week 0 is Sunday."""
+    """The values of one field. In day-of-week, 0 is Sunday."""
 
     kind: Kind
     values: tuple[int, ...]
@@ -66,7 +66,7 @@ class Field:
     """Written with `*` or `?`."""
     stepped: bool = False
     last: bool = False
-    """`L`: the last day of the month, beside `values`."""
+    """`L`: the last day of the month, in addition to `values`."""
     nth: tuple[tuple[int, int], ...] = ()
     """`5#2`: pairs of weekday and number in the month, instead of `values`."""
 
@@ -81,7 +81,7 @@ def split(text: str) -> tuple[Field, ...]:
     if len(words) not in (5, 6):
         raise Refused(
             None,
-            f"fields are 5 (minute hour day-of-month month day-of-week) or 6 (second first), not {len(words)}",
+            f"must have 5 fields (minute hour day-of-month month day-of-week) or 6 (second first), not {len(words)}",
             "30 2 * * MON",
         )
     if len(words) == 5:
@@ -132,7 +132,7 @@ def read_part(kind: Kind, part: str) -> set[int]:
     begin, end, stride = match.groups()
     step = 1 if stride is None else int(stride)
     if not 1 <= step <= kind.size:
-        raise refusal(kind, f"'{part}': a step is 1 to {kind.size}, not {stride}")
+        raise refusal(kind, f"'{part}': a step must be 1 to {kind.size}, not {stride}")
     if begin == "*":
         return set(range(kind.low, kind.high + 1, step))
     low = value(kind, begin, part)
@@ -148,7 +148,7 @@ def read_part(kind: Kind, part: str) -> set[int]:
     if low > high and begin.isalpha():
         high += kind.size
     if low > high:
-        raise refusal(kind, f"'{part}': a range of numbers ascends")
+        raise refusal(kind, f"'{part}': a range of numbers must ascend")
     return {(number - kind.low) % kind.size + kind.low for number in range(low, high + 1, step)}
 
 
@@ -159,21 +159,21 @@ def value(kind: Kind, word: str, part: str) -> int:
         if kind.low <= number <= kind.high or (kind is WEEKDAY and number == 7):
             return number
         high = 7 if kind is WEEKDAY else kind.high
-        raise refusal(kind, f"{word} is out of range: {kind.name} is {kind.low} to {high}")
+        raise refusal(kind, f"{word} is out of range: {kind.name} must be {kind.low} to {high}")
     if word not in kind.names:
         raise unreadable(kind, part)
     return kind.names[word]
 
 
 def unreadable(kind: Kind, part: str) -> Refused:
-    """The refusal of something that is no value, range or step: with the likely cause if there is one."""
+    """The refusal of something that is not a value, range or step; with the likely cause, if there is one."""
     if not part:
         return refusal(kind, "a value is missing in the list")
     for pattern, hint in HINTS:
         if pattern.fullmatch(part):
             return refusal(kind, f"'{part}': {hint}")
     if "?" in part:
-        return refusal(kind, f"'{part}': ? stands alone, in day-of-month or day-of-week")
+        return refusal(kind, f"'{part}': ? must stand alone, in day-of-month or day-of-week")
     if "L" in part.split("/")[0].split("-"):
         return refusal(kind, f"'{part}': L is the last day of the month, in day-of-month and in no range")
     named = f", or {'-'.join((*kind.names,)[:: len(kind.names) - 1])}" if kind.names else ""

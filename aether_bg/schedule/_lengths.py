@@ -1,4 +1,4 @@
-"""Lengths of time: read in Go's and ISO 8601's notation, written in ISO 8601 and in words. Exact."""
+"""Lengths of time: read in Go's and ISO 8601's notation, written in ISO 8601 and in words, exactly."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EXAMPLE = "@every 1h30m"
 
 
 def plain(length: timedelta) -> timedelta:
-    """The same length, whichever library's subclass it is: read by what `timedelta` itself knows of it."""
+    """The same length as a plain `timedelta`; other libraries have subclasses of their own."""
     if type(length) is timedelta:
         return length
     return timedelta(microseconds=timedelta.__floordiv__(length, timedelta(microseconds=1)))
@@ -37,7 +37,7 @@ def read(text: str) -> timedelta:
 def read_go(text: str) -> int:
     if GO.fullmatch(text) is None:
         if text.startswith(("-", "+")):
-            raise Refused(None, f"'{text}': a length has no sign", EXAMPLE)
+            raise Refused(None, f"'{text}': a length must not have a sign", EXAMPLE)
         raise Refused(None, f"'{text}' is not a length: numbers with h, m, s or ms, or ISO 8601 as PT90S", EXAMPLE)
     return sum(exact(whole, part, UNITS[unit], text) for whole, part, unit in GO_TERM.findall(text))
 
@@ -47,7 +47,7 @@ def read_iso(text: str) -> int:
     if match is None or not any(match.groups()):
         raise Refused(
             None,
-            f"'{text}' is no ISO 8601 duration of weeks, or of days, hours, minutes, seconds",
+            f"'{text}' is not an ISO 8601 duration of weeks, or of days, hours, minutes, seconds",
             "@every PT90S",
         )
     terms = [(term, unit) for term, unit in zip(match.groups(), ISO_UNITS, strict=True) if term]

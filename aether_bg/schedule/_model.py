@@ -1,4 +1,4 @@
-"""What a schedule is to the rest of the world: the protocol and its previews; and the calendar's limits."""
+"""The protocol of schedules, their previews, and the limits of the calendar."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NOW = "datetime.now(UTC)"
 
 
 class Refused(Exception):
-    """A part breaks a rule, where the whole text is not known: `parse` makes it `InvalidSchedule`."""
+    """A part breaks a rule. The whole text is not known here: `parse` turns this into `InvalidSchedule`."""
 
     def __init__(self, field: str | None, reason: str, example: str) -> None:
         super().__init__(reason)
@@ -86,7 +86,7 @@ def utc(value: datetime) -> datetime:
         offset = value.utcoffset()
         wall = datetime.fromisoformat(datetime.isoformat(value)).replace(tzinfo=UTC)
     except Exception as error:  # a tzinfo of the user's, or no datetime but by name
-        raise Refused(None, f"its instant cannot be told: {error!r}", NOW) from None
+        raise Refused(None, f"must name an instant, but reading it raised {error!r}", NOW) from None
     if offset is None:
         raise Refused(None, "must have a time zone: a datetime without a zone names no instant", NOW)
     try:
@@ -109,15 +109,15 @@ def instant(value: object, name: str, text: str) -> datetime:
     try:
         if isinstance(value, datetime):
             return utc(value)
-        raise Refused(None, f"it is an aware datetime, not {type(value).__name__}", NOW)
+        raise Refused(None, f"must be an aware datetime, not {type(value).__name__}", NOW)
     except Refused as refused:
         reason = f"{shown(value)}: {refused.reason}"
         raise InvalidSchedule(text, field=name, reason=reason, example=refused.example) from None
 
 
 def count(n: object, text: str) -> range:
-    """As many rounds as `upcoming` was asked for."""
+    """The checked `n` of `upcoming`."""
     if isinstance(n, bool) or not isinstance(n, int) or not 0 <= n <= MOST_UPCOMING:
-        reason = f"{shown(n)} is not a number from 0 to {MOST_UPCOMING}"
+        reason = f"must be a number from 0 to {MOST_UPCOMING}, got {shown(n)}"
         raise InvalidSchedule(text, field="n", reason=reason, example="upcoming(5)")
     return range(n)

@@ -1,4 +1,4 @@
-"""The two doors: `parse` for what a user writes, `load` for what was stored."""
+"""The two entry points: `parse` for what a user writes, `load` for what was stored."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ EVERY = re.compile(r"@every(?:[ \t]+(.*))?", re.IGNORECASE)
 
 
 def parse(text: str | datetime | timedelta, timezone: str | None = None) -> Schedule:
-    """The schedule `text` stands for, in the zone of that IANA name; `InvalidSchedule` if it stands for none.
+    """Read a schedule, in the zone of that IANA name. Raises `InvalidSchedule`.
 
     Parsing the same text again costs about a microsecond. An aware datetime is a single occurrence then; a
     timedelta, one after it.
@@ -50,7 +50,7 @@ def parse(text: str | datetime | timedelta, timezone: str | None = None) -> Sche
 def load(text: str, timezone: str | None) -> Schedule:
     """The schedule that was stored as `text` and `timezone`: also `@at …` and `@after …`.
 
-    What once was accepted is not asked again whether it still comes: zones change.
+    Text that was accepted once is accepted again, even if it has no coming occurrence: zones change.
     """
     try:
         word, _, value = text.partition(" ")
@@ -62,13 +62,13 @@ def load(text: str, timezone: str | None) -> Schedule:
         try:
             return at(datetime.fromisoformat(value), timezone)
         except ValueError:
-            raise Refused(None, "it is no stored instant", "@at 2030-01-31T02:30:00Z") from None
+            raise Refused(None, "it is not a stored instant", "@at 2030-01-31T02:30:00Z") from None
     except Refused as refused:
         raise invalid(text, refused) from None
 
 
 def parse_other(text: object, timezone: object) -> Schedule:
-    """Datetimes, timedeltas, subclasses of str; and the refusal of everything else."""
+    """Read datetimes, timedeltas and subclasses of str; refuse everything else."""
     try:
         if isinstance(timezone, str):
             timezone = str.__str__(timezone)
@@ -82,7 +82,7 @@ def parse_other(text: object, timezone: object) -> Schedule:
         if isinstance(text, timedelta):
             return after(text, timezone)
         kind = type(text).__name__
-        raise Refused(None, f"a schedule is a str, an aware datetime or a timedelta, not {kind}", EXAMPLE)
+        raise Refused(None, f"must be a str, an aware datetime or a timedelta, not {kind}", EXAMPLE)
     except Refused as refused:
         raise invalid(text, refused) from None
 
@@ -98,7 +98,7 @@ def after(length: timedelta, timezone: str | None) -> After:
     example = "timedelta(minutes=5)"
     length = _lengths.plain(length)
     if length < timedelta(0):
-        raise Refused(None, "a length of time is not negative", example)
+        raise Refused(None, "a length of time must not be negative", example)
     if length > LATEST - datetime.now(UTC):
         raise Refused(None, "it reaches past the year 9999", example)
     return After(text=f"@after {_lengths.write(length)}", timezone=timezone, length=length)
@@ -106,10 +106,10 @@ def after(length: timedelta, timezone: str | None) -> After:
 
 @lru_cache(maxsize=1024)
 def read(text: str, timezone: str | None) -> Schedule:
-    """A user's text; kept, for the same few are parsed again and again."""
+    """Read a user's text. The result is kept: apps parse the same few texts again and again."""
     try:
         schedule = build(text, timezone)
-        # Dates that never come are refused by now; what is left is a frequency that lies in gaps alone.
+        # Dates that never come are refused by now. What is left is a frequency whose times all lie in gaps.
         gaps = isinstance(schedule, Cron) and schedule.frequency and schedule.timezone is not None
         if gaps and schedule.next(datetime.now(UTC)) is None:
             zone = schedule.timezone
@@ -143,7 +143,7 @@ def build(text: str, timezone: str | None) -> Schedule:
 def plain(text: str, timezone: str | None) -> tuple[str, str | None]:
     """The text without blanks around it or a zone in front, and that zone."""
     if len(text) > MOST_CHARACTERS:
-        raise Refused(None, f"it has {len(text)} characters, of at most {MOST_CHARACTERS}", EXAMPLE)
+        raise Refused(None, f"must have at most {MOST_CHARACTERS} characters, not {len(text)}", EXAMPLE)
     for character in text:
         if not (" " <= character <= "~" or character == "\t"):
             raise Refused(None, f"{character!a} is neither printable ASCII nor a blank", EXAMPLE)
@@ -155,28 +155,28 @@ def plain(text: str, timezone: str | None) -> tuple[str, str | None]:
             raise Refused("timezone", reason, "CRON_TZ=Europe/Berlin 30 2 * * *")
         timezone = named
     if not text:
-        raise Refused(None, "it is empty", EXAMPLE)
+        raise Refused(None, "must not be empty", EXAMPLE)
     return text, timezone
 
 
 def written_otherwise(text: str) -> Refused | None:
-    """What stands for a schedule in other libraries or other arguments, and how it is written here."""
+    """How to write here what stands for a schedule in other libraries or other arguments."""
     word = text.lower()
     if match := OTHER_ZONE.fullmatch(text):
         named, rest = match.groups()
         return Refused("timezone", "a zone in front is written CRON_TZ=", f"CRON_TZ={named} {rest or EXAMPLE}")
     if DURATION.fullmatch(text):
-        return Refused(None, "a length of time is passed as a timedelta, or as @every to recur", "timedelta(minutes=5)")
+        return Refused(None, "pass a length of time as a timedelta, or as @every to recur", "timedelta(minutes=5)")
     if INSTANT.match(text):
         with suppress(ValueError):
             when = datetime.fromisoformat(text)
             when = when if when.tzinfo is not None else when.replace(tzinfo=UTC)
-            reason = "an instant is passed as an aware datetime, not as text"
+            reason = "pass an instant as an aware datetime, not as text"
             return Refused(None, reason, f'datetime.fromisoformat("{when.isoformat()}")')
     if f"@{word}" in ALIASES or word == "once":
-        return Refused(None, "a word for a schedule begins with @", f"@{word}")
+        return Refused(None, "a word for a schedule must begin with @", f"@{word}")
     if match := LENGTH.fullmatch(text):
-        return Refused(None, "a frequency is written with @every", f"@every {match[1]}{match[2][0].lower()}")
+        return Refused(None, "write a frequency with @every", f"@every {match[1]}{match[2][0].lower()}")
     return None
 
 

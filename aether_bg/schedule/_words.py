@@ -12,7 +12,7 @@ MONTHS = ("January", "February", "March", "April", "May", "June", "July", "Augus
           "November", "December")  # fmt: skip
 ORDINALS = ("", "1st", "2nd", "3rd", "4th", "5th")
 MOST_TIMES = 6
-"""Times of day worth listing; more are told by their fields."""
+"""Times of day that are listed. If there are more, the fields are described."""
 
 
 def describe(fields: tuple[Field, ...], *, frequency: bool) -> str:
@@ -67,7 +67,7 @@ def days(day: Field, month: Field, weekday: Field) -> str:
         week = [f"the {ORDINALS[number]} {WEEKDAYS[name]}" for name, number in weekday.nth]
         weeks = f"on {series(week)}{of}"
     else:
-        # A week is told from Monday on: Monday to Friday, Saturday and Sunday.
+        # A week begins on Monday here: Monday to Friday, Saturday and Sunday.
         order = sorted((number - 1) % 7 for number in weekday.values)
         week = [*spans(order, (*WEEKDAYS[1:], WEEKDAYS[0]), first=0)]
         weeks = f"every {series(week)}{within}"

@@ -1,4 +1,4 @@
-"""Zones: which names are accepted, and what the wall clock does where it is set forward or back.
+"""Zones: which names are accepted, and what the wall clock shows where it is set forward or back.
 
 A wall time is a naive datetime. Where the clock is set forward there is a gap: wall times that never show.
 Where it is set back there is a repeat: wall times that show twice, the second time with `fold=1` (PEP 495).
@@ -17,9 +17,9 @@ from ._model import Refused
 
 SECOND = timedelta(seconds=1)
 LONGEST_NAME = 100
-"""Characters; the longest of IANA's names has 32."""
+"""Characters. The longest IANA name has 32."""
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_+-]*(?:/[A-Za-z0-9_+-]+)*")
-# Present in some systems' databases, yet no names of IANA's: variants, and this machine's own setting.
+# Present in the databases of some systems, but not IANA names: variants, and the setting of this machine.
 FOREIGN = re.compile(r"(?:posix|right)/.*|posixrules|localtime|Factory")
 
 

@@ -59,20 +59,20 @@ def step_of(by: timedelta | None, length: Mapping[str, float]) -> timedelta:
     """What `advance` was given. Raises `InvalidOption`."""
     if not isinstance(by, timedelta | None):
         raise InvalidOption(
-            f"advance({shown(by)})", "is a timedelta, or its arguments by name", "For example: advance(days=3)."
+            shown(by), "must be a timedelta, or its arguments by name", "For example: advance(days=3).", name="by"
         )
     try:
         step = (by or timedelta(0)) + timedelta(**length)
     except OverflowError:
         raise InvalidOption(f"advance({shown(by or length)})", "leads out of the calendar", "Advance less.") from None
     if step < timedelta(0):
-        raise InvalidOption(f"advance({step})", "time does not pass backwards", "Use set(…) of the clock.")
+        raise InvalidOption(str(step), "must not be negative", "To set the clock back, use set().", name="the length")
     return step
 
 
 def _utc(value: Any) -> datetime:
     if not isinstance(value, datetime) or value.utcoffset() is None:
         raise InvalidOption(
-            f"time {shown(value)}", "must be a datetime with a time zone", "For example: datetime.now(UTC)."
+            shown(value), "must be a datetime with a time zone", "For example: datetime.now(UTC).", name="the time"
         )
     return value.astimezone(UTC)

@@ -53,7 +53,7 @@ class Sandbox:
 
     def __init__(self, app: Aether, clock: FakeClock, override: Mapping[Any, Any], store: Any) -> None:
         if not callable(getattr(clock, "advance", None)):
-            raise InvalidOption(f"clock={shown(clock)}", "is one that tests move", "Pass a FakeClock, or leave it out.")
+            raise InvalidOption(shown(clock), "must be a FakeClock", "Leave it out for one of its own.", name="clock")
         self._app, self._clock, self._override, self._store = app, clock, override, store
         self._before: Registration
         self._jobs: Jobs

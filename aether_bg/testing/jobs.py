@@ -200,7 +200,10 @@ class Jobs:
             payload = handlers.compiled(name).check(payload, self.app.options.max_payload)
         if due is not None and not isinstance(due, timedelta) and getattr(due, "tzinfo", None) is None:
             raise InvalidOption(
-                f"due={shown(due)}", "is an aware datetime, or a timedelta from now", "For example: timedelta(hours=1)."
+                shown(due),
+                "must be an aware datetime, or a timedelta from now",
+                "For example: timedelta(hours=1).",
+                name="due",
             )
         return Wanted(
             handler_name=name, job_name=job_name, payload=payload, due=due_from(due, self.clock.now()),

@@ -71,4 +71,4 @@ def test_a_missing_ability_of_a_store_is_reported(run: Run) -> None:
 def test_a_url_that_no_store_reads(run: Run) -> None:
     result = run("list", "postgresql://localhost/jobs")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "is a URL, not a path" in result.stderr
+    assert "must be a path, not a URL" in result.stderr

@@ -72,7 +72,7 @@ WAITING: list[tuple[str, dict[str, Any], Around, Waiting | None, str]] = [
     ("overdue, slots unknown", {"due_at": at(-61)}, ALIVE, Waiting.CLAIM, "It is overdue: the slots of every process"),
     ("just due", {}, ALIVE, Waiting.CLAIM, "It is about to be claimed."),
     ("just due, nothing known", {}, Around(), Waiting.CLAIM, "It waits to be claimed."),
-    ("crashed twice", {"crash_count": 2, "attempt": 2}, ALIVE, Waiting.CLAIM, "it runs one at a time"),
+    ("crashed twice", {"crash_count": 2, "attempt": 2}, ALIVE, Waiting.CLAIM, "it runs alone"),
     ("ended", {"status": JobStatus.COMPLETED, "due_at": None}, ALIVE, None, "It completed at"),
 ]  # fmt: skip
 

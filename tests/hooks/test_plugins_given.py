@@ -29,7 +29,7 @@ def test_defaults_fill_only_layers_without_an_owner(path: Path) -> None:
     assert app.plugins.owners("persistence") == [store]
     with pytest.raises(InvalidOption, match=r"needs a store.*:memory:"):
         Aether(scheduler="timer")
-    with pytest.raises(InvalidOption, match=r"plugins='Timer'.*list of plugins"):
+    with pytest.raises(InvalidOption, match=r"plugins must be a list of plugins, got 'Timer'"):
         Aether(path, plugins="Timer")  # type: ignore[arg-type]
 
 

@@ -23,7 +23,7 @@ def loopback(host: str) -> bool:
 
 
 def _wrong(name: str, value: object, rule: str, example: str) -> InvalidOption:
-    return InvalidOption(f"DaprScheduler({name}={shown(value)})", rule, f"For example: {example}.")
+    return InvalidOption(shown(value), rule, f"For example: {example}.", name=f"{name} of DaprScheduler")
 
 
 def _seconds(least: float, most: float) -> Callable[[object, attrs.Attribute[Any], Any], None]:
@@ -68,7 +68,7 @@ def _port_from(variable: str) -> int | None:
     if not text:
         return None
     if not (text.isascii() and text.isdigit() and len(text) < 6 and 1 <= int(text) <= 65535):
-        raise InvalidOption(f"environment {variable}={shown(text)}", "must be a TCP port, 1 to 65535")
+        raise InvalidOption(shown(text), "must be a TCP port, 1 to 65535", name=f"the environment variable {variable}")
     return int(text)
 
 

@@ -68,20 +68,18 @@ class SQLiteStore:
 
     def __init__(self, path: str | os.PathLike[str], *, busy: float = 5.0, unit_timeout: float = 5.0) -> None:
         if not isinstance(path, str | os.PathLike) or not os.fspath(path) or "\0" in os.fspath(path):
-            raise InvalidOption(f"database {shown(path)}", "must be the path of a file", 'For example: "jobs.db".')
+            raise InvalidOption(shown(path), "must be the path of a file", 'For example: "jobs.db".', name="database")
         if "://" in os.fsdecode(path):
             raise InvalidOption(
-                f"database {shown(path)}", "is a URL, not a path", 'For example: "jobs.db", or a plugin.'
+                shown(path), "must be a path, not a URL", 'For example: "jobs.db", or a plugin.', name="database"
             )
         busy, unit_timeout = in_seconds(busy), in_seconds(unit_timeout)
         for option, value in (("busy", busy), ("unit_timeout", unit_timeout)):
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-                raise InvalidOption(
-                    f"{option}={shown(value)}", "must be a number of seconds above 0", "For example: 5."
-                )
+                raise InvalidOption(shown(value), "must be a number of seconds above 0", "For example: 5.", name=option)
             if value > LONGEST:
                 rule = f"must be at most {LONGEST:.0f} seconds (100 years)"
-                raise InvalidOption(f"{option}={shown(value)}", rule, "For example: 5.")
+                raise InvalidOption(shown(value), rule, "For example: 5.", name=option)
         self.path = Path(path)
         self.busy, self.unit_timeout = float(busy), float(unit_timeout)
         if str(path) == ":memory:":  # a real in-memory database has no WAL and no second connection

@@ -39,7 +39,7 @@ def backup(conn: sqlite3.Connection, database: Path, target: Path, progress: Pro
     if not target.parent.is_dir():
         raise StoreFolderMissing(f"backup {target}", f"its folder {target.parent} does not exist", "Create it first.")
     if os.path.lexists(target):
-        raise InvalidOption(f"backup {target}", "must be a new file, and something is there", "Name another file.")
+        raise _taken(target)
     part = target.with_name(f".aether-backup-{uuid4().hex[:12]}")
     try:
         with files.translating(target):
@@ -114,6 +114,10 @@ def _copy(conn: sqlite3.Connection, copy: sqlite3.Connection, database: Path, pr
     copy.execute("DELETE FROM main.aether_owners")  # none of them runs on the copy: what they ran is taken back at once
 
 
+def _taken(target: Path) -> InvalidOption:
+    return InvalidOption(f"backup {target}", "must be a new file, but something is there", "Name another file.")
+
+
 def _verify(copy: sqlite3.Connection, database: Path) -> None:
     said = [str(row[0]) for row in copy.execute("PRAGMA integrity_check(5)")]
     if said != ["ok"] or not applied(copy):
@@ -129,9 +133,7 @@ def _give_name(part: Path, target: Path) -> None:
     try:
         os.link(part, target)
     except FileExistsError:
-        raise InvalidOption(
-            f"backup {target}", "must be a new file, and something is there", "Name another file."
-        ) from None
+        raise _taken(target) from None
     except OSError:  # a file system without links
         part.rename(target)
     with suppress(OSError):  # no folders can be opened on Windows

@@ -81,8 +81,8 @@ class Tx:
             if inspect.iscoroutine(result):
                 result.close()
             raise InvalidOption(
-                f"the function of a unit of work returned {shown(result)}: it", "must be a plain one",
-                "Do the awaiting before, outside of the transaction.",
+                shown(result), "must return a value, not something to await",
+                "Await it before, outside of the transaction.", name="the function of a unit of work",
             )  # fmt: skip
         return result
 

@@ -146,7 +146,7 @@ class Contract(Mapping[str, Callable[..., None]], Generic[W]):
     ) -> None:
         if not re.fullmatch(r"[a-z_][a-z0-9_]*", name):
             raise InvalidOption(
-                f"contract name {shown(name)}", "must be a lower-case identifier", 'For example: name="memory".'
+                shown(name), "must be a lower-case identifier", 'For example: name="memory".', name="contract name"
             )
         self._suite, self._enter, self._has = suite, enter, has
         self._name, self._backends, self._limit = name, tuple(backends), limit
@@ -190,7 +190,7 @@ class Contract(Mapping[str, Callable[..., None]], Generic[W]):
         for name in names or self.rules:
             if name not in self.rules:
                 raise InvalidOption(
-                    f"rule {shown(name)}", "is not a rule of this contract", f"Rules: {', '.join(self)}."
+                    shown(name), "must be a rule of this contract", f"Rules: {', '.join(self)}.", name="rule"
                 )
             try:
                 await self._check(self.rules[name])

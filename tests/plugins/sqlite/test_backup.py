@@ -225,5 +225,5 @@ def test_without_async(later: Aether, target: Path) -> None:
 
 async def test_a_store_without_backup(make_app: Make, target: Path) -> None:
     async with make_app(MemoryStore()) as app:
-        with pytest.raises(Unsupported, match=r"this store has none"):
+        with pytest.raises(Unsupported, match=r"this store has no backup"):
             await app.store.backup(target)
