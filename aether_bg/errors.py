@@ -16,8 +16,10 @@ AetherError
 │   └── UnknownHook, HookShape, LayerConflict, IncompleteLayer, DuplicatePlugin, NotAPlugin
 ├── StoreError                     the store cannot do it, now or ever
 │   ├── StoreTrouble               nothing wrong with what was asked; it may be tried again
-│   │   ├── StoreBusy (StoreContended), StoreFull, StoreReadOnly, StoreGone, StoreBroken
-│   │   └── StoreUnsure            whether the write happened is unknown
+│   │   ├── StoreFull, StoreReadOnly, StoreGone, StoreBroken
+│   │   ├── StoreUnsure            whether the write happened is unknown
+│   │   └── StoreBusy
+│   │       └── StoreContended
 │   ├── StoreFolderMissing, StoreIsDirectory, NotADatabase, SchemaTooNew, TablesTaken
 │   ├── StoreRefused, DeniedSQL, UnitOfWorkTimeout (TimeoutError), Unsupported
 │   └── Stale, NameHeld            what a store answers when a guard does not hold

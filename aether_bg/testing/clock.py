@@ -59,14 +59,18 @@ def step_of(by: timedelta | None, length: Mapping[str, float]) -> timedelta:
     """What `advance` was given. Raises `InvalidOption`."""
     if not isinstance(by, timedelta | None):
         raise InvalidOption(
-            shown(by), "must be a timedelta, or its arguments by name", "For example: advance(days=3).", name="by"
+            shown(by),
+            "must be a timedelta, or its arguments by name",
+            "For example: advance(days=3).",
+            name="the length given to advance()",
         )
     try:
         step = (by or timedelta(0)) + timedelta(**length)
     except OverflowError:
         raise InvalidOption(f"advance({shown(by or length)})", "leads out of the calendar", "Advance less.") from None
     if step < timedelta(0):
-        raise InvalidOption(str(step), "must not be negative", "To set the clock back, use set().", name="the length")
+        given = "the length given to advance()"
+        raise InvalidOption(str(step), "must not lead backwards", "To set the clock back, use set().", name=given)
     return step
 
 

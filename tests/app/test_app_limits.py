@@ -110,7 +110,7 @@ def _declared(**options: Any) -> None:
 @pytest.mark.parametrize("value", BEYOND, ids=str)
 @pytest.mark.parametrize("option", SECONDS)
 def test_more_than_a_century_is_refused_wherever_seconds_are_asked_for(option: str, value: Any) -> None:
-    with pytest.raises(InvalidOption, match=rf"{option}=.*at most 3162240000.*100 years"):
+    with pytest.raises(InvalidOption, match=rf"{option}\b.* must .*at most 3162240000.*100 years.*, got "):
         SECONDS[option](value)
     SECONDS[option](CENTURY)
 
@@ -118,7 +118,7 @@ def test_more_than_a_century_is_refused_wherever_seconds_are_asked_for(option: s
 @pytest.mark.parametrize("value", [2**63, 10**400], ids=["2**63", "10**400"])
 @pytest.mark.parametrize("option", COUNTS)
 def test_more_than_a_column_holds_is_refused_wherever_a_count_is_asked_for(option: str, value: int) -> None:
-    with pytest.raises(InvalidOption, match=rf"{option}=.*at most {2**63 - 1}"):
+    with pytest.raises(InvalidOption, match=rf"{option} must be at most {2**63 - 1}, got "):
         COUNTS[option](value)
     COUNTS[option](2**63 - 1)
 

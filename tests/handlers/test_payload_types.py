@@ -335,8 +335,8 @@ async def test_a_conversion_that_fails_is_an_invalid_payload(
 async def test_what_payload_type_refuses(app: Aether) -> None:
     app.payload_type(Money, str, Money.parse)
     for arguments, said in (
-        ((Money, str, Money.parse), "Money.*already"), ((Day, "str", Day), "encode='str'.*function"),
-        ((Day, str, None), "decode=None"), ((dict, str, str), "dict.*JSON has that type"),
+        ((Money, str, Money.parse), "Money.*already"), ((Day, "str", Day), "encode must be a function, got 'str'"),
+        ((Day, str, None), "decode must be a function, got None"), ((dict, str, str), "dict.*JSON has that type"),
     ):  # fmt: skip
         with pytest.raises(InvalidOption, match=said):
             app.payload_type(*arguments)  # type: ignore[arg-type]

@@ -89,7 +89,7 @@ async def test_hanging_store_breaks_the_rule_at_the_limit() -> None:
 
 @pytest.mark.anyio
 async def test_unknown_rule_or_contract_name_is_refused() -> None:
-    with pytest.raises(InvalidOption, match="is not a rule of this contract"):
+    with pytest.raises(InvalidOption, match="must be a rule of this contract"):
         await store_contract(in_a_file).run("test_store_nothing")
     with pytest.raises(InvalidOption, match="must be a lower-case identifier"):
         store_contract(in_a_file, name="My store")
