@@ -18,7 +18,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 def app(make_app: Callable[..., Aether]) -> Aether:
-    return make_app(timings=Timings(silent=1.0, watch=0.3))
+    return make_app(timings=Timings(silent=1.0, watch=0.1))
 
 
 def told(caplog: pytest.LogCaptureFixture) -> list[Any]:

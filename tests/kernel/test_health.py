@@ -10,6 +10,7 @@ import anyio
 import pytest
 
 from aether_bg import Aether, hookimpl
+from aether_bg._kernel.timings import Timings
 from aether_bg.protocols import Kernel
 from aether_bg.testing import FakeClock
 
@@ -130,7 +131,7 @@ async def test_a_loop_that_keeps_failing_is_reported_once(
     make_app: Make, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     broken = Broken()
-    app = make_app(scheduler=broken, clock=clock)
+    app = make_app(scheduler=broken, clock=clock, timings=Timings(backoff=(0.02, 0.2)))
     async with app:
         with anyio.fail_after(10):
             while broken.tries < 5:
@@ -149,14 +150,14 @@ async def test_overdue_jobs_are_warned_about_once(
     make_app: Make, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     """One line for as long as it lasts, however many jobs become overdue meanwhile."""
-    app = make_app(scheduler=Silent(), clock=clock)
+    app = make_app(scheduler=Silent(), clock=clock, timings=Timings(look=0.02))
     app.handler("Work")(lambda: None)
 
     async def late(name: str) -> int:
         await app.enqueue("Work", name)
         for seconds in (61, 11, 11):
             clock.advance(seconds=seconds)
-            await anyio.sleep(1)
+            await anyio.sleep(0.3)
         return len([text for text in caplog.messages if "overdue by more than a minute" in text])
 
     async with app:
@@ -164,5 +165,5 @@ async def test_overdue_jobs_are_warned_about_once(
         assert await late("b") == 1
         await app.drain()
         clock.advance(seconds=11)
-        await anyio.sleep(1)
+        await anyio.sleep(0.3)
         assert await late("c") == 2

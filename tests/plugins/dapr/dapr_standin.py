@@ -128,7 +128,7 @@ async def running(scheduler: DaprScheduler, kernel: StandIn) -> AsyncIterator[No
         group.cancel_scope.cancel()
 
 
-async def until(done: Callable[[], bool], timeout: float = 10.0) -> None:
+async def until(done: Callable[[], bool], timeout: float = 60.0) -> None:
     with anyio.fail_after(timeout):
         while not done():
             await anyio.sleep(0.01)
