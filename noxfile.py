@@ -62,7 +62,7 @@ def run_pytest(session: nox.Session, *arguments: str) -> None:
     """Each session remembers its own failures; `-- --last-failed` looks at just those again."""
     session.env["PYTHONDONTWRITEBYTECODE"] = ""  # each of a thousand processes would compile the package again
     cache = f"cache_dir=.nox/.pytest-{session.name.replace('(', '-').replace(')', '')}"
-    session.run("pytest", "-q", "-o", cache, *arguments)
+    session.run("pytest", "-q", "-o", cache, *arguments, silent="--collect-only" in arguments)
 
 
 @nox.session(python=found())
@@ -76,6 +76,9 @@ def tests(session: nox.Session) -> None:
     arguments = [argument for argument in session.posargs if newest or argument != "--thorough"]
     if between and all(argument.startswith("-") for argument in arguments):
         arguments += core()
+    compiled = f"conftest.cpython-{str(session.python).replace('.', '')}-pytest-*.pyc"
+    if not any((HERE / "tests" / "__pycache__").glob(compiled)):  # else each worker compiles all tests, at once
+        run_pytest(session, "--collect-only", "-qq")
     run_pytest(session, "-n", WORKERS, "--dist", "worksteal", *arguments)
 
 
