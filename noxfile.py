@@ -131,7 +131,8 @@ def wheel(session: nox.Session) -> None:
 def dapr(session: nox.Session) -> None:
     """The suite and the main scenarios on a real sidecar and scheduler; README.md says how to get them."""
     session.install("-q", ".[dapr,test]", *EXAMPLES, "httpx")
-    run_pytest(session, "tests/plugins/dapr", "tests/app/test_scenarios.py", *session.posargs)
+    suite = ["tests/plugins/dapr", "tests/app/test_scenarios.py", "tests/testing/test_pytest_plugin.py"]
+    run_pytest(session, "-n", WORKERS, "--dist", "worksteal", *suite, *session.posargs)
 
 
 @nox.session
