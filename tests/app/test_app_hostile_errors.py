@@ -12,7 +12,7 @@ import pytest
 from aether_bg import Aether, JobContext, JobStatus, hookimpl
 from aether_bg.model import Event, Failure
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
 
 
 class Text(Exception):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -283,7 +284,8 @@ with other.blocking(backend=backend) as jobs:
     )
     process = start(program, BACKEND=backend, PYTHONWARNINGS="error", PYTHONDEVMODE="1")
     status, err = process.end()
-    assert (status, err) == (0, "")
+    noise = [line for line in err.splitlines() if not re.fullmatch(r"Executing <.* took [\d.]+ seconds", line)]
+    assert (status, noise) == (0, []), "a slow machine is no noise of ours"
     assert process.lines == ["quick", "COMPLETED", "COMPLETED"]
 
 

@@ -48,7 +48,7 @@ from aether_bg.model import (
 from aether_bg.protocols import Kernel
 from aether_bg.testing import FakeClock
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
 Make = Callable[..., Aether]
 
 

@@ -32,7 +32,7 @@ from aether_bg import (
 from aether_bg.protocols import Kernel
 from aether_bg.testing import FakeClock, JobFailed, sandbox
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
 
 
 async def test_code_that_uses_the_global_app_gets_to_the_sandbox(app: Aether, mailer: FakeMailer) -> None:

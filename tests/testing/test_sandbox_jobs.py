@@ -24,7 +24,7 @@ from aether_bg import (
 )
 from aether_bg.testing import JobFailed, sandbox
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
 START = datetime(2030, 1, 1, tzinfo=UTC)
 
 
