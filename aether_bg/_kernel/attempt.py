@@ -33,7 +33,9 @@ class Attempt:
     error: BaseException | None = None
     """Why it failed, for the log."""
     overdue_since: float | None = None
-    """When it was first seen to run on after its cancellation; 0 once that is reported."""
+    """When it was first seen to run on after its cancellation."""
+    hangs: bool = False
+    """It ran on for long, and that has been reported."""
     work: UnitOfWork | None = None
     threaded: bool = False
     """Its code runs in a thread: nothing can cancel it."""

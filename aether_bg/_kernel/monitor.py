@@ -40,12 +40,12 @@ class Monitor:
         """Attempts that have not stopped although they were cancelled are named, once."""
         now = self._shared.clock.monotonic()
         for attempt in self._shared.slots.running.values():
-            if not attempt.scope.cancel_called or attempt.overdue_since == 0.0:
+            if not attempt.scope.cancel_called or attempt.hangs:
                 continue
             if attempt.overdue_since is None:
                 attempt.overdue_since = now
             elif now - attempt.overdue_since > 1.0:
-                attempt.overdue_since = 0.0
+                attempt.hangs = True
                 kind = "its thread cannot be stopped" if attempt.in_thread else "it does not end when cancelled"
                 text = f"{attempt} is past its time, and {kind}; it keeps its slot"
                 self._shared.problems.report("attempts", text, attempt.job)

@@ -1,0 +1,57 @@
+"""Claims of single jobs: each job is looked for once, and claimed in the transaction that inserts it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aether_bg import Aether, SQLiteStore, hookimpl
+from aether_bg.model import Claim, Claimed
+from aether_bg.plugins.memory import MemoryStore
+
+pytestmark = pytest.mark.anyio
+
+
+class Watched(SQLiteStore):
+    """`claims`: how many jobs each one took."""
+
+    claims: list[int]
+
+    @hookimpl
+    async def store_claim(self, claim: Claim) -> Claimed:
+        claimed = await super().store_claim(claim)
+        self.claims.append(len(claimed.jobs))
+        return claimed
+
+
+class WatchedMemory(MemoryStore):
+    claims: list[int]
+
+    @hookimpl
+    async def store_claim(self, claim: Claim) -> Claimed:
+        claimed = await super().store_claim(claim)
+        self.claims.append(len(claimed.jobs))
+        return claimed
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "memory"])
+async def test_200_single_jobs_make_200_claims(make_app: Callable[..., Aether], path: Path, kind: str) -> None:
+    store: Any = Watched(path) if kind == "sqlite" else WatchedMemory()
+    store.claims = []
+    app = make_app(store)
+
+    @app.handler("Noop")
+    async def noop() -> None: ...
+
+    async with app:
+        await app.wait(await app.enqueue("Noop"), 10)
+        store.claims.clear()
+        for _ in range(200):
+            await app.wait(await app.enqueue("Noop"), 10)
+        claims = list(store.claims)
+    assert sum(claims) == 200
+    assert claims.count(0) <= 2, "the scheduler may look once a second without a cause"
+    assert len(claims) <= 202

@@ -1,0 +1,36 @@
+"""Parts above `World`: what claims, runs and records."""
+
+from __future__ import annotations
+
+import attrs
+from kernel.conftest import World
+
+from aether_bg._handlers.work import UnitOfWork
+from aether_bg._kernel.claimer import Claimer
+from aether_bg._kernel.completer import Completer
+from aether_bg._kernel.decider import Decider
+from aether_bg._kernel.executor import Executor
+from aether_bg._kernel.tasks import Signal
+from aether_bg._kernel.triggers import Triggers
+
+
+@attrs.define(eq=False)
+class Machinery:
+    completer: Completer
+    executor: Executor
+    claimer: Claimer
+    triggers: Triggers
+    look: Signal
+
+
+def machinery(world: World) -> Machinery:
+    shared, registration, look = world.shared, world.registration, Signal()
+    decider = Decider(shared)
+    completer = Completer(shared=shared, decider=decider, journal=world.journal)
+    executor = Executor(
+        shared=shared, runners=registration.runners(), dependencies=registration.dependencies,
+        new_work=lambda: UnitOfWork(lambda tx, made: None), decider=decider, completer=completer,  # type: ignore[arg-type,return-value]
+    )  # fmt: skip
+    claimer = Claimer(shared=shared, alarm=world.alarm, start=executor.start)
+    triggers = Triggers(shared=shared, claimer=claimer, arm=world.armed.append, look=look)
+    return Machinery(completer, executor, claimer, triggers, look)

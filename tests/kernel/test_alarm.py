@@ -1,0 +1,67 @@
+"""When the scheduler looks again."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from uuid import uuid4
+
+import anyio
+import pytest
+
+from aether_bg._kernel.alarm import Alarm
+from aether_bg.testing import FakeClock
+
+pytestmark = pytest.mark.anyio
+HOUR = timedelta(hours=1)
+
+
+@pytest.fixture
+def alarm(clock: FakeClock) -> Alarm:
+    return Alarm(clock=clock, nap=30, on_loop=lambda fn: fn() and None)
+
+
+async def sleeps(alarm: Alarm) -> bool:
+    with anyio.move_on_after(0.05) as scope:
+        await alarm.sleep_until(None)
+    return scope.cancelled_caught
+
+
+async def test_what_is_expected_while_awake_is_not_slept_through(alarm: Alarm, clock: FakeClock) -> None:
+    alarm.expect(uuid4(), 0, clock.now())
+    assert not await sleeps(alarm)
+    assert await sleeps(alarm), "it counts once"
+
+
+async def test_what_is_expected_while_asleep_wakes(alarm: Alarm, clock: FakeClock) -> None:
+    async with anyio.create_task_group() as group:
+        group.start_soon(alarm.sleep_until, clock.now() + HOUR)
+        await anyio.sleep(0.01)
+        alarm.expect(uuid4(), 0, clock.now())
+
+
+async def test_a_look_that_takes_the_job_is_enough(alarm: Alarm, clock: FakeClock) -> None:
+    job, other = uuid4(), uuid4()
+    alarm.looking()
+    alarm.expect(job, 0, clock.now())
+    alarm.looked([(job, 0)])
+    alarm.expect(job, 0, clock.now())  # its commit is announced after the claim has returned
+    assert await sleeps(alarm)
+    alarm.looking()
+    alarm.expect(other, 0, clock.now())
+    alarm.looked([])
+    assert not await sleeps(alarm), "this one was not taken"
+
+
+async def test_a_retry_of_a_job_that_was_taken_counts(alarm: Alarm, clock: FakeClock) -> None:
+    job = uuid4()
+    alarm.looking()
+    alarm.looked([(job, 0)])
+    alarm.expect(job, 2, clock.now())
+    assert not await sleeps(alarm)
+
+
+async def test_wake(alarm: Alarm) -> None:
+    alarm.wake()
+    assert not await sleeps(alarm)
+    alarm.expect(uuid4(), 0, None)
+    assert await sleeps(alarm)
