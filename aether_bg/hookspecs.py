@@ -1,7 +1,7 @@
 """The 17 hooks: four layers, five shapes. hookspecs.md has an example of each.
 
 Each class is a `Protocol` whose methods are the hook specifications: one source for pluggy, for type checkers and for
-the documents. Nobody subclasses them; a plugin is any object with methods marked `@hookimpl`.
+the documents. They are never subclassed; a plugin is any object with methods marked `@hookimpl`.
 
     owned            async; exactly one implementation; one plugin owns the whole layer
     policy           sync, first result; None means "not mine" and nothing else

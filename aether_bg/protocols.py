@@ -1,6 +1,6 @@
 """Signatures for type checkers: what the kernel offers plugins, and what a layer's owner offers the kernel.
 
-Nobody subclasses these. An author who writes `store: Store = MyStore(...)` has mypy check every signature.
+They are never subclassed. An author who writes `store: Store = MyStore(...)` has mypy check every signature.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ async def _until_signal(
 
 
 class _Watchdog:
-    """A thread that ends the process when the stop takes longer than so many seconds (docs/protocol.md, S3)."""
+    """A thread that ends the process when the stop takes longer than `seconds` (docs/protocol.md, S3)."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds

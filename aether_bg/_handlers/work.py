@@ -1,4 +1,4 @@
-"""The unit of work: a write set that is carried out in one transaction, all or nothing (PROTOCOL W4 to W6)."""
+"""The unit of work: a write set that is carried out in one transaction, all or nothing (docs/protocol.md, W4 to W6)."""
 
 from __future__ import annotations
 
@@ -150,14 +150,14 @@ class _Tx:
 
 
 def joined() -> UnitOfWork | None:
-    """The unit that `enqueue` joins. One that has ended is none, also for a task born inside its block
+    """The unit that `enqueue` joins. One that has ended does not count, also for a task born inside its block
     (docs/protocol.md, W12)."""
     unit = current.get()
     return unit if unit is not None and unit.is_open else None
 
 
 def outside(verb: str) -> None:
-    """Raise `InsideUnitOfWork`: only `enqueue` can join one (PROTOCOL W6)."""
+    """Raise `InsideUnitOfWork`: only `enqueue` can join one (docs/protocol.md, W6)."""
     if joined() is not None:
         raise InsideUnitOfWork(
             f"{verb} inside a unit of work", "only enqueue can join it", f"Call {verb} before or after the block."

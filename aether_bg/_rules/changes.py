@@ -150,7 +150,7 @@ def attempt_run(job: JobInfo, outcome: RunOutcome, now: datetime, error: str | N
 
 
 def bounded(error: str | None) -> str | None:
-    """An error as a row keeps it, whoever reports it: at most `MOST_ERROR` bytes, and nothing that UTF-8 lacks."""
+    """An error as a row keeps it, whatever reports it: at most `MOST_ERROR` bytes, and nothing that UTF-8 lacks."""
     if error is None or (len(error) <= MOST_ERROR // 4 and error.isascii()):
         return error
     return error[:MOST_ERROR].encode(errors="backslashreplace")[:MOST_ERROR].decode(errors="ignore")

@@ -129,8 +129,8 @@ def _paused_through(job: JobInfo, plan: Plan, now: datetime) -> Gap | None:
 def trigger(job: JobInfo, plan: Plan, moment: Moment) -> Change | None:
     """Run now (docs/protocol.md, U3). None: a triggered run is waiting already."""
     now = moment.now
-    anew = "enqueue it under another name, or purge it first" if job.holds_name else "use `retry`, or enqueue it anew"
-    refuse(job, "trigger", job.status.terminal, "use `retry`" if job.status is JobStatus.FAILED else anew)
+    again = "enqueue it under another name, or purge it first" if job.holds_name else "use `retry`, or enqueue it again"
+    refuse(job, "trigger", job.status.terminal, "use `retry`" if job.status is JobStatus.FAILED else again)
     if job.status is JobStatus.RUNNING:
         refuse(job, "trigger", not plan.schedule.recurring, "wait for it to end")
         return None if job.trigger_pending else change(job, moment, bump=False, trigger_pending=True)
@@ -147,8 +147,8 @@ def retry(job: JobInfo, plan: Plan, moment: Moment) -> Change:
     """The one way back from FAILED and CANCELLED (docs/protocol.md, U5)."""
     now = moment.now
     back = (JobStatus.FAILED, JobStatus.CANCELLED)
-    anew = "; to run this one again, purge it, or enqueue it under another name" if job.status.terminal else ""
-    refuse(job, "retry", job.status not in back, f"only FAILED and CANCELLED jobs can be retried{anew}")
+    again = "; to run this one again, purge it, or enqueue it under another name" if job.status.terminal else ""
+    refuse(job, "retry", job.status not in back, f"only FAILED and CANCELLED jobs can be retried{again}")
     counters = {"crash_count": 0, "last_error": None, "holds_name": True, "trigger_pending": False}
     if not plan.schedule.recurring:
         _refuse_expired(job, "retry", plan, now)
@@ -156,7 +156,7 @@ def retry(job: JobInfo, plan: Plan, moment: Moment) -> Change:
         occurrence = now if own is None else max(own, now)
         return wait(job, occurrence, moment, (), **counters | {"due_at": now})
     following = plan.grounded(now).after(now)
-    refuse(job, "retry", following is None or spent(plan, job.occurrences), "its schedule has ended; enqueue it anew")
+    refuse(job, "retry", following is None or spent(plan, job.occurrences), "its schedule has ended; enqueue it again")
     last = now if job.last_occurrence is None else max(job.last_occurrence, now)  # what passed meanwhile is over
     return wait(job, following, moment, (), **counters, last_occurrence=last)
 

@@ -24,7 +24,7 @@ REPEATED: Final = timedelta(hours=3)
 
 @attrs.frozen
 class Gap:
-    """Occurrences that passed: the first and last of them, and how many; at least so many unless `exact`."""
+    """Occurrences that passed: the first and last of them, and how many; unless `exact`, at least that many."""
 
     first: datetime
     last: datetime
@@ -177,7 +177,7 @@ class Plan:
         return self.after(low)
 
     def count(self, after: datetime, upto: datetime) -> tuple[int, bool]:
-        """How many occurrences are later than `after`, up to `upto`; False: at least so many."""
+        """How many occurrences are later than `after`, up to `upto`; False: at least that many."""
         if self.until is not None:
             upto = min(upto, self.until)
         reckon: Any = getattr(self.schedule, "count", None)

@@ -50,7 +50,7 @@ def find_binary(name: str) -> str:
 
 
 def free_ports(count: int) -> list[int]:
-    """Different TCP ports that nobody has on loopback at this moment."""
+    """Different TCP ports that are free on loopback at this moment."""
     with ExitStack() as stack:
         held = [stack.enter_context(socket.socket()) for _ in range(count)]
         for one in held:

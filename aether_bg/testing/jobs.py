@@ -34,7 +34,7 @@ class JobFailed(AetherError, AssertionError):
 
 
 def _check_loop(name: str) -> None:
-    """In a test that is not async nobody awaits: the call would do nothing, and the test pass."""
+    """In a test that is not async nothing awaits the call: it would do nothing, and the test would pass."""
     try:
         anyio.current_time()
     except RuntimeError:
@@ -221,7 +221,7 @@ class Jobs:
         return check
 
     def close(self) -> None:
-        """An assertion that nobody awaited has asserted nothing: raise `UsageError` rather than let the test pass."""
+        """An assertion that was not awaited has asserted nothing: raise `UsageError` rather than let the test pass."""
         forgotten = [
             (name, check) for name, check in self._checks if inspect.getcoroutinestate(check) == inspect.CORO_CREATED
         ]

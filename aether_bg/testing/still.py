@@ -139,7 +139,7 @@ class Still:
 
     async def _never_begun(self, kernel: Kernel, begun: set[UUID]) -> list[JobInfo]:
         """Jobs that have failed since the last time and got to no wrap: a payload that cannot be decoded, a schedule
-        that nobody knows. As they were at their claim."""
+        that no plugin reads. As they were at their claim."""
         failed = await kernel.store.find(Query(status=(JobStatus.FAILED,)))
         fresh = [job for job in failed if job.id not in begun and (job.id, job.seq) not in self._told]
         self._told |= {(job.id, job.seq) for job in failed}

@@ -91,5 +91,5 @@ def _read_time(text: str) -> datetime:
 
 
 def waits(job: JobInfo) -> bool:
-    """Whether the scheduler is to hold the row: it waits for an instant, and nobody has paused it."""
+    """Whether the scheduler is to hold the row: it waits for an instant and is not paused."""
     return job.waiting and job.due_at is not None

@@ -113,7 +113,7 @@ class SQLiteStore:
         if self._session is not None and not self._session.bridge.is_here:
             raise UsageError(
                 repr(self), "it is open on another event loop",
-                "Give the other loop a store of its own: Aether(…) anew, on the same path.",
+                "Give the other loop a store of its own: another Aether(…) on the same path.",
             )  # fmt: skip
         if self._session is None:
             self._opening = opening = anyio.Event()
