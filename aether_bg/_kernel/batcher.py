@@ -7,6 +7,7 @@ from typing import Final
 
 import anyio
 
+from aether_bg._kernel.tasks import Gate, gates
 from aether_bg.errors import NotStarted, StoreContended, StoreTrouble
 from aether_bg.model import Insert, Update, Write
 
@@ -28,6 +29,7 @@ class Batcher:
         self._something = anyio.Event()
         self._busy = 0
         self._closed = False
+        self._gate: Callable[[], Gate] | None = None
 
     def put(self, write: Insert | Update, finished: Finished) -> None:
         if self._closed:
@@ -46,7 +48,8 @@ class Batcher:
             finally:
                 self._busy -= 1
             return
-        done = anyio.Event()
+        self._gate = self._gate or gates()
+        done = self._gate()
         outcome: list[BaseException | None] = []
 
         def finished(error: BaseException | None) -> None:
