@@ -33,7 +33,7 @@ from aether_bg.model import (
     Update,
     Write,
 )
-from aether_bg.plugins.sqlite import opened, writer
+from aether_bg.plugins.sqlite import session, writer
 from aether_bg.protocols import Kernel
 from chaos.history import History
 
@@ -112,14 +112,14 @@ class Failpoint:
     def install(self) -> None:
         """The moments inside the writer thread have no hook: this process patches its own copy of the code."""
         if self.at == "renewing":
-            renew = opened._renew
+            renew = session._renew
 
-            def renewing(conn: sqlite3.Connection, owner: str) -> bool:
-                renew(conn, owner)
+            def renewing(conn: sqlite3.Connection, stopping: bool, owner: str) -> bool:
+                renew(conn, stopping, owner)
                 self("renewing")
                 return True
 
-            opened._renew = renewing
+            session._renew = renewing
         elif self.at in ("in commit", "after commit"):
             end = writer.Writer._end
 

@@ -52,7 +52,7 @@ class Worker:
         if spec.get("locks") is False:
             from aether_bg.plugins.sqlite.locks import OwnerLocks
 
-            OwnerLocks.dead = lambda self, owner: False
+            OwnerLocks.dead = lambda self, owner, **_: False
         self.plugin = self.wrapped(store)
         scheduler: Any = "timer"
         if spec.get("scheduler") == "push":
