@@ -1,4 +1,4 @@
-"""The verbs as users call them: documented, typed by overloads, delegating to `jobs`."""
+"""The verbs as users call them: documented, typed by overloads; `commands` and `enqueue` do the work."""
 
 from __future__ import annotations
 
