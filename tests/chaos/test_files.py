@@ -32,7 +32,7 @@ from aether_bg.errors import (
     StoreReadOnly,
     StoreTrouble,
 )
-from aether_bg.plugins.sqlite import files, opened, schema
+from aether_bg.plugins.sqlite import files, schema
 from chaos.harness import Nursery, World
 from chaos.worker import Spec, Worker
 
@@ -70,14 +70,14 @@ def migrate_and_die(spec: Spec) -> None:
         if left[0] <= 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    migrate = opened.migrate
+    migrate = schema.migrate
 
     def traced(db: Any, path: object) -> None:
         db.conn.set_trace_callback(trace)
         migrate(db, path)
         db.conn.set_trace_callback(None)
 
-    opened.migrate = traced
+    schema.migrate = traced
 
     async def main() -> None:
         async with worker.app.client() as jobs:
@@ -328,11 +328,13 @@ def test_a_file_that_cannot_be_written(tmp_path: Path, count: int) -> None:
         opening(folder / "jobs.db")
 
 
-def test_read_only_is_recognised_by_its_code() -> None:
+def test_read_only_is_recognised_by_its_code(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    path.touch()
     for code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
         error = sqlite3.OperationalError("words")
         error.sqlite_errorcode = code
-        assert isinstance(files.translate(error, Path("jobs.db")), StoreReadOnly)
+        assert isinstance(files.translate(error, path), StoreReadOnly)
 
 
 @contextmanager
