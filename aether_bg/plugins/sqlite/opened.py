@@ -12,7 +12,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -50,6 +50,7 @@ class OpenFile:
         self.place: _Place | None = None
         self.has_unarmed_index = False
         self._idle: list[sqlite3.Connection] = []
+        self._closed = False
         self.locks = OwnerLocks(path)
         with files.translating(path):
             # a file that is not a database of ours is left alone: no lock file beside it either
@@ -150,16 +151,23 @@ class OpenFile:
                 conn.close()
                 raise
         self._idle.append(conn)
+        if self._closed:  # closed during this read
+            self._close_readers()
         return result
+
+    def _close_readers(self) -> None:
+        """Each idle connection is closed once, whichever thread takes it."""
+        while self._idle:
+            with suppress(IndexError):
+                self._idle.pop().close()
 
     def size(self) -> int:
         return os.stat(self.path).st_size + self.writer.wal_size()
 
     def close(self, patience: float) -> None:
         """Wait for the writer to finish what it has. Its connection is closed last."""
-        for conn in self._idle:
-            conn.close()
-        self._idle.clear()
+        self._closed = True
+        self._close_readers()
         self.writer.stop()
         self.writer.thread.join(patience)
         if not self.writer.thread.is_alive() and self._lock is not None:
