@@ -19,8 +19,8 @@ PROJECT = tomllib.loads((HERE / "pyproject.toml").read_text(encoding="utf-8"))
 PYTHONS = nox.project.python_versions(PROJECT)
 # what examples/ and tests use beyond the package
 EXAMPLES = [
-    "fastapi", "httpx", "flask", "uvicorn", "cryptography", "opentelemetry-sdk", "lmdb", "apscheduler<4", "sqlalchemy",
-    "pydantic>=2", "msgspec",
+    "fastapi", "httpx", "httpx2", "flask", "uvicorn", "cryptography", "opentelemetry-sdk", "lmdb", "apscheduler<4",
+    "sqlalchemy", "pydantic>=2", "msgspec",
 ]  # fmt: skip
 
 # what may differ from one Python to the next
@@ -138,7 +138,7 @@ def dapr(session: nox.Session) -> None:
 @nox.session
 def chaos(session: nox.Session) -> None:
     """Kills real processes, row by row of the crash programme; `-- --small` for the counts of CI."""
-    session.install("-q", ".[dapr,test]", "fastapi", "httpx", "flask")  # a row at full count may take minutes
+    session.install("-q", ".[dapr,test]", "fastapi", "httpx", "httpx2", "flask")  # a row at full count may take minutes
     small = "--small" in session.posargs
     rest = [argument for argument in session.posargs if argument != "--small"]
     run_pytest(session, "--timeout=3600", "tests/chaos", f"--chaos={'small' if small else 'full'}", *rest)
