@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import re
+import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import anyio
 import attrs
 
 ROOT = Path(__file__).parents[2]
@@ -22,9 +27,21 @@ class Snippet:
     code: str
 
     def run(self, names: dict[str, Any]) -> dict[str, Any]:
-        """In `names`, with tracebacks that point into the document."""
-        exec(compile("\n" * self.line + self.code, str(ROOT / self.document), "exec"), names)
+        """In `names`, with tracebacks that point into the document; `python await` inside `async with app:`."""
+        awaits = "await" in self.words
+        flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT if awaits else 0
+        code = compile("\n" * self.line + self.code, str(ROOT / self.document), "exec", flags=flags)
+        if awaits:
+            anyio.run(self._inside, types.FunctionType(code, names), names)
+        else:
+            exec(code, names)
         return names
+
+    @staticmethod
+    async def _inside(code: Callable[[], Any], names: dict[str, Any]) -> None:
+        async with names["app"]:
+            if inspect.isawaitable(result := code()):
+                await result
 
     def __str__(self) -> str:
         return f"{self.section}:{self.line}"

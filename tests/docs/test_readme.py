@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
-import ast
-import inspect
 import re
 import subprocess
 import sys
-import types
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import anyio
-import attrs
 import pytest
 
-import aether_bg
-from aether_bg import Aether, Backoff, JobContext, JobInfo
-from aether_bg._app.store_view import StoreView
+from aether_bg import Aether
 
-from .snippets import ROOT, Snippet, snippets, table
+from .snippets import ROOT, snippets
 
 DOCUMENT = "README.md"
-
-
-async def run_awaiting(snippet: Snippet, names: dict[str, Any]) -> None:
-    code = compile(
-        "\n" * snippet.line + snippet.code, str(ROOT / DOCUMENT), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
-    )
-    async with names["app"]:
-        await types.FunctionType(code, names)()
 
 
 def test_code_runs_in_order(
@@ -42,12 +27,9 @@ def test_code_runs_in_order(
     first.run(names)
     assert capsys.readouterr().out == "Hello, Ada!\nCOMPLETED\n"
     assert len([line for line in first.code.splitlines() if line.strip()]) == 8
-    assert len(rest) == 8
+    assert len(rest) == 7
     for snippet in rest:
-        if snippet.words == ("python", "await"):
-            anyio.run(run_awaiting, snippet, names)
-        else:
-            snippet.run(names)
+        snippet.run(names)
     anyio.run(names["test_a_reminder"])
     assert "COMPLETED" in capsys.readouterr().out
 
@@ -85,24 +67,6 @@ def test_a_plain_handler_enqueues_as_it_says(tmp_path: Path) -> None:
     assert seen == ["text"]
 
 
-def test_commands_of_the_shell() -> None:
-    (said,) = re.findall(r"^`aether-bg --help`: (.*)\.$", (ROOT / DOCUMENT).read_text(encoding="utf-8"), re.M)
-    command = [sys.executable, "-m", "aether_bg.cli", "--help"]
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
-    assert set(said.split(", ")) == set(re.findall(r"^  (\w+) ", shown.split("Commands:")[1], re.M))
-
-
-@pytest.mark.parametrize("kind", [JobContext, JobInfo])
-def test_fields(kind: type) -> None:
-    named = [name for row in table(DOCUMENT, kind.__name__) for name in re.findall(r"`(\w+)`", row[0])]
-    there = {field.name for field in attrs.fields(kind)} | {
-        name for name, value in vars(kind).items() if isinstance(value, property)
-    }
-    assert len(set(named)) == len(named)
-    assert set(named) <= there
-    assert kind is JobInfo or set(named) == there
-
-
 def test_commands_name_what_is_there() -> None:
     commands = "\n".join(snippet.code for snippet in snippets(DOCUMENT, "sh"))
     (script,) = re.findall(r"(\S+\.py)", commands)
@@ -116,41 +80,3 @@ def test_links_inside_lead_somewhere() -> None:
         re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in re.findall(r"^#+ (.+)$", text, re.M)
     }
     assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= anchors
-
-
-def options(of: Callable[..., Any], *without: str) -> dict[str, Any]:
-    given = inspect.signature(of).parameters.values()
-    return {
-        p.name: p.default for p in given if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL) and p.name not in without
-    }
-
-
-def documented(heading: str) -> dict[str, Any]:
-    return {
-        name.strip("`"): eval(default.strip("`"), vars(aether_bg).copy())
-        for name, default, _ in table(DOCUMENT, heading)
-    }
-
-
-def test_options_of_aether() -> None:
-    assert documented("Aether") == options(Aether.__init__, "self")
-
-
-def test_options_of_handler() -> None:
-    assert documented("Handler") == options(Aether.handler, "self", "name") | {"backoff": Backoff()}
-
-
-def test_options_of_enqueue() -> None:
-    assert documented("Enqueue") == options(Aether.enqueue, "self", "handler")
-
-
-def public(kind: type) -> set[str]:
-    return {name for name, _ in inspect.getmembers(kind, callable) if not name.startswith("_")}
-
-
-def test_verbs() -> None:
-    assert {row[0].strip("`") for row in table(DOCUMENT, "Verbs")} == public(Aether)
-
-
-def test_queries() -> None:
-    assert {row[0].strip("`") for row in table(DOCUMENT, "Store")} == public(StoreView)
