@@ -102,7 +102,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """mypy --strict on everything shipped."""
-    session.install("-q", "--no-compile", "mypy", ".[dapr,test]", *EXAMPLES)
+    session.install("-q", "--no-compile", "mypy", ".[dapr,postgres,test]", *EXAMPLES)
     session.run("mypy")
 
 
@@ -136,11 +136,20 @@ def dapr(session: nox.Session) -> None:
 
 
 @nox.session
+def postgres(session: nox.Session) -> None:
+    """The store's suite on a real PostgreSQL, through pgbouncer too where it is installed; CONTRIBUTING.md says how."""
+    session.install("-q", ".[postgres,test]", *EXAMPLES, "asyncpg")
+    suite = ["tests/plugins/postgres", "tests/testing/test_postgres.py"]
+    run_pytest(session, "-n", WORKERS, "--dist", "worksteal", *suite, *session.posargs)
+
+
+@nox.session
 def chaos(session: nox.Session) -> None:
     """Kills real processes, row by row of the crash programme; `-- --small` for the counts of CI."""
-    session.install("-q", ".[dapr,test]", "fastapi", "httpx", "httpx2", "flask")  # a row at full count may take minutes
+    session.install("-q", ".[dapr,postgres,test]", "fastapi", "httpx", "httpx2", "flask")
     small = "--small" in session.posargs
     rest = [argument for argument in session.posargs if argument != "--small"]
+    # a row at full count may take minutes
     run_pytest(session, "--timeout=3600", "tests/chaos", f"--chaos={'small' if small else 'full'}", *rest)
 
 

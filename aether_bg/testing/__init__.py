@@ -1,8 +1,10 @@
-"""For tests of apps and plugins. `sidecar` starts a real Dapr for them and is imported by its own name.
+"""For tests of apps and plugins. `sidecar` starts a real Dapr for them, `postgres` a real PostgreSQL; they are imported
+by their own names.
 
 `foundations` the app in a sandbox · `jobs` what a test does there, `plain` without async · `wanted` what it expects
 `still` nothing runs by itself · `clock` time that tests move · `pytest_plugin` all of it as fixtures
-`dapr_processes` a real Dapr · `contracts` what the kernel relies on of a store, a scheduler, a runner, a policy
+`processes`, `dapr_processes`, `postgres_processes` real servers · `contracts` what the kernel relies on of a store, a
+scheduler, a runner, a policy
 """
 
 from __future__ import annotations

@@ -9,21 +9,16 @@ from __future__ import annotations
 import http.client
 import os
 import shutil
-import signal
-import socket
-import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Final, Literal
+from typing import Literal
 
 from aether_bg.errors import AetherError
+from aether_bg.testing.processes import HOST, ServerProcess, free_ports, listens
 
 AppProtocol = Literal["grpc", "http"]
-_HOST: Final = "127.0.0.1"
-_TAIL: Final = 2000
 
 
 class DaprMissing(AetherError):
@@ -49,75 +44,11 @@ def find_binary(name: str) -> str:
     return found
 
 
-def free_ports(count: int) -> list[int]:
-    """Different TCP ports that are free on loopback at this moment."""
-    with ExitStack() as stack:
-        held = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in held:
-            one.bind((_HOST, 0))
-        return [one.getsockname()[1] for one in held]
+class _DaprProcess(ServerProcess):
+    failure = DaprStartFailed
 
 
-class _Process:
-    """One Dapr process: its command line stays the same over restarts, so that it finds its data again."""
-
-    def __init__(
-        self, name: str, command: Sequence[str], env: Mapping[str, str], log: Path, ready: Callable[[], bool]
-    ) -> None:
-        self.name = name
-        self.log = log
-        self._command, self._env, self._ready = list(command), dict(env), ready
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def __repr__(self) -> str:
-        return f"<{self.name} {'running' if self.running else 'stopped'}>"
-
-    @property
-    def running(self) -> bool:
-        return self._process is not None and self._process.poll() is None
-
-    def start(self, timeout: float = 30.0) -> None:
-        """Start it and wait until it answers. Raises `DaprStartFailed`."""
-        if self.running:
-            return
-        with self.log.open("ab") as output:
-            self._process = subprocess.Popen(
-                self._command, env=self._env, stdin=subprocess.DEVNULL, stdout=output, stderr=output
-            )
-        deadline = time.monotonic() + timeout
-        while not self._ready():
-            if not self.running:
-                raise self._failed(f"ended with code {self._process.returncode}")
-            if time.monotonic() > deadline:
-                self.kill()
-                raise self._failed(f"was not ready within {timeout:g} s")
-            time.sleep(0.02)
-
-    def stop(self, timeout: float = 10.0) -> None:
-        """SIGTERM, and SIGKILL when that takes longer than `timeout` seconds."""
-        self._end(signal.SIGTERM, timeout)
-
-    def kill(self) -> None:
-        """SIGKILL, as a crash would be."""
-        self._end(signal.SIGKILL, 10.0)
-
-    def _end(self, how: signal.Signals, timeout: float) -> None:
-        if (process := self._process) is None:
-            return
-        self._process = None
-        process.send_signal(how)
-        try:
-            process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-    def _failed(self, what: str) -> DaprStartFailed:
-        tail = self.log.read_text(errors="replace")[-_TAIL:]
-        return DaprStartFailed(self.name, what, f"The end of its log:\n{tail}")
-
-
-class SchedulerProcess(_Process):
+class SchedulerProcess(_DaprProcess):
     """Dapr's scheduler: it holds the jobs (in an etcd of its own) and streams triggers to the sidecars."""
 
     def __init__(self, folder: Path) -> None:
@@ -127,15 +58,15 @@ class SchedulerProcess(_Process):
         command = [
             find_binary("scheduler"),
             "--id=s0",
-            f"--listen-address={_HOST}",
+            f"--listen-address={HOST}",
             f"--port={self.port}",
-            f"--healthz-listen-address={_HOST}",  # ignored by 1.18.3
+            f"--healthz-listen-address={HOST}",  # ignored by 1.18.3
             f"--healthz-port={health}",
             "--enable-metrics=false",
             f"--etcd-data-dir={self._data}",
-            f"--etcd-client-listen-address={_HOST}",
+            f"--etcd-client-listen-address={HOST}",
             f"--etcd-client-port={etcd}",
-            f"--etcd-initial-cluster=s0=http://{_HOST}:{peer}",
+            f"--etcd-initial-cluster=s0=http://{HOST}:{peer}",
             f"--identity-directory-write={folder / 'identity'}",
         ]
         ready = partial(_answers, health, "/healthz", 200)
@@ -148,7 +79,7 @@ class SchedulerProcess(_Process):
         self._data.mkdir(mode=0o700)
 
 
-class SidecarProcess(_Process):
+class SidecarProcess(_DaprProcess):
     """A daprd beside one app. `start` returns when its API answers, which is before the app listens."""
 
     def __init__(
@@ -173,23 +104,23 @@ class SidecarProcess(_Process):
             f"--app-protocol={app_protocol}",
             "--mode=standalone",
             "--enable-mtls=false",
-            f"--dapr-listen-addresses={_HOST}",
+            f"--dapr-listen-addresses={HOST}",
             f"--dapr-http-port={self.http_port}",
             f"--dapr-grpc-port={self.grpc_port}",
-            f"--dapr-internal-grpc-listen-address={_HOST}",
+            f"--dapr-internal-grpc-listen-address={HOST}",
             f"--dapr-internal-grpc-port={internal}",
             "--dapr-graceful-shutdown-seconds=1",
             "--enable-metrics=false",
         ]
         if scheduler_port is not None:
-            command.append(f"--scheduler-host-address={_HOST}:{scheduler_port}")
+            command.append(f"--scheduler-host-address={HOST}:{scheduler_port}")
         if self.app_port:
             command.append(f"--app-port={self.app_port}")
             if app_health:
                 command += ["--enable-app-health-check", "--app-health-probe-interval=1", "--app-health-threshold=2"]
         log = folder / f"daprd-{self.grpc_port}.log"
         env = _environment(APP_API_TOKEN=app_token, DAPR_API_TOKEN=api_token)
-        super().__init__("Dapr sidecar", command, env, log, partial(_listens, self.grpc_port))
+        super().__init__("Dapr sidecar", command, env, log, partial(listens, self.grpc_port))
 
     @property
     def env(self) -> dict[str, str]:
@@ -223,19 +154,11 @@ def _environment(**extra: str | None) -> dict[str, str]:
     """This process's environment without what a Dapr outside may have put there."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith(("DAPR_", "APP_", "NAMESPACE"))}
     ours.update({name: value for name, value in extra.items() if value is not None})
-    return ours | {"DAPR_HOST_IP": _HOST, "NAMESPACE": "default"}
-
-
-def _listens(port: int) -> bool:
-    try:
-        socket.create_connection((_HOST, port), timeout=1).close()
-    except OSError:
-        return False
-    return True
+    return ours | {"DAPRHOST_IP": HOST, "NAMESPACE": "default"}
 
 
 def _answers(port: int, path: str, status: int, headers: Mapping[str, str] | None = None) -> bool:
-    connection = http.client.HTTPConnection(_HOST, port, timeout=1)
+    connection = http.client.HTTPConnection(HOST, port, timeout=1)
     try:
         connection.request("GET", path, headers=dict(headers or {}))
         return connection.getresponse().status == status

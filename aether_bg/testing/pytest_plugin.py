@@ -1,6 +1,7 @@
 """pytest fixtures for tests of apps; the package registers them, so they are there without an import.
 
 `aether_clock` time that the test moves · `aether_sandbox` an app on other foundations · `aether_sidecar` a real Dapr
+`aether_postgres` a real PostgreSQL
 
 No hook, no option, no marker: a suite that uses none of them is as it was.
 """
@@ -16,6 +17,7 @@ import pytest
 if TYPE_CHECKING:
     from aether_bg.testing.clock import FakeClock
     from aether_bg.testing.foundations import Sandbox
+    from aether_bg.testing.postgres import PostgresCluster
     from aether_bg.testing.sidecar import DaprRuntime
 
 
@@ -45,3 +47,15 @@ def aether_sidecar() -> Iterator[DaprRuntime]:
     from aether_bg.testing.sidecar import dapr_fixture
 
     yield from dapr_fixture()
+
+
+@pytest.fixture(scope="session")
+def aether_postgres() -> Iterator[PostgresCluster]:
+    """A real PostgreSQL on loopback, for the whole session; `with aether_postgres.database() as url` is for one test.
+
+    Without PostgreSQL's programs and psycopg the test is skipped, or an error when AETHER_REQUIRE_POSTGRES=1. For one
+    of your own, with settings, or to kill: `aether_bg.testing.postgres.postgres_fixture`.
+    """
+    from aether_bg.testing.postgres import postgres_fixture
+
+    yield from postgres_fixture()

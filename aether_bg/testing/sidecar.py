@@ -32,8 +32,8 @@ from aether_bg.testing.dapr_processes import (
     SchedulerProcess,
     SidecarProcess,
     find_binary,
-    free_ports,
 )
+from aether_bg.testing.processes import free_ports
 
 __all__ = [
     "REQUIRE", "AppProtocol", "DaprMissing", "DaprRuntime", "DaprStartFailed", "SchedulerProcess", "SidecarProcess",

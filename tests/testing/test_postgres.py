@@ -1,0 +1,134 @@
+"""The private PostgreSQL that tests start: crashes, standbys, poolers, and what happens where it is not installed."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from aether_bg.testing import postgres_processes as programs
+from aether_bg.testing.postgres import (
+    REQUIRE,
+    PostgresCluster,
+    PostgresMissing,
+    PostgresStartFailed,
+    postgres_fixture,
+    require_pgbouncer,
+    require_postgres,
+)
+
+psycopg = pytest.importorskip("psycopg")
+
+
+@pytest.fixture(scope="module")
+def own() -> Iterator[PostgresCluster]:
+    yield from postgres_fixture()
+
+
+def test_database_is_empty_and_dropped_whatever_is_connected(aether_postgres: PostgresCluster) -> None:
+    with aether_postgres.database(default_transaction_isolation="serializable") as url:
+        connection = psycopg.connect(url)
+        assert connection.execute("SELECT count(*) FROM pg_stat_user_tables").fetchone() == (0,)
+        assert connection.execute("SHOW default_transaction_isolation").fetchone() == ("serializable",)
+        connection.commit()
+    with pytest.raises(psycopg.OperationalError):
+        connection.execute("SELECT 1")
+    connection.close()
+    with pytest.raises(psycopg.OperationalError, match="does not exist"):
+        psycopg.connect(url)
+
+
+def test_names_differ(aether_postgres: PostgresCluster) -> None:
+    assert len({aether_postgres.schema() for _ in range(10)}) == 10
+
+
+def test_server_needs_its_password_and_listens_on_loopback_only(aether_postgres: PostgresCluster) -> None:
+    server = aether_postgres.server
+    with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+        psycopg.connect(server.url(password="wrong"))
+    assert server.execute("SHOW listen_addresses") == [("127.0.0.1",)]
+    assert server.execute("SHOW unix_socket_directories") == [("",)]
+
+
+def test_what_is_committed_outlives_a_crash(own: PostgresCluster) -> None:
+    own.server.execute("CREATE TABLE kept (i int)")
+    own.server.execute("INSERT INTO kept VALUES (1)")
+    own.server.kill()
+    assert not own.server.running
+    own.server.start()
+    assert own.server.execute("SELECT i FROM kept") == [(1,)]
+    own.server.restart()
+    assert own.server.execute("SELECT i FROM kept") == [(1,)]
+
+
+def test_standby_is_promoted_and_the_old_primary_follows_it() -> None:
+    require_postgres()
+    with PostgresCluster() as cluster:
+        standby = cluster.standby(synchronous=True)
+        url = cluster.several(standby)
+        cluster.server.execute("CREATE TABLE kept (i int)")
+        assert standby.execute("SELECT pg_is_in_recovery()") == [(True,)]
+        cluster.server.kill()
+        standby.promote()
+        with psycopg.connect(url) as connection:
+            assert connection.info.port == standby.port
+            assert connection.execute("SELECT count(*) FROM kept").fetchone() == (0,)
+        cluster.server.copy(standby).start()
+        assert cluster.server.execute("SELECT pg_is_in_recovery()") == [(True,)]
+
+
+@pytest.mark.parametrize("mode", ["transaction", "session"])
+def test_pooler_is_in_between(own: PostgresCluster, mode: programs.PoolMode) -> None:
+    require_pgbouncer()
+    own.server.start()
+    pooler = own.pgbouncer(mode)
+    with psycopg.connect(pooler.url()) as connection:
+        assert connection.execute("SELECT pg_backend_pid()").fetchone() != (connection.info.backend_pid,)
+    pooler.stop()
+    assert not pooler.running
+
+
+def test_settings_change_and_go_back(own: PostgresCluster) -> None:
+    own.server.start()
+    own.server.set(work_mem="7MB")
+    assert own.server.execute("SHOW work_mem") == [("7MB",)]
+    own.server.set(work_mem=None)
+    assert own.server.execute("SHOW work_mem") == [("4MB",)]
+
+
+def test_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    require_postgres()
+    with PostgresCluster() as cluster:
+        folder, port = cluster.server.data.parent, cluster.server.port
+    assert not folder.exists()
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection(("127.0.0.1", port), timeout=1)
+
+
+def test_server_that_cannot_start_says_why() -> None:
+    require_postgres()
+    with (
+        pytest.raises(PostgresStartFailed, match="no_such_setting"),
+        PostgresCluster(settings={"no_such_setting": "1"}),
+    ):
+        pass
+
+
+def test_missing_programs_skip_and_say_how_to_get_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> str:
+        raise PostgresMissing(f"PostgreSQL's {name!r}", "postgresql")
+
+    monkeypatch.delenv(REQUIRE, raising=False)
+    monkeypatch.setattr("aether_bg.testing.postgres.find_postgres", missing)
+    with pytest.raises(pytest.skip.Exception, match="apt-get install postgresql"):
+        require_postgres()
+    monkeypatch.setenv(REQUIRE, "1")
+    with pytest.raises(PostgresMissing):
+        require_postgres()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has to become somebody else")
+def test_servers_of_root_run_as_another_user(aether_postgres: PostgresCluster) -> None:
+    assert aether_postgres.server.data.stat().st_uid != 0
