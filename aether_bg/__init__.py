@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from aether_bg import errors, schedule
 from aether_bg._app.aether import Aether
+from aether_bg._app.new_job import NewJob
 from aether_bg._handlers.work import UnitOfWork
 from aether_bg.errors import *  # noqa: F403 - every error is part of the surface; errors.__all__ lists them
 from aether_bg.hookspecs import hookimpl
@@ -31,7 +32,7 @@ _LAZY = {"SQLiteStore": "aether_bg.plugins.sqlite", "DaprScheduler": "aether_bg.
 
 __all__ = [
     "Aether", "Backoff", "DaprScheduler", "GiveUp", "JobContext", "JobInfo", "JobRun", "JobStatus", "JobType",
-    "RunOutcome", "SQLiteStore", "Snooze", "UnitOfWork", "hookimpl", "schedule", *errors.__all__,
+    "NewJob", "RunOutcome", "SQLiteStore", "Snooze", "UnitOfWork", "hookimpl", "schedule", *errors.__all__,
 ]  # fmt: skip
 
 

@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from aether_bg.model.job import JobInfo
@@ -164,6 +164,11 @@ class AetherError(Exception):
         self.value, self.rule, self.remedy, self.name = value, rule, remedy, name
         said = f"{name} {rule}, got {value}" if name else f"{value}: {rule}"
         super().__init__(f"{said.rstrip('.')}. {remedy}".rstrip())
+
+    def at(self, where: str) -> Self:
+        """The same error, whose message begins with where it arose."""
+        self.args = (f"{where}: {self.args[0]}", *self.args[1:])
+        return self
 
     def __reduce__(self) -> Any:
         """Errors cross processes as they are, whatever their class is made from."""

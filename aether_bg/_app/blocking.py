@@ -105,6 +105,7 @@ class PlainStore(Plain):
 class BlockingClient(Plain):
     """Enqueues and queries as plain functions; where another process runs the jobs."""
 
+    enqueue_many = plain(Verbs.enqueue_many)
     wait = plain(Verbs.wait)
     explain = plain(Verbs.explain)
 

@@ -11,8 +11,8 @@ from aether_bg.errors import UsageError
 T = TypeVar("T")
 
 VERBS: Final = frozenset(
-    {"enqueue", "wait", "explain", "update", "delete", "retry", "trigger", "pause", "resume", "drain", "health",
-     "store", "unit_of_work", "execute"}
+    {"enqueue", "enqueue_many", "wait", "explain", "update", "delete", "retry", "trigger", "pause", "resume", "drain",
+     "health", "store", "unit_of_work", "execute"}
 )  # fmt: skip
 
 

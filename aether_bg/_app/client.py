@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Any, Concatenate, Final, Literal, Never, Protocol, TypedDict, TypeVar, Unpack, overload
@@ -12,6 +12,7 @@ from aether_bg._app.admission import ARGUMENTS
 from aether_bg._app.blocks import AsyncBlock
 from aether_bg._app.commands import Commands
 from aether_bg._app.declarations import PART
+from aether_bg._app.new_job import NewJob
 from aether_bg._app.session import Session
 from aether_bg._app.store_view import StoreView
 from aether_bg._handlers import work
@@ -131,6 +132,17 @@ class Verbs:
             handler, job_name, payload, schedule, metadata, timezone=timezone, start=start, if_exists=if_exists,
             repeats=repeats, until=until, misfire=misfire, misfire_grace=misfire_grace,
         )  # fmt: skip
+
+    async def enqueue_many(self, items: Iterable[NewJob | Mapping[str, Any]], /) -> list[UUID]:
+        """Store all of these jobs in one commit, or none. Returns their ids, in order.
+
+        `items`: a `NewJob` each, or a mapping of `enqueue`'s arguments: `{"handler": "SendMail", "payload": mail}`; at
+        most 100,000. They mean what as many enqueues would, one after the other: the second item of a name finds the
+        first (docs/protocol.md, N8). For any other work in the same commit use `unit_of_work`.
+
+        Raises as `enqueue`; the message begins with the item at fault, counted from 0: `items[3]: …`.
+        """
+        return await self._running.many.enqueue(items)
 
     async def wait(self, job: UUID | str, timeout: float | timedelta | None = None) -> JobInfo:
         """Wait until a job has ended; its row, whatever its status. `timeout`: seconds, or a timedelta.

@@ -19,20 +19,19 @@ from aether_bg._rules.changes import Moment
 from aether_bg._rules.recurrence import Plan, check_comes
 from aether_bg._rules.uniqueness import busy, differences, kept, own, same_schedule, taken
 from aether_bg.errors import InvalidSchedule, NameHeld, Stale
-from aether_bg.model import Insert, JobInfo, JobStatus, Query, Transaction, Unreadable
+from aether_bg.model import Change, Insert, JobInfo, JobStatus, Query, Transaction, Unreadable
 
 
 class Enqueuer:
     def __init__(self, kernel: Kernel, admission: Admission) -> None:
-        self._admission, self._shared, self._journal = admission, kernel.shared, kernel.journal
-        self._calls = kernel.shared.calls
+        self.admission, self._shared, self.journal = admission, kernel.shared, kernel.journal
+        self._calls, self.moment = kernel.shared.calls, kernel.shared.clock.moment
 
     async def enqueue(
         self, handler: Any, job_name: str | None, payload: Any, schedule: Any, metadata: Any, **options: Any
     ) -> UUID:
         if_exists = checks.one_of("if_exists", options.pop("if_exists", "raise"), IF_EXISTS)
-        moment = self._shared.clock.moment()
-        job = self._admission.job(moment, handler, job_name, payload, schedule, metadata, **options)
+        job = self.admission.job(self.moment(), handler, job_name, payload, schedule, metadata, **options)
         unit = work.joined()
         if unit is not None and (known := await self._join(unit, job, job_name is not None, if_exists)) is not None:
             return known
@@ -47,22 +46,38 @@ class Enqueuer:
     async def _insert(self, job: JobInfo) -> JobInfo | None:
         """None: it is stored. Else the holder of its name, which is asked for first of all (docs/protocol.md, N0)."""
         if job.due_at is None:
-            held = await self._holder(job.job_name)
+            held = await self.holder(job.job_name)
             if held is None:
                 check_comes(job)
             return held
         try:
-            await self._journal.insert(job)
+            await self.journal.insert(job)
         except NameHeld as held:
             return self._calls.decoded(held.current)
         return None
 
-    async def _holder(self, name: str) -> JobInfo | None:
+    async def holder(self, name: str) -> JobInfo | None:
         found = await self._calls.find(Query(job_name=name, limit=1))
         return found[0] if found and found[0].holds_name else None
 
     async def _resolve(self, held: JobInfo, job: JobInfo, if_exists: str) -> UUID | None:
-        """The name is held (docs/protocol.md, N2, N3, N7). None: it no longer is; try again."""
+        """The name is held. None: it no longer is; try again."""
+        answer = self.instead(held, job, if_exists)
+        if isinstance(answer, UUID):
+            return answer
+        try:
+            if answer.holds_name:
+                await self.journal.update(answer, held, "update")
+                return held.id
+            check_comes(job)
+            await self.journal.replace(answer, job)
+            return job.id
+        except (Stale, NameHeld):
+            return None
+
+    def instead(self, held: JobInfo, job: JobInfo, if_exists: str) -> UUID | Change:
+        """What enqueueing `job` under a held name means (docs/protocol.md, N2, N3, N7): the id that answers it, or the
+        change that redefines the holder or has it give its name up. Raises `JobConflict`."""
         differs = differences(held, job)
         runs = held.status is JobStatus.RUNNING and _runs_once(self._calls, held)
         itself = runs and held.id == work.running.get()
@@ -72,18 +87,11 @@ class Enqueuer:
             return kept(held, job, if_exists)
         if runs and not itself:
             raise busy(held)
-        try:
-            if held.status.terminal:
-                check_comes(job)
-                moment = Moment(job.created_at, job.created_by)
-                await self._journal.replace(rules.release_name(held, moment), job)
-                return job.id
-            await self._redefine(held, job, same=same_schedule(differs) and not itself, again=itself)
-        except (Stale, NameHeld):
-            return None
-        return held.id
+        if held.status.terminal:
+            return rules.release_name(held, Moment(job.created_at, job.created_by))
+        return self._redefine(held, job, same=same_schedule(differs) and not itself, again=itself)
 
-    async def _redefine(self, held: JobInfo, job: JobInfo, *, same: bool, again: bool) -> None:
+    def _redefine(self, held: JobInfo, job: JobInfo, *, same: bool, again: bool) -> Change:
         """In place (docs/protocol.md, U1). `same`: the schedule stays, and with it what waits and has been missed."""
         moment, definition = Moment(job.created_at, job.created_by), rules.definition_of(job)
         if isinstance(held, Unreadable):  # what is written now can be read
@@ -93,20 +101,17 @@ class Enqueuer:
         schedule = self._calls.load(definition.expression_value, definition.timezone)
         plan = Plan.of(schedule, definition)
         if same:
-            change = rules.redefine(held, definition, plan, moment)
-        else:
-            check_comes(job)
-            again = again and not schedule.recurring
-            before = self._shared.schedules.plan_or_none(held)
-            change = rules.update(held, definition, plan, before, moment, again=again)
-        await self._journal.update(change, held, "update")
+            return rules.redefine(held, definition, plan, moment)
+        check_comes(job)
+        before = self._shared.schedules.plan_or_none(held)
+        return rules.update(held, definition, plan, before, moment, again=again and not schedule.recurring)
 
     # -- units of work ---------------------------------------------------------------------------
 
     async def commit(self, unit: work.UnitOfWork) -> None:
         """A caller's own. Raises `JobConflict` when a name was taken meanwhile."""
         try:
-            await self._journal.commit(unit)
+            await self.journal.commit(unit)
         except NameHeld as held:
             raise taken(self._calls.decoded(held.current)) from held
 
@@ -115,16 +120,20 @@ class Enqueuer:
         if named:
             if (joined := unit.named.get(job.job_name)) is not None:
                 return kept(joined, job, if_exists)
-            held = await self._holder(job.job_name)
+            held = await self.holder(job.job_name)
             if not unit.is_open:
                 return None
             if (joined := unit.named.get(job.job_name)) is not None:  # by another task meanwhile
                 return kept(joined, job, if_exists)
             if held is not None:
-                return _kept_inside(self._calls, held, job, if_exists)
+                return self.kept_inside(held, job, if_exists)
         check_comes(job)
         unit.queue(Insert(job))
         return job.id
+
+    def kept_inside(self, held: JobInfo, job: JobInfo, if_exists: str) -> UUID:
+        """The holder's id, for an enqueue that joins a unit of work. Raises `JobConflict`."""
+        return _kept_inside(self._calls, held, job, if_exists)
 
 
 class InTransaction:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
+from typing import NamedTuple
 from uuid import UUID
 from weakref import WeakValueDictionary
 
 import anyio
+import anyio.lowlevel
 
 from aether_bg._handlers.work import UnitOfWork
 from aether_bg._hooks.calls import Calls
@@ -16,6 +18,13 @@ from aether_bg._kernel.batcher import Batcher, Finished
 from aether_bg._kernel.observers import Observers
 from aether_bg.errors import NameHeld, Stale, StoreRefused, StoreUnsure
 from aether_bg.model import Altered, Change, Enqueued, Insert, JobInfo, JobStatus, Query, Update
+
+
+class Written(NamedTuple):
+    """One of several writes, and the row after it as observers are shown it."""
+
+    write: Insert | Update
+    row: JobInfo | None
 
 
 class Journal:
@@ -45,10 +54,7 @@ class Journal:
     async def update(self, change: Change, job: JobInfo | None = None, verb: str = "") -> None:
         """`job` and `verb`: the row before, and who changes it, for observers. Raises `Stale`, or a `StoreError`."""
         await self._write(Update(change))
-        self._changed(change)
-        self.arm(change.job_id)
-        if job is not None and self._observers.present:
-            self._observers.emit(Altered(change.applied_to(job), verb))
+        self._updated(change, None if job is None else change.applied_to(job), verb)
 
     async def try_update(self, change: Change) -> bool:
         """False: the row has moved on meanwhile."""
@@ -90,12 +96,30 @@ class Journal:
         await self._calls.transact([Update(release), Insert(job)])
         self._inserted(job)
 
+    async def write_all(self, written: Sequence[Written]) -> None:
+        """All of them in one transaction. Raises `Stale`, `NameHeld`, or a `StoreError`."""
+        if not written:
+            return
+        writes = [each.write for each in written]
+        await self._surely(partial(self._calls.transact, writes), writes[0])
+        for number, (write, row) in enumerate(written, 1):
+            if isinstance(write, Insert):
+                self._inserted(write.job)
+            else:
+                self._updated(write.change, row, "update")
+            if number % 500 == 0:  # the observers' queue is bounded
+                await anyio.lowlevel.cancel_shielded_checkpoint()
+
     async def _write(self, write: Insert | Update) -> None:
+        await self._surely(partial(self._batcher.write, write), write)
+
+    async def _surely(self, commit: Callable[[], Awaitable[object]], write: Insert | Update) -> None:
+        """`write`: what is committed, or a part of it."""
         try:
-            await self._batcher.write(write)
-        except StoreUnsure:  # the same write once more says whether the first one happened
+            await commit()
+        except StoreUnsure:  # the same once more says whether the first one happened
             try:
-                await self._batcher.write(write)
+                await commit()
             except (NameHeld, Stale, StoreRefused) as error:
                 if not await self._happened(write, error):
                     raise
@@ -124,6 +148,12 @@ class Journal:
             self._observers.emit(Enqueued(job))
         self.arm(job.id)
         self._alarm.expect(job.id, job.seq, job.due_at)
+
+    def _updated(self, change: Change, row: JobInfo | None, verb: str) -> None:
+        self._changed(change)
+        self.arm(change.job_id)
+        if row is not None and self._observers.present:
+            self._observers.emit(Altered(row, verb))
 
     def _changed(self, change: Change) -> None:
         if not change.status.terminal:

@@ -1,0 +1,165 @@
+"""`enqueue_many`: all of the jobs in one transaction, or none (docs/protocol.md, N8)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, NamedTuple
+from uuid import UUID
+
+import anyio.lowlevel
+import attrs
+
+from aether_bg._app.admission import IF_EXISTS
+from aether_bg._app.enqueue import Enqueuer
+from aether_bg._app.new_job import NewJob, checked
+from aether_bg._handlers import work
+from aether_bg._kernel.journal import Written
+from aether_bg._rules import validation as checks
+from aether_bg._rules.recurrence import check_comes
+from aether_bg._rules.uniqueness import kept
+from aether_bg.errors import AetherError, InvalidOption, NameHeld, Stale, shown
+from aether_bg.model import Change, Insert, JobInfo, Update
+
+MOST: Final = 100_000
+"""Items of one call: they share a transaction, which other writers wait for."""
+STRETCH: Final = 100
+"""Items between two turns of the event loop."""
+_EXAMPLE: Final = 'For example: [NewJob("SendMail", payload=mail) for mail in mails].'
+
+
+class _Entry(NamedTuple):
+    job: JobInfo
+    named: bool
+    """The name is the caller's, not one made here."""
+    if_exists: str
+
+
+class Many:
+    def __init__(self, enqueuer: Enqueuer) -> None:
+        self._enqueuer = enqueuer
+
+    async def enqueue(self, items: Iterable[NewJob | Mapping[str, Any]]) -> list[UUID]:
+        entries = await self._entries(_listed(items))
+        named = [entry.job for entry in entries if entry.named]
+        names = {job.job_name for job in named}
+        unit = work.joined()
+        if unit is not None and (ids := await self._join(unit, entries, names)) is not None:
+            return ids
+        ask = len(names) < len(named) or any(job.due_at is None for job in named)
+        held = await self._held(names) if ask else {}  # else the store says at the insert whether one is held
+        while True:
+            writes, ids = self._writes(entries, held)
+            try:
+                await self._enqueuer.journal.write_all(writes)
+            except (Stale, NameHeld):
+                held = await self._held(names)
+            else:
+                return ids
+
+    async def _entries(self, items: list[Any]) -> list[_Entry]:
+        moment, admission = self._enqueuer.moment(), self._enqueuer.admission
+        entries = []
+        for index, item in enumerate(items):
+            if index % STRETCH == STRETCH - 1:
+                await anyio.lowlevel.checkpoint()
+            try:
+                arguments = dict(_arguments(item))
+                if_exists = checks.one_of("if_exists", arguments.pop("if_exists", "raise"), IF_EXISTS)
+                job = admission.job(moment, **{**_DEFAULTS, **arguments})
+                entries.append(_Entry(job, arguments.get("job_name") is not None, if_exists))
+            except AetherError as error:
+                raise error.at(f"items[{index}]") from error.__cause__
+        return entries
+
+    async def _held(self, names: Iterable[str]) -> dict[str, JobInfo]:
+        found = {name: await self._enqueuer.holder(name) for name in names}
+        return {name: job for name, job in found.items() if job is not None}
+
+    def _writes(self, entries: list[_Entry], held: Mapping[str, JobInfo]) -> tuple[list[Written], list[UUID]]:
+        """As one enqueue after the other. `held`: who holds which name in the store."""
+        rows, writes, ids = dict(held), list[Written](), list[UUID]()
+        changed: dict[UUID, int] = {}
+        """Where in `writes` a row is changed: a statement of many rows can change each of them once."""
+        for index, (job, _, if_exists) in enumerate(entries):
+            holder = rows.get(job.job_name)
+            try:
+                answer = None if holder is None else self._enqueuer.instead(holder, job, if_exists)
+                if isinstance(answer, UUID):
+                    ids.append(answer)
+                    continue
+                if holder is not None and answer is not None and answer.holds_name:
+                    rows[job.job_name] = row = answer.applied_to(holder)
+                    if (place := changed.get(holder.id)) is not None:
+                        writes[place] = Written(_both(writes[place].write, answer), row)
+                    else:
+                        changed[holder.id] = len(writes)
+                        writes.append(Written(Update(answer), row))
+                    ids.append(holder.id)
+                    continue
+                check_comes(job)
+            except AetherError as error:
+                raise error.at(f"items[{index}]") from error.__cause__
+            if answer is not None:
+                writes.append(Written(Update(answer), None))
+            rows[job.job_name] = job
+            writes.append(Written(Insert(job), job))
+            ids.append(job.id)
+        return writes, ids
+
+    async def _join(self, unit: work.UnitOfWork, entries: list[_Entry], names: set[str]) -> list[UUID] | None:
+        """All are queued, or none (docs/protocol.md, W6). None: the unit has ended."""
+        held = await self._held(names)
+        if not unit.is_open:
+            return None
+        joined, new, ids = dict(unit.named), list[Insert](), list[UUID]()
+        for index, (job, _, if_exists) in enumerate(entries):
+            name = job.job_name
+            try:
+                if name in joined:
+                    ids.append(kept(joined[name], job, if_exists))
+                elif name in held:
+                    ids.append(self._enqueuer.kept_inside(held[name], job, if_exists))
+                else:
+                    check_comes(job)
+                    joined[name] = job
+                    new.append(Insert(job))
+                    ids.append(job.id)
+            except AetherError as error:
+                raise error.at(f"items[{index}]") from error.__cause__
+        for insert in new:
+            unit.queue(insert)
+        return ids
+
+
+def _both(before: Insert | Update, change: Change) -> Update:
+    """Two changes of one row as one."""
+    assert isinstance(before, Update)
+    first = before.change
+    return Update(attrs.evolve(
+        change, seq=first.seq, schedule_rev=first.schedule_rev, definition=change.definition or first.definition,
+        runs=first.runs + change.runs,
+    ))  # fmt: skip
+
+
+_DEFAULTS: Final = {"job_name": None, "payload": None, "schedule": "@once", "metadata": None}
+
+
+def _listed(items: Any) -> list[Any]:
+    if isinstance(items, str | bytes | Mapping) or not isinstance(items, Iterable):
+        checks.refuse("items", items, "must be a list of NewJob or of mappings", _EXAMPLE)
+    listed = []
+    for item in items:
+        listed.append(item)
+        if len(listed) > MOST:
+            checks.refuse("items", f"more than {MOST}", f"must have at most {MOST} items", "Enqueue them in parts.")
+    return listed
+
+
+def _arguments(item: Any) -> Mapping[str, Any]:
+    if isinstance(item, NewJob):
+        return item.arguments
+    if isinstance(item, Mapping):
+        if "handler" not in item:
+            raise InvalidOption(shown(item), "it has no handler", _EXAMPLE)
+        return checked(item)
+    raise InvalidOption(shown(item), "must be a NewJob, or a mapping of enqueue's arguments", _EXAMPLE, name="item")
