@@ -55,7 +55,7 @@ async def test_without_an_app_port_in_the_environment_the_sidecar_is_asked() -> 
         scheduler = DaprScheduler(endpoint=f"127.0.0.1:{dapr.sidecar.grpc_port}")
         async with running(scheduler, kernel):
             assert await scheduler.schedule_arm(kernel.add())
-            await until(lambda: len(kernel.fired) == 1)
+            await until(lambda: kernel.fired)
 
 
 async def test_the_scheduler_is_stopped_and_restarted(dapr: DaprRuntime) -> None:
@@ -87,7 +87,7 @@ async def test_the_sidecar_is_killed_and_comes_back(dapr: DaprRuntime) -> None:
         dapr.sidecar.kill()
         assert await scheduler.schedule_arm(kernel.add()) is False
         await to_thread.run_sync(dapr.sidecar.start)
-        await until(lambda: len(kernel.fired) == 1, timeout=20)
+        await until(lambda: kernel.fired, timeout=20)
         await until(lambda: scheduler.health is None)
 
 
@@ -97,7 +97,7 @@ async def test_tokens_both_ways() -> None:
         scheduler = plugin(dapr, app_token="from-dapr", api_token="to-dapr")
         async with running(scheduler, kernel):
             assert await scheduler.schedule_arm(kernel.add())
-            await until(lambda: len(kernel.fired) == 1)
+            await until(lambda: kernel.fired)
             await to_thread.run_sync(dapr.sidecar.wait_healthy)  # health probes carry no token
             async with callback(dapr.sidecar.app_port) as app:
                 request = appcallback_pb2.JobEventRequest(name="x")

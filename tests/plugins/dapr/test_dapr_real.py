@@ -75,7 +75,7 @@ async def test_stale_news_is_consumed(dapr: DaprRuntime) -> None:
     kernel.answers = [Fired.CONSUMED]
     async with running(scheduler, kernel):
         assert await scheduler.schedule_arm(kernel.add())
-        await until(lambda: len(kernel.fired) == 1)
+        await until(lambda: kernel.fired)
         await until_names(dapr, set())
 
 
@@ -129,7 +129,7 @@ async def test_trouble_of_the_store_does_not_stop_the_triggers(dapr: DaprRuntime
     async with running(scheduler, kernel):
         await put(dapr, name_of(kernel.store_id, uuid4(), 1))
         assert await scheduler.schedule_arm(kernel.add())
-        await until(lambda: len(kernel.fired) == 1)
+        await until(lambda: kernel.fired)
         await until_names(dapr, set())  # compared again
         assert len(kernel.reports) == 1
 
@@ -180,10 +180,10 @@ async def test_a_cancelled_callback_is_redelivered(dapr: DaprRuntime) -> None:
     kernel.on_fire = first_hangs
     async with running(scheduler, kernel):
         assert await scheduler.schedule_arm(kernel.add())
-        await until(lambda: len(kernel.fired) == 1)
+        await until(lambda: kernel.fired)
         dapr.sidecar.kill()
         await anyio.to_thread.run_sync(dapr.sidecar.start)
-        await until(lambda: len(kernel.fired) == 2, timeout=20)
+        await until(lambda: len(kernel.fired) >= 2, timeout=20)
 
 
 async def test_two_replicas_share_the_triggers(dapr: DaprRuntime) -> None:
@@ -210,5 +210,5 @@ async def test_a_job_far_away_and_one_long_past(dapr: DaprRuntime) -> None:
         assert await scheduler.schedule_arm(kernel.add(due_at=far, occurrence=far))
         past = datetime(1970, 1, 1, tzinfo=UTC)
         assert await scheduler.schedule_arm(kernel.add(due_at=past, occurrence=past))
-        await until(lambda: len(kernel.fired) == 1)
+        await until(lambda: kernel.fired)
         assert kernel.fired[0][0].occurrence == past

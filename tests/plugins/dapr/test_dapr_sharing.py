@@ -76,7 +76,7 @@ async def test_handlers_in_a_server_of_the_app_s_own(token: str | None) -> None:
         row = kernel.add()
         assert await scheduler.schedule_arm(row)
         await put_own_job(dapr, "my-job")
-        await until(lambda: len(kernel.fired) == 1 and mine.jobs == ["my-job"])
+        await until(lambda: kernel.fired and mine.jobs == ["my-job"])
         async with callback(dapr.sidecar.app_port) as app:
             assert list((await app.ListInputBindings(empty_pb2.Empty())).bindings) == ["mine"]
             data = any_pb2.Any(value=body_of(kernel.store_id, row))
@@ -178,7 +178,7 @@ async def test_own_routes_beside_the_triggers(
         arrange(api, scheduler)
         await stack.enter_async_context(served(api, dapr.sidecar.app_port))
         assert await scheduler.schedule_arm(kernel.add())
-        await until(lambda: len(kernel.fired) == 1, 20)
+        await until(lambda: kernel.fired, 20)
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{dapr.sidecar.app_port}") as http:
             assert (await http.get("/hello")).json() == "world"
         if arrange is not mount_before:
@@ -203,4 +203,4 @@ async def test_starlette_under_a_root_path_of_the_server() -> None:
         await stack.enter_async_context(served(api, dapr.sidecar.app_port, root_path="/behind/a/proxy"))
         await stack.enter_async_context(running(scheduler, kernel))
         assert await scheduler.schedule_arm(kernel.add())
-        await until(lambda: len(kernel.fired) == 1, 20)
+        await until(lambda: kernel.fired, 20)
