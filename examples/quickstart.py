@@ -3,13 +3,16 @@
     python examples/quickstart.py                 # makes a small sample and imports it
     python examples/quickstart.py your-own.csv
 
-Kill it in the middle and start it again: it goes on where it was. The result lies in ./quickstart-output.
+Kill it in the middle, with `kill -9` or by pulling the plug, and start it again: it goes on where it was. The result
+and a log are in ./quickstart-output.
 """
 
 from __future__ import annotations
 
 import csv
 import hashlib
+import logging
+import os
 import random
 import re
 import sys
@@ -21,7 +24,9 @@ import attrs
 from aether_bg import Aether, Backoff, GiveUp, JobContext, UnitOfWork
 
 OUTPUT = Path("quickstart-output")
-app = Aether(OUTPUT / "jobs.db")
+SAMPLE = OUTPUT / "orders.csv"
+BROKEN_ON_PURPOSE = " (this line of the sample is broken on purpose)"
+app = Aether(OUTPUT / "jobs.db", concurrency=50)
 
 
 @attrs.frozen
@@ -33,10 +38,10 @@ class Line:
 
 
 class AddressService:
-    """Stands in for something on the network: every 40th line it does not answer the first time."""
+    """Stands in for a service on the network. It fails on every 40th line, the first time it is asked."""
 
     async def check(self, line: Line, attempt: int) -> None:
-        await anyio.sleep(0.01)
+        await anyio.sleep(0.5)
         if line.number % 40 == 0 and attempt == 1:
             raise ConnectionError("the address service did not answer")
 
@@ -53,10 +58,15 @@ async def import_line(line: Line, service: AddressService, ctx: JobContext, work
     work.execute(f"INSERT INTO {line.table} VALUES ({places})", [line.number, *line.values])  # commits with the job
 
 
-@app.handler("Progress", schedule="@every 500ms")
+@app.handler("Progress", schedule="@every 250ms")
 async def progress() -> None:
-    lines = (await app.store.stats()).by_handler.get("ImportLine", {})
-    print("  " + ", ".join(f"{count} {status}" for status, count in sorted(lines.items())), flush=True)
+    counts = (await app.store.stats()).by_handler.get("ImportLine", {})
+    ended, running, waiting = counts.get("completed", 0) + counts.get("failed", 0), counts.get("running", 0), 0
+    if total := sum(counts.values()):
+        waiting = total - ended - running
+        bar = "#" * (30 * ended // total)
+        line = f"  [{bar:.<30}] {ended} of {total} done, {running} running, {waiting} waiting"
+        print(f"\r{line:<79}" if sys.stdout.isatty() else line, end="" if sys.stdout.isatty() else "\n", flush=True)
 
 
 async def main(source: Path) -> None:
@@ -67,7 +77,12 @@ async def main(source: Path) -> None:
     async with app:
         async with app.unit_of_work() as work:
             work.execute(f"CREATE TABLE IF NOT EXISTS {table} (line_number INTEGER PRIMARY KEY, {columns})")
-        print(f"Importing {len(rows)} lines of {source}")
+        before = (await app.store.stats()).by_handler.get("ImportLine", {})
+        print(f"Importing {len(rows)} lines of {source}, a job for each line.")
+        if before:
+            print(f"An earlier run has finished {before.get('completed', 0)} of them; this one goes on from there.")
+        print(f"To see it survive a crash, run `kill -9 {os.getpid()}` elsewhere and start it again.")
+        print('"Waiting" jobs have not begun, or wait a second before they try again.\n')
         jobs = []
         for start in range(0, len(rows), 500):
             async with app.unit_of_work():  # these 500 are queued together or not at all
@@ -87,14 +102,22 @@ async def report(table: str, source: Path) -> None:
             " WHERE job_name GLOB ? GROUP BY 1",
             [f"{table}:*"],
         )
-        failed = work.execute("SELECT last_error FROM aether_jobs WHERE status = 3 AND job_name GLOB ?", [f"{table}:*"])
-    print(f"\n{'lines':<12} {'jobs':>6} {'after a retry':>15}")
+        failed = work.execute(
+            "SELECT job_name, last_error FROM aether_jobs WHERE status = 3 AND job_name GLOB ?", [f"{table}:*"]
+        )
+    print(f"\n\n{'lines':<12} {'jobs':>6} {'after a retry':>15}")
     for status, count, retried in ended.result:
         print(f"{status:<12} {count:>6} {retried:>15}")
-    for (error,) in failed.result[:5]:
-        print(f"  {error.splitlines()[0]}")
-    print(f"\n{imported.result[0][0]} rows of {source} are in table {table}")
-    print(f"of {OUTPUT / 'jobs.db'}, beside aether_jobs and aether_runs. Run it again: nothing doubles.")
+    print(f"\n{imported.result[0][0]} rows of {source} are in table {table} of {OUTPUT / 'jobs.db'}.")
+    command = os.path.relpath(Path(sys.executable).with_name("aether-bg"))
+    print("\nWhat to run next:")
+    for name, error in failed.result[:1]:
+        print(f"  {command} explain {OUTPUT / 'jobs.db'} {name}")
+        print(f"      why it failed: {error.splitlines()[0]}" + BROKEN_ON_PURPOSE * (source == SAMPLE))
+    print(f"  {command} list {OUTPUT / 'jobs.db'}")
+    print("      all jobs; with --status failed, the failed ones")
+    print(f"  {os.path.relpath(sys.executable)} {sys.argv[0]}")
+    print("      the same again: nothing is imported twice")
 
 
 def read(source: Path) -> list[list[str]]:
@@ -105,17 +128,17 @@ def read(source: Path) -> list[list[str]]:
 
 def sample() -> Path:
     """400 orders, one of them broken."""
-    path = OUTPUT / "orders.csv"
-    if not path.exists():
+    if not SAMPLE.exists():
         pick = random.Random(1)
         names = ["Ada", "Grace", "Edsger"]
         rows = [[f"A-{n:04}", pick.choice(names), f"{pick.uniform(5, 500):.2f}"] for n in range(400)]
         rows[222].append("a field too many")
-        with path.open("w", newline="", encoding="utf-8") as file:
+        with SAMPLE.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([["order", "customer", "amount"], *rows])
-    return path
+    return SAMPLE
 
 
 if __name__ == "__main__":
     OUTPUT.mkdir(exist_ok=True)
+    logging.basicConfig(filename=OUTPUT / "quickstart.log", format="%(asctime)s %(levelname)s %(message)s")
     anyio.run(main, Path(sys.argv[1]) if len(sys.argv) > 1 else sample())
