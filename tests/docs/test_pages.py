@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ def test_code_runs_in_order(page: str, tmp_path: Path, monkeypatch: pytest.Monke
     """`python FILE` is written to that file instead, `python not-run` is only compiled."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    before = set(sys.modules)
     names: dict[str, Any] = {"__name__": Path(page).stem.replace("-", "_")}
     for snippet in snippets(page):
         if snippet.words[:1] != ("python",):
@@ -27,8 +30,12 @@ def test_code_runs_in_order(page: str, tmp_path: Path, monkeypatch: pytest.Monke
             compile(snippet.code, page, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
         elif snippet.words[1:] and snippet.words[1].endswith(".py"):
             (tmp_path / snippet.words[1]).write_text(snippet.code, encoding="utf-8")
+            monkeypatch.delitem(sys.modules, snippet.words[1].removesuffix(".py"), raising=False)
         else:
             snippet.run(names)
+    for module in set(sys.modules) - before:
+        if str(tmp_path) in str(getattr(sys.modules[module], "__file__", "")):
+            del sys.modules[module]
 
 
 @pytest.mark.parametrize("page", [*PAGES, "README.md", "CONTRIBUTING.md", "SECURITY.md", "hookspecs.md"])
