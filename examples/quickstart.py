@@ -21,7 +21,7 @@ from pathlib import Path
 import anyio
 import attrs
 
-from aether_bg import Aether, Backoff, GiveUp, JobContext, UnitOfWork
+from aether_bg import Aether, Backoff, GiveUp, JobContext, NewJob, UnitOfWork
 
 OUTPUT = Path("quickstart-output")
 SAMPLE = OUTPUT / "orders.csv"
@@ -83,12 +83,10 @@ async def main(source: Path) -> None:
             print(f"An earlier run has finished {before.get('completed', 0)} of them; this one goes on from there.")
         print(f"To see it survive a crash, run `kill -9 {os.getpid()}` elsewhere and start it again.")
         print('"Waiting" jobs have not begun, or wait a second before they try again.\n')
-        jobs = []
-        for start in range(0, len(rows), 500):
-            async with app.unit_of_work():  # these 500 are queued together or not at all
-                for number, values in enumerate(rows[start : start + 500], start + 2):
-                    line = Line(table, number, len(header), values)
-                    jobs.append(await app.enqueue(import_line, f"{table}:{number}", line, if_exists="keep"))
+        lines = (Line(table, number, len(header), values) for number, values in enumerate(rows, 2))
+        jobs = await app.enqueue_many(
+            NewJob(import_line, f"{table}:{line.number}", line, if_exists="keep") for line in lines
+        )
         for job in jobs:
             await app.wait(job)
         await report(table, source)
