@@ -1,4 +1,4 @@
-"""The 17 hooks: four layers, five shapes. hookspecs.md has an example of each.
+"""The 19 hooks: four layers, five shapes. hookspecs.md has an example of each.
 
 Each class is a `Protocol` whose methods are the hook specifications: one source for pluggy, for type checkers and for
 the documents. They are never subclassed; a plugin is any object with methods marked `@hookimpl`.
@@ -30,6 +30,8 @@ from aether_bg.model import (
     Decision,
     Event,
     Failure,
+    FailureGroup,
+    Failures,
     HandlerInfo,
     Heartbeat,
     JobContext,
@@ -37,6 +39,8 @@ from aether_bg.model import (
     JobRun,
     Purge,
     Query,
+    Ran,
+    Runs,
     Stats,
     Write,
 )
@@ -132,6 +136,16 @@ class Persistence(Protocol):
     @hookspec(firstresult=True)
     async def store_history(self, job_id: UUID, limit: int) -> Sequence[JobRun]:
         """The newest `limit` history rows of a job, newest first. Shape: owned. Unknown job: empty."""
+        ...
+
+    @hookspec(firstresult=True)
+    async def store_runs(self, query: Runs) -> Sequence[Ran]:
+        """Attempts of all jobs that have ended, the latest first. Shape: owned."""
+        ...
+
+    @hookspec(firstresult=True)
+    async def store_failures(self, query: Failures) -> Sequence[FailureGroup]:
+        """FAILED jobs, grouped by handler and first line of the error. Shape: owned."""
         ...
 
     @hookspec(firstresult=True)

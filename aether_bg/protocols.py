@@ -13,6 +13,8 @@ from uuid import UUID
 
 from aether_bg.hookspecs import Opening, Persistence, Scheduling
 from aether_bg.model import (
+    FailureGroup,
+    Failures,
     Fired,
     Invocation,
     JobContext,
@@ -21,6 +23,8 @@ from aether_bg.model import (
     Process,
     Purge,
     Query,
+    Ran,
+    Runs,
     Stats,
 )
 
@@ -132,10 +136,12 @@ class Store(Persistence, Opening, Protocol):
 
 class Inspection(Protocol):
     """A store opened for reading only, which changes nothing and joins no other process. The command line reads through
-    it. `store_find`, `store_history` and `store_stats` answer as the hooks of those names. All raise a `StoreError`."""
+    it. The `store_…` methods answer as the hooks of those names. All raise a `StoreError`."""
 
     async def store_find(self, query: Query) -> Sequence[JobInfo]: ...
     async def store_history(self, job_id: UUID, limit: int) -> Sequence[JobRun]: ...
+    async def store_runs(self, query: Runs) -> Sequence[Ran]: ...
+    async def store_failures(self, query: Failures) -> Sequence[FailureGroup]: ...
     async def store_stats(self) -> Stats: ...
 
     async def processes(self) -> list[Process]:

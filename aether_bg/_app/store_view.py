@@ -17,7 +17,7 @@ from aether_bg._hooks.calls import Calls
 from aether_bg._kernel.kernel import Kernel
 from aether_bg._rules import validation as checks
 from aether_bg.errors import Unsupported, shown
-from aether_bg.model import JobInfo, JobRun, JobStatus, Purge, Query, Stats
+from aether_bg.model import FailureGroup, Failures, JobInfo, JobRun, JobStatus, Purge, Query, Ran, Runs, Stats
 
 
 class StoreView:
@@ -79,6 +79,14 @@ class StoreView:
         if not isinstance(job_id, UUID):
             checks.refuse("job_id", job_id, "must be a uuid.UUID", "To look up a job by name, use get_by_job_name().")
         return await self._calls.history(job_id, checks.whole("limit", limit, least=1))
+
+    async def runs(self, query: Runs | None = None, /) -> list[Ran]:
+        """Attempts of all jobs that have ended, the latest first; all fields of `Runs` must hold."""
+        return await self._calls.runs(query or Runs())
+
+    async def failures(self, query: Failures | None = None, /) -> list[FailureGroup]:
+        """FAILED jobs, grouped by handler and first line of the error, the group that failed last first."""
+        return await self._calls.failures(query or Failures())
 
     async def stats(self) -> Stats:
         """Counts by status and handler."""
@@ -154,10 +162,10 @@ def _query(query: Query | None, fields: Mapping[str, Any]) -> Query:
     if query is None or fields:
         query = attrs.evolve(query or Query(), **fields)
     given: dict[str, Any] = {"limit": checks.whole("limit", query.limit, least=1)}
-    checks.one_of("order", query.order, ("created", "due"))
+    checks.one_of("order", query.order, ("created", "newest", "due", "ended"))
     for name in ("due_before", "created_after", "created_before", "changed_after"):
         given[name] = checks.instant(name, getattr(query, name))
-    for name in ("job_name", "handler_name"):
+    for name in ("job_name", "handler_name", "name_prefix", "error_line"):
         if not isinstance(getattr(query, name), str | None):
             checks.refuse(name, getattr(query, name), "must be a string", "Pass the name of a job or handler.")
     for name in ("after", "owner"):

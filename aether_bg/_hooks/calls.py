@@ -20,6 +20,8 @@ from aether_bg.model import (
     Decision,
     Event,
     Failure,
+    FailureGroup,
+    Failures,
     HandlerInfo,
     Heartbeat,
     Insert,
@@ -28,6 +30,8 @@ from aether_bg.model import (
     JobRun,
     Purge,
     Query,
+    Ran,
+    Runs,
     Stats,
     Update,
     Write,
@@ -76,6 +80,12 @@ class Calls:
 
     async def history(self, job_id: UUID, limit: int) -> list[JobRun]:
         return list(await self._hook.store_history(job_id=job_id, limit=limit))
+
+    async def runs(self, query: Runs) -> list[Ran]:
+        return list(await self._hook.store_runs(query=query))
+
+    async def failures(self, query: Failures) -> list[FailureGroup]:
+        return list(await self._hook.store_failures(query=query))
 
     async def stats(self) -> Stats:
         stats: Stats = await self._hook.store_stats()

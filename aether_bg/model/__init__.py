@@ -3,8 +3,8 @@
 Each value carries its own rule, so that a store or scheduler need not repeat it: `JobInfo.claimable`, `Claim.choose`,
 `Change.applied_to`, `Query.select`, `Purge.select`.
 
-`job`: a job and its history · `writes`, `claims`, `queries`: what stores are asked · `attempts`: how a handler is
-called and what follows · `events`: what observers are told · `inspecting`: processes and findings
+`job`: a job and its history · `writes`, `claims`, `queries`, `summaries`: what stores are asked · `attempts`: how a
+handler is called and what follows · `events`: what observers are told · `inspecting`: processes and findings
 """
 
 from aether_bg.model.attempts import (
@@ -57,6 +57,7 @@ from aether_bg.model.queries import (
     Query,
     Stats,
 )
+from aether_bg.model.summaries import FailureGroup, Failures, Ran, Runs
 from aether_bg.model.writes import (
     Call,
     Change,
@@ -83,6 +84,8 @@ __all__ = [
     "Enqueued",
     "Event",
     "Failure",
+    "FailureGroup",
+    "Failures",
     "Finding",
     "Fired",
     "GiveUp",
@@ -104,10 +107,12 @@ __all__ = [
     "Purge",
     "Query",
     "Raised",
+    "Ran",
     "Recovered",
     "Report",
     "RetryAt",
     "RunOutcome",
+    "Runs",
     "Snooze",
     "Started",
     "Stats",

@@ -133,6 +133,12 @@ class JobInfo:
         return self.extra_properties
 
     @property
+    def recurs(self) -> bool:
+        """Its schedule is not one instant (`@once`, `@at …`, `@after …`). Words of a plugin count as recurring."""
+        text = self.expression_value
+        return text.lower() != "@once" and not text.startswith(("@at ", "@after "))
+
+    @property
     def held(self) -> bool:
         """Paused, and not triggered since: it is not claimed, whatever is due."""
         return self.paused and not self.manual
@@ -215,6 +221,11 @@ class JobRun:
         """Every field as plain JSON, as `JobInfo.to_dict`."""
         plain: dict[str, Any] = to_plain(self)
         return plain
+
+
+def error_line(error: str | None) -> str:
+    """How an error is grouped: what stands before its first line break or NUL, at most 200 characters."""
+    return (error or "").partition("\n")[0].partition("\0")[0][:200]
 
 
 def by_due(job: JobInfo) -> tuple[Any, ...]:

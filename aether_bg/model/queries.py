@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Final, Literal
 from uuid import UUID
 
 import attrs
 from attrs import field
 
-from aether_bg.model.job import JobInfo, JobStatus, RunOutcome, by_due
+from aether_bg.model.job import JobInfo, JobStatus, RunOutcome, by_due, error_line
 from aether_bg.model.plain import to_plain
 
 
@@ -20,13 +20,15 @@ from aether_bg.model.plain import to_plain
 class Query:
     """Which rows; every field given must hold. `metadata`: equal as JSON, types included, at these top-level keys.
 
-    `order`: by id ("created"), or by `due_at`, then id ("due"); rows without `due_at` come first. `after`: only rows
-    that come after the one with this id (keyset paging); by id that one need not exist any more, by due nothing follows
-    one that is gone.
+    `order`: by id ("created"), the other way round ("newest"), by `due_at`, then id ("due"; rows without `due_at` come
+    first), or by `handled_time`, then id, the latest first ("ended"; terminal rows that have one, and no others).
+    `after`: only rows that come after the one with this id (keyset paging); by id that one need not exist any more, by
+    another order nothing follows one that is gone.
     `due_before`: rows that could be claimed by then. `unarmed`: waiting rows whose current seq the scheduler does not
     hold. `changed_after`: waiting rows last changed later than this instant (if that is now, the clock has been set
     back). `zoned`: waiting rows with a time zone. `job_name` finds the holder of the name first, then the
-    newest that had it.
+    newest that had it. `name_prefix`: how the name begins, to the letter. `error_line`: that is what `error_line` says
+    of `last_error`. `paused`: paused rows that have not ended. `recurring`: rows whose schedule is not one instant.
     """
 
     ids: tuple[UUID, ...] | None = None
@@ -41,7 +43,11 @@ class Query:
     unarmed: bool = False
     changed_after: datetime | None = None
     zoned: bool = False
-    order: Literal["created", "due"] = "created"
+    name_prefix: str | None = None
+    error_line: str | None = None
+    paused: bool = False
+    recurring: bool = False
+    order: Literal["created", "newest", "due", "ended"] = "created"
     after: UUID | None = None
     limit: int = 1000
 
@@ -60,26 +66,44 @@ class Query:
             and (not self.unarmed or (job.waiting and job.armed_seq != job.seq))
             and (self.changed_after is None or _waits_since_after(job, self.changed_after))
             and (not self.zoned or (job.status is JobStatus.SCHEDULED and job.timezone is not None))
+            and (self.name_prefix is None or job.job_name.startswith(self.name_prefix))
+            and (self.error_line is None or error_line(job.last_error) == self.error_line)
+            and (not self.paused or (job.paused and not job.status.terminal))
+            and (not self.recurring or job.recurs)
+            and (self.order != "ended" or (job.status.terminal and job.handled_time is not None))
         )
 
     def select(self, jobs: Iterable[JobInfo]) -> list[JobInfo]:
         """The page of `jobs` that this query asks for, in its order. `jobs` has every row, or at least those that match
         and the one of `after`."""
         rows = list(jobs)
-        key = by_due if self.order == "due" else _by_id
-        found = sorted((job for job in rows if self.matches(job)), key=key)
+        key, down = _ORDERS[self.order]
+        found = sorted((job for job in rows if self.matches(job)), key=key, reverse=down)
         if self.job_name is not None:
             found.sort(key=lambda job: (job.holds_name, job.id), reverse=True)
         if self.after is not None:
             last = next((key(job) for job in rows if job.id == self.after), None)
             if last is None and key is _by_id:
                 last = (self.after,)
-            found = [job for job in found if last is not None and key(job) > last]
+            found = [job for job in found if last is not None and (key(job) < last if down else key(job) > last)]
         return found[: self.limit]
 
 
 def _by_id(job: JobInfo) -> tuple[Any, ...]:
     return (job.id,)
+
+
+def _by_end(job: JobInfo) -> tuple[Any, ...]:
+    return (job.handled_time or job.created_at, job.id)
+
+
+_ORDERS: Final[Mapping[str, tuple[Callable[[JobInfo], tuple[Any, ...]], bool]]] = {
+    "created": (_by_id, False),
+    "newest": (_by_id, True),
+    "due": (by_due, False),
+    "ended": (_by_end, True),
+}
+"""By which key, and whether the largest comes first."""
 
 
 def _waits_since_after(job: JobInfo, at: datetime) -> bool:

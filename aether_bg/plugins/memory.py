@@ -21,6 +21,8 @@ from aether_bg.model import (
     Alive,
     Claim,
     Claimed,
+    FailureGroup,
+    Failures,
     Heartbeat,
     Insert,
     JobInfo,
@@ -28,6 +30,8 @@ from aether_bg.model import (
     Owner,
     Purge,
     Query,
+    Ran,
+    Runs,
     Stats,
     Update,
     Write,
@@ -38,7 +42,7 @@ from aether_bg.protocols import Kernel
 __all__ = ["MemoryStore"]
 
 Jobs: TypeAlias = MutableMapping[UUID, JobInfo]
-Runs: TypeAlias = MutableMapping[tuple[UUID, int, int], JobRun]
+History: TypeAlias = MutableMapping[tuple[UUID, int, int], JobRun]
 
 
 class MemoryStore:
@@ -81,7 +85,7 @@ class MemoryStore:
                 wake()
         return [None] * len(writes)
 
-    def _write(self, write: Write, jobs: Jobs, runs: Runs) -> None:
+    def _write(self, write: Write, jobs: Jobs, runs: History) -> None:
         match write:
             case Insert(job):
                 if job.id in jobs:
@@ -157,6 +161,16 @@ class MemoryStore:
         return sorted((key for key in self._runs if key[0] == job_id), reverse=True)
 
     @hookimpl
+    async def store_runs(self, query: Runs) -> Sequence[Ran]:
+        with self._lock:
+            return query.select(Ran.of(run, self._jobs[run.job_id]) for run in self._runs.values())
+
+    @hookimpl
+    async def store_failures(self, query: Failures) -> Sequence[FailureGroup]:
+        with self._lock:
+            return query.select(self._jobs.values())
+
+    @hookimpl
     async def store_stats(self) -> Stats:
         with self._lock:
             return Stats.of(
@@ -178,7 +192,7 @@ class MemoryStore:
             return len(gone)
 
 
-def _check_completed(run: JobRun, runs: Runs) -> None:
+def _check_completed(run: JobRun, runs: History) -> None:
     """An occurrence completes once (docs/protocol.md, C6)."""
     if any(run.repeats(done) for done in runs.values()):
         raise StoreRefused(f"job {run.job_id}", f"its occurrence {run.occurrence} has completed already")

@@ -255,6 +255,14 @@ class Moody:
         return await self._asked("store_history", job_id, limit)
 
     @hookimpl
+    async def store_runs(self, query: Any) -> Any:
+        return await self._asked("store_runs", query)
+
+    @hookimpl
+    async def store_failures(self, query: Any) -> Any:
+        return await self._asked("store_failures", query)
+
+    @hookimpl
     async def store_stats(self) -> Any:
         return await self._asked("store_stats")
 

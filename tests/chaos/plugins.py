@@ -22,13 +22,17 @@ from aether_bg.model import (
     Claimed,
     Ended,
     Event,
+    FailureGroup,
+    Failures,
     Fired,
     Heartbeat,
     JobStatus,
     Problem,
     Purge,
     Query,
+    Ran,
     Recovered,
+    Runs,
     Stats,
     Update,
     Write,
@@ -81,6 +85,14 @@ class Watched:
     @hookimpl
     async def store_history(self, job_id: UUID, limit: int) -> Sequence[JobRun]:
         return await self.inner.store_history(job_id, limit)
+
+    @hookimpl
+    async def store_runs(self, query: Runs) -> Sequence[Ran]:
+        return await self.inner.store_runs(query)
+
+    @hookimpl
+    async def store_failures(self, query: Failures) -> Sequence[FailureGroup]:
+        return await self.inner.store_failures(query)
 
     @hookimpl
     async def store_stats(self) -> Stats:

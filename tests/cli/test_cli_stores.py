@@ -25,6 +25,7 @@ class Inspection:
         self.store_find, self.store_history, self.store_stats = (
             store.store_find, store.store_history, store.store_stats,
         )  # fmt: skip
+        self.store_runs, self.store_failures = store.store_runs, store.store_failures
 
     async def processes(self) -> list[Any]:
         return []

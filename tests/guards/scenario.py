@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 import anyio
 
 from aether_bg import Aether, GiveUp, JobConflict, JobInfo, JobStatus, Snooze, UnitOfWork, hookimpl
+from aether_bg.model import Failures, Runs
 from aether_bg.protocols import Kernel
 from aether_bg.testing import FakeClock
 
@@ -129,9 +130,19 @@ async def queries(app: Aether, clock: FakeClock) -> None:
     await store.stats()
     for status in JobStatus:
         await store.find(status=[status], limit=20)
-    for order in ("created", "due"):
+    for order in ("created", "newest", "due", "ended"):
         page = await store.find(order=order, limit=5)
         await store.find(order=order, limit=5, after=page[-1].id)
+    for status in JobStatus:
+        await store.find(order="newest", status=[status], limit=20)
+        await store.find(order="newest", status=[status], handler_name="Quick", limit=20)
+    await store.find(order="newest", handler_name="Quick", limit=20)
+    await store.find(order="ended", status=[JobStatus.FAILED], limit=20)
+    await store.find(order="newest", name_prefix="one", limit=20)
+    await store.find(order="newest", paused=True, limit=20)
+    await store.find(order="newest", recurring=True, limit=20)
+    await store.runs(Runs(after=now - HOUR, limit=20))
+    await store.failures(Failures(among=20, limit=20))
     await store.find(due_before=now, order="due", limit=20)
     await store.find(handler_name="Quick", due_before=now, order="due", limit=20)
     await store.find(created_after=now - HOUR, created_before=now, limit=20)

@@ -17,6 +17,7 @@ from guards.recorded import Statement, kinds, recording
 from guards.scenario import play
 
 MANY = 20_000
+HANDLED = "strftime('%Y-%m-%dT%H:%M:%f000Z', '2029-01-01', '+' || i || ' seconds')"
 JUSTIFIED = {
     r"FROM aether_owners\b": "a row per process; with it, the rows of jobs that run now, which are at most as many "
         "as may run",
@@ -26,6 +27,7 @@ JUSTIFIED = {
     r"json_each\(extra_properties\)": "metadata has no index: a search reads row by row",
     r"FROM aether_jobs (WHERE (created_at|handler_name|status IN).*)?ORDER BY id LIMIT": "a page of a listing: read "
         "in the order of ids until it is full",
+    r"ORDER BY id DESC LIMIT": "a page of a listing, newest first, from the indexes for it",
     r"ORDER BY coalesce\(due_at, ''\), id LIMIT": "a listing by due instant",
     r"timezone IS NOT NULL ORDER BY id": "what has a zone and waits: an index of just these rows",
     r"armed_seq <> seq ORDER BY due_at": "what a push scheduler does not hold yet: an index of just these rows",
@@ -95,7 +97,7 @@ def grow(path: Path) -> None:
     with closing(sqlite3.connect(path)) as db:
         columns = [row[1] for row in db.execute("PRAGMA table_info(aether_jobs)")]
         new = {"id": "printf('%08x-0000-7000-8000-%012d', i / 1000, i)", "job_name": "'many-' || i"}
-        for status, due, handled in ((0, "'2031-01-01T00:00:00.000000Z'", "NULL"), (2, "NULL", "modified_at")):
+        for status, due, handled in ((0, "'2031-01-01T00:00:00.000000Z'", "NULL"), (2, "NULL", HANDLED)):
             state = new | {
                 "status": status, "due_at": due, "occurrence": due, "handled_time": handled, "paused": 0, "attempt": 0,
                 "crash_count": 0, "owner": "NULL", "holds_name": 1, "armed_seq": "seq",

@@ -1,9 +1,9 @@
 """The persistence layer on one SQLite file: crash-safe, shared between processes, readable in Datasette.
 
-`schema` tables · `columns` values as columns, `rows` with stand-ins for bad ones · `changes`, `claims`, `queries`
-SQL · `writer` group commit of `operations` · `guard` SQL of users · `opened` the file while it is open, `session` one
-store's share of it · `hold`, `locks`, `files` the operating system · `backup` · `inspection` read only, `check`, both
-`bounded`
+`schema` tables · `columns` values as columns, `rows` with stand-ins for bad ones · `changes`, `claims`, `queries`,
+`listing` SQL · `writer` group commit of `operations` · `guard` SQL of users · `opened` the file while it is open,
+`session` one store's share of it · `hold`, `locks`, `files` the operating system · `backup` · `inspection` read only,
+`check`, both `bounded`
 """
 
 from __future__ import annotations
@@ -23,32 +23,36 @@ from uuid import UUID
 
 import anyio
 
-from aether_bg.errors import ForkedProcess, InvalidOption, NotStarted, UnitOfWorkTimeout, UsageError, shown
+from aether_bg.errors import ForkedProcess, InvalidOption, NotStarted, StoreError, UnitOfWorkTimeout, UsageError, shown
 from aether_bg.hookspecs import hookimpl
 from aether_bg.model import (
     Alive,
     Call,
     Claim,
     Claimed,
+    FailureGroup,
+    Failures,
     Heartbeat,
     JobInfo,
     JobRun,
     Purge,
     Query,
+    Ran,
     Report,
+    Runs,
     Stats,
     Unreadable,
     Update,
     Write,
 )
 from aether_bg.model.attempts import LONGEST, in_seconds
-from aether_bg.plugins.sqlite import changes, check, claims, files, inspection, quarantine, queries
+from aether_bg.plugins.sqlite import changes, check, claims, files, inspection, listing, quarantine, queries
 from aether_bg.plugins.sqlite.backup import Progress
 from aether_bg.plugins.sqlite.columns import to_time
 from aether_bg.plugins.sqlite.inspection import Inspection
 from aether_bg.plugins.sqlite.operations import Rank
 from aether_bg.plugins.sqlite.rows import read_jobs
-from aether_bg.plugins.sqlite.schema import MAKE_UNARMED_INDEX
+from aether_bg.plugins.sqlite.schema import MAKE_LISTING_INDEXES, MAKE_UNARMED_INDEX
 from aether_bg.plugins.sqlite.session import Session
 from aether_bg.protocols import Kernel
 
@@ -180,10 +184,10 @@ class SQLiteStore:
             self._report(await self._open().write(isolate, Rank.OTHER))
         return [job for job in found if job not in bad] if for_work else found
 
-    def _report(self, problems: Sequence[str]) -> None:
+    def _report(self, problems: Sequence[str], part: str = "unreadable rows") -> None:
         for kernel in self._users[:1]:
             for problem in problems:
-                kernel.report("unreadable rows", problem)
+                kernel.report(part, problem)
 
     @hookimpl
     async def store_heartbeat(self, beat: Heartbeat) -> Alive:
@@ -208,6 +212,8 @@ class SQLiteStore:
         if query.unarmed and not session.file.has_unarmed_index:
             await session.write(lambda conn: conn.execute(MAKE_UNARMED_INDEX), Rank.OTHER, limit=600.0)
             session.file.has_unarmed_index = True
+        if query.order == "newest" or query.recurring or query.paused:
+            await self._ready_to_list()
         found = await session.read(lambda conn: queries.find(conn, query))
         for_work = bool(query.owner or query.unarmed or query.changed_after or query.zoned or query.due_before)
         return await self._isolated(found, datetime.now(UTC), for_work=for_work)
@@ -215,6 +221,27 @@ class SQLiteStore:
     @hookimpl
     async def store_history(self, job_id: UUID, limit: int) -> Sequence[JobRun]:
         return await self._open().read(lambda conn: queries.history(conn, job_id, limit))
+
+    async def _ready_to_list(self) -> None:
+        """Without its indexes, because the file cannot be written, a listing is slower."""
+        session = self._open()
+        if session.file.has_listing_indexes:
+            return
+        session.file.has_listing_indexes = True
+        try:
+            for make in MAKE_LISTING_INDEXES:
+                await session.write(partial(_execute, sql=make), Rank.OTHER, limit=600.0)
+        except StoreError as error:
+            self._report([f"its indexes cannot be made, so pages are slower: {error}"], "listing")
+
+    @hookimpl
+    async def store_runs(self, query: Runs) -> Sequence[Ran]:
+        await self._ready_to_list()
+        return await self._open().read(lambda conn: listing.runs(conn, query))
+
+    @hookimpl
+    async def store_failures(self, query: Failures) -> Sequence[FailureGroup]:
+        return await self._open().read(lambda conn: listing.failures(conn, query))
 
     @hookimpl
     async def store_stats(self) -> Stats:
@@ -241,3 +268,7 @@ class SQLiteStore:
     @hookimpl
     async def store_purge(self, purge: Purge) -> int:
         return await self._open().write(lambda conn: changes.purge(conn, purge), Rank.OTHER)
+
+
+def _execute(conn: sqlite3.Connection, sql: str) -> None:
+    conn.execute(sql)

@@ -20,8 +20,8 @@ from uuid import UUID
 import attrs
 
 from aether_bg.errors import AetherError, NotADatabase, SchemaTooNew, StoreBroken, StoreError, StoreIsDirectory
-from aether_bg.model import JobInfo, JobRun, Process, Purge, Query, Stats
-from aether_bg.plugins.sqlite import backup, files, queries
+from aether_bg.model import FailureGroup, Failures, JobInfo, JobRun, Process, Purge, Query, Ran, Runs, Stats
+from aether_bg.plugins.sqlite import backup, files, listing, queries
 from aether_bg.plugins.sqlite.bounded import Bounded
 from aether_bg.plugins.sqlite.columns import instant, to_time, to_uuid
 from aether_bg.plugins.sqlite.locks import OwnerLocks, WriteLock
@@ -83,6 +83,12 @@ class Inspection:
 
     async def store_history(self, job_id: UUID, limit: int) -> Sequence[JobRun]:
         return await self.ask(partial(queries.history, job_id=job_id, limit=limit))
+
+    async def store_runs(self, query: Runs) -> Sequence[Ran]:
+        return await self.ask(partial(listing.runs, query=query))
+
+    async def store_failures(self, query: Failures) -> Sequence[FailureGroup]:
+        return await self.ask(partial(listing.failures, query=query))
 
     async def store_stats(self) -> Stats:
         size = os.stat(self.path).st_size + self.wal_size()

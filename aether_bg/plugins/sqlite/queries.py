@@ -11,10 +11,10 @@ from uuid import UUID
 
 from aether_bg.errors import StoreBroken, shown
 from aether_bg.model import JobInfo, JobRun, JobStatus, Purge, Query, Stats
-from aether_bg.plugins.sqlite import reading
+from aether_bg.plugins.sqlite import listing, reading
 from aether_bg.plugins.sqlite.columns import RUN_COLUMNS, readable_time, to_sorted_json, to_time, to_uuid
 from aether_bg.plugins.sqlite.rows import read_run
-from aether_bg.plugins.sqlite.schema import READY
+from aether_bg.plugins.sqlite.schema import LISTED, PAUSED, READY, RECURS
 
 _SAME_METADATA = """(
     SELECT count(*) FROM json_each(extra_properties) AS has JOIN json_each(?) AS wants
@@ -27,6 +27,9 @@ _PLACE = {"created": "id", "due": "coalesce(due_at, ''), id"}
 
 def find(conn: sqlite3.Connection, query: Query) -> list[JobInfo]:
     terms, params = _where(query)
+    if query.order in ("newest", "ended"):
+        source, params = listing.source(conn, query, terms, params)
+        return _with_stand_ins(conn, query, reading.jobs(conn, f"FROM {source}", params))
     place = _PLACE[query.order]
     if query.order == "due" and (query.due_before is not None or query.unarmed):
         place = "due_at, id"  # what can be claimed has a due instant: the order of an index
@@ -46,6 +49,10 @@ def find(conn: sqlite3.Connection, query: Query) -> list[JobInfo]:
         )
         table, params = f"({table})", [query.job_name, query.job_name, *params]
     found = reading.jobs(conn, f"FROM (SELECT * FROM {table} {where} ORDER BY {order} LIMIT ?)", [*params, query.limit])
+    return _with_stand_ins(conn, query, found)
+
+
+def _with_stand_ins(conn: sqlite3.Connection, query: Query, found: list[JobInfo]) -> list[JobInfo]:
     if query.ids is not None and any(one.version == 5 for one in query.ids):  # stand-ins, which no statement can find
         found += [job for job in reading.jobs(conn, f"FROM main.aether_jobs WHERE {_ODD_ID}", []) if query.matches(job)]
     return found
@@ -86,6 +93,17 @@ def _where(query: Query) -> tuple[list[str], list[Any]]:
         add("status = 0 AND modified_at > ?", to_time(query.changed_after))
     if query.zoned:
         add("status = 0 AND timezone IS NOT NULL")
+    if query.name_prefix:
+        term, range_ = listing.prefix(query.name_prefix)
+        add(term.replace("job_name", "+job_name"), *range_)
+    if query.error_line is not None:
+        add(f"{listing.error_line('last_error')} = ?", query.error_line)
+    if query.paused:
+        add(PAUSED)
+    if query.recurring:
+        add(RECURS)
+    if query.order == "ended":
+        add(listing.ENDED)
     if query.metadata is not None:
         add(_SAME_METADATA, to_sorted_json(dict(query.metadata)), len(query.metadata))
     return terms, params
@@ -106,7 +124,7 @@ def stats(conn: sqlite3.Connection, size: int, now: str | None) -> Stats:
     by_status = dict.fromkeys(JobStatus, 0)
     by_handler: dict[str, dict[str, int]] = {}
     for handler, status, count in conn.execute(
-        "SELECT handler_name, status, count(*) FROM main.aether_jobs GROUP BY handler_name, status"
+        f"SELECT handler_name, status, count(*) FROM main.aether_jobs WHERE {LISTED} GROUP BY handler_name, status"
     ):
         if status in by_status:  # else the row cannot be read: `check` names it
             by_status[status] += count
@@ -114,7 +132,7 @@ def stats(conn: sqlite3.Connection, size: int, now: str | None) -> Stats:
     return Stats(
         store_id=store_id(conn),
         **{status.name.lower(): count for status, count in by_status.items()},
-        paused=one("SELECT count(*) FROM main.aether_jobs WHERE paused = 1 AND status < 2"),
+        paused=one(f"SELECT count(*) FROM main.aether_jobs WHERE {PAUSED}"),
         due=one(f"SELECT count(*) FROM main.aether_jobs WHERE {READY} AND due_at <= ?", now),
         oldest_due=readable_time(one(f"SELECT min(due_at) FROM main.aether_jobs WHERE {READY}")),
         owners=one("SELECT count(*) FROM main.aether_owners"),

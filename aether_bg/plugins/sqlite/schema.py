@@ -114,9 +114,29 @@ MAKE_UNARMED_INDEX = (
 )
 """Made when a scheduler first asks what is not armed: the embedded timer arms nothing and need not pay for it."""
 
+RECURS = (
+    "lower(expression_value) <> '@once' AND expression_value NOT GLOB '@at *' AND expression_value NOT GLOB '@after *'"
+)
+LISTED = "status >= 0"
+"""Always true. Only a statement that says it uses the indexes for listing; the kernel's own ones must not."""
+PAUSED = "paused = 1 AND status < 2"
+ATTEMPTED = "started_at IS NOT NULL AND finished_at IS NOT NULL AND outcome IS NOT NULL"
+
+MAKE_LISTING_INDEXES = (
+    f"CREATE INDEX IF NOT EXISTS main.aether_jobs_by_status ON aether_jobs (status, id) WHERE {LISTED}",
+    f"CREATE INDEX IF NOT EXISTS main.aether_jobs_by_handler ON aether_jobs (handler_name, status, id) WHERE {LISTED}",
+    f"CREATE INDEX IF NOT EXISTS main.aether_jobs_paused ON aether_jobs (id) WHERE {PAUSED}",
+    f"CREATE INDEX IF NOT EXISTS main.aether_jobs_recurring ON aether_jobs (id) WHERE {RECURS}",
+    f"CREATE INDEX IF NOT EXISTS main.aether_runs_ended ON aether_runs (finished_at) WHERE {ATTEMPTED}",
+)
+"""Made when jobs are first listed newest first, or attempts of all jobs: only a store that is looked at pays."""
+
 
 _NAMES = tuple(
-    re.findall(r"CREATE (?:UNIQUE )?(?:TABLE|INDEX) (?:IF NOT EXISTS main\.)?(\w+)", _TABLES + MAKE_UNARMED_INDEX)
+    re.findall(
+        r"CREATE (?:UNIQUE )?(?:TABLE|INDEX) (?:IF NOT EXISTS main\.)?(\w+)",
+        "".join((_TABLES, MAKE_UNARMED_INDEX, *MAKE_LISTING_INDEXES)),
+    )
 )
 MIGRATIONS = "aether_migrations"
 

@@ -17,12 +17,16 @@ from aether_bg.model import (
     Change,
     Claim,
     Claimed,
+    FailureGroup,
+    Failures,
     Heartbeat,
     Insert,
     JobInfo,
     JobRun,
     Purge,
     Query,
+    Ran,
+    Runs,
     Stats,
     Update,
     Write,
@@ -56,6 +60,12 @@ class Opened:
 
     async def history(self, job_id: UUID, limit: int = 100) -> list[JobRun]:
         return list(await self._hooks.store_history(job_id=job_id, limit=limit))
+
+    async def runs(self, **fields: Any) -> list[Ran]:
+        return list(await self._hooks.store_runs(query=Runs(**fields)))
+
+    async def failures(self, **fields: Any) -> list[FailureGroup]:
+        return list(await self._hooks.store_failures(query=Failures(**fields)))
 
     async def stats(self) -> Stats:
         return cast(Stats, await self._hooks.store_stats())

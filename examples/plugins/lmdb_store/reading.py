@@ -12,13 +12,18 @@ from uuid import UUID
 import attrs
 
 from aether_bg import JobInfo, JobRun, JobStatus
-from aether_bg.model import Alive, Heartbeat, Query, Stats
+from aether_bg.model import Alive, FailureGroup, Failures, Heartbeat, Query, Ran, Runs, Stats
 
 from . import layout
 from .rows import Rows
 
 
 def find(rows: Rows, query: Query) -> list[JobInfo]:
+    if query.order in ("newest", "ended"):  # for people: all that match are read, and sorted by the query itself
+        known = attrs.evolve(query, order="created", after=None)
+        found = (job for job in map(rows.job, _candidates(rows, known)) if job is not None)
+        last = rows.job(query.after) if query.after is not None else None
+        return query.select({job.id: job for job in (*found, *([last] if last else []))}.values())
     jobs = (job for job in map(rows.job, _candidates(rows, query)) if job is not None)
     return list(islice((job for job in jobs if query.matches(job)), query.limit))
 
@@ -71,6 +76,15 @@ def _named(rows: Rows, name: str, after: UUID | None) -> Iterator[UUID]:
 
 def history(rows: Rows, job_id: UUID, limit: int) -> list[JobRun]:
     return [layout.unpack_run(value) for _, value in islice(rows.runs(job_id), limit)]
+
+
+def runs(rows: Rows, query: Runs) -> list[Ran]:
+    every = (layout.unpack_run(value) for _, value in rows.every_run())
+    return query.select(Ran.of(run, job) for run in every if (job := rows.job(run.job_id)) is not None)
+
+
+def failures(rows: Rows, query: Failures) -> list[FailureGroup]:
+    return query.select(rows.jobs(rows.index(layout.ENDED + layout.flag(JobStatus.FAILED))))
 
 
 def stats(rows: Rows) -> Stats:

@@ -58,6 +58,9 @@ class Rows:
     def every_job(self, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         return self._scan(self.tables.jobs, b"", after)
 
+    def every_run(self) -> Iterator[tuple[bytes, bytes]]:
+        return self._scan(self.tables.runs, b"")
+
     def owners(self) -> dict[UUID, Owner]:
         """Those who are registered."""
         rows = self._scan(self.tables.owners, b"")

@@ -1,4 +1,4 @@
-"""The store: the eight hooks, each a function over the rows of one transaction."""
+"""The store: its hooks, each a function over the rows of one transaction."""
 
 from __future__ import annotations
 
@@ -18,7 +18,20 @@ import lmdb
 
 from aether_bg import JobInfo, JobRun, hookimpl
 from aether_bg.errors import ForkedProcess, NotStarted
-from aether_bg.model import Alive, Claim, Claimed, Heartbeat, Purge, Query, Stats, Write
+from aether_bg.model import (
+    Alive,
+    Claim,
+    Claimed,
+    FailureGroup,
+    Failures,
+    Heartbeat,
+    Purge,
+    Query,
+    Ran,
+    Runs,
+    Stats,
+    Write,
+)  # fmt: skip
 from aether_bg.protocols import Kernel
 
 from . import reading, writing
@@ -73,6 +86,14 @@ class LMDBStore:
     @hookimpl
     async def store_history(self, job_id: UUID, limit: int) -> Sequence[JobRun]:
         return await self._read(lambda rows: reading.history(rows, job_id, limit))
+
+    @hookimpl
+    async def store_runs(self, query: Runs) -> Sequence[Ran]:
+        return await self._read(lambda rows: reading.runs(rows, query))
+
+    @hookimpl
+    async def store_failures(self, query: Failures) -> Sequence[FailureGroup]:
+        return await self._read(lambda rows: reading.failures(rows, query))
 
     @hookimpl
     async def store_stats(self) -> Stats:

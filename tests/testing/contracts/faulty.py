@@ -17,11 +17,15 @@ from aether_bg.model import (
     Alive,
     Claim,
     Claimed,
+    FailureGroup,
+    Failures,
     Heartbeat,
     Insert,
     JobStatus,
     Purge,
     Query,
+    Ran,
+    Runs,
     Stats,
     Update,
     Write,
@@ -65,6 +69,14 @@ class Faulty:
     @hookimpl
     async def store_history(self, job_id: UUID, limit: int) -> Sequence[JobRun]:
         return await self._do("store_history", job_id, limit)  # type: ignore[no-any-return]
+
+    @hookimpl
+    async def store_runs(self, query: Runs) -> Sequence[Ran]:
+        return await self._do("store_runs", query)  # type: ignore[no-any-return]
+
+    @hookimpl
+    async def store_failures(self, query: Failures) -> Sequence[FailureGroup]:
+        return await self._do("store_failures", query)  # type: ignore[no-any-return]
 
     @hookimpl
     async def store_stats(self) -> Stats:
@@ -143,6 +155,31 @@ def _as_float(job: JobInfo) -> dict[str, Any]:
 
 async def one_page_for_ever(store: SQLiteStore, query: Query) -> Any:
     return await store.store_find(attrs.evolve(query, after=None))
+
+
+async def oldest_first(store: SQLiteStore, query: Query) -> Any:
+    return await store.store_find(attrs.evolve(query, order="created") if query.order == "newest" else query)
+
+
+async def ended_or_not(store: SQLiteStore, query: Query) -> Any:
+    return await store.store_find(attrs.evolve(query, order="newest") if query.order == "ended" else query)
+
+
+async def prefix_anywhere(store: SQLiteStore, query: Query) -> Any:
+    rows = await store.store_find(attrs.evolve(query, name_prefix=None, limit=1000))
+    return [job for job in rows if (query.name_prefix or "").lower() in job.job_name.lower()][: query.limit]
+
+
+async def pauses_are_no_matter(store: SQLiteStore, query: Query) -> Any:
+    return await store.store_find(attrs.evolve(query, paused=False))
+
+
+async def attempts_twice(store: SQLiteStore, query: Runs) -> Any:
+    return [ran for ran in await store.store_runs(query) for _ in range(2)]
+
+
+async def every_error_alone(store: SQLiteStore, query: Failures) -> Any:
+    return [attrs.evolve(group, count=1) for group in await store.store_failures(query)]
 
 
 # -- claiming --------------------------------------------------------------------------------------
@@ -258,6 +295,12 @@ STORES: dict[str, tuple[str, str, Callable[[Path], Any]]] = {
     "whole seconds": ("store_transact", "instants_are_read_back", _made(store_find=seen_as(_whole_seconds))),
     "integers as floats": ("store_transact", "payloads_are_read_back", _made(store_find=seen_as(_as_float))),
     "one page for ever": ("store_find", "page_by_page", _made(store_find=one_page_for_ever)),
+    "oldest first": ("store_find", "newest_first", _made(store_find=oldest_first)),
+    "ended or not": ("store_find", "last_ended_first", _made(store_find=ended_or_not)),
+    "prefix anywhere": ("store_find", "names_that_begin_alike", _made(store_find=prefix_anywhere)),
+    "pauses are no matter": ("store_find", "paused_and_recurring", _made(store_find=pauses_are_no_matter)),
+    "attempts twice": ("store_runs", "attempts_of_all_jobs", _made(store_runs=attempts_twice)),
+    "every error alone": ("store_failures", "failures_in_groups", _made(store_failures=every_error_alone)),
     "claims twice": ("C1", "each_job_once", lambda place: _made(store_claim=claims_twice())(place)),
     "latest first": ("store_claim", "the_earliest_first", _made(store_claim=latest_first)),
     "a second early": ("store_claim", "only_what_is_due", _made(store_claim=a_second_early)),

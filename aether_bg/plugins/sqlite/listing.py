@@ -1,0 +1,152 @@
+"""Reading for people: newest and last ended first, attempts of all jobs, failures in groups.
+
+Each page is found by an index and costs the same among a million rows. Where one statement would have to sort, there is
+one part for each status, in the order of its index.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from typing import Any, Final
+from uuid import UUID
+
+from aether_bg.model import FailureGroup, Failures, JobStatus, Query, Ran, RunOutcome, Runs
+from aether_bg.plugins.sqlite.columns import instant, to_time, to_uuid
+from aether_bg.plugins.sqlite.reading import any_text
+from aether_bg.plugins.sqlite.schema import ATTEMPTED, LISTED
+
+ENDED: Final = "status > 1 AND handled_time IS NOT NULL"
+FEW: Final = 5_000
+"""Names that begin alike: up to these many are found by name and sorted; more are met soon in the order of ids."""
+_ORDER: Final = {"newest": "id DESC", "ended": "handled_time DESC, id DESC"}
+
+
+def error_line(column: str) -> str:
+    """`model.job.error_line` in SQL; `substr` ends at a NUL."""
+    text = f"coalesce({column}, '')"
+    return f"substr(substr({text}, 1, instr({text} || char(10), char(10)) - 1), 1, 200)"
+
+
+def source(conn: sqlite3.Connection, query: Query, terms: list[str], params: list[Any]) -> tuple[str, list[Any]]:
+    """What to select the page from, with its parameters: for the orders "newest" and "ended"."""
+    terms, params, order = list(terms), list(params), _ORDER[query.order]
+    if query.after is not None and query.order == "newest":
+        terms.append("id < ?")
+        params.append(str(query.after))
+    elif query.after is not None:
+        sql = "SELECT coalesce(handled_time, created_at) FROM main.aether_jobs WHERE id = ?"
+        at = conn.execute(sql, [str(query.after)]).fetchone() or (None,)
+        terms.append("handled_time <= ? AND (handled_time < ? OR id < ?)")
+        params += [at[0], at[0], str(query.after)]
+    limit, table = [query.limit], "main.aether_jobs"
+    if query.job_name is not None:
+        return _every("job_name = ?", [query.job_name], terms, params, "holds_name DESC, id DESC", limit)
+    if query.name_prefix and _few(conn, *prefix(query.name_prefix)):
+        return _every(*prefix(query.name_prefix), terms, params, order, limit)
+    if query.order == "newest" and query.status is None and query.handler_name is None:
+        return f"(SELECT * FROM {table} {_where(terms)} ORDER BY {order} LIMIT ?)", params + limit
+    statuses = [status for status in query.status or JobStatus if status.terminal or query.order == "newest"]
+    if query.order == "ended":
+        table += " INDEXED BY aether_jobs_ended"
+    else:
+        terms.append(LISTED)
+    parts = " UNION ALL ".join(
+        f"SELECT * FROM (SELECT * FROM {table} {_where([f'status = {int(status)}', *terms])} ORDER BY {order} LIMIT ?)"
+        for status in dict.fromkeys(statuses)
+    )
+    if not parts:
+        return f"(SELECT * FROM {table.split(' ')[0]} WHERE FALSE)", []
+    return f"(SELECT * FROM ({parts}) ORDER BY {order} LIMIT ?)", (params + limit) * len(set(statuses)) + limit
+
+
+def _every(
+    name: str, named: list[Any], terms: list[str], params: list[Any], order: str, limit: list[int]
+) -> tuple[str, list[Any]]:
+    """By name: two partial indexes cover them, held and given up."""
+    both = " UNION ALL ".join(f"SELECT * FROM main.aether_jobs WHERE {name} AND holds_name = {held}" for held in (1, 0))
+    return f"(SELECT * FROM ({both}) {_where(terms)} ORDER BY {order} LIMIT ?)", [*named, *named, *params, *limit]
+
+
+def _where(terms: list[str]) -> str:
+    return f"WHERE {' AND '.join(terms)}" if terms else ""
+
+
+def prefix(text: str) -> tuple[str, list[Any]]:
+    """Texts that begin so, as a range: SQLite compares by code point."""
+    last = text.rstrip("\U0010ffff")
+    if not last:
+        return "job_name >= ?", [text]
+    following = ord(last[-1]) + 1
+    following = 0xE000 if 0xD800 <= following < 0xE000 else following
+    return "job_name >= ? AND job_name < ?", [text, last[:-1] + chr(following)]
+
+
+def _few(conn: sqlite3.Connection, name: str, params: list[Any]) -> bool:
+    seen = 0
+    for held in (1, 0):
+        part = f"SELECT 1 FROM main.aether_jobs WHERE {name} AND holds_name = {held} LIMIT {FEW + 1}"
+        seen += conn.execute(f"SELECT count(*) FROM ({part})", params).fetchone()[0]
+    return seen <= FEW
+
+
+# -- attempts and failures -----------------------------------------------------------------------
+
+
+def runs(conn: sqlite3.Connection, query: Runs) -> list[Ran]:
+    """Rows that cannot be read are left out: `check` names them."""
+    terms, params = [f"r.{term}" for term in ATTEMPTED.split(" AND ")], list[Any]()
+    for term, value in (("finished_at > ?", query.after), ("finished_at < ?", query.before)):
+        if value is not None:
+            terms.append(f"r.{term}")
+            params.append(to_time(value))
+    if query.handler_name is not None:
+        terms.append("j.handler_name = ?")
+        params.append(query.handler_name)
+    if query.outcomes is not None:
+        terms.append(f"r.outcome IN ({', '.join('?' * len(query.outcomes))})")
+        params += [str(outcome) for outcome in query.outcomes]
+    sql = f"""
+    SELECT r.job_id, r.token, j.job_name, j.handler_name, r.attempt, r.outcome, r.started_at, r.finished_at,
+        {error_line("r.error")}
+    FROM main.aether_runs AS r CROSS JOIN main.aether_jobs AS j ON j.id = r.job_id {_where(terms)}
+    ORDER BY r.finished_at DESC, r.job_id DESC, r.token DESC LIMIT ?
+    """
+    with any_text(conn):
+        found = conn.execute(sql, [*params, query.limit]).fetchall()
+    return [ran for row in found if (ran := _ran(row)) is not None]
+
+
+def _ran(row: tuple[Any, ...]) -> Ran | None:
+    job_id, token, job_name, handler_name, attempt, outcome, started, finished, line = row
+    try:
+        "".join((job_name, handler_name, line))
+        return Ran(
+            job_id=to_uuid(job_id), token=token + 0, job_name=job_name, handler_name=handler_name, attempt=attempt + 0,
+            outcome=RunOutcome(outcome), started_at=instant(started), finished_at=instant(finished), error_line=line,
+        )  # fmt: skip
+    except (ValueError, TypeError):
+        return None
+
+
+def failures(conn: sqlite3.Connection, query: Failures) -> list[FailureGroup]:
+    terms, params = [f"status = {int(JobStatus.FAILED)}", ENDED], list[Any]()
+    if query.handler_name is not None:
+        terms.append("handler_name = ?")
+        params.append(query.handler_name)
+    sql = f"""
+    SELECT handled_time, id, handler_name, {error_line("last_error")} FROM main.aether_jobs INDEXED BY aether_jobs_ended
+    {_where(terms)} ORDER BY handled_time DESC, id DESC LIMIT ?
+    """
+    with any_text(conn):
+        found = conn.execute(sql, [*params, query.among]).fetchall()
+    return query.grouped(_readable(found))
+
+
+def _readable(rows: list[tuple[Any, ...]]) -> Iterator[tuple[Any, UUID, str, str]]:
+    for at, job_id, handler, line in rows:
+        try:
+            "".join((handler, line))
+            yield instant(at), to_uuid(job_id), handler, line
+        except (ValueError, TypeError):
+            continue
