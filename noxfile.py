@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import subprocess
+import tarfile
 import tomllib
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import nox
 
 HERE = Path(__file__).parent
 PROJECT = tomllib.loads((HERE / "pyproject.toml").read_text(encoding="utf-8"))
-PYTHONS = nox.project.python_versions(PROJECT)
+PYTHONS = [*nox.project.python_versions(PROJECT), "3.14"]  # announced by its classifier once it is tested everywhere
 # what examples/ and tests use beyond the package
 EXAMPLES = [
     "fastapi", "httpx", "httpx2", "flask", "uvicorn", "cryptography", "opentelemetry-sdk", "lmdb", "apscheduler<4",
@@ -115,16 +116,48 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def wheel(session: nox.Session) -> None:
-    """The built wheel, alone in a fresh environment, runs the main job."""
+    """The built wheel, alone in a fresh environment, runs the main job; a second build has the same bytes."""
     session.install("-q", "build")
-    out = session.create_tmp()
-    session.run("python", "-m", "build", "-q", "--wheel", "--outdir", out)
-    built = max(Path(out).glob("*.whl"), key=lambda path: path.stat().st_mtime)
-    session.install("-q", "--force-reinstall", str(built))
+    first, second = Path(session.create_tmp()) / "first", Path(session.create_tmp()) / "second"
+    for out in (first, second):
+        shutil.rmtree(out, ignore_errors=True)
+        session.run("python", "-m", "build", "-q", "--outdir", str(out))  # the wheel is built from the sdist
+    for path in first.iterdir():
+        if path.read_bytes() != (second / path.name).read_bytes():
+            session.error(f"{path.name} is not reproducible")
+    with tarfile.open(next(first.glob("*.tar.gz"))) as sdist:
+        packed = {name.partition("/")[2] for name in sdist.getnames()}
+    tracked = subprocess.run(["git", "ls-files"], cwd=HERE, capture_output=True, text=True, check=False).stdout.split(
+        "\n"
+    )
+    if missing := [name for name in tracked if name and not name.startswith(".") and name not in packed]:
+        session.error(f"the sdist lacks {', '.join(missing[:5])}")
+    session.install("-q", "--force-reinstall", str(next(first.glob("*.whl"))))
     quickstart = HERE / "examples" / "quickstart.py"
-    with session.chdir(out):
+    with session.chdir(first):
         session.run("python", str(quickstart))
         session.run("aether-bg", "next", "30 2 * * *", "--timezone", "Europe/Berlin")
+
+
+@nox.session
+def upgrade(session: nox.Session) -> None:
+    """The commit before this one and this one, on one live file; `-- REVISION` for an older one.
+
+    Skips where the schema of a version that is not released yet has changed between the two.
+    """
+    revision = session.posargs[0] if session.posargs else "HEAD~1"
+    if not _succeeds(["git", "-C", str(HERE), "rev-parse", "-q", "--verify", revision]):
+        session.skip(f"{revision} is not in this clone: git fetch --unshallow")
+    schema = [f"aether_bg/plugins/sqlite/{name}.py" for name in ("schema", "columns")]
+    if not _succeeds(["git", "-C", str(HERE), "diff", "--quiet", revision, "HEAD", "--", *schema]):
+        session.skip("the schema has changed since, and is not released")
+    old = Path(session.create_tmp()) / "old"
+    session.run("python", "-m", "venv", "--clear", str(old))
+    session.run(str(old / "bin" / "pip"), "install", "-q", f"git+file://{HERE}@{revision}", external=True)
+    session.install("-q", ".")
+    session.run(
+        "python", "tests/upgrading/two_versions.py", str(old / "bin" / "python"), str(Path(session.bin) / "python")
+    )
 
 
 @nox.session
