@@ -111,7 +111,7 @@ def test_a_handler_that_swallows_cancellation(world: World, count: int, note: Ca
         process.wait(20)
         took.append(time.monotonic() - began)
         assert took[-1] <= 0.3 + 1.0 + 0.2
-        assert f"stubborn-{number}" in process.tail(), "it says who hung"
+        assert f"stubborn-{number}" in process.log.read_text(errors="replace"), "it says who hung"
         assert world.sql("SELECT status FROM aether_jobs WHERE job_name = ?", f"stubborn-{number}") == [(0,)]
         world.start("cancel_rest").wait()
     world.check(failures=True)
