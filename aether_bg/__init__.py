@@ -20,7 +20,18 @@ from aether_bg._app.new_job import NewJob
 from aether_bg._handlers.work import UnitOfWork
 from aether_bg.errors import *  # noqa: F403 - every error is part of the surface; errors.__all__ lists them
 from aether_bg.hookspecs import hookimpl
-from aether_bg.model import Backoff, GiveUp, JobContext, JobInfo, JobRun, JobStatus, JobType, RunOutcome, Snooze
+from aether_bg.model import (
+    Backoff,
+    GiveUp,
+    JobContext,
+    JobInfo,
+    JobRun,
+    JobStatus,
+    JobType,
+    Progress,
+    RunOutcome,
+    Snooze,
+)
 
 if TYPE_CHECKING:
     from aether_bg.plugins.dapr import DaprScheduler
@@ -32,7 +43,7 @@ _LAZY = {"SQLiteStore": "aether_bg.plugins.sqlite", "DaprScheduler": "aether_bg.
 
 __all__ = [
     "Aether", "Backoff", "DaprScheduler", "GiveUp", "JobContext", "JobInfo", "JobRun", "JobStatus", "JobType",
-    "NewJob", "RunOutcome", "SQLiteStore", "Snooze", "UnitOfWork", "hookimpl", "schedule", *errors.__all__,
+    "NewJob", "Progress", "RunOutcome", "SQLiteStore", "Snooze", "UnitOfWork", "hookimpl", "schedule", *errors.__all__,
 ]  # fmt: skip
 
 

@@ -52,6 +52,7 @@ from aether_bg.model.job import (
     RunOutcome,
     Unreadable,
 )
+from aether_bg.model.progress import Progress
 from aether_bg.model.queries import (
     Purge,
     Query,
@@ -59,16 +60,19 @@ from aether_bg.model.queries import (
 )
 from aether_bg.model.summaries import FailureGroup, Failures, Ran, Runs
 from aether_bg.model.writes import (
+    KEEP,
     Call,
     Change,
     Definition,
     Insert,
+    Note,
     Transaction,
     Update,
     Write,
 )
 
 __all__ = [
+    "KEEP",
     "Alive",
     "Altered",
     "AppStarted",
@@ -101,9 +105,11 @@ __all__ = [
     "JobType",
     "Misfire",
     "Missed",
+    "Note",
     "Owner",
     "Problem",
     "Process",
+    "Progress",
     "Purge",
     "Query",
     "Raised",

@@ -55,7 +55,7 @@ class Claim:
         """The row once this claim has taken it; its `seq` is the token."""
         return attrs.evolve(
             job, status=JobStatus.RUNNING, seq=job.seq + 1, attempt=job.attempt + 1, manual=False, owner=self.owner,
-            started_at=self.now, modified_at=self.now,
+            started_at=self.now, modified_at=self.now, progress=None,
         )  # fmt: skip
 
     def answer(self, taken: Sequence[JobInfo], jobs: Iterable[JobInfo]) -> Claimed:
@@ -112,24 +112,29 @@ class Heartbeat:
     stop_asked: Callable[[], bool] = _no
     recovered: tuple[UUID, ...] = ()
     problems: tuple[str, ...] = ()
+    declares: tuple[str, ...] = ()
+    """Names of the jobs that this owner's code declares; they stay as they are while it lives."""
 
 
 @attrs.frozen
 class Owner:
-    """What a store keeps about a registered owner: its counter, its handlers, and whether it is stopping."""
+    """What a store keeps about a registered owner: its counter, its handlers, whether it is stopping, and the names of
+    the jobs that it declares."""
 
     beat: int
     handlers: tuple[str, ...]
     stopping: bool = False
+    declares: tuple[str, ...] = ()
 
 
 @attrs.frozen(kw_only=True)
 class Alive:
     """The answer. `known`: this owner's row exists; `beats`: each owner's counter, which the observer compares with its
     own monotonic clock; `dead`: proven dead; `stopping`: those of `beats` that are stopping; `running`: (job id, seq)
-    of what this owner holds; `advertised`: handlers of the owners that are not stopping; `due`: handlers that have due
-    rows; `size`: bytes of the store, asked only of a beat with `join`, 0 if unknown; `now`: the time by the clock of a
-    store's server (aware), by which all its processes then decide what is due; None where the processes share a clock.
+    of what this owner holds; `advertised`, `declared`: handlers of the owners that are not stopping, and names of the
+    jobs that they declare; `due`: handlers that have due rows; `size`: bytes of the store, asked only of a beat with
+    `join`, 0 if unknown; `now`: the time by the clock of a store's server (aware), by which all its processes then
+    decide what is due; None where the processes share a clock.
     """
 
     store_id: UUID
@@ -139,6 +144,7 @@ class Alive:
     stopping: frozenset[UUID] = frozenset()
     running: tuple[tuple[UUID, int], ...] = ()
     advertised: frozenset[str] = frozenset()
+    declared: frozenset[str] = frozenset()
     due: frozenset[str] = frozenset()
     size: int = 0
     now: datetime | None = None
@@ -161,6 +167,7 @@ class Alive:
             stopping=frozenset(id_ for id_, owner in owners.items() if owner.stopping),
             running=tuple((job.id, job.seq) for job in running if job.owner == beat.owner),
             advertised=frozenset(name for owner in owners.values() if not owner.stopping for name in owner.handlers),
+            declared=frozenset(name for owner in owners.values() if not owner.stopping for name in owner.declares),
             due=frozenset(job.handler_name for job in jobs if job.claimable(beat.now)),
         )
 

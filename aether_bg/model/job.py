@@ -13,6 +13,7 @@ import attrs
 from attrs import field
 
 from aether_bg.model.plain import to_plain
+from aether_bg.model.progress import Progress
 
 T = TypeVar("T")
 SUSPECT: Final = 2
@@ -121,6 +122,12 @@ class JobInfo:
     """The process that runs it now."""
     started_at: datetime | None = None
     """When the last attempt was claimed."""
+    progress: Progress | None = None
+    """Of the last attempt, as its handler reports it; a claim clears it (docs/protocol.md, G1)."""
+    checkpoint: Any | None = None
+    """A JSON value that the handler left for the next attempt at this occurrence (docs/protocol.md, G2)."""
+    declared: bool = False
+    """Made or last redefined by a declaration (docs/protocol.md, N9)."""
 
     @property
     def schedule(self) -> str:

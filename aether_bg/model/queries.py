@@ -26,7 +26,8 @@ class Query:
     another order nothing follows one that is gone.
     `due_before`: rows that could be claimed by then. `unarmed`: waiting rows whose current seq the scheduler does not
     hold. `changed_after`: waiting rows last changed later than this instant (if that is now, the clock has been set
-    back). `zoned`: waiting rows with a time zone. `job_name` finds the holder of the name first, then the
+    back). `zoned`: waiting rows with a time zone. `declared`: declared rows that have not ended.
+    `job_name` finds the holder of the name first, then the
     newest that had it. `name_prefix`: how the name begins, to the letter. `error_line`: that is what `error_line` says
     of `last_error`. `paused`: paused rows that have not ended. `recurring`: rows whose schedule is not one instant.
     """
@@ -47,6 +48,7 @@ class Query:
     error_line: str | None = None
     paused: bool = False
     recurring: bool = False
+    declared: bool = False
     order: Literal["created", "newest", "due", "ended"] = "created"
     after: UUID | None = None
     limit: int = 1000
@@ -71,6 +73,7 @@ class Query:
             and (not self.paused or (job.paused and not job.status.terminal))
             and (not self.recurring or job.recurs)
             and (self.order != "ended" or (job.status.terminal and job.handled_time is not None))
+            and (not self.declared or (job.declared and not job.status.terminal))
         )
 
     def select(self, jobs: Iterable[JobInfo]) -> list[JobInfo]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from enum import Enum, auto
 from typing import Any, Final, Protocol, TypeAlias
 from uuid import UUID
 
 import attrs
 
 from aether_bg.model.job import JobInfo, JobRun, JobStatus, Misfire
+from aether_bg.model.progress import Progress
 
 
 @attrs.frozen(kw_only=True)
@@ -27,6 +29,7 @@ class Definition:
     misfire_grace: float
     anchor: datetime
     extra_properties: Mapping[str, Any]
+    declared: bool = False
 
 
 @attrs.frozen(kw_only=True, slots=False)  # made for every outcome; see JobInfo
@@ -73,7 +76,15 @@ class Change:
         written = {name: getattr(self, name) for name in _STATE}
         if self.definition is not None:
             written |= {name: getattr(self.definition, name) for name in _DEFINITION}
+        if self.drops_checkpoint:
+            written["checkpoint"] = None
         return attrs.evolve(job, seq=self.next_seq, schedule_rev=self.next_rev, **written)
+
+    @property
+    def drops_checkpoint(self) -> bool:
+        """The occurrence has ended, or has not been attempted: there is nothing to go on from
+        (docs/protocol.md, G2)."""
+        return self.status.terminal or self.attempt == 0
 
 
 _DEFINITION: Final = tuple(attrs.fields_dict(Definition))
@@ -116,6 +127,41 @@ class Update:
         return self.change.status is JobStatus.SCHEDULED
 
 
+class Keep(Enum):
+    """Stands for "leave it as it is" where None is a value."""
+
+    KEEP = auto()
+
+
+KEEP: Final = Keep.KEEP
+
+
+@attrs.frozen(kw_only=True)
+class Note:
+    """What an attempt says of itself while it runs. Raises `Stale` (with the row as it is) unless the job is RUNNING
+    under this `seq`, the attempt's token (docs/protocol.md, G1 and G2).
+
+    It moves neither seq nor schedule_rev nor `modified_at`, and wakes no scheduler. `progress` None leaves it as it
+    is; `checkpoint` None clears it.
+    """
+
+    job_id: UUID
+    seq: int
+    progress: Progress | None = None
+    checkpoint: Any = KEEP
+
+    wakes = False
+
+    def guards(self, job: JobInfo | None) -> bool:
+        """Whether `job` is at the attempt that this is about."""
+        return job is not None and job.status is JobStatus.RUNNING and job.seq == self.seq
+
+    def applied_to(self, job: JobInfo) -> JobInfo:
+        """The row after this note."""
+        checkpoint = job.checkpoint if self.checkpoint is KEEP else self.checkpoint
+        return attrs.evolve(job, progress=self.progress or job.progress, checkpoint=checkpoint)
+
+
 @attrs.frozen
 class Call:
     """Run a plain function of the user's inside the transaction. Result: what it returns. `name`: for messages.
@@ -133,4 +179,4 @@ class Call:
         return True
 
 
-Write: TypeAlias = Insert | Update | Call
+Write: TypeAlias = Insert | Update | Note | Call

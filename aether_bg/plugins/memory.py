@@ -27,6 +27,7 @@ from aether_bg.model import (
     Insert,
     JobInfo,
     JobRun,
+    Note,
     Owner,
     Purge,
     Query,
@@ -99,6 +100,11 @@ class MemoryStore:
                 for run in change.runs:
                     _check_completed(run, runs)
                     runs[run.job_id, run.token, run.gap] = run
+            case Note():
+                current = jobs.get(write.job_id)
+                if current is None or not write.guards(current):
+                    raise Stale(write.job_id, current)
+                jobs[write.job_id] = write.applied_to(current)
             case _:
                 raise Unsupported(repr(self), "it has no SQL", "Use a store that has, or no unit of work.")
 
@@ -141,7 +147,7 @@ class MemoryStore:
         self._stopping |= {owner for owner, (beat, _) in self._owners.items() if beat.stop_asked()}
         self._stopping &= self._owners.keys()
         return {
-            owner: Owner(int(min(now, until) / beat.interval), beat.handlers, owner in self._stopping)
+            owner: Owner(int(min(now, until) / beat.interval), beat.handlers, owner in self._stopping, beat.declares)
             for owner, (beat, until) in self._owners.items()
         }
 

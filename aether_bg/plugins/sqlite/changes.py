@@ -15,13 +15,15 @@ from itertools import groupby
 from typing import Any
 
 from aether_bg.errors import InvalidOption, NameHeld, Stale, StoreError, StoreRefused, UnitOfWorkClosed, shown
-from aether_bg.model import Call, Change, Insert, JobInfo, Purge, Transaction, Update, Write
+from aether_bg.model import KEEP, Call, Change, Insert, JobInfo, Note, Purge, Transaction, Update, Write
 from aether_bg.plugins.sqlite import reading
 from aether_bg.plugins.sqlite.columns import (
     DEFINITION_COLUMNS,
     JOB_COLUMNS,
     RUN_COLUMNS,
     STATE_COLUMNS,
+    to_checkpoint,
+    to_progress,
     to_time,
     write_change,
     write_definition,
@@ -38,13 +40,18 @@ _GUARD = ("job_id", "seq", "schedule_rev", "next_seq", "next_rev")
 _COLUMN = {name: f"v.column{index}" for index, name in enumerate((*_GUARD, *STATE_COLUMNS), 1)}
 UPDATE_JOBS = (
     f"UPDATE main.aether_jobs SET seq = {_COLUMN['next_seq']}, schedule_rev = {_COLUMN['next_rev']}, "
-    f"{', '.join(f'{name} = {_COLUMN[name]}' for name in STATE_COLUMNS)} FROM (VALUES ",
+    f"{', '.join(f'{name} = {_COLUMN[name]}' for name in STATE_COLUMNS)}, "
+    f"checkpoint = iif({_COLUMN['status']} > 1 OR {_COLUMN['attempt']} = 0, NULL, checkpoint) FROM (VALUES ",
     f") AS v WHERE aether_jobs.id = {_COLUMN['job_id']} AND aether_jobs.seq = {_COLUMN['seq']} "
     f"AND aether_jobs.schedule_rev = {_COLUMN['schedule_rev']}",
 )
 UPDATE_DEFINITION = (
     f"UPDATE main.aether_jobs SET {', '.join(f'{name} = ?' for name in DEFINITION_COLUMNS)} WHERE id = ?"
 )
+NOTE = """
+UPDATE main.aether_jobs SET progress = coalesce(:progress, progress), checkpoint = iif(:keep, checkpoint, :checkpoint)
+WHERE id = :id AND seq = :seq AND status = 1
+"""
 _RUN_KEY = ("job_id", "token", "gap")
 UPSERT_RUNS = (
     f"INSERT INTO main.aether_runs ({', '.join(RUN_COLUMNS)}) VALUES ",
@@ -118,6 +125,10 @@ def transact(conn: sqlite3.Connection, writes: Sequence[Write], guard: Guard) ->
         elif kind is Insert:
             _add(conn, some)
             results += [None] * len(some)
+        elif kind is Note:
+            for note in some:
+                _note(conn, note)
+            results += [None] * len(some)
         elif kind is Call:
             results += [Tx(conn, guard).call(write.fn) for write in some]
         else:
@@ -144,6 +155,16 @@ def _save(conn: sqlite3.Connection, changes: list[Change]) -> None:
             sqlite3.IntegrityError
         ) as error:  # aether_runs_completed: an occurrence completes once (docs/protocol.md, C6)
             raise _refused(error) from error
+
+
+def _note(conn: sqlite3.Connection, note: Note) -> None:
+    keep = note.checkpoint is KEEP
+    written = conn.execute(NOTE, {
+        "id": str(note.job_id), "seq": note.seq, "progress": to_progress(note.progress), "keep": keep,
+        "checkpoint": None if keep else to_checkpoint(note.checkpoint),
+    })  # fmt: skip
+    if written.rowcount != 1:
+        raise Stale(note.job_id, one_job(conn, ROW, str(note.job_id)))
 
 
 def _add(conn: sqlite3.Connection, adds: list[Insert]) -> None:

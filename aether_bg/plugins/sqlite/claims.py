@@ -39,7 +39,7 @@ EXACTLY: Final = (
 )
 TAKE: Final = """
 UPDATE main.aether_jobs SET status = 1, seq = seq + 1, attempt = attempt + 1, manual = 0, owner = :owner,
-    started_at = :now, modified_at = :now
+    started_at = :now, modified_at = :now, progress = NULL
 WHERE id IN (SELECT value FROM json_each(:ids))
 """
 BEGIN_RUNS: Final = """
@@ -156,9 +156,18 @@ def _earliest(handlers: int, readable: str) -> str:
 def join(conn: sqlite3.Connection, beat: Heartbeat) -> None:
     now = to_time(beat.now)
     conn.execute(
-        "INSERT INTO main.aether_owners (id, host, pid, started_at, beat, beat_at, handlers, problems) "
-        "VALUES (?, ?, ?, ?, 0, ?, ?, ?)",
-        [str(beat.owner), socket.gethostname(), os.getpid(), now, now, json.dumps(beat.handlers), _told(beat)],
+        "INSERT INTO main.aether_owners (id, host, pid, started_at, beat, beat_at, handlers, problems, declares) "
+        "VALUES (?, ?, ?, ?, 0, ?, ?, ?, ?)",
+        [
+            str(beat.owner),
+            socket.gethostname(),
+            os.getpid(),
+            now,
+            now,
+            json.dumps(beat.handlers),
+            _told(beat),
+            json.dumps(beat.declares),
+        ],
     )
 
 

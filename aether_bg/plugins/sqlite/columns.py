@@ -15,7 +15,7 @@ from uuid import UUID
 
 import attrs
 
-from aether_bg.model import Change, Definition, JobInfo, JobRun, JobStatus, RunOutcome
+from aether_bg.model import Change, Definition, JobInfo, JobRun, JobStatus, Progress, RunOutcome
 from aether_bg.model.filled import filled
 
 JOB_COLUMNS: Final = tuple(attrs.fields_dict(JobInfo))
@@ -36,6 +36,7 @@ def job_of(row: Sequence[Any]) -> JobInfo:
         extra_properties, created_at, created_by, modified_at, modified_by, due_at, occurrence, timezone, start,
         repeats, until, misfire, misfire_grace, paused, seq, schedule_rev, armed_seq, manual, off_schedule,
         trigger_pending, crash_count, anchor, last_occurrence, occurrences, attempt, holds_name, owner, started_at,
+        progress, checkpoint, declared,
     ) = row  # fmt: skip
     # The cheapest type check of the columns that are taken as they are: both raise TypeError.
     "".join((
@@ -69,6 +70,8 @@ def job_of(row: Sequence[Any]) -> JobInfo:
         "last_occurrence": None if last_occurrence is None else instant(last_occurrence), "occurrences": occurrences,
         "attempt": attempt, "holds_name": FLAG[holds_name], "owner": None if owner is None else owner_id(owner),
         "started_at": None if started_at is None else instant(started_at),
+        "progress": None if progress is None else progress_of(progress),
+        "checkpoint": None if checkpoint is None else from_json(checkpoint), "declared": FLAG[declared],
     })  # fmt: skip
 
 
@@ -82,7 +85,7 @@ def write_job(job: JobInfo) -> list[Any]:
         job.misfire_grace, 1 if job.paused else 0, job.seq, job.schedule_rev, job.armed_seq, 1 if job.manual else 0,
         1 if job.off_schedule else 0, 1 if job.trigger_pending else 0, job.crash_count, to_time(job.anchor),
         to_time(job.last_occurrence), job.occurrences, job.attempt, 1 if job.holds_name else 0, to_owner(job.owner),
-        to_time(job.started_at),
+        to_time(job.started_at), to_progress(job.progress), to_checkpoint(job.checkpoint), 1 if job.declared else 0,
     ]  # fmt: skip
 
 
@@ -92,6 +95,7 @@ def write_definition(definition: Definition) -> list[Any]:
         definition.handler_name, to_json(definition.payload), definition.expression_value, definition.timezone,
         to_time(definition.start), definition.repeats, to_time(definition.until), definition.misfire,
         definition.misfire_grace, to_time(definition.anchor), to_mapping(definition.extra_properties),
+        1 if definition.declared else 0,
     ]  # fmt: skip
 
 
@@ -159,6 +163,21 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
+def to_checkpoint(value: Any | None) -> str | None:
+    return None if value is None else _encode(value)
+
+
+def to_progress(progress: Progress | None) -> str | None:
+    return None if progress is None else _encode(progress.to_dict())
+
+
+def progress_of(text: str) -> Progress:
+    match from_json(text):
+        case {"done": int() | float() as done, "total": total, "note": note, "at": str(at)}:
+            return Progress.checked(done, total, note, datetime.fromisoformat(at).astimezone(UTC))
+    raise ValueError("not the progress of a job")
+
+
 def to_mapping(value: Mapping[str, Any]) -> str:
     return to_sorted_json(value) if value else "{}"
 
@@ -224,8 +243,11 @@ def grace(seconds: float) -> float:
 
 READ: Final[dict[str, Callable[[Any], Any]]] = {
     "id": to_uuid, "job_id": to_uuid, "owner": owner_id, "status": STATUS.__getitem__, "outcome": RunOutcome,
-    "payload": from_json, "extra_properties": mapping, "misfire": MISFIRE.__getitem__, "misfire_grace": grace,
-    **dict.fromkeys(("paused", "manual", "off_schedule", "trigger_pending", "holds_name"), FLAG.__getitem__),
+    "payload": from_json, "progress": progress_of, "checkpoint": from_json,
+    "extra_properties": mapping, "misfire": MISFIRE.__getitem__, "misfire_grace": grace,
+    **dict.fromkeys(
+        ("paused", "manual", "off_schedule", "trigger_pending", "holds_name", "declared"), FLAG.__getitem__
+    ),
     **dict.fromkeys(
         ("created_at", "modified_at", "handled_time", "due_at", "start", "until", "anchor", "occurrence",
          "last_occurrence", "started_at", "finished_at"),

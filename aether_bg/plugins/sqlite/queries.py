@@ -104,6 +104,8 @@ def _where(query: Query) -> tuple[list[str], list[Any]]:
         add(RECURS)
     if query.order == "ended":
         add(listing.ENDED)
+    if query.declared:
+        add("declared = 1 AND status < 2")
     if query.metadata is not None:
         add(_SAME_METADATA, to_sorted_json(dict(query.metadata)), len(query.metadata))
     return terms, params
@@ -178,7 +180,7 @@ def readable_id(text: Any) -> UUID | None:
         return None
 
 
-ALIVE_OWNERS = "SELECT id, beat, handlers, stopping FROM main.aether_owners"
+ALIVE_OWNERS = "SELECT id, beat, handlers, stopping, declares FROM main.aether_owners"
 HELD = "SELECT id, seq FROM main.aether_jobs WHERE status = 1 AND owner = ?"
 ORPHANED = """
 SELECT DISTINCT owner FROM main.aether_jobs

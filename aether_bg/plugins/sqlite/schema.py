@@ -42,7 +42,8 @@ CREATE TABLE aether_owners (
     beat_at TEXT NOT NULL,
     handlers TEXT NOT NULL,
     stopping INTEGER NOT NULL DEFAULT 0,
-    problems TEXT NOT NULL DEFAULT '[]'
+    problems TEXT NOT NULL DEFAULT '[]',
+    declares TEXT NOT NULL DEFAULT '[]'
 );
 CREATE TABLE aether_jobs (
     id TEXT PRIMARY KEY NOT NULL,
@@ -81,7 +82,10 @@ CREATE TABLE aether_jobs (
     created_at TEXT NOT NULL,
     created_by TEXT,
     modified_at TEXT NOT NULL,
-    modified_by TEXT
+    modified_by TEXT,
+    progress TEXT,
+    checkpoint TEXT,
+    declared INTEGER NOT NULL DEFAULT 0
 );
 CREATE UNIQUE INDEX aether_jobs_name ON aether_jobs (job_name) WHERE holds_name = 1;
 CREATE INDEX aether_jobs_former_name ON aether_jobs (job_name) WHERE holds_name = 0;
@@ -89,6 +93,7 @@ CREATE INDEX aether_jobs_ready ON aether_jobs (handler_name, due_at) WHERE {READ
 CREATE INDEX aether_jobs_suspect ON aether_jobs (handler_name, due_at) WHERE {READY} AND {SUSPECT};
 CREATE INDEX aether_jobs_changed ON aether_jobs (modified_at) WHERE status = 0 AND seq > 0;
 CREATE INDEX aether_jobs_zoned ON aether_jobs (id) WHERE status = 0 AND timezone IS NOT NULL;
+CREATE INDEX aether_jobs_declared ON aether_jobs (id) WHERE declared = 1 AND status < 2;
 CREATE INDEX aether_jobs_running ON aether_jobs (owner) WHERE status = 1;
 CREATE INDEX aether_jobs_ended ON aether_jobs (status, handled_time) WHERE status > 1;
 CREATE TABLE aether_runs (

@@ -16,7 +16,7 @@ from uuid import UUID
 import anyio
 
 from aether_bg.bridge import Bridge
-from aether_bg.model import Alive, Heartbeat
+from aether_bg.model import Alive, Heartbeat, Owner
 from aether_bg.plugins.sqlite import claims, files, queries, reading
 from aether_bg.plugins.sqlite.backup import Progress, live, threads
 from aether_bg.plugins.sqlite.columns import to_time
@@ -147,38 +147,41 @@ class Session:
         """Reads only; probes the locks of other owners (docs/protocol.md, P2). Also owners whose ids cannot be read."""
         file, mine = self.file, self.file.writer.beats.get(beat.owner)
         keep = beat.owner in self._owners  # one that only asks must not hold what others are to recover
-        rows: dict[UUID, tuple[int, frozenset[str], bool]] = {}
+        rows: dict[UUID, Owner] = {}
         bad: list[object] = []
         with reading.any_text(conn):
-            for id_, beats, handlers, stopping in conn.execute(queries.ALIVE_OWNERS):
+            for id_, beats, handlers, stopping, declares in conn.execute(queries.ALIVE_OWNERS):
                 if (owner := queries.readable_id(id_)) is None:
                     bad.append(id_)
                 else:
-                    rows[owner] = (beats if isinstance(beats, int) else 0, _names(handlers), bool(stopping))
+                    beat_count = beats if isinstance(beats, int) else 0
+                    rows[owner] = Owner(beat_count, _names(handlers), bool(stopping), _names(declares))
             orphaned = [row[0] for row in conn.execute(queries.ORPHANED) if row[0] != str(beat.owner)]
             due = [name for (name,) in conn.execute(queries.DUE_HANDLERS, [to_time(beat.now)])]
         bad += [owner for owner in orphaned if queries.readable_id(owner) is None]
         lost = [owner for owner in map(queries.readable_id, orphaned) if owner is not None]
+        staying = [owner for owner in rows.values() if not owner.stopping]
         alive = Alive(
             store_id=file.store_id,
             known=beat.owner in rows and not (mine and mine.lost),
-            beats={owner: count for owner, (count, _, _) in rows.items()},
+            beats={id_: owner.beat for id_, owner in rows.items()},
             dead=(*(o for o in rows if o != beat.owner and file.locks.dead(o, keep=keep)), *lost),
-            stopping=frozenset(owner for owner, (_, _, stopping) in rows.items() if stopping),
+            stopping=frozenset(id_ for id_, owner in rows.items() if owner.stopping),
             running=tuple(queries.running(conn, beat.owner)),
-            advertised=frozenset().union(*(handlers for _, handlers, stopping in rows.values() if not stopping)),
+            advertised=frozenset(name for owner in staying for name in owner.handlers),
+            declared=frozenset(name for owner in staying for name in owner.declares),
             due=frozenset(name for name in due if isinstance(name, str)),
             size=file.size() if beat.join else 0,
         )
         return alive, bad
 
 
-def _names(text: object) -> frozenset[str]:
-    """The handlers of an owner's row; empty if they cannot be read."""
+def _names(text: object) -> tuple[str, ...]:
+    """The handlers or declarations of an owner's row; empty if they cannot be read."""
     try:
-        return frozenset(name for name in json.loads(str(text)) if isinstance(name, str))
+        return tuple(name for name in json.loads(str(text)) if isinstance(name, str))
     except (ValueError, TypeError, RecursionError):
-        return frozenset()
+        return ()
 
 
 def _renew(conn: sqlite3.Connection, stopping: bool, owner: str) -> bool:

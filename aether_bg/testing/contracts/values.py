@@ -11,7 +11,7 @@ from uuid import UUID
 
 import attrs
 
-from aether_bg.model import Change, Definition, JobInfo, JobRun, JobStatus, RunOutcome
+from aether_bg.model import Change, Definition, JobInfo, JobRun, JobStatus, Progress, RunOutcome
 
 _numbers = count(1)
 
@@ -76,6 +76,7 @@ def a_full_job() -> JobInfo:
         misfire_grace=12.25, paused=True, seq=3, schedule_rev=4, armed_seq=1, manual=True, off_schedule=True,
         trigger_pending=True, crash_count=5, anchor=next(at), last_occurrence=next(at), occurrences=7, attempt=6,
         holds_name=True, owner=new_id(), started_at=next(at),
+        progress=Progress(3, 12.5, "Kunden: 🦊", next(at)), checkpoint={"row": [7**9, None, "é"]}, declared=True,
     )  # fmt: skip
 
 

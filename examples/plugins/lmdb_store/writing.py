@@ -10,7 +10,7 @@ from uuid import UUID
 import attrs
 
 from aether_bg import JobInfo, JobRun, JobStatus, NameHeld, Stale, StoreRefused, Unsupported
-from aether_bg.model import Change, Claim, Claimed, Heartbeat, Insert, Owner, Purge, Update, Write, begun_run
+from aether_bg.model import Change, Claim, Claimed, Heartbeat, Insert, Note, Owner, Purge, Update, Write, begun_run
 
 from . import layout
 from .rows import Rows
@@ -25,6 +25,8 @@ def transact(rows: Rows, writes: Sequence[Write]) -> list[object]:
                 _add(rows, job)
             case Update(change):
                 _save(rows, change)
+            case Note():
+                _note(rows, write)
             case _:
                 raise Unsupported("LMDBStore", "it has no SQL", "Use SQLiteStore for a unit of work with SQL.")
     return [None] * len(writes)
@@ -48,6 +50,13 @@ def _save(rows: Rows, change: Change) -> None:
     for run in change.runs:
         _check_once(rows, run)
         rows.put_run(run)
+
+
+def _note(rows: Rows, note: Note) -> None:
+    job = rows.job(note.job_id)
+    if job is None or not note.guards(job):
+        raise Stale(note.job_id, job)
+    rows.put_job(note.applied_to(job), job)
 
 
 def _check_free(rows: Rows, name: str) -> None:
@@ -111,7 +120,7 @@ def purge(rows: Rows, purge: Purge) -> int:
 def register(rows: Rows, beat: Heartbeat) -> None:
     """Who joins, stops, leaves, or has been recovered."""
     if beat.join:
-        rows.put_owner(beat.owner, Owner(0, beat.handlers))
+        rows.put_owner(beat.owner, Owner(0, beat.handlers, declares=beat.declares))
     if beat.stopping and (owner := rows.owner(beat.owner)):
         rows.put_owner(beat.owner, attrs.evolve(owner, stopping=True))
     for gone in (*beat.recovered, *([beat.owner] if beat.leave else [])):
