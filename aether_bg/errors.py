@@ -425,7 +425,7 @@ class UnitOfWorkTimeout(StoreError, TimeoutError):
 
 
 class Unsupported(StoreError):
-    """This store has no SQL, so it cannot run a `Call`."""
+    """This store cannot do it: it has no SQL to run, or no connection but its own reaches it."""
 
 
 class Stale(StoreError):

@@ -1,4 +1,4 @@
-"""The 19 hooks: four layers, five shapes. hookspecs.md has an example of each.
+"""The 20 hooks: four layers, five shapes. hookspecs.md has an example of each.
 
 Each class is a `Protocol` whose methods are the hook specifications: one source for pluggy, for type checkers and for
 the documents. They are never subclassed; a plugin is any object with methods marked `@hookimpl`.
@@ -37,10 +37,12 @@ from aether_bg.model import (
     JobContext,
     JobInfo,
     JobRun,
+    ParamStyle,
     Purge,
     Query,
     Ran,
     Runs,
+    Statement,
     Stats,
     Write,
 )
@@ -162,6 +164,24 @@ class Persistence(Protocol):
         ...
 
 
+class Joining(Protocol):
+    """The owner of `store_transact` implements this as well when its jobs live in a database that the user's own
+    transactions can reach."""
+
+    @hookspec(firstresult=True)
+    def store_statements(self, writes: Sequence[Write], style: ParamStyle) -> Sequence[Statement]:
+        """The SQL that carries out `writes`, one statement each, on a connection of the user's, in the user's
+        transaction (docs/protocol.md, W13).
+
+        Shape: policy, of the owner of `store_transact` alone. Called for `enqueue(connection=…)`, `insertion` and
+        `ctx.complete`; also while the store is not open. An `Insert` answers with the row that has its name now, its
+        own or the holder's; an `Update` with the row after it, or with none where `schedule_rev` has moved on, and its
+        SQL fails where `seq` has. Statements that are a `hint` (tell the other processes) come last. Raises
+        `Unsupported` for a `Call`.
+        """
+        ...
+
+
 class Dispatch(Protocol):
     """Any plugin implements those it needs; the shipped `InProcess` runs what no other plugin runs."""
 
@@ -233,7 +253,9 @@ class Observing(Protocol):
         ...
 
 
-_CLASSES: Final[tuple[type[Any], ...]] = (Scheduling, Arming, Language, Persistence, Dispatch, Opening, Observing)
+_CLASSES: Final[tuple[type[Any], ...]] = (
+    Scheduling, Arming, Language, Persistence, Joining, Dispatch, Opening, Observing,
+)  # fmt: skip
 
 
 def _names(*classes: type[Any]) -> tuple[str, ...]:
@@ -248,7 +270,8 @@ LAYERS: Final[Mapping[str, tuple[str, ...]]] = {
     "dispatch": (),
     "lifecycle": (),
 }
-"""The hooks that the owner of each layer must implement. `schedule_arm` comes with `schedule_run` or not at all."""
+"""The hooks that the owner of each layer must implement. `schedule_arm` comes with `schedule_run` or not at all,
+`store_statements` with `store_transact`."""
 
 
 def plugin_manager() -> pluggy.PluginManager:

@@ -130,7 +130,8 @@ class Store(Persistence, Opening, Protocol):
     command line it may have two more, which work while the store is not open: `inspect()`, an async context manager
     that gives an `Inspection`, and `async check(*, quick: bool, progress: Callable[[], object]) -> Report`.
 
-    If it runs SQL it has an attribute `placeholder`, which says how its SQL marks a parameter: `"?"` or `"%s"`.
+    If it runs SQL it has an attribute `placeholder`, which says how its SQL marks a parameter: `"?"` or `"%s"`. If it
+    has `store_statements`, an attribute `dialect` may say what SQLAlchemy calls its database.
     """
 
 

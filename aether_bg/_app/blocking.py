@@ -19,7 +19,7 @@ from aether_bg._app.store_view import StoreView
 from aether_bg._handlers import work
 from aether_bg._handlers.work import UnitOfWork
 from aether_bg.bridge import Bridge
-from aether_bg.model import JobInfo, JobType, Misfire, Query
+from aether_bg.model import Insertion, JobInfo, JobType, Misfire, ParamStyle, Query
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -141,15 +141,26 @@ class BlockingClient(Plain):
         until: datetime | None = None,
         misfire: Misfire = "once",
         misfire_grace: float = 10,
+        connection: Any = None,
+        notify: bool = True,
         **unknown: Never,
     ) -> UUID:
         stored: UUID = self._call(
             "enqueue", handler, job_name, payload, schedule, metadata, timezone=timezone, start=start,
-            if_exists=if_exists, repeats=repeats, until=until, misfire=misfire, misfire_grace=misfire_grace, **unknown,
+            if_exists=if_exists, repeats=repeats, until=until, misfire=misfire, misfire_grace=misfire_grace,
+            connection=connection, notify=notify, **unknown,
         )  # fmt: skip
         return stored
 
     enqueue.__doc__ = Verbs.enqueue.__doc__
+
+    def insertion(
+        self, /, handler: Any, job_name: str | None = None, payload: Any = None, schedule: When = "@once",
+        metadata: Mapping[str, Any] | None = None, *, style: ParamStyle = "%s", **options: Any,
+    ) -> Insertion:  # fmt: skip
+        return self._verbs.insertion(handler, job_name, payload, schedule, metadata, style=style, **options)
+
+    insertion.__doc__ = Verbs.insertion.__doc__
 
     @property
     def store(self) -> PlainStore:

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any, Concatenate, Final, Literal, Never, Protocol, TypedDict, TypeVar, Unpack, overload
 from uuid import UUID
 
-from aether_bg._app.admission import ARGUMENTS
+from aether_bg._app.admission import ARGUMENTS, ENQUEUE_OPTIONS
 from aether_bg._app.blocks import AsyncBlock
 from aether_bg._app.commands import Commands
 from aether_bg._app.declarations import PART
@@ -19,7 +19,7 @@ from aether_bg._handlers import work
 from aether_bg._handlers.work import UnitOfWork
 from aether_bg._rules import validation as checks
 from aether_bg.errors import NotAnOwner, NotStarted
-from aether_bg.model import JobInfo, JobType, Misfire
+from aether_bg.model import Insertion, JobInfo, JobType, Misfire, ParamStyle
 
 T = TypeVar("T")
 T_contra = TypeVar("T_contra", contravariant=True)
@@ -37,6 +37,8 @@ class EnqueueOptions(TypedDict, total=False):
     until: datetime | None
     misfire: Misfire
     misfire_grace: float
+    connection: Any
+    notify: bool
 
 
 class Handles(Protocol[T_contra]):
@@ -110,6 +112,8 @@ class Verbs:
         until: datetime | None = None,
         misfire: Misfire = "once",
         misfire_grace: float = 10,
+        connection: Any = None,
+        notify: bool = True,
         **unknown: Never,
     ) -> UUID:
         """Store a job; once this returns it survives `kill -9` and power loss. Returns its id.
@@ -124,14 +128,39 @@ class Verbs:
         enqueue once more returns the same id, whatever has become of the job; "replace" runs it again if it has FAILED,
         or if its own handler makes the call.
 
+        `connection`: of psycopg, asyncpg or SQLAlchemy (a session too, sync or async), to the database of a PostgreSQL
+        store. The job is written there, in your transaction, and exists with your commit (docs/protocol.md, W13);
+        "replace" is not possible. `notify=False`: without a NOTIFY; the job is seen within a second.
+
         Raises an `InputError` for arguments that break a rule, `JobConflict` for a held name, a `StoreError` when
         the store is in trouble; nothing has been stored then. Inside a unit of work: durable when that commits.
         """
-        checks.unknown_options(unknown, ARGUMENTS)
-        return await self._running.enqueuer.enqueue(
-            handler, job_name, payload, schedule, metadata, timezone=timezone, start=start, if_exists=if_exists,
-            repeats=repeats, until=until, misfire=misfire, misfire_grace=misfire_grace,
-        )  # fmt: skip
+        checks.unknown_options(unknown, (*ARGUMENTS, "connection", "notify"))
+        arguments = (handler, job_name, payload, schedule, metadata)
+        options: dict[str, Any] = {
+            "timezone": timezone, "start": start, "if_exists": if_exists, "repeats": repeats, "until": until,
+            "misfire": misfire, "misfire_grace": misfire_grace,
+        }  # fmt: skip
+        if connection is not None:
+            return await self._running.on_connection.enqueue(connection, *arguments, notify=notify, **options)
+        return await self._running.enqueuer.enqueue(*arguments, **options)
+
+    def insertion(
+        self, /, handler: Any, job_name: str | None = None, payload: Any = None, schedule: When = "@once",
+        metadata: Mapping[str, Any] | None = None, *, style: ParamStyle = "%s", **options: Any,
+    ) -> Insertion:  # fmt: skip
+        """An enqueue as one SQL statement for a connection of your own, to the database of a PostgreSQL store:
+        `.sql`, `.params`, `.id` (docs/protocol.md, W13). Nothing is written here. From any thread.
+
+        `style`: how your driver marks parameters: "%s" (psycopg), "$1" (asyncpg) or ":name" (SQLAlchemy's `text`). The
+        other arguments as for `enqueue`, but for `if_exists`: the statement stores nothing where the name is held.
+
+        Raises an `InputError`, and `Unsupported` for a store without such statements.
+        """
+        allowed = tuple(name for name in ENQUEUE_OPTIONS if name != "if_exists")
+        checks.unknown_options({name: value for name, value in options.items() if name not in allowed}, allowed)
+        arguments = (handler, job_name, payload, schedule, metadata)
+        return self._started.on_connection.insertion(style, *arguments, **options)
 
     async def enqueue_many(self, items: Iterable[NewJob | Mapping[str, Any]], /) -> list[UUID]:
         """Store all of these jobs in one commit, or none. Returns their ids, in order.

@@ -133,7 +133,7 @@ class Enqueuer:
 
     def kept_inside(self, held: JobInfo, job: JobInfo, if_exists: str) -> UUID:
         """The holder's id, for an enqueue that joins a unit of work. Raises `JobConflict`."""
-        return _kept_inside(self._calls, held, job, if_exists)
+        return kept_inside(self._calls, held, job, if_exists)
 
 
 class InTransaction:
@@ -156,7 +156,7 @@ class InTransaction:
             try:
                 tx.add(self._calls.encoded_job(job))
             except NameHeld as held:
-                return _kept_inside(self._calls, self._calls.decoded(held.current), job, if_exists)
+                return kept_inside(self._calls, self._calls.decoded(held.current), job, if_exists)
             made.append(job)
             check_comes(job)  # if the function goes on all the same, its unit of work fails
             return job.id
@@ -164,7 +164,7 @@ class InTransaction:
         return enqueue
 
 
-def _kept_inside(calls: Calls, held: JobInfo, job: JobInfo, if_exists: str) -> UUID:
+def kept_inside(calls: Calls, held: JobInfo, job: JobInfo, if_exists: str) -> UUID:
     """A unit of work replaces nothing, and no id may promise a run that never comes (docs/protocol.md, N7)."""
     if if_exists != "keep" and held.id == work.running.get() and _runs_once(calls, held):
         raise own(held, replaceable=False)

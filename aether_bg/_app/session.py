@@ -14,6 +14,7 @@ from aether_bg._app.crossing import Crossing
 from aether_bg._app.declarations import Declarations
 from aether_bg._app.enqueue import Enqueuer, InTransaction
 from aether_bg._app.many import Many
+from aether_bg._app.on_connection import OnConnection
 from aether_bg._app.registration import Registration
 from aether_bg._app.store_view import StoreView
 from aether_bg._kernel.blocked import Watch
@@ -49,6 +50,7 @@ class Session:
             spawn=spawn, client=client, enqueue_in=InTransaction(admission, registration.calls, clock),
         )  # fmt: skip
         self.enqueuer = Enqueuer(kernel, admission)
+        self.on_connection = OnConnection(self.enqueuer, registration.calls)
         self.many = Many(self.enqueuer)
         self.commands = Commands(kernel)
         self.store = StoreView(kernel, self.commands, self.crossing.check_loop)

@@ -11,8 +11,9 @@ from uuid import UUID
 import attrs
 
 from aether_bg import schedule as language
+from aether_bg._hooks.connections import kind_of
 from aether_bg._hooks.plugins import Plugins
-from aether_bg.errors import InvalidPayload, InvalidSchedule
+from aether_bg.errors import InvalidPayload, InvalidSchedule, Unsupported, shown
 from aether_bg.model import (
     Alive,
     Claim,
@@ -28,10 +29,12 @@ from aether_bg.model import (
     JobContext,
     JobInfo,
     JobRun,
+    ParamStyle,
     Purge,
     Query,
     Ran,
     Runs,
+    Statement,
     Stats,
     Update,
     Write,
@@ -94,6 +97,30 @@ class Calls:
     async def purge(self, purge: Purge) -> int:
         gone: int = await self._hook.store_purge(purge=purge)
         return gone
+
+    def statements(self, writes: Sequence[Write], style: ParamStyle) -> Sequence[Statement]:
+        """Raises `Unsupported` for a store that no connection of the user's reaches."""
+        encoded = [self._encoded(write) for write in writes] if self._codecs else writes
+        made: Sequence[Statement] | None = self._hook.store_statements(writes=encoded, style=style)
+        if made is None:
+            raise Unsupported(
+                shown(self.store), "it cannot write on a connection of yours, and none but its own may write to it",
+                "Use `async with app.unit_of_work() as uow:`, for tables in the jobs' database.",
+            )  # fmt: skip
+        return made
+
+    async def write_on(self, connection: Any, write: Write, *, notify: bool) -> JobInfo | None:
+        """Carry out `write` on the user's connection; the row that its statement answers with."""
+        self.statements([], "%s")
+        kind = kind_of(connection, getattr(self.store, "dialect", None))
+        answer = None
+        for statement in self.statements([write], kind.style):
+            if statement.hint and (answer is None or not notify):
+                break
+            row = await kind.run(connection, statement)
+            if statement.read is not None and row is not None:
+                answer = self.decoded(statement.read(row))
+        return answer
 
     @property
     def store(self) -> Any:

@@ -106,6 +106,12 @@ class Plugins:
                         f"plugin {name_of(owner)}", f"it owns the {layer} layer but lacks {', '.join(missing)}",
                         "Implement all of its hooks: a layer has one owner.",
                     )  # fmt: skip
+        for plugin in self.all:
+            if "store_statements" in self._hooks[id(plugin)] and "store_transact" not in self._hooks[id(plugin)]:
+                raise IncompleteLayer(
+                    f"plugin {name_of(plugin)}", "it has store_statements but is no store",
+                    "Implement that in the plugin that owns the persistence layer.",
+                )  # fmt: skip
         self.pm.check_pending()
 
     def in_layer_order(self) -> list[Any]:

@@ -9,7 +9,7 @@ from aether_bg._handlers.dependencies import Closing
 from aether_bg._handlers.handlers import Handler
 from aether_bg._handlers.work import UnitOfWork
 from aether_bg.errors import InvalidPayload
-from aether_bg.model import JobContext, JobInfo
+from aether_bg.model import Change, JobContext, JobInfo
 
 
 @attrs.define(eq=False)
@@ -37,6 +37,8 @@ class Attempt:
     hangs: bool = False
     """It ran on for long, and that has been reported."""
     work: UnitOfWork | None = None
+    written: Change | None = None
+    """Its outcome, written in a transaction of the handler's own (docs/protocol.md, W13)."""
     threaded: bool = False
     """Its code runs in a thread: nothing can cancel it."""
     closing: Closing | None = None

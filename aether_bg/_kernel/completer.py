@@ -62,6 +62,8 @@ class Completer:
         self._shared.slots.recording.add(job.id)
         if isinstance(result, Change):
             return self._hand_in(outcome, result)
+        if isinstance(result, Completed) and (written := outcome.attempt.written) is not None:
+            return self._was_recorded(outcome, written)
         plan = outcome.plan or self._shared.schedules.plan_or_none(job)
         if plan is None and isinstance(result, Completed):
             result = outcome.result = Released(begun=True)  # its unit of work must not be committed (C8)

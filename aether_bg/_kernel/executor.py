@@ -19,6 +19,7 @@ from aether_bg._handlers.work import UnitOfWork
 from aether_bg._kernel.attempt import Attempt
 from aether_bg._kernel.completer import Completer, Outcome
 from aether_bg._kernel.decider import Decider
+from aether_bg._kernel.inside import Inside
 from aether_bg._kernel.shared import Shared
 from aether_bg._rules.decisions import as_asked, asked_for, noted, text_of
 from aether_bg._rules.recurrence import Plan
@@ -38,12 +39,13 @@ class Executor:
     _new_work: Callable[[], UnitOfWork]
     _decider: Decider
     _completer: Completer
+    _inside: Inside
     _new_scope: Callable[[], anyio.CancelScope] = attrs.field(factory=lambda: type(anyio.CancelScope()), init=False)
     """The class of this loop: `anyio.CancelScope()` asks each time which loop it is on."""
 
     def start(self, job: JobInfo) -> None:
         """Synchronous: no await between the commit of a claim and the start (docs/protocol.md, C5)."""
-        attempt = Attempt(job, JobContext(job), scope=self._new_scope())
+        attempt = Attempt(job, JobContext(job, complete=self._inside.complete), scope=self._new_scope())
         try:
             attempt.job = attempt.context.job = self._shared.calls.to_run(job)
         except InvalidPayload as error:
@@ -84,7 +86,7 @@ class Executor:
         if attempt.revoked:
             self._shared.slots.settle(attempt.job)
         else:
-            self._completer.record(Outcome(attempt, attempt.job, result, plan))
+            self._completer.record(Outcome(attempt, attempt.job, result, plan, unsure=attempt.written))
             self._shared.slots.freed.set()
 
     async def _execute(self, attempt: Attempt) -> Result:
@@ -108,6 +110,8 @@ class Executor:
                 else:
                     await self._call(attempt, handler, None, NOTHING)
             if not attempt.scope.cancelled_caught and not attempt.late:
+                if attempt.written is not None:
+                    await self._inside.check(attempt)
                 return Completed()
             if attempt.releasing or attempt.revoked:
                 return Released(begun=True)

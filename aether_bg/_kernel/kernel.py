@@ -20,6 +20,7 @@ from aether_bg._kernel.executor import Executor
 from aether_bg._kernel.health import Health
 from aether_bg._kernel.heartbeat import Heartbeats
 from aether_bg._kernel.identity import Identity
+from aether_bg._kernel.inside import Inside
 from aether_bg._kernel.journal import Journal
 from aether_bg._kernel.monitor import Monitor
 from aether_bg._kernel.observers import Observers
@@ -74,7 +75,7 @@ class Kernel:
         completer = Completer(shared=shared, decider=decider, journal=self.journal)
         executor = Executor(
             shared=shared, runners=runners, dependencies=dependencies, new_work=self.new_work, decider=decider,
-            completer=completer,
+            completer=completer, inside=Inside(shared),
         )  # fmt: skip
         self.claimer = Claimer(shared=shared, alarm=alarm, start=executor.start)
         triggers = Triggers(shared=shared, claimer=self.claimer, arm=arm, look=look)

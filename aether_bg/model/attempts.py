@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import attrs
 from attrs import field
 
-from aether_bg.errors import InvalidOption, shown
+from aether_bg.errors import InvalidOption, UsageError, shown
 from aether_bg.model.job import JobInfo, log_fields
 
 if TYPE_CHECKING:
@@ -117,6 +117,7 @@ class JobContext:
     """The row at the claim."""
     deadline: datetime | None = None
     """When the attempt will be cancelled, by the app's clock; None without a timeout."""
+    _complete: Callable[[JobContext, Any], Awaitable[None]] | None = None
 
     @property
     def attempt(self) -> int:
@@ -139,11 +140,29 @@ class JobContext:
         """The same for every attempt at this occurrence: a unique key for effects elsewhere (docs/protocol.md, W9)."""
         return f"{self.job.id}/{self.occurrence:%Y-%m-%dT%H:%M:%S.%fZ}"
 
+    async def complete(self, connection: Any) -> None:
+        """Make *Completed* part of your own transaction, as its last statement: your commit is the outcome of the
+        attempt, together with your rows (docs/protocol.md, W13).
+
+        `connection`: what `enqueue(connection=…)` takes, with a PostgreSQL store. Return after the commit; without one
+        the attempt has failed. In plain handlers: `anyio.from_thread.run(ctx.complete, session)`.
+
+        Raises `Stale` when the job has been taken from this attempt (roll back then), `UsageError` outside of its
+        handler or for the second time, `InsideUnitOfWork` in a handler with a unit of work, `Unsupported`.
+        """
+        if self._complete is None:
+            raise UsageError(repr(self), "it is not the context of a running attempt", "Call it in the handler.")
+        await self._complete(self, connection)
+
     @property
     def log(self) -> LoggerAdapter[logging.Logger]:
         """The logger `aether_bg.job.<handler>`; its records carry `job_id`, `job_name`, `handler` and `attempt`, beside
         the `extra` of a call."""
         return _JobLog(logging.getLogger(f"aether_bg.job.{self.job.handler_name}"), log_fields(self.job))
+
+    def __reduce__(self) -> Any:
+        """In another process it is only what it says."""
+        return JobContext, (self.job, self.deadline)
 
     def __repr__(self) -> str:
         return f"<JobContext {self.job.job_name!r} attempt {self.attempt} token {self.token}>"

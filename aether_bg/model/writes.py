@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from enum import Enum, auto
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, Literal, Protocol, TypeAlias
 from uuid import UUID
 
 import attrs
@@ -180,3 +180,35 @@ class Call:
 
 
 Write: TypeAlias = Insert | Update | Note | Call
+
+
+ParamStyle: TypeAlias = Literal["%s", "$1", ":name"]
+"""How SQL marks a parameter: for psycopg, asyncpg, SQLAlchemy."""
+
+
+@attrs.frozen
+class Statement:
+    """One SQL statement of a store's, for a connection of the user's (docs/protocol.md, W13).
+
+    `params`: all of them texts, so that any driver can send them; by name in the style `:name`. `read`: the job that
+    its first row tells of. `hint`: it only makes a job start sooner, and may be left out; its row means nothing.
+    """
+
+    sql: str
+    params: tuple[str | None, ...] | Mapping[str, str | None]
+    read: Callable[[Sequence[Any]], JobInfo] | None = None
+    hint: bool = False
+
+
+@attrs.frozen
+class Insertion:
+    """An enqueue as one SQL statement, to run on a connection of your own: `sql` with `params`, as your driver takes
+    them. `id`: of the job.
+
+    The first column of its row is the id of the job that has the name: yours, or where that is another one the job
+    that held it already. No row: another transaction has taken the name at this moment; run it again.
+    """
+
+    sql: str
+    params: tuple[str | None, ...] | Mapping[str, str | None]
+    id: UUID

@@ -10,6 +10,7 @@ from aether_bg._kernel.claimer import Claimer
 from aether_bg._kernel.completer import Completer
 from aether_bg._kernel.decider import Decider
 from aether_bg._kernel.executor import Executor
+from aether_bg._kernel.inside import Inside
 from aether_bg._kernel.tasks import Signal
 from aether_bg._kernel.triggers import Triggers
 
@@ -29,7 +30,8 @@ def machinery(world: World) -> Machinery:
     completer = Completer(shared=shared, decider=decider, journal=world.journal)
     executor = Executor(
         shared=shared, runners=registration.runners(), dependencies=registration.dependencies,
-        new_work=lambda: UnitOfWork(lambda tx, made: None), decider=decider, completer=completer,  # type: ignore[arg-type,return-value]
+        new_work=lambda: UnitOfWork(lambda tx, made: None), decider=decider,  # type: ignore[arg-type,return-value]
+        completer=completer, inside=Inside(shared),
     )  # fmt: skip
     claimer = Claimer(shared=shared, alarm=world.alarm, start=executor.start)
     triggers = Triggers(shared=shared, claimer=claimer, arm=world.armed.append, look=look)

@@ -1,0 +1,65 @@
+"""The outcome of an attempt, written in a transaction of its handler's own (docs/protocol.md, W13)."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import attrs
+
+from aether_bg._handlers import work
+from aether_bg._kernel.attempt import Attempt
+from aether_bg._kernel.journal import was_written
+from aether_bg._kernel.shared import Shared
+from aether_bg._rules import transitions
+from aether_bg._rules.results import Completed
+from aether_bg.errors import InsideUnitOfWork, Stale, StoreContended, UsageError
+from aether_bg.model import JobContext, JobInfo, JobStatus, Query, Update
+
+_TRIES: Final = 5
+"""Verbs may change the row while its outcome is on its way."""
+
+
+@attrs.frozen(eq=False)
+class Inside:
+    _shared: Shared
+
+    async def complete(self, ctx: JobContext, connection: Any) -> None:
+        """What `ctx.complete` does. It says that the attempt is written; the commit is the handler's."""
+        attempt, shared = self._shared.slots.running.get(ctx.job.id), self._shared
+        if attempt is None or attempt.context is not ctx:
+            raise UsageError(repr(ctx), "its attempt has ended", "Call complete in the handler, and await it.")
+        if attempt.work is not None or work.joined() is not None:
+            raise InsideUnitOfWork(
+                "ctx.complete inside a unit of work", "a unit of work is another transaction",
+                "Use either: take no UnitOfWork, or let it complete the job.",
+            )  # fmt: skip
+        if attempt.written is not None:
+            raise UsageError(repr(ctx), "it was completed before", "Call complete once, as the last statement.")
+        for _ in range(_TRIES):
+            job = await self._current(attempt)
+            plan = shared.schedules.plan_or_none(job)
+            if plan is None:
+                raise UsageError(repr(ctx), "its schedule cannot be read here any more", "Return without complete.")
+            change = transitions.finish(job, Completed(), plan, shared.clock.moment())
+            if await shared.calls.write_on(connection, Update(change), notify=True) is not None:
+                attempt.written = change
+                return
+        raise StoreContended(repr(ctx), "its row changes all the time", "Roll back; the attempt is tried again.")
+
+    async def check(self, attempt: Attempt) -> None:
+        """The handler has returned. Raises `UsageError` unless its transaction is committed."""
+        found = await self._shared.calls.find(Query(ids=(attempt.job.id,)))
+        if attempt.written is None or not was_written(attempt.written, found[0] if found else None):
+            attempt.written = None
+            raise UsageError(
+                repr(attempt.context), "complete was called, but its transaction was not committed",
+                "Commit before the handler returns.",
+            )  # fmt: skip
+
+    async def _current(self, attempt: Attempt) -> JobInfo:
+        """The row, which verbs may have changed. Raises `Stale` when it is no longer this attempt's."""
+        found = await self._shared.calls.find(Query(ids=(attempt.job.id,)))
+        job = found[0] if found else None
+        if job is None or job.seq != attempt.job.seq or job.status is not JobStatus.RUNNING:
+            raise Stale(attempt.job.id, job)
+        return job
