@@ -21,7 +21,7 @@ from aether_bg.model import JobInfo, JobType, Misfire
 from aether_bg.schedule import Schedule
 
 IF_EXISTS: Final = ("raise", "keep", "replace")
-ENQUEUE_OPTIONS: Final = ("timezone", "start", "if_exists", "repeats", "until", "misfire", "misfire_grace")
+ENQUEUE_OPTIONS: Final = ("timezone", "start", "if_exists", "repeats", "until", "misfire", "misfire_grace", "priority")
 ARGUMENTS: Final = ("job_name", "payload", "schedule", "metadata", *ENQUEUE_OPTIONS)
 
 
@@ -39,6 +39,7 @@ class Draft:
     repeats: int | None
     misfire: Misfire
     misfire_grace: float
+    priority: int
 
 
 class Admission:
@@ -61,6 +62,7 @@ class Admission:
         until: datetime | None = None,
         misfire: Any = "once",
         misfire_grace: Any = 10.0,
+        priority: Any = None,
         before_start: bool = False,
     ) -> Draft:
         """Raises an `InputError`. `before_start`: handlers and payload types may still come; checked where known."""
@@ -81,6 +83,7 @@ class Admission:
             until=checks.instant("until", until), repeats=repeats,
             misfire=checks.one_of("misfire", misfire, ("once", "skip", "all")),
             misfire_grace=checks.seconds("misfire_grace", misfire_grace, least=1),
+            priority=self._handlers.priority(handler_name) if priority is None else checks.priority(priority),
         )  # fmt: skip
 
     def job(self, moment: Moment, *arguments: Any, **options: Any) -> JobInfo:
@@ -96,6 +99,7 @@ class Admission:
             extra_properties=draft.metadata, created_at=now, created_by=by, modified_at=now, modified_by=by,
             due_at=due, occurrence=due, timezone=draft.schedule.timezone, start=draft.start, repeats=draft.repeats,
             until=draft.until, misfire=draft.misfire, misfire_grace=draft.misfire_grace, anchor=anchor,
+            priority=draft.priority,
         )  # fmt: skip
         if stamped := self._calls.stamp(job):
             return attrs.evolve(job, extra_properties=check_metadata({**stamped, **job.extra_properties}))

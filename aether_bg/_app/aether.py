@@ -106,14 +106,19 @@ class Aether(OwnerVerbs):
         backoff: Backoff | None = None,
         timeout: float | None = None,
         schedule: When | None = None,
+        concurrency: int | None = None,
+        priority: int = 0,
         **unknown: Never,
     ) -> Callable[[F], F]:
         """Register a function, or a class with `handle`, as the code for this kind of work; returns it unchanged.
 
         `retries`: further attempts after a failure; `backoff`: the waiting between them; `timeout`: seconds per
-        attempt. `schedule`: also declares the job of that name, applied at every start.
+        attempt. `schedule`: also declares the job of that name, applied at every start. `concurrency`: how many of its
+        attempts may run at a time in the whole store, over all processes; None for any number (docs/protocol.md, L1).
+        `priority`: -100 to 100, of its jobs that are given none; of what is due, higher goes first (docs/protocol.md,
+        L5).
         """
-        checks.unknown_options(unknown, ("retries", "backoff", "timeout", "schedule"))
+        checks.unknown_options(unknown, ("retries", "backoff", "timeout", "schedule", "concurrency", "priority"))
         self._before_start("handler")
         if callable(name):
             checks.refuse("name", name, "must be a name, not the handler", 'Write @app.handler("SendEmail").')
@@ -123,11 +128,17 @@ class Aether(OwnerVerbs):
             checks.refuse("backoff", backoff, "must be a Backoff", "For example: Backoff(first=1, factor=2).")
         if timeout is not None:
             timeout = checks.seconds("timeout", timeout)
+        if concurrency is not None:
+            checks.whole("concurrency", concurrency, least=1)
+        checks.priority(priority)
         if schedule is not None:
             self.calls.parse(schedule, None)
 
         def register(target: F) -> F:
-            info = info_of(name, target, retries=retries, backoff=backoff or Backoff(), timeout=timeout)
+            info = info_of(
+                name, target, retries=retries, backoff=backoff or Backoff(), timeout=timeout, concurrency=concurrency,
+                priority=priority,
+            )  # fmt: skip
             self.handlers.add(info)
             if schedule is not None:
                 self.declare(name, name, schedule=schedule)

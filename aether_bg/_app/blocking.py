@@ -141,6 +141,7 @@ class BlockingClient(Plain):
         until: datetime | None = None,
         misfire: Misfire = "once",
         misfire_grace: float = 10,
+        priority: int | None = None,
         connection: Any = None,
         notify: bool = True,
         **unknown: Never,
@@ -148,7 +149,7 @@ class BlockingClient(Plain):
         stored: UUID = self._call(
             "enqueue", handler, job_name, payload, schedule, metadata, timezone=timezone, start=start,
             if_exists=if_exists, repeats=repeats, until=until, misfire=misfire, misfire_grace=misfire_grace,
-            connection=connection, notify=notify, **unknown,
+            priority=priority, connection=connection, notify=notify, **unknown,
         )  # fmt: skip
         return stored
 

@@ -25,6 +25,7 @@ T = TypeVar("T")
 T_contra = TypeVar("T_contra", contravariant=True)
 IfExists = Literal["raise", "keep", "replace"]
 When = str | datetime | timedelta
+Kind = str | JobType[Any] | Callable[..., Any]
 
 
 class EnqueueOptions(TypedDict, total=False):
@@ -37,6 +38,7 @@ class EnqueueOptions(TypedDict, total=False):
     until: datetime | None
     misfire: Misfire
     misfire_grace: float
+    priority: int | None
     connection: Any
     notify: bool
 
@@ -112,6 +114,7 @@ class Verbs:
         until: datetime | None = None,
         misfire: Misfire = "once",
         misfire_grace: float = 10,
+        priority: int | None = None,
         connection: Any = None,
         notify: bool = True,
         **unknown: Never,
@@ -124,9 +127,10 @@ class Verbs:
         timedelta from now. `start`: no occurrence before it; `until`: none after, and a one-shot that has not begun by
         then expires; `repeats`: maximum number of occurrences. `misfire` and `misfire_grace` (seconds): what becomes of
         occurrences missed by more than the grace; a one-shot runs however late, or with "skip" expires. An expired job
-        is CANCELLED with "expired" as its error. `if_exists`: what to do when a different job holds the name. The same
-        enqueue once more returns the same id, whatever has become of the job; "replace" runs it again if it has FAILED,
-        or if its own handler makes the call.
+        is CANCELLED with "expired" as its error. `priority`: -100 to 100, of what is due higher first
+        (docs/protocol.md, L5); None: the handler's, or 0 where the handler is not known. `if_exists`: what to do when a
+        different job holds the name. The same enqueue once more returns the same id, whatever has become of the job;
+        "replace" runs it again if it has FAILED, or if its own handler makes the call.
 
         `connection`: of psycopg, asyncpg or SQLAlchemy (a session too, sync or async), to the database of a PostgreSQL
         store. The job is written there, in your transaction, and exists with your commit (docs/protocol.md, W13);
@@ -139,7 +143,7 @@ class Verbs:
         arguments = (handler, job_name, payload, schedule, metadata)
         options: dict[str, Any] = {
             "timezone": timezone, "start": start, "if_exists": if_exists, "repeats": repeats, "until": until,
-            "misfire": misfire, "misfire_grace": misfire_grace,
+            "misfire": misfire, "misfire_grace": misfire_grace, "priority": priority,
         }  # fmt: skip
         if connection is not None:
             return await self._running.on_connection.enqueue(connection, *arguments, notify=notify, **options)
@@ -264,13 +268,21 @@ class OwnerVerbs(Verbs):
         """Run it now: a waiting one-shot or retry at once, a recurring job one extra time (docs/protocol.md, U3)."""
         await self._commands.trigger(job)
 
-    async def pause(self, job: UUID | str) -> None:
-        """Hold it back, retries included; a running attempt ends normally."""
-        await self._commands.pause(job)
+    async def pause(self, job: UUID | str | None = None, *, handler: Kind | None = None) -> None:
+        """Hold a job back, retries included; a running attempt ends normally. Or all jobs of a handler, those to come
+        included, in every process, until it is resumed (docs/protocol.md, L3); `trigger` runs one all the same.
 
-    async def resume(self, job: UUID | str) -> None:
-        """Let it go on: overdue one-shots and retries at once, a recurring job from now (docs/protocol.md, U4)."""
-        await self._commands.resume(job)
+        `handler`: a name, the function or class, or a `JobType`; it need not be registered here. Give one of the two.
+        Raises `JobNotFound`, `InvalidTransition` for a terminal job, and `InvalidOption`.
+        """
+        await self._commands.pause(job, handler)
+
+    async def resume(self, job: UUID | str | None = None, *, handler: Kind | None = None) -> None:
+        """Let a job go on: overdue one-shots and retries at once, a recurring job from now (docs/protocol.md, U4). Or a
+        handler: its due jobs are claimed as after a time without a process, by their misfire policy
+        (docs/protocol.md, L3). Jobs that are paused themselves stay paused. Raises as `pause`.
+        """
+        await self._commands.resume(job, handler)
 
     async def drain(self) -> None:
         """Run whatever is due, and what that makes due, until nothing is; whatever the scheduler.

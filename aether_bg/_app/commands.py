@@ -31,7 +31,7 @@ from aether_bg.errors import (
     shown,
 )
 from aether_bg.explain import OVERDUE, Around, explain
-from aether_bg.model import Change, JobInfo, JobStatus, Query, Unreadable
+from aether_bg.model import Change, Hold, JobInfo, JobStatus, Query, Unreadable
 
 _POLL: Final = 0.25
 """Seconds between looks of `wait` at jobs that another process runs."""
@@ -70,11 +70,21 @@ class Commands:
                 return True
         return False
 
-    async def pause(self, job: UUID | str) -> None:
-        await self._apply("pause", job, rules.pause)
+    async def pause(self, job: UUID | str | None, handler: Any = None) -> None:
+        if (job := _one_of_two("pause", job, handler)) is None:
+            return await self._hold("pause", handler, held=True)
+        return await self._apply("pause", job, rules.pause)
 
-    async def resume(self, job: UUID | str) -> None:
-        await self._apply("resume", job, partial(self._planned, rules.resume), aside=True)
+    async def resume(self, job: UUID | str | None, handler: Any = None) -> None:
+        if (job := _one_of_two("resume", job, handler)) is None:
+            return await self._hold("resume", handler, held=False)
+        return await self._apply("resume", job, partial(self._planned, rules.resume), aside=True)
+
+    async def _hold(self, verb: str, handler: Any, *, held: bool) -> None:
+        """Stored apart from the jobs' rows, which stay as they are (docs/protocol.md, L3)."""
+        work.outside(verb)
+        name, moment = checks.name(self._shared.handlers.name_of(handler), "handler"), self._shared.clock.moment()
+        await self._kernel.journal.hold(Hold(handler=name, held=held, at=moment.now, by=moment.by))
 
     async def trigger(self, job: UUID | str) -> None:
         await self._apply("trigger", job, partial(self._planned, rules.trigger))
@@ -189,6 +199,17 @@ class Commands:
                 "Delete that one first, or enqueue under another name.", existing=held.current,
             ) from held  # fmt: skip
         return True
+
+
+def _one_of_two(verb: str, job: Any, handler: Any) -> UUID | str | None:
+    """The job, or None for the handler."""
+    if (job is None) == (handler is None):
+        raise InvalidOption(
+            f"{verb}()", "must be given a job or a handler, one of the two",
+            f"For example: {verb}(job_id), or {verb}(handler=render).",
+        )  # fmt: skip
+    found: UUID | str | None = job
+    return found
 
 
 def _query(job: UUID | str) -> Query:

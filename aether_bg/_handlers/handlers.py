@@ -202,6 +202,14 @@ class Handlers:
         self._infos[info.name] = info
         self._names.setdefault(info.target, info.name)
 
+    def limits(self) -> dict[str, int]:
+        """Of those that have one (docs/protocol.md, L1)."""
+        return {name: info.concurrency for name, info in self._infos.items() if info.concurrency is not None}
+
+    def priority(self, name: str) -> int:
+        """Of its jobs that have none of their own; 0 where the handler is not known."""
+        return self._infos[name].priority if name in self._infos else 0
+
     def loaded_twice(self) -> bool:
         """Whether the file of a handler is the program's as well: then this app is the second one of that file."""
         return any(loaded_twice(info.target) for info in self._infos.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
 from uuid import UUID
@@ -17,7 +18,7 @@ from aether_bg._kernel.alarm import Alarm
 from aether_bg._kernel.batcher import Batcher, Finished
 from aether_bg._kernel.observers import Observers
 from aether_bg.errors import NameHeld, Stale, StoreRefused, StoreUnsure
-from aether_bg.model import Altered, Change, Enqueued, Insert, JobInfo, JobStatus, Query, Update
+from aether_bg.model import Altered, Change, Enqueued, Hold, Insert, JobInfo, JobStatus, Query, Update
 
 
 class Written(NamedTuple):
@@ -109,6 +110,14 @@ class Journal:
                 self._updated(write.change, row, "update")
             if number % 500 == 0:  # the observers' queue is bounded
                 await anyio.lowlevel.cancel_shielded_checkpoint()
+
+    async def hold(self, write: Hold) -> None:
+        """Pause a handler or let it go on (docs/protocol.md, L3). Raises a `StoreError`."""
+        with suppress(StoreUnsure):  # then once more: twice is as once
+            await self._calls.transact([write])
+            return self._alarm.wake()
+        await self._calls.transact([write])
+        return self._alarm.wake()
 
     async def _write(self, write: Insert | Update) -> None:
         await self._surely(partial(self._batcher.write, write), write)

@@ -45,9 +45,11 @@ _INSTEAD: Final = {
     "repeats=3": "times count max_runs repeat",
     "retries=3": "max_retries retry attempts max_attempts max_tries retries",
     "timeout=30": "timeout time_limit",
+    "concurrency=2": "concurrency limit max_concurrency concurrency_limit max_running max_instances",
+    "priority=10": "prio importance weight",
 }
 """How an option is written here, and what other libraries call it."""
-_OF_HANDLERS: Final = ("retries", "timeout")
+_OF_HANDLERS: Final = ("retries", "timeout", "concurrency")
 
 
 def _instead(name: str, known: tuple[str, ...]) -> str | None:
@@ -81,6 +83,13 @@ def whole(option: str, value: Any, *, least: int) -> int:
     if value > LARGEST:
         refuse(option, value, f"must be at most {LARGEST}", "Give a smaller number, or leave it out.")
     return value
+
+
+def priority(value: Any) -> int:
+    """-100 to 100 (docs/protocol.md, L5)."""
+    if isinstance(value, bool) or not isinstance(value, int) or not -100 <= value <= 100:
+        refuse("priority", value, "must be a whole number from -100 to 100", "Higher goes first; the default is 0.")
+    return int(value)
 
 
 def seconds(option: str, value: Any, *, zero: bool = False, least: float = 0) -> float:

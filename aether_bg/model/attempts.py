@@ -92,7 +92,9 @@ Invocation: TypeAlias = partial[Any]
 
 @attrs.frozen(kw_only=True, eq=False)
 class HandlerInfo:
-    """A registered handler: its name, its code, and how its attempts are bounded (seconds)."""
+    """A registered handler: its name, its code, and how its attempts are bounded (seconds). `concurrency`: how many may
+    run at a time in the whole store, None for any number (docs/protocol.md, L1); `priority`: of its jobs that have none
+    of their own (docs/protocol.md, L5)."""
 
     name: str
     target: Callable[..., Any]
@@ -101,6 +103,8 @@ class HandlerInfo:
     retries: int = 0
     backoff: Backoff = field(factory=Backoff)
     timeout: float | None = None
+    concurrency: int | None = None
+    priority: int = 0
 
 
 class _JobLog(_Adapter):

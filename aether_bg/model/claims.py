@@ -55,7 +55,7 @@ class Claim:
         """The row once this claim has taken it; its `seq` is the token."""
         return attrs.evolve(
             job, status=JobStatus.RUNNING, seq=job.seq + 1, attempt=job.attempt + 1, manual=False, owner=self.owner,
-            started_at=self.now, modified_at=self.now, progress=None,
+            started_at=self.now, modified_at=self.now, progress=None, handler_paused=False,
         )  # fmt: skip
 
     def answer(self, taken: Sequence[JobInfo], jobs: Iterable[JobInfo]) -> Claimed:
@@ -98,7 +98,8 @@ class Heartbeat:
 
     Until `keep_for` seconds from now the store renews the beat by itself every `interval` seconds, off the
     event loop. `now` decides which handlers have due rows. `problems`: declarations that this owner could not apply, in
-    words. A store that people can look at keeps them with the owner; others may ignore them.
+    words; `limits`: of handlers that have one (docs/protocol.md, L1). A store that people can look at keeps both with
+    the owner; others may ignore them.
     """
 
     owner: UUID
@@ -114,6 +115,7 @@ class Heartbeat:
     problems: tuple[str, ...] = ()
     declares: tuple[str, ...] = ()
     """Names of the jobs that this owner's code declares; they stay as they are while it lives."""
+    limits: Mapping[str, int] = field(factory=dict)
 
 
 @attrs.frozen

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
 import attrs
 from attrs import field
-from attrs.validators import deep_iterable, instance_of
+from attrs.validators import deep_iterable, deep_mapping, instance_of
 
 
 @attrs.frozen(kw_only=True)
 class Process:
     """One owner. `state`: alive; dead (its lock is free); silent (no heartbeat for a minute, by the wall clock).
 
-    `problems`: declarations that it could not apply.
+    `problems`: declarations that it could not apply; `limits`: of its handlers that have one (docs/protocol.md, L1).
     """
 
     id: UUID
@@ -26,6 +27,7 @@ class Process:
     beat_at: datetime = field(validator=instance_of(datetime))
     handlers: frozenset[str] = field(validator=deep_iterable(instance_of(str)))
     problems: tuple[str, ...] = field(validator=deep_iterable(instance_of(str)))
+    limits: Mapping[str, int] = field(factory=dict, validator=deep_mapping(instance_of(str), instance_of(int)))
 
     @property
     def name(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from datetime import datetime
 from enum import IntEnum, StrEnum
 from types import MappingProxyType
@@ -93,7 +93,11 @@ class JobInfo:
     until: datetime | None = None
     misfire: Misfire = "once"
     misfire_grace: float = 10.0
+    priority: int = 0
+    """-100 to 100: of what is due, higher first (docs/protocol.md, L5)."""
     paused: bool = False
+    handler_paused: bool = False
+    """Its handler is paused (docs/protocol.md, L3); not part of the row: a store adds it to the jobs it finds."""
 
     seq: int = 0
     """The fencing number (docs/protocol.md, C1): while RUNNING, the token of the attempt."""
@@ -147,8 +151,8 @@ class JobInfo:
 
     @property
     def held(self) -> bool:
-        """Paused, and not triggered since: it is not claimed, whatever is due."""
-        return self.paused and not self.manual
+        """Paused, or its handler is, and not triggered: it is not claimed, whatever is due."""
+        return (self.paused or self.handler_paused) and not self.manual
 
     @property
     def waiting(self) -> bool:
@@ -163,6 +167,11 @@ class JobInfo:
     def claimable(self, now: datetime) -> bool:
         """Whether a claim at `now` can take it (docs/protocol.md, C1)."""
         return self.waiting and self.due_at is not None and self.due_at <= now
+
+    def under(self, held: Container[str]) -> JobInfo:
+        """As it is while these handlers are paused; for stores, which keep that apart from the rows."""
+        paused = self.handler_name in held
+        return self if paused is self.handler_paused else attrs.evolve(self, handler_paused=paused)
 
     def to_dict(self) -> dict[str, Any]:
         """Every field as plain JSON: ids and instants as text (ISO 8601, UTC), states by their names in lower case."""
@@ -193,6 +202,9 @@ class Unreadable(JobInfo):
     def waiting(self) -> bool:
         """No claim may take it."""
         return False
+
+    def under(self, held: Container[str]) -> JobInfo:
+        return self
 
 
 @attrs.frozen(kw_only=True, slots=False)

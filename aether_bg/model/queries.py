@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import datetime
 from typing import Any, Final, Literal
 from uuid import UUID
@@ -123,7 +123,8 @@ def _has(metadata: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
 
 @attrs.frozen(kw_only=True)
 class Stats:
-    """Counts at one moment. `by_handler`: per handler, per status; `size`: bytes of the store, 0 where unknown."""
+    """Counts at one moment. `paused`: jobs that are paused themselves; `paused_handlers`: handlers that are, by name;
+    `by_handler`: per handler, per status; `size`: bytes of the store, 0 where unknown."""
 
     store_id: UUID
     scheduled: int = 0
@@ -138,13 +139,15 @@ class Stats:
     runs: int = 0
     size: int = 0
     by_handler: Mapping[str, Mapping[str, int]] = field(factory=dict)
+    paused_handlers: tuple[str, ...] = ()
 
     @classmethod
     def of(
-        cls, store_id: UUID, jobs: Iterable[JobInfo], now: datetime, *, owners: int, runs: int, size: int = 0
-    ) -> Stats:
-        """The counts of `jobs`, which has every row."""
-        jobs, by_handler = list(jobs), dict[str, Counter[str]]()
+        cls, store_id: UUID, jobs: Iterable[JobInfo], now: datetime, *, owners: int, runs: int, size: int = 0,
+        held: Collection[str] = (),
+    ) -> Stats:  # fmt: skip
+        """The counts of `jobs`, which has every row; `held`: handlers that are paused."""
+        jobs, by_handler = [job.under(held) for job in jobs], dict[str, Counter[str]]()
         for job in jobs:
             by_handler.setdefault(job.handler_name, Counter())[job.status.name.lower()] += 1
         counts: dict[str, Any] = sum(by_handler.values(), Counter[str]())
@@ -158,6 +161,7 @@ class Stats:
             runs=runs,
             size=size,
             by_handler=by_handler,
+            paused_handlers=tuple(sorted(held)),
         )
 
     def to_dict(self) -> dict[str, Any]:

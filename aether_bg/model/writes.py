@@ -1,4 +1,4 @@
-"""What a store writes: new rows, changes of rows, functions of the user's (docs/protocol.md, C1)."""
+"""What a store writes: rows, changes of rows, functions of the user's, pauses of handlers (docs/protocol.md, C1)."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ class Definition:
     until: datetime | None
     misfire: Misfire
     misfire_grace: float
+    priority: int
     anchor: datetime
     extra_properties: Mapping[str, Any]
     declared: bool = False
@@ -179,7 +180,22 @@ class Call:
         return True
 
 
-Write: TypeAlias = Insert | Update | Note | Call
+@attrs.frozen(kw_only=True)
+class Hold:
+    """Pause a handler (`held`), or let it go on; no row of a job changes (docs/protocol.md, L3). Twice is as once: the
+    first `at` and `by` stay."""
+
+    handler: str
+    held: bool
+    at: datetime
+    by: str | None = None
+
+    @property
+    def wakes(self) -> bool:
+        return not self.held
+
+
+Write: TypeAlias = Insert | Update | Note | Call | Hold
 
 
 ParamStyle: TypeAlias = Literal["%s", "$1", ":name"]

@@ -24,6 +24,7 @@ from aether_bg.model import (
     FailureGroup,
     Failures,
     Heartbeat,
+    Hold,
     Insert,
     JobInfo,
     JobRun,
@@ -53,6 +54,7 @@ class MemoryStore:
         self._id = uuid4()
         self._jobs: dict[UUID, JobInfo] = {}
         self._runs: dict[tuple[UUID, int, int], JobRun] = {}
+        self._held: dict[str, Hold] = {}
         self._owners: dict[UUID, tuple[Heartbeat, float]] = {}
         self._stopping: set[UUID] = set()
         self._wakes: list[Callable[[], None]] = []
@@ -77,16 +79,18 @@ class MemoryStore:
     async def store_transact(self, writes: Sequence[Write]) -> Sequence[object]:
         with self._lock:
             jobs, runs = ChainMap({}, self._jobs), ChainMap({}, self._runs)  # writes go to the first map
+            held = dict(self._held)
             for write in writes:
-                self._write(write, jobs, runs)
+                self._write(write, jobs, runs, held)
             self._jobs.update(jobs.maps[0])  # nothing can fail from here on
             self._runs.update(runs.maps[0])
+            self._held = held
         if any(write.wakes for write in writes):
             for wake in list(self._wakes):
                 wake()
         return [None] * len(writes)
 
-    def _write(self, write: Write, jobs: Jobs, runs: History) -> None:
+    def _write(self, write: Write, jobs: Jobs, runs: History, held: dict[str, Hold]) -> None:
         match write:
             case Insert(job):
                 if job.id in jobs:
@@ -105,6 +109,10 @@ class MemoryStore:
                 if current is None or not write.guards(current):
                     raise Stale(write.job_id, current)
                 jobs[write.job_id] = write.applied_to(current)
+            case Hold(handler=name, held=True):
+                held.setdefault(name, write)
+            case Hold(handler=name):
+                held.pop(name, None)
             case _:
                 raise Unsupported(repr(self), "it has no SQL", "Use a store that has, or no unit of work.")
 
@@ -115,6 +123,10 @@ class MemoryStore:
                     raise NameHeld(job.job_name, other)
         jobs[job.id] = job
 
+    def _seen(self) -> list[JobInfo]:
+        """The rows, and which of them a paused handler holds back."""
+        return [job.under(self._held) for job in self._jobs.values()]
+
     # -- claims: the one place where two can want the same row ------------------------------------
 
     @hookimpl
@@ -122,11 +134,11 @@ class MemoryStore:
         with self._lock:
             if claim.owner not in self._owners:
                 return Claimed()  # docs/protocol.md, P4: the next heartbeat says so
-            taken = [claim.take(job) for job in claim.choose(self._jobs.values())]
+            taken = [claim.take(job) for job in claim.choose(self._seen())]
             for job in taken:
                 self._jobs[job.id] = job
                 self._runs[job.id, job.seq, 0] = begun_run(job)
-            return claim.answer(taken, self._jobs.values())
+            return claim.answer(taken, self._seen())
 
     # -- owners: all of them live in this process --------------------------------------------------
 
@@ -140,7 +152,7 @@ class MemoryStore:
                 self._stopping.add(beat.owner)
             for gone in (*beat.recovered, *([beat.owner] if beat.leave else [])):
                 self._owners.pop(gone, None)
-            return Alive.of(beat, self._id, self._registered(now), self._jobs.values())
+            return Alive.of(beat, self._id, self._registered(now), self._seen())
 
     def _registered(self, now: float) -> dict[UUID, Owner]:
         """Beats are computed from the time that has passed, so no thread has to keep them going."""
@@ -156,7 +168,7 @@ class MemoryStore:
     @hookimpl
     async def store_find(self, query: Query) -> Sequence[JobInfo]:
         with self._lock:
-            return query.select(self._jobs.values())
+            return query.select(self._seen())
 
     @hookimpl
     async def store_history(self, job_id: UUID, limit: int) -> Sequence[JobRun]:
@@ -180,8 +192,9 @@ class MemoryStore:
     async def store_stats(self) -> Stats:
         with self._lock:
             return Stats.of(
-                self._id, self._jobs.values(), datetime.now(UTC), owners=len(self._owners), runs=len(self._runs)
-            )
+                self._id, self._jobs.values(), datetime.now(UTC), owners=len(self._owners), runs=len(self._runs),
+                held=self._held,
+            )  # fmt: skip
 
     @hookimpl
     async def store_purge(self, purge: Purge) -> int:

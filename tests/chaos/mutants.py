@@ -64,7 +64,8 @@ class NoOwnerCheck(Watched):
             row = [str(claim.owner)]
             known = conn.execute("SELECT 1 FROM aether_owners WHERE id = ?", row).fetchone()
             if not known:
-                conn.execute("INSERT INTO aether_owners VALUES (?, '', 0, '', 0, '', '[]', 0, '[]')", row)
+                columns = "id, host, pid, started_at, beat, beat_at, handlers"
+                conn.execute(f"INSERT INTO aether_owners ({columns}) VALUES (?, '', 0, '', 0, '', '[]')", row)
             try:
                 return claims.claim(conn, claim)
             finally:

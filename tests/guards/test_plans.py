@@ -31,7 +31,8 @@ JUSTIFIED = {
     r"ORDER BY coalesce\(due_at, ''\), id LIMIT": "a listing by due instant",
     r"timezone IS NOT NULL ORDER BY id": "what has a zone and waits: an index of just these rows",
     r"armed_seq <> seq ORDER BY due_at": "what a push scheduler does not hold yet: an index of just these rows",
-    r"manual = 1\) AND due_at <= \? ORDER BY due_at": "a listing of what is due; the kernel asks handler by handler",
+    r"aether_handlers\)\) AND due_at <= \? ORDER BY due_at": "a listing of what is due; the kernel asks handler by "
+        "handler",
 }  # fmt: skip
 """Statements that may read a whole table or index, by a pattern of their text, and why."""
 

@@ -96,8 +96,9 @@ def test_crafted_rows(db: Path, row: str, command: list[str]) -> None:
     change = ROWS[row].format(EVIL.replace("'", "''"), "9" * 5000, "[" * 100_000 + "]" * 100_000)
     craft(db, f"UPDATE aether_jobs SET {change} WHERE id = '{job_id}'")
     craft(db, f"UPDATE aether_runs SET error = '{EVIL}', owner = '{EVIL}'")
-    craft(db, f"INSERT INTO aether_owners VALUES ('{job_id}', '{EVIL}', 1, '0001-01-01T00:00:00.000000Z', 1, "
-              f"'9999-12-31T23:59:59.999999Z', '[\"\\u001b[31m\"]', 0, '[\"\\u001b\"]')")  # fmt: skip
+    columns = "id, host, pid, started_at, beat, beat_at, handlers, stopping, problems"
+    craft(db, f"INSERT INTO aether_owners ({columns}) VALUES ('{job_id}', '{EVIL}', 1, '0001-01-01T00:00:00.000000Z', "
+              f"1, '9999-12-31T23:59:59.999999Z', '[\"\\u001b[31m\"]', 0, '[\"\\u001b\"]')")  # fmt: skip
     look(db, command, job_id)
 
 

@@ -1,4 +1,4 @@
-"""Insert, Update and Call inside the open transaction: the write half of the store.
+"""Insert, Update, Call and Hold inside the open transaction: the write half of the store.
 
 Rows of one kind are written by one statement, many at a time: each statement is one hand-over of the interpreter
 lock, and with a busy event loop a hand-over costs more than the row.
@@ -15,7 +15,7 @@ from itertools import groupby
 from typing import Any
 
 from aether_bg.errors import InvalidOption, NameHeld, Stale, StoreError, StoreRefused, UnitOfWorkClosed, shown
-from aether_bg.model import KEEP, Call, Change, Insert, JobInfo, Note, Purge, Transaction, Update, Write
+from aether_bg.model import KEEP, Call, Change, Hold, Insert, JobInfo, Note, Purge, Transaction, Update, Write
 from aether_bg.plugins.sqlite import reading
 from aether_bg.plugins.sqlite.columns import (
     DEFINITION_COLUMNS,
@@ -131,6 +131,10 @@ def transact(conn: sqlite3.Connection, writes: Sequence[Write], guard: Guard) ->
             results += [None] * len(some)
         elif kind is Call:
             results += [Tx(conn, guard).call(write.fn) for write in some]
+        elif kind is Hold:
+            for write in some:
+                _hold(conn, write)
+            results += [None] * len(some)
         else:
             raise TypeError(f"not a Write: {some[0]!r}")
     return results
@@ -178,6 +182,14 @@ def _add(conn: sqlite3.Connection, adds: list[Insert]) -> None:
             if holder is not None and holder.id != add.job.id:  # not one that this statement put there itself
                 raise NameHeld(add.job.job_name, holder) from error
         raise _refused(error) from error
+
+
+def _hold(conn: sqlite3.Connection, hold: Hold) -> None:
+    if hold.held:
+        sql = "INSERT INTO main.aether_handlers VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
+        conn.execute(sql, [hold.handler, to_time(hold.at), hold.by])
+    else:
+        conn.execute("DELETE FROM main.aether_handlers WHERE name = ?", [hold.handler])
 
 
 def _many(conn: sqlite3.Connection, sql: tuple[str, str], rows: list[list[Any]]) -> Iterator[int]:

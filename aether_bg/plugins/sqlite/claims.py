@@ -156,8 +156,9 @@ def _earliest(handlers: int, readable: str) -> str:
 def join(conn: sqlite3.Connection, beat: Heartbeat) -> None:
     now = to_time(beat.now)
     conn.execute(
-        "INSERT INTO main.aether_owners (id, host, pid, started_at, beat, beat_at, handlers, problems, declares) "
-        "VALUES (?, ?, ?, ?, 0, ?, ?, ?, ?)",
+        "INSERT INTO main.aether_owners "
+        "(id, host, pid, started_at, beat, beat_at, handlers, problems, declares, limits) "
+        "VALUES (?, ?, ?, ?, 0, ?, ?, ?, ?, ?)",
         [
             str(beat.owner),
             socket.gethostname(),
@@ -167,6 +168,7 @@ def join(conn: sqlite3.Connection, beat: Heartbeat) -> None:
             json.dumps(beat.handlers),
             _told(beat),
             json.dumps(beat.declares),
+            json.dumps(dict(beat.limits)),
         ],
     )
 

@@ -157,7 +157,9 @@ def _check_file(path: Path) -> None:
 
 # -- processes -----------------------------------------------------------------------------------
 
-PROCESSES: Final = "id, host, pid, started_at, beat_at, iif(stopping, '[]', handlers), problems FROM main.aether_owners"
+PROCESSES: Final = (
+    "id, host, pid, started_at, beat_at, iif(stopping, '[]', handlers), problems, limits FROM main.aether_owners"
+)
 
 
 def _processes(conn: sqlite3.Connection, path: Path) -> list[Process]:
@@ -172,11 +174,12 @@ def _processes(conn: sqlite3.Connection, path: Path) -> list[Process]:
 
 def read_process(row: Sequence[Any], now: datetime) -> Process | None:
     """None where it cannot be read."""
-    id_, host, pid, started, beat, handlers, problems = row
+    id_, host, pid, started, beat, handlers, problems, limits = row
     try:
         process = Process(
             id=to_uuid(id_), state="alive", host=host, pid=pid, started_at=instant(started), beat_at=instant(beat),
             handlers=frozenset(json.loads(handlers)), problems=tuple(json.loads(problems)),
+            limits=json.loads(limits),
         )  # fmt: skip
         silent = (now - process.beat_at).total_seconds() > SILENT
     except (ValueError, TypeError, AttributeError, ArithmeticError, RecursionError):

@@ -14,7 +14,7 @@ from aether_bg.model import JobInfo, JobRun, JobStatus, Purge, Query, Stats
 from aether_bg.plugins.sqlite import listing, reading
 from aether_bg.plugins.sqlite.columns import RUN_COLUMNS, readable_time, to_sorted_json, to_time, to_uuid
 from aether_bg.plugins.sqlite.rows import read_run
-from aether_bg.plugins.sqlite.schema import LISTED, PAUSED, READY, RECURS
+from aether_bg.plugins.sqlite.schema import LISTED, NOT_HELD, PAUSED, PAUSED_HANDLERS, READY, RECURS
 
 _SAME_METADATA = """(
     SELECT count(*) FROM json_each(extra_properties) AS has JOIN json_each(?) AS wants
@@ -55,7 +55,14 @@ def find(conn: sqlite3.Connection, query: Query) -> list[JobInfo]:
 def _with_stand_ins(conn: sqlite3.Connection, query: Query, found: list[JobInfo]) -> list[JobInfo]:
     if query.ids is not None and any(one.version == 5 for one in query.ids):  # stand-ins, which no statement can find
         found += [job for job in reading.jobs(conn, f"FROM main.aether_jobs WHERE {_ODD_ID}", []) if query.matches(job)]
-    return found
+    names = held(conn)
+    return [job.under(names) for job in found] if names else found
+
+
+def held(conn: sqlite3.Connection) -> set[str]:
+    """Handlers that are paused."""
+    with reading.any_text(conn):
+        return {name for (name,) in conn.execute(PAUSED_HANDLERS) if isinstance(name, str)}
 
 
 def _any_created_after(conn: sqlite3.Connection, at: datetime) -> bool:
@@ -82,13 +89,13 @@ def _where(query: Query) -> tuple[list[str], list[Any]]:
     if query.owner is not None:
         add("status = 1 AND owner = ?", str(query.owner))
     if query.due_before is not None:
-        add(f"{READY} AND due_at <= ?", to_time(query.due_before))
+        add(f"{READY} AND {NOT_HELD} AND due_at <= ?", to_time(query.due_before))
     if query.created_after is not None:
         add("created_at > ?", to_time(query.created_after))
     if query.created_before is not None:
         add("created_at < ?", to_time(query.created_before))
     if query.unarmed:
-        add(f"{READY} AND armed_seq <> seq")
+        add(f"{READY} AND {NOT_HELD} AND armed_seq <> seq")
     if query.changed_after is not None:
         add("status = 0 AND modified_at > ?", to_time(query.changed_after))
     if query.zoned:
@@ -135,12 +142,13 @@ def stats(conn: sqlite3.Connection, size: int, now: str | None) -> Stats:
         store_id=store_id(conn),
         **{status.name.lower(): count for status, count in by_status.items()},
         paused=one(f"SELECT count(*) FROM main.aether_jobs WHERE {PAUSED}"),
-        due=one(f"SELECT count(*) FROM main.aether_jobs WHERE {READY} AND due_at <= ?", now),
-        oldest_due=readable_time(one(f"SELECT min(due_at) FROM main.aether_jobs WHERE {READY}")),
+        due=one(f"SELECT count(*) FROM main.aether_jobs WHERE {READY} AND {NOT_HELD} AND due_at <= ?", now),
+        oldest_due=readable_time(one(f"SELECT min(due_at) FROM main.aether_jobs WHERE {READY} AND {NOT_HELD}")),
         owners=one("SELECT count(*) FROM main.aether_owners"),
         runs=one("SELECT count(*) FROM main.aether_runs"),
         size=size,
         by_handler=by_handler,
+        paused_handlers=tuple(sorted(held(conn))),
     )
 
 
@@ -193,5 +201,7 @@ WITH RECURSIVE h(name) AS (
     SELECT (SELECT min(handler_name) FROM main.aether_jobs WHERE {READY} AND handler_name > h.name)
     FROM h WHERE name IS NOT NULL
 )
-SELECT name FROM h WHERE (SELECT min(due_at) FROM main.aether_jobs WHERE {READY} AND handler_name = h.name) <= ?
+SELECT name FROM h WHERE (
+    SELECT min(due_at) FROM main.aether_jobs WHERE {READY} AND {NOT_HELD} AND handler_name = h.name
+) <= ?
 """

@@ -13,7 +13,7 @@ import attrs
 from aether_bg.errors import shown
 from aether_bg.model import JobInfo, JobRun, JobStatus, Unreadable
 from aether_bg.model.filled import filled
-from aether_bg.plugins.sqlite.columns import JOB_COLUMNS, READ, job_of
+from aether_bg.plugins.sqlite.columns import JOB_COLUMNS, READ, RUN_COLUMNS, job_of
 
 JOBS_AS_JSON: Final = f"json_group_array(json_array({', '.join(JOB_COLUMNS)}))"
 """All rows in one step: a step per row would hand the interpreter lock back and forth for each."""
@@ -54,17 +54,17 @@ class _Column:
         return None if raw is None else self.read(raw)
 
 
-def _columns(cls: type[Any]) -> tuple[_Column, ...]:
-    found = []
-    for field in attrs.fields(cls):
+def _columns(cls: type[Any], names: Sequence[str]) -> tuple[_Column, ...]:
+    found, fields = [], attrs.fields_dict(cls)
+    for field in map(fields.__getitem__, names):
         default = None if field.default is attrs.NOTHING or isinstance(field.default, attrs.Factory) else field.default  # type: ignore[arg-type]
         default = _STAND_INS.get(field.name, default)
         found.append(_Column(field.name, _types(str(field.type)), READ.get(field.name, _as_stored), default))
     return tuple(found)
 
 
-_JOB: Final = _columns(JobInfo)
-_RUN: Final = _columns(JobRun)
+_JOB: Final = _columns(JobInfo, JOB_COLUMNS)
+_RUN: Final = _columns(JobRun, RUN_COLUMNS)
 
 
 def read_job(row: Sequence[Any]) -> JobInfo:
@@ -84,6 +84,7 @@ def read_run(row: Sequence[Any]) -> JobRun:
 
 def _unreadable(row: Sequence[Any]) -> JobInfo:
     values, wrong = _values(_JOB, row)
+    values["handler_paused"] = False
     before = values["last_error"] or ""
     if not wrong and not (before.startswith(QUARANTINED) and values["status"] is JobStatus.FAILED):
         return filled(JobInfo, values)

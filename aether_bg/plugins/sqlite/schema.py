@@ -1,6 +1,7 @@
 """The tables, as migrations. Made for readers: statuses have names, times are ISO 8601 in UTC, JSON is text.
 
 `aether_jobs` is one row per job, `aether_runs` its history, `aether_owners` the processes that run jobs now,
+`aether_handlers` has the handlers that are paused,
 `aether_meta` the store's id, `aether_migrations` the applied steps of this schema. All other names are the user's.
 """
 
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 
 READY = "status = 0 AND (paused = 0 OR manual = 1)"
 """What can be claimed once it is due. Queries repeat it to the letter, so that the partial indexes serve them."""
+
+PAUSED_HANDLERS = "SELECT name FROM main.aether_handlers"
+NOT_HELD = f"(manual = 1 OR handler_name NOT IN ({PAUSED_HANDLERS}))"
+"""And not kept waiting by the pause of its handler (docs/protocol.md, L3)."""
 
 SUSPECT = f"crash_count >= {CRASHES}"
 
@@ -43,7 +48,8 @@ CREATE TABLE aether_owners (
     handlers TEXT NOT NULL,
     stopping INTEGER NOT NULL DEFAULT 0,
     problems TEXT NOT NULL DEFAULT '[]',
-    declares TEXT NOT NULL DEFAULT '[]'
+    declares TEXT NOT NULL DEFAULT '[]',
+    limits TEXT NOT NULL DEFAULT '{{}}'
 );
 CREATE TABLE aether_jobs (
     id TEXT PRIMARY KEY NOT NULL,
@@ -75,6 +81,7 @@ CREATE TABLE aether_jobs (
     until TEXT,
     misfire TEXT NOT NULL,
     misfire_grace REAL NOT NULL,
+    priority INTEGER NOT NULL,
     anchor TEXT NOT NULL,
     seq INTEGER NOT NULL,
     schedule_rev INTEGER NOT NULL,
@@ -87,6 +94,11 @@ CREATE TABLE aether_jobs (
     checkpoint TEXT,
     declared INTEGER NOT NULL DEFAULT 0
 );
+CREATE TABLE aether_handlers (
+    name TEXT PRIMARY KEY NOT NULL,
+    paused_at TEXT NOT NULL,
+    paused_by TEXT
+) WITHOUT ROWID;
 CREATE UNIQUE INDEX aether_jobs_name ON aether_jobs (job_name) WHERE holds_name = 1;
 CREATE INDEX aether_jobs_former_name ON aether_jobs (job_name) WHERE holds_name = 0;
 CREATE INDEX aether_jobs_ready ON aether_jobs (handler_name, due_at) WHERE {READY};

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from itertools import chain, islice
+from typing import Any
 from uuid import UUID
 
 import attrs
@@ -94,7 +95,7 @@ def stats(rows: Rows) -> Stats:
         by_handler.setdefault(handler.decode(), Counter())[JobStatus(key[status_at]).name.lower()] += 1
     now = layout.instant(datetime.now(UTC))
     waiting = [due for key, _ in rows.index(layout.READY) if (due := key[-layout.ID - 8 : -layout.ID])]
-    total = sum(by_handler.values(), Counter[str]())
+    total: dict[str, Any] = sum(by_handler.values(), Counter[str]())
     return Stats(
         store_id=rows.tables.store_id,
         **total,
