@@ -8,57 +8,41 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
-from ._fields import Field
+from ._calendar import MonthDates
+from ._fields import ANY_DAY, ANY_WEEKDAY, LAST, Field, Pick
 from ._model import LATEST
 
 CYCLE = 400
 """Years after which the Gregorian calendar repeats, weekdays included."""
 
-LENGTHS = {1: (31,), 2: (28, 29), 3: (31,), 4: (30,), 5: (31,), 6: (30,), 7: (31,), 8: (31,), 9: (30,),
-           10: (31,), 11: (30,), 12: (31,)}  # fmt: skip
-
 
 def expressions(fields: tuple[Field, ...]) -> tuple[str, ...]:
-    """Expressions for croniter, of which each stands for a part of the occurrences; none if no date matches.
+    """Expressions for croniter, of which each stands for a part of the occurrences; none where it has no words for
+    them (W, and days counted from the end).
 
     Every field is written out in full, so that croniter has no notation to interpret. Both day fields of one
     expression must match; where either is enough, there are two expressions.
     """
     *clock, day, month, weekday = fields
-    wanted: list[tuple[Field | None, Field | None]] = [(day, weekday)]
+    if any(pick != Pick() for pick in day.picks) or any(number == LAST for _, number in weekday.nth):
+        return ()
+    wanted = [(day, weekday)]
     if not day.star and not weekday.star:
-        wanted = [(day, None), (None, weekday)]
+        wanted = [(day, ANY_WEEKDAY), (ANY_DAY, weekday)]
     return tuple(
-        " ".join([*map(written, clock), written(days), written(month), written(weekdays)])
+        " ".join(map(written, (*clock, days, month, weekdays)))
         for days, weekdays in wanted
-        if comes(days, month, weekdays)
+        if MonthDates(days, month, weekdays).ever()
     )
 
 
-def written(field: Field | None) -> str:
-    if field is None or field.full:
+def written(field: Field) -> str:
+    if field.full:
         return "*"
     parts: Iterable[str] = map(str, field.values)
     if field.nth:
         parts = (f"{weekday}#{number}" for weekday, number in field.nth)
-    return ",".join([*parts, *(["L"] if field.last else [])])
-
-
-def comes(day: Field | None, month: Field, weekday: Field | None) -> bool:
-    """Whether any month, of any length and beginning on any weekday, has a day that matches both.
-
-    In 400 years February 29 falls on every weekday, so each such month exists.
-    """
-    for length in sorted({length for number in month.values for length in LENGTHS[number]}, reverse=True):
-        days = {*range(1, length + 1)}
-        if day is not None:
-            days &= {*day.values, *([length] if day.last else [])}
-        if days and (weekday is None or weekday.full):
-            return True
-        for date in days:
-            if weekday is not None and (weekday.values or any((date + 6) // 7 == n for _, n in weekday.nth)):
-                return True
-    return False
+    return ",".join([*parts, *("L" for _ in field.picks)])
 
 
 @lru_cache(maxsize=1024)
@@ -70,7 +54,7 @@ def compiled(expression: str) -> Any:
 
 
 def following(expressions: tuple[str, ...], wall: datetime) -> datetime | None:
-    """The first matching wall time later than `wall`; None if there is none within 50 years."""
+    """The first wall time later than `wall` that matches any; None if there is none within 50 years."""
     # croniter calculates in timestamps, and platforms disagree on those before 1970 and after 3000. So it gets
     # the same day in the calendar cycle that begins in 2000.
     shift = (wall.year - 2000) // CYCLE * CYCLE

@@ -9,8 +9,9 @@ from functools import lru_cache
 
 from aether_bg.errors import InvalidSchedule, shown
 
-from . import _fields, _lengths, _zone
+from . import _days, _fields, _lengths, _zone
 from ._cron import Cron
+from ._days import EveryDays
 from ._model import EARLIEST, LATEST, NOW, Refused, Schedule, utc
 from ._simple import After, At, Every, Once, Simple
 
@@ -32,6 +33,7 @@ OTHER_ZONE = re.compile(r"(?:TZ|CRON_TZ|TIMEZONE|ZONE)[ \t]*=[ \t]*([^ \t]*)[ \t
 DURATION = re.compile(r"[+-]?P(?=[\dT])[\dTYMWDHS.,]+", re.IGNORECASE)
 INSTANT = re.compile(r"\d{4}-?\d\d-?\d\d(?:[T ]|$)")
 LENGTH = re.compile(r"(?:every[ \t]+)?(\d+)[ \t]*(s|secs?|seconds?|m|mins?|minutes?|h|hours?|hrs?)", re.IGNORECASE)
+EVERY_DAYS = re.compile(r"every[ \t]+(?:[^ \t]+[ \t]+)?(?:days?|weeks?)\b", re.IGNORECASE)
 EVERY = re.compile(r"@every(?:[ \t]+(.*))?", re.IGNORECASE)
 
 
@@ -44,7 +46,7 @@ def parse(text: str | datetime | timedelta, timezone: str | None = None) -> Sche
     if type(text) is not str or (timezone is not None and type(timezone) is not str):
         return parse_other(text, timezone)
     schedule = read(text, timezone)
-    return schedule.again() if isinstance(schedule, Simple) else schedule
+    return schedule.again() if isinstance(schedule, Simple | EveryDays) else schedule
 
 
 def load(text: str, timezone: str | None) -> Schedule:
@@ -127,7 +129,10 @@ def build(text: str, timezone: str | None) -> Schedule:
     if word == "@once":
         return Once(text=text, timezone=timezone)
     if (match := EVERY.fullmatch(text)) is not None:
-        return Every(text=text, timezone=timezone, length=every(match[1] or ""))
+        value = match[1] or ""
+        if (days := _days.read(value)) is not None:
+            return EveryDays(text=text, timezone=timezone, clock=_zone.Clock(zone), **days)
+        return Every(text=text, timezone=timezone, length=every(value))
     if word.startswith("@") and word not in ALIASES:
         words = ", ".join(["@once", "@every", *ALIASES])
         raise Refused(None, f"'{text.split()[0]}' is not one of {words}", "@daily")
@@ -135,7 +140,7 @@ def build(text: str, timezone: str | None) -> Schedule:
         raise instead
     fields = _fields.split(ALIASES.get(word, text))
     schedule = Cron(text=text, timezone=timezone, fields=fields, clock=_zone.Clock(zone))
-    if not schedule.expressions:
+    if not schedule.dates.ever():
         raise Refused("day-of-month", "it never comes: no month has a day that matches", "0 0 L 2 *")
     return schedule
 
@@ -176,7 +181,9 @@ def written_otherwise(text: str) -> Refused | None:
     if f"@{word}" in ALIASES or word == "once":
         return Refused(None, "a word for a schedule must begin with @", f"@{word}")
     if match := LENGTH.fullmatch(text):
-        return Refused(None, "write a frequency with @every", f"@every {match[1]}{match[2][0].lower()}")
+        return Refused(None, "write an interval with @every", f"@every {match[1]}{match[2][0].lower()}")
+    if EVERY_DAYS.match(text):
+        return Refused(None, "it must begin with @", _days.EXAMPLE)
     return None
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
-from ._fields import Field
+from ._fields import LAST, Field, Pick
 
 WEEKDAYS = ("Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday")
 MONTHS = ("January", "February", "March", "April", "May", "June", "July", "August", "September", "October",
           "November", "December")  # fmt: skip
-ORDINALS = ("", "1st", "2nd", "3rd", "4th", "5th")
+ORDINALS = {1: "1st", 2: "2nd", 3: "3rd", 4: "4th", 5: "5th", LAST: "last"}
 MOST_TIMES = 6
 """Times of day that are listed. If there are more, the fields are described."""
 
@@ -67,18 +67,31 @@ def days(day: Field, month: Field, weekday: Field) -> str:
         week = [f"the {ORDINALS[number]} {WEEKDAYS[name]}" for name, number in weekday.nth]
         weeks = f"on {series(week)}{of}"
     else:
-        # A week begins on Monday here: Monday to Friday, Saturday and Sunday.
-        order = sorted((number - 1) % 7 for number in weekday.values)
-        week = [*spans(order, (*WEEKDAYS[1:], WEEKDAYS[0]), first=0)]
+        week = weekday_names(weekday.values)
         weeks = f"every {series(week)}{within}"
     if day.full:
         return weeks
     return f"{dates}, if that is {series(week, 'or')}" if both else f"{dates} or {weeks}"
 
 
+def weekday_names(values: Iterable[int]) -> list[str]:
+    """0 is Sunday. A week begins on Monday here: Monday to Friday, Saturday and Sunday."""
+    order = sorted((number - 1) % 7 for number in values)
+    return [*spans(order, (*WEEKDAYS[1:], WEEKDAYS[0]), first=0)]
+
+
 def month_days(day: Field) -> str:
     named = [numbers(day, "day")] if day.values else []
-    return series([*named, *(["the last day"] if day.last else [])])
+    return series([*named, *map(picked, day.picks)])
+
+
+def picked(pick: Pick) -> str:
+    if pick.from_end and not pick.number:
+        return "the last weekday (Monday to Friday)" if pick.nearest else "the last day"
+    day = f"day {pick.number}"
+    if pick.from_end:
+        day = f"the day {pick.number} day{'' if pick.number == 1 else 's'} before the last"
+    return f"the weekday (Monday to Friday) nearest to {day}" if pick.nearest else day
 
 
 def every(step: int, unit: str) -> str:

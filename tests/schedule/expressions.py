@@ -16,6 +16,11 @@ def number(random: Random, low: int, high: int) -> str:
 
 def spread(random: Random, low: int, high: int) -> str:
     first = random.randint(low, high)
+    return f"{first}-{random.randint(first if random.random() < 0.8 else low, high)}"
+
+
+def rising(random: Random, low: int, high: int) -> str:
+    first = random.randint(low, high)
     return f"{first}-{random.randint(first, high)}"
 
 
@@ -25,7 +30,7 @@ def part(random: Random, low: int, high: int) -> str:
     forms = [
         lambda: number(random, low, high),
         lambda: spread(random, low, high),
-        lambda: f"{spread(random, low, high)}/{step}",
+        lambda: f"{rising(random, low, high) if high == 31 else spread(random, low, high)}/{step}",
         lambda: f"{random.randint(low, min(high, 6))}/{step}",
     ]
     return random.choice(forms)()
@@ -59,7 +64,10 @@ def hour(random: Random) -> str:
 
 def month_day(random: Random) -> str:
     step = random.randint(1, 31)
-    return random.choice(("*", "*", "*", "?", f"*/{step}", "L", "L,1,15", "1-31", several(random, 1, 31)))
+    picks = (f"L-{random.randint(1, 30)}", "LW", f"{random.randint(1, 31)}W", "1W,15W,LW", f"L-{step % 7 + 1}W,5")
+    return random.choice(
+        ("*", "*", "*", "?", f"*/{step}", "L", "L,1,15", "1-31", several(random, 1, 31), random.choice(picks))
+    )
 
 
 def month(random: Random) -> str:
@@ -70,6 +78,7 @@ def weekday(random: Random) -> str:
     nth = f"{random.choice(('0', '5', '7', 'SUN', 'sat'))}#{random.randint(1, 5)}"
     return random.choice(
         ("*", "*", "*", "?", f"*/{random.randint(1, 7)}", nth, f"{nth},1#1", "0", "7", several(random, 0, 6),
+         f"{random.randint(0, 7)}L", "FRIL,1#2,7L",
          "5-7", "SAT,SUN", named(random, WEEKDAYS))
     )  # fmt: skip
 

@@ -36,6 +36,19 @@ def names(field: str, wanted: int, low: int, high: int, words: str = "") -> bool
     return False
 
 
+def picked(part: str, day: date) -> bool:
+    """`L`, `L-3`, `15W`, `LW`: looked for among the days of the month, the nearest weekday day by day."""
+    days = [day.replace(day=n + 1) for n in range(calendar.monthrange(day.year, day.month)[1])]
+    word = part.removesuffix("W")
+    wanted = len(days) - 1 - int(word[2:] or 0) if word[0] == "L" else int(word) - 1
+    if not 0 <= wanted < len(days):
+        return False
+    if part == word:
+        return day == days[wanted]
+    working = [other for other in days if other.strftime("%a") not in ("Sat", "Sun")]
+    return day == min(working, key=lambda other: abs(other - days[wanted]))
+
+
 def to_number(word: str, low: int, words: str) -> int:
     return int(word) if word.isdigit() else words.split().index(word) + low
 
@@ -69,12 +82,16 @@ class Oracle:
         of_month, month, of_week = self.fields[3:]
         if not names(month, day.month, 1, 12, MONTHS):
             return False
-        last = calendar.monthrange(day.year, day.month)[1]
         by_day = any(
-            day.day == last if part == "L" else names(part, day.day, 1, 31) for part in of_month.upper().split(",")
+            picked(part, day) if part[0] == "L" or part[-1] == "W" else names(part, day.day, 1, 31)
+            for part in of_month.upper().split(",")
         )
         by_week = False
         for part in of_week.upper().split(","):
+            if part[-1] == "L":
+                last = (day + timedelta(days=7)).month != day.month
+                by_week |= last and names(part[:-1], day.isoweekday() % 7, 0, 6, WEEKDAYS)
+                continue
             weekday, _, number = part.partition("#")
             right = names(weekday, day.isoweekday() % 7, 0, 6, WEEKDAYS)
             by_week |= right and (not number or (day.day - 1) // 7 + 1 == int(number))
