@@ -21,7 +21,9 @@ from aether_bg.model import JobInfo, JobType, Misfire
 from aether_bg.schedule import Schedule
 
 IF_EXISTS: Final = ("raise", "keep", "replace")
-ENQUEUE_OPTIONS: Final = ("timezone", "start", "if_exists", "repeats", "until", "misfire", "misfire_grace", "priority")
+ENQUEUE_OPTIONS: Final = (
+    "timezone", "start", "if_exists", "repeats", "until", "misfire", "misfire_grace", "jitter", "priority",
+)  # fmt: skip
 ARGUMENTS: Final = ("job_name", "payload", "schedule", "metadata", *ENQUEUE_OPTIONS)
 
 
@@ -39,6 +41,7 @@ class Draft:
     repeats: int | None
     misfire: Misfire
     misfire_grace: float
+    jitter: float
     priority: int
 
 
@@ -62,6 +65,7 @@ class Admission:
         until: datetime | None = None,
         misfire: Any = "once",
         misfire_grace: Any = 10.0,
+        jitter: Any = 0.0,
         priority: Any = None,
         before_start: bool = False,
     ) -> Draft:
@@ -83,6 +87,7 @@ class Admission:
             until=checks.instant("until", until), repeats=repeats,
             misfire=checks.one_of("misfire", misfire, ("once", "skip", "all")),
             misfire_grace=checks.seconds("misfire_grace", misfire_grace, least=1),
+            jitter=checks.seconds("jitter", jitter, zero=True),
             priority=self._handlers.priority(handler_name) if priority is None else checks.priority(priority),
         )  # fmt: skip
 
@@ -92,13 +97,15 @@ class Admission:
         draft, job_id = self.draft(*arguments, **options), uuid7()
         now, by = moment
         anchor = anchor_for(draft.schedule, now, draft.start)
-        due = first_due(Plan(draft.schedule, anchor, draft.start, draft.until, draft.repeats), now)
+        plan = Plan(draft.schedule, anchor, draft.start, draft.until, draft.repeats, jitter=draft.jitter)
+        name = f"{draft.handler_name[:160]}-{job_id}" if draft.job_name is None else draft.job_name
+        due = first_due(plan, now)
         job = JobInfo(
             id=job_id, handler_name=draft.handler_name, expression_value=draft.schedule.text, payload=draft.payload,
-            job_name=f"{draft.handler_name[:160]}-{job_id}" if draft.job_name is None else draft.job_name,
-            extra_properties=draft.metadata, created_at=now, created_by=by, modified_at=now, modified_by=by,
-            due_at=due, occurrence=due, timezone=draft.schedule.timezone, start=draft.start, repeats=draft.repeats,
-            until=draft.until, misfire=draft.misfire, misfire_grace=draft.misfire_grace, anchor=anchor,
+            job_name=name, extra_properties=draft.metadata, created_at=now, created_by=by, modified_at=now,
+            modified_by=by, due_at=None if due is None else due + plan.lag(due, name), occurrence=due,
+            timezone=draft.schedule.timezone, start=draft.start, repeats=draft.repeats, until=draft.until,
+            misfire=draft.misfire, misfire_grace=draft.misfire_grace, jitter=draft.jitter, anchor=anchor,
             priority=draft.priority,
         )  # fmt: skip
         if stamped := self._calls.stamp(job):

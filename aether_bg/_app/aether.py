@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
+from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Never, Self, TypeVar, overload
 
@@ -106,6 +107,7 @@ class Aether(OwnerVerbs):
         backoff: Backoff | None = None,
         timeout: float | None = None,
         schedule: When | None = None,
+        jitter: float | timedelta = 0,
         concurrency: int | None = None,
         priority: int = 0,
         **unknown: Never,
@@ -113,12 +115,14 @@ class Aether(OwnerVerbs):
         """Register a function, or a class with `handle`, as the code for this kind of work; returns it unchanged.
 
         `retries`: further attempts after a failure; `backoff`: the waiting between them; `timeout`: seconds per
-        attempt. `schedule`: also declares the job of that name, applied at every start. `concurrency`: how many of its
-        attempts may run at a time in the whole store, over all processes; None for any number (docs/protocol.md, L1).
-        `priority`: -100 to 100, of its jobs that are given none; of what is due, higher goes first (docs/protocol.md,
-        L5).
+        attempt. `schedule`: also declares the job of that name, applied at every start; `jitter`: as for `enqueue`.
+        `concurrency`: how many of its attempts may run at a time in the whole store, over all processes; None for any
+        number (docs/protocol.md, L1). `priority`: -100 to 100, of its jobs that are given none; of what is due, higher
+        goes first (docs/protocol.md, L5).
         """
-        checks.unknown_options(unknown, ("retries", "backoff", "timeout", "schedule", "concurrency", "priority"))
+        checks.unknown_options(
+            unknown, ("retries", "backoff", "timeout", "schedule", "jitter", "concurrency", "priority")
+        )
         self._before_start("handler")
         if callable(name):
             checks.refuse("name", name, "must be a name, not the handler", 'Write @app.handler("SendEmail").')
@@ -133,6 +137,8 @@ class Aether(OwnerVerbs):
         checks.priority(priority)
         if schedule is not None:
             self.calls.parse(schedule, None)
+        if checks.seconds("jitter", jitter, zero=True) and schedule is None:
+            checks.refuse("jitter", jitter, "must come with a schedule", "Or pass it to enqueue or declare.")
 
         def register(target: F) -> F:
             info = info_of(
@@ -141,7 +147,7 @@ class Aether(OwnerVerbs):
             )  # fmt: skip
             self.handlers.add(info)
             if schedule is not None:
-                self.declare(name, name, schedule=schedule)
+                self.declare(name, name, schedule=schedule, jitter=jitter)
             return target
 
         return register

@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, Never, ParamSpec, TypeVar, Unpack, overload
 from uuid import UUID
 
@@ -141,6 +141,7 @@ class BlockingClient(Plain):
         until: datetime | None = None,
         misfire: Misfire = "once",
         misfire_grace: float = 10,
+        jitter: float | timedelta = 0,
         priority: int | None = None,
         connection: Any = None,
         notify: bool = True,
@@ -149,7 +150,7 @@ class BlockingClient(Plain):
         stored: UUID = self._call(
             "enqueue", handler, job_name, payload, schedule, metadata, timezone=timezone, start=start,
             if_exists=if_exists, repeats=repeats, until=until, misfire=misfire, misfire_grace=misfire_grace,
-            priority=priority, connection=connection, notify=notify, **unknown,
+            jitter=jitter, priority=priority, connection=connection, notify=notify, **unknown,
         )  # fmt: skip
         return stored
 

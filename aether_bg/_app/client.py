@@ -38,6 +38,7 @@ class EnqueueOptions(TypedDict, total=False):
     until: datetime | None
     misfire: Misfire
     misfire_grace: float
+    jitter: float | timedelta
     priority: int | None
     connection: Any
     notify: bool
@@ -114,6 +115,7 @@ class Verbs:
         until: datetime | None = None,
         misfire: Misfire = "once",
         misfire_grace: float = 10,
+        jitter: float | timedelta = 0,
         priority: int | None = None,
         connection: Any = None,
         notify: bool = True,
@@ -125,12 +127,13 @@ class Verbs:
         key until it is purged (docs/protocol.md, N); without one a name is made. `payload`: an instance of the
         handler's type or a mapping in its JSON form. `schedule`: see `aether_bg.schedule`; an aware datetime, or a
         timedelta from now. `start`: no occurrence before it; `until`: none after, and a one-shot that has not begun by
-        then expires; `repeats`: maximum number of occurrences. `misfire` and `misfire_grace` (seconds): what becomes of
-        occurrences missed by more than the grace; a one-shot runs however late, or with "skip" expires. An expired job
-        is CANCELLED with "expired" as its error. `priority`: -100 to 100, of what is due higher first
-        (docs/protocol.md, L5); None: the handler's, or 0 where the handler is not known. `if_exists`: what to do when a
-        different job holds the name. The same enqueue once more returns the same id, whatever has become of the job;
-        "replace" runs it again if it has FAILED, or if its own handler makes the call.
+        then expires; `repeats`: maximum number of occurrences. `jitter`: seconds, or a timedelta: each occurrence is
+        due later by a share of it that the job's name decides, always before the next one. `misfire` and
+        `misfire_grace` (seconds): what becomes of occurrences missed by more than the grace; a one-shot runs however
+        late, or with "skip" expires. An expired job is CANCELLED with "expired" as its error. `priority`: -100 to 100,
+        of what is due higher first (docs/protocol.md, L5); None: the handler's, or 0 where the handler is not known.
+        `if_exists`: what to do when a different job holds the name. The same enqueue once more returns the same id,
+        whatever has become of the job; "replace" runs it again if it has FAILED, or if its own handler makes the call.
 
         `connection`: of psycopg, asyncpg or SQLAlchemy (a session too, sync or async), to the database of a PostgreSQL
         store. The job is written there, in your transaction, and exists with your commit (docs/protocol.md, W13);
@@ -143,7 +146,7 @@ class Verbs:
         arguments = (handler, job_name, payload, schedule, metadata)
         options: dict[str, Any] = {
             "timezone": timezone, "start": start, "if_exists": if_exists, "repeats": repeats, "until": until,
-            "misfire": misfire, "misfire_grace": misfire_grace, "priority": priority,
+            "misfire": misfire, "misfire_grace": misfire_grace, "jitter": jitter, "priority": priority,
         }  # fmt: skip
         if connection is not None:
             return await self._running.on_connection.enqueue(connection, *arguments, notify=notify, **options)

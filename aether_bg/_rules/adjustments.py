@@ -29,7 +29,7 @@ def set_back(job: JobInfo, plan: Plan, now: datetime) -> Change | None:
     following = plan.following(job.last_occurrence, now) if regular else None
     if following is None or job.occurrence is None or following >= job.occurrence - timedelta(microseconds=SHIFTS):
         return None  # it may wait for that very one, told from an earlier one by microseconds
-    return wait(job, following, moment, ())
+    return wait(job, following, plan, moment, ())
 
 
 def rezoned(job: JobInfo, plan: Plan, moment: Moment) -> Change | None:
@@ -45,4 +45,4 @@ def rezoned(job: JobInfo, plan: Plan, moment: Moment) -> Change | None:
         run = attempt_run(job, RunOutcome.SUPERSEDED, moment.now, why)
     else:
         run = note_run(job, RunOutcome.SUPERSEDED, moment.now, why)
-    return wait(job, due, moment, (run,))
+    return wait(job, due, plan, moment, (run,))

@@ -51,15 +51,17 @@ def change(job: JobInfo, moment: Moment, *parts: dict[str, Any], bump: bool = Tr
 
 
 def wait(
-    job: JobInfo, due: datetime | None, moment: Moment, runs: tuple[JobRun, ...], *parts: dict[str, Any], **new: Any
-) -> Change:
-    """SCHEDULED at a fresh occurrence. One that has been before, since the clock was set back, is told from that one
-    by microseconds: each completes once (docs/protocol.md, C6)."""
+    job: JobInfo, due: datetime | None, plan: Plan, moment: Moment, runs: tuple[JobRun, ...], *parts: dict[str, Any],
+    **new: Any,
+) -> Change:  # fmt: skip
+    """SCHEDULED at a fresh occurrence, due after its lag. One that has been before, since the clock was set back, is
+    told from that one by microseconds: each completes once (docs/protocol.md, C6)."""
+    lag = timedelta(0) if due is None else plan.lag(due, job.job_name)
     if due is not None and job.last_occurrence is not None and due <= job.last_occurrence:
         due += timedelta(microseconds=1 + (job.seq + 1) % SHIFTS)
     fresh: dict[str, Any] = {
-        "status": JobStatus.SCHEDULED, "due_at": due, "occurrence": due, "attempt": 0, "retry_count": 0,
-        "manual": False, "off_schedule": False, "owner": None, "runs": runs,
+        "status": JobStatus.SCHEDULED, "due_at": None if due is None else due + lag, "occurrence": due, "attempt": 0,
+        "retry_count": 0, "manual": False, "off_schedule": False, "owner": None, "runs": runs,
     }  # fmt: skip
     return change(job, moment, fresh, *parts, **new)
 
@@ -98,18 +100,20 @@ def next_occurrence(job: JobInfo, plan: Plan, moment: Moment, run: JobRun, **new
         return end(job, status, moment, (run,), new)
     if job.trigger_pending and not plan.schedule.recurring:  # it asked for it itself (docs/protocol.md, N7)
         occurrence = following or extra_instant(job, plan, now, job.occurrence)
-        return wait(job, occurrence, moment, (run,), new, trigger_pending=False, due_at=following or now)
+        return wait(job, occurrence, plan, moment, (run,), new, trigger_pending=False, due_at=following or now)
     if job.trigger_pending:
         again = {"due_at": now, "manual": True, "off_schedule": True, "trigger_pending": False}
-        return wait(job, extra_instant(job, plan, now, job.occurrence), moment, (run,), new, again)
+        return wait(job, extra_instant(job, plan, now, job.occurrence), plan, moment, (run,), new, again)
     runs: tuple[JobRun, ...] = (run,)
     if following is not None and following <= now and job.misfire != "all" and plan.schedule.recurring:
-        missed = plan.all_but_newest(following, now)  # what passed meanwhile, but for the newest (docs/protocol.md, C4)
+        missed = plan.all_but_newest(
+            following, now - plan.lag(following, job.job_name)
+        )  # what passed meanwhile, but for the newest (docs/protocol.md, C4)
         if missed is not None:
             closed, following = missed
             runs = (run, *_meanwhile(job, plan, closed, now))
             new["last_occurrence"] = later(last, closed.last)
-    return wait(job, following, moment, runs, new)
+    return wait(job, following, plan, moment, runs, new)
 
 
 def _meanwhile(job: JobInfo, plan: Plan, closed: Gap, now: datetime) -> list[JobRun]:

@@ -46,7 +46,14 @@ def update(
         superseded = (*superseded, gap_run(gap, RunOutcome.SUPERSEDED, now, job.id, job.seq + 1, 2))
     refuse(job, "update", spent(plan, occurrences), "its repeats are used up: enqueue it under another name")
     return wait(
-        job, plan.first(), moment, superseded, definition=definition, occurrences=occurrences, trigger_pending=False
+        job,
+        plan.first(),
+        plan,
+        moment,
+        superseded,
+        definition=definition,
+        occurrences=occurrences,
+        trigger_pending=False,
     )
 
 
@@ -112,7 +119,7 @@ def resume(job: JobInfo, plan: Plan, moment: Moment) -> Change | None:
     following = plan.after(gap.last)
     if following is None:
         return end(job, JobStatus.COMPLETED, moment, (run,), paused=False, last_occurrence=last)
-    return wait(job, following, moment, (run,), paused=False, last_occurrence=last)
+    return wait(job, following, plan, moment, (run,), paused=False, last_occurrence=last)
 
 
 def _paused_through(job: JobInfo, plan: Plan, now: datetime) -> Gap | None:
@@ -154,11 +161,11 @@ def retry(job: JobInfo, plan: Plan, moment: Moment) -> Change:
         _refuse_expired(job, "retry", plan, now)
         own = plan.first()
         occurrence = now if own is None else max(own, now)
-        return wait(job, occurrence, moment, (), **counters | {"due_at": now})
+        return wait(job, occurrence, plan, moment, (), **counters | {"due_at": now})
     following = plan.grounded(now).after(now)
     refuse(job, "retry", following is None or spent(plan, job.occurrences), "its schedule has ended; enqueue it again")
     last = now if job.last_occurrence is None else max(job.last_occurrence, now)  # what passed meanwhile is over
-    return wait(job, following, moment, (), **counters, last_occurrence=last)
+    return wait(job, following, plan, moment, (), **counters, last_occurrence=last)
 
 
 def _refuse_expired(job: JobInfo, verb: str, plan: Plan, now: datetime) -> None:

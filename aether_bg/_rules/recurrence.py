@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from hashlib import blake2b
 from typing import Any, Final
 
 import attrs
@@ -45,10 +46,18 @@ class Plan:
     """The clock was set back to before the anchor, which bounds nothing then."""
     undone: datetime | None = None
     """What the clock showed before it was set back by three hours or more: what has run up to then is due again."""
+    jitter: float = 0.0
+    origin: datetime = attrs.field()
+    """What the schedule counts from: the anchor; for days and weeks the start, if there is one."""
+
+    @origin.default
+    def _origin(self) -> datetime:
+        from_start: bool = getattr(self.schedule, "from_start", False)
+        return self.start if from_start and self.start is not None else self.anchor
 
     @classmethod
     def of(cls, schedule: Schedule, job: JobInfo | Definition, undone: datetime | None = None) -> Plan:
-        return cls(schedule, job.anchor, job.start, job.until, job.repeats, undone=undone)
+        return cls(schedule, job.anchor, job.start, job.until, job.repeats, undone=undone, jitter=job.jitter)
 
     @property
     def endless(self) -> bool:
@@ -58,7 +67,7 @@ class Plan:
         """The first due instant; for a one-shot even if it has passed. None: there is none within the bounds."""
         if self.schedule.recurring:
             return self.after(self.anchor)
-        due = self.schedule.first(self.anchor)
+        due = self.schedule.first(self.origin)
         return self._bounded(due if due is None or self.start is None else max(due, self.start))
 
     def after(self, last: datetime | None) -> datetime | None:
@@ -71,18 +80,31 @@ class Plan:
         base = max(last, self.anchor)
         if self.start is not None:
             base = max(base, self.start - _JUST)
-        return self._bounded(self.schedule.next(base, self.anchor))
+        return self._bounded(self.schedule.next(base, self.origin))
+
+    def lag(self, occurrence: datetime, job_name: str) -> timedelta:
+        """How much later than its occurrence a job is called: its name's share of the jitter, always before the next
+        occurrence and never after the end (docs/protocol.md, R8)."""
+        if not self.jitter:
+            return timedelta(0)
+        room = timedelta(seconds=self.jitter)
+        if (following := self.after(occurrence)) is not None:
+            room = min(room, following - occurrence)
+        if self.until is not None:
+            room = min(room, self.until - occurrence)
+        share = int.from_bytes(blake2b(job_name.encode(), digest_size=8).digest())
+        return max(room, timedelta(0)) // _JUST * share // 2**64 * _JUST
 
     def grounded(self, now: datetime) -> Plan:
         """The same, but `loose` where the anchor lies in the future of the clock: lengths are counted back from it
         (docs/protocol.md, R5). A start that is to come still holds."""
         if self.anchor <= now or not self.schedule.recurring or (self.start is not None and self.start > now):
             return self
-        anchor = datetime.min.replace(tzinfo=UTC)
         if _by_length(self.schedule) and (due := self.schedule.next(now, now)) is not None:
             length = due - now
             anchor = self.anchor + (now - self.anchor) // length * length
-        return attrs.evolve(self, anchor=anchor, loose=True)
+            return attrs.evolve(self, anchor=anchor, origin=anchor, loose=True)
+        return attrs.evolve(self, anchor=datetime.min.replace(tzinfo=UTC), loose=True)
 
     def following(self, last: datetime | None, now: datetime, ran: datetime | None = None) -> datetime | None:
         """What comes after the last occurrence, `ran` being the one that has just ended.
@@ -123,7 +145,7 @@ class Plan:
         said: bool | None = getattr(self.schedule, "frequency", None)
         if said is not None or _by_length(self.schedule):
             return said is not False
-        due = self.schedule.next(since, self.anchor)
+        due = self.schedule.next(since, self.origin)
         return due is not None and due - since < REPEATED
 
     # Searched by halving and counted by arithmetic: what was missed is never walked through (docs/protocol.md, R7).
@@ -182,7 +204,7 @@ class Plan:
             upto = min(upto, self.until)
         reckon: Any = getattr(self.schedule, "count", None)
         if reckon is not None:
-            return reckon(after, upto, self.anchor), True
+            return reckon(after, upto, self.origin), True
         count, _ = self._walk(after, upto)
         return count, count < _WALKED
 
@@ -198,7 +220,8 @@ class Plan:
 
 
 def _by_length(schedule: Schedule) -> bool:
-    return schedule.text.lower().startswith("@every")
+    """`@every 90m`: real time, counted from the anchor."""
+    return schedule.recurring and getattr(schedule, "length", None) is not None
 
 
 def anchor_for(schedule: Schedule, now: datetime, start: datetime | None) -> datetime:

@@ -79,7 +79,14 @@ def doubtful(job: JobInfo, plan: Plan, now: datetime) -> bool:
 
 
 def _late(job: JobInfo, now: datetime) -> bool:
-    return job.occurrence is not None and now - job.occurrence > timedelta(seconds=job.misfire_grace)
+    return job.occurrence is not None and now - job.occurrence - _lag(job) > timedelta(seconds=job.misfire_grace)
+
+
+def _lag(job: JobInfo) -> timedelta:
+    """Its jitter is no lateness (docs/protocol.md, R8)."""
+    if job.occurrence is None or job.due_at is None:
+        return timedelta(0)
+    return max(job.due_at - job.occurrence, timedelta(0))
 
 
 def _expired(job: JobInfo, plan: Plan, now: datetime) -> bool:
@@ -110,6 +117,7 @@ def misfired(job: JobInfo, plan: Plan, moment: Moment) -> Change | None:
         return moved
     gap: Gap | None
     kept: datetime | None
+    now -= _lag(job)
     if job.misfire == "skip":
         gap, outcome = plan.passed(due, now - timedelta(seconds=job.misfire_grace)), RunOutcome.SKIPPED
         kept = None if gap is None else plan.after(gap.last)
@@ -121,7 +129,7 @@ def misfired(job: JobInfo, plan: Plan, moment: Moment) -> Change | None:
         gap = None if kept is None else plan.passed(due, kept - _JUST)
     if gap is None:
         return None
-    run = gap_run(gap, outcome, now, job.id, job.seq, 0)
+    run = gap_run(gap, outcome, moment.now, job.id, job.seq, 0)
     if kept is None:
         return end(job, JobStatus.COMPLETED, moment, (run,), last_occurrence=later(job.last_occurrence, gap.last))
-    return wait(job, kept, moment, (run,), last_occurrence=later(job.last_occurrence, gap.last))
+    return wait(job, kept, plan, moment, (run,), last_occurrence=later(job.last_occurrence, gap.last))

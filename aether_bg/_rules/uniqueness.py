@@ -12,7 +12,7 @@ from aether_bg.model import JobInfo, Unreadable
 _COMPARED: Final = {
     "handler_name": "handler", "payload": "payload", "expression_value": "schedule", "timezone": "timezone",
     "start": "start", "repeats": "repeats", "until": "until", "misfire": "misfire", "misfire_grace": "misfire_grace",
-    "priority": "priority",
+    "jitter": "jitter", "priority": "priority",
 }  # fmt: skip
 """What makes two definitions identical, and what `enqueue` calls it."""
 

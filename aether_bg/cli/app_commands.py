@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import attrs
 import click
 
 from aether_bg import Aether
 from aether_bg import schedule as language
+from aether_bg._rules.recurrence import Plan, anchor_for
 from aether_bg.cli.output import at, json_option, note, print_document, table
 from aether_bg.cli.stores import app_option, load_app
 from aether_bg.errors import InvalidOption, shown
@@ -38,9 +39,19 @@ def instant(text: str | None, option: str) -> datetime | None:
 @click.option("--timezone", "-z", metavar="ZONE", help="IANA zone of the schedule, for example Europe/Berlin.")
 @click.option("-n", "count", type=click.IntRange(1, 10_000), default=5, show_default=True, help="How many.")
 @click.option("--after", metavar="ISO", help="Those after this instant, as if made then, instead of now.")
+@click.option("--start", metavar="ISO", help="As if the job had this start: days and weeks are counted from it.")
+@click.option(
+    "--jitter", type=click.FloatRange(0), default=0, metavar="SECONDS", help="Of the job; shows when it is due."
+)
+@click.option(
+    "--job", "name", default="", metavar="NAME", help="The job's name, which decides its share of the jitter."
+)
 @app_option
 @json_option
-def next_(text: str, timezone: str | None, count: int, after: str | None, app: Aether | None, as_json: bool) -> None:
+def next_(
+    text: str, timezone: str | None, count: int, after: str | None, start: str | None, jitter: float, name: str,
+    app: Aether | None, as_json: bool,
+) -> None:  # fmt: skip
     """Show the coming instants of a schedule, and its words.
 
     Each in the schedule's zone and in UTC; one that daylight saving moves or doubles is flagged, with the reason. Exit
@@ -49,21 +60,32 @@ def next_(text: str, timezone: str | None, count: int, after: str | None, app: A
     \b
     aether-bg next "30 2 * * *" --timezone Europe/Berlin
     aether-bg next "@every 90m" -n 3 --json
+    aether-bg next "@every 2 weeks at 09:00" --start 2026-01-05T09:00:00Z
+    aether-bg next @hourly --jitter 600 --job import-prices
     """
     since = instant(after, "--after") or datetime.now(UTC)
     schedule = (app.calls if app else language).parse(text, timezone)
-    coming = schedule.upcoming(count, after=since, anchor=since)
+    begin = instant(start, "--start")
+    plan = Plan(schedule, anchor_for(schedule, since, begin), begin, None, None, jitter=jitter)
+    after_ = since if begin is None else max(since, begin - timedelta(microseconds=1))
+    coming = schedule.upcoming(count, after=after_, anchor=plan.origin)
+    due = [one.at + plan.lag(one.at.astimezone(UTC), name) if jitter else None for one in coming]
     if as_json:
         print_document({
             "schedule": schedule.text, "timezone": schedule.timezone, "description": schedule.describe(),
-            "recurring": schedule.recurring, "after": since, "upcoming": [_json(one) for one in coming],
+            "recurring": schedule.recurring, "after": since, "upcoming": [
+                _json(one) | ({"due": when} if when else {}) for one, when in zip(coming, due, strict=True)
+            ],
         })  # fmt: skip
     else:
         click.echo(plain(f"{schedule.text}: {schedule.describe()}"))
         if coming:
             table(
-                ["LOCAL" if schedule.timezone else "TIME", "UTC", "NOTE"],
-                [[_wall(one.at), at(one.at), f"{one.note}: {one.reason}" if one.note else ""] for one in coming],
+                ["LOCAL" if schedule.timezone else "TIME", "UTC", *(["DUE"] if jitter else []), "NOTE"],
+                [
+                    [_wall(one.at), at(one.at), *([at(when)] if when else []), _note(one)]
+                    for one, when in zip(coming, due, strict=True)
+                ],
             )
         elif not schedule.recurring:
             note("It is due once, as soon as the job is made: nothing comes after that.")
@@ -71,6 +93,10 @@ def next_(text: str, timezone: str | None, count: int, after: str | None, app: A
             note(f"Nothing comes after {at(since)}.")
     if not coming:
         raise click.exceptions.Exit(1)
+
+
+def _note(one: Upcoming) -> str:
+    return f"{one.note}: {one.reason}" if one.note else ""
 
 
 def _json(one: Upcoming) -> dict[str, object]:

@@ -61,6 +61,8 @@ class Story:
             words = "a schedule that no plugin here can read"
         bounds = [f"not before {self._at(job.start)}"] if job.start else []
         bounds += [f"until {self._at(job.until)}"] if job.until else []
+        if job.jitter:
+            bounds.append(f"spread over {span(job.jitter)} by its jitter")
         if job.repeats is not None:
             bounds.append(f"{job.occurrences} of at most {job.repeats} occurrences done")
         return f"Schedule {shown(job.expression_value)}: {plain(', '.join([words, *bounds]))}."
@@ -77,6 +79,9 @@ class Story:
         else:
             verb = "It is" if passed <= 0 else "It was"
         told = [f"{verb} due at {self._at(job.due_at)}, {distance(passed)}."]
+        if job.jitter and job.occurrence is not None and not (job.attempt or job.off_schedule):
+            lag = span((job.due_at - job.occurrence).total_seconds())
+            told.append(f"That is {lag} after its occurrence, {self._at(job.occurrence)}: its jitter.")
         if job.manual:
             told.append("It was triggered: it runs as soon as it can" + (", though paused." if job.paused else "."))
         return told
@@ -147,7 +152,7 @@ class Story:
     def _misfire(self) -> list[str]:
         """What its next claim will do about the delay (docs/protocol.md, R2)."""
         job = self.job
-        passed = 0.0 if job.occurrence is None else (self.now - job.occurrence).total_seconds()
+        passed = late(job, self.now)
         if job.attempt or job.off_schedule or job.held:
             return []
         if not self._recurring():

@@ -93,6 +93,8 @@ class JobInfo:
     until: datetime | None = None
     misfire: Misfire = "once"
     misfire_grace: float = 10.0
+    jitter: float = 0.0
+    """Seconds at most by which `due_at` is later than the occurrence; how many follows from the name."""
     priority: int = 0
     """-100 to 100: of what is due, higher first (docs/protocol.md, L5)."""
     paused: bool = False

@@ -27,6 +27,7 @@ class Definition:
     until: datetime | None
     misfire: Misfire
     misfire_grace: float
+    jitter: float
     priority: int
     anchor: datetime
     extra_properties: Mapping[str, Any]

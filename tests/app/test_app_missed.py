@@ -29,9 +29,9 @@ class Searches:
         self.made: Counter[int] = Counter()
         search = Cron.search
 
-        def counted(schedule: Cron, after: datetime) -> Any:
+        def counted(schedule: Cron, *arguments: Any) -> Any:
             self.made[threading.get_ident()] += 1
-            return search(schedule, after)
+            return search(schedule, *arguments)
 
         monkeypatch.setattr(Cron, "search", counted)
 

@@ -231,6 +231,26 @@ def test_next_counts_an_interval_from_the_instant_given(run: Run) -> None:
     assert told["timezone"] is None
 
 
+def test_next_counts_days_and_weeks_from_the_start_given(run: Run) -> None:
+    text = ("next", "@every 2 weeks at 09:00", "-z", "Europe/Berlin", "-n", 2)
+    result = run(*text, "--start", "2026-01-05T00:00:00Z", "--after", "2026-03-01T00:00:00Z", "--json")
+    assert [one["local"] for one in json.loads(result.stdout)["upcoming"]] == [
+        "2026-03-02T09:00:00+01:00", "2026-03-16T09:00:00+01:00",
+    ]  # fmt: skip
+    result = run(*text, "--start", "2026-03-02T08:00:00Z", "--after", "2026-03-01T00:00:00Z", "--json")
+    assert json.loads(result.stdout)["upcoming"][0]["at"] == "2026-03-02T08:00:00.000000Z"
+
+
+def test_next_shows_when_a_job_with_jitter_is_due(run: Run) -> None:
+    text = ("next", "@hourly", "--jitter", "600", "--after", "2026-01-01T00:00:00Z", "-n", 2)
+    one, other = (json.loads(run(*text, "--job", name, "--json").stdout)["upcoming"] for name in ("one", "other"))
+    assert one[0]["at"] == other[0]["at"] == "2026-01-01T01:00:00.000000Z"
+    assert one[0]["due"] != other[0]["due"]
+    assert "2026-01-01T01:00:00" < one[0]["due"] < "2026-01-01T01:10:00"
+    assert run(*text, "--job", "one").stdout.splitlines()[1].split() == ["TIME", "UTC", "DUE", "NOTE"]
+    assert run("next", "@hourly", "--jitter", "-1").exit_code == 2
+
+
 def test_next_without_a_coming_instant_says_no(run: Run) -> None:
     result = run("next", "@once")
     assert (result.exit_code, result.stdout) == (1, "@once: once, now\n")

@@ -46,7 +46,7 @@ CAP = results.LEAST_CRASHES
 FIELDS = {field.name for field in attrs.fields(Change)}
 INSTANT = timedelta(microseconds=1)
 """No two moves happen at the same time."""
-SCHEDULES = ("@once", "@every 10s", "* * * * *", "@hourly")
+SCHEDULES = ("@once", "@every 10s", "* * * * *", "@hourly", "@every day at 12:00")
 OPEN_RUNS = "SELECT token, owner FROM aether_runs WHERE outcome IS NULL"
 COMPLETED_TWICE = (
     "SELECT occurrence, count(*) FROM aether_runs WHERE outcome = 'completed' "
@@ -68,7 +68,8 @@ def a_job(schedule: str, now: datetime, **options: Any) -> JobInfo:
         modified_at=now, anchor=anchor, **options,
     )  # fmt: skip
     first = plan_of(job).first()
-    return attrs.evolve(job, due_at=first, occurrence=first)
+    due = None if first is None else first + plan_of(job).lag(first, job.job_name)
+    return attrs.evolve(job, due_at=due, occurrence=first)
 
 
 def redefined(job: JobInfo, schedule: str, now: datetime) -> Definition:
@@ -170,6 +171,7 @@ jobs_wanted = st.fixed_dictionaries(
         "schedule": st.sampled_from(SCHEDULES),
         "misfire": st.sampled_from(["once", "skip", "all"]),
         "misfire_grace": st.sampled_from([0.0, 10.0]),
+        "jitter": st.sampled_from([0.0, 0.0, 7.5, 3600.0]),
         "repeats": st.sampled_from([None, None, 1, 2, 3]),
         "start": st.sampled_from([None, None, NOW + timedelta(seconds=45)]),
         "until": st.sampled_from([None, None, None, NOW + timedelta(hours=3)]),

@@ -34,7 +34,8 @@ def job_of(row: Sequence[Any]) -> JobInfo:
     (
         id_, handler_name, job_name, expression_value, payload, status, handled_time, retry_count, last_error,
         extra_properties, created_at, created_by, modified_at, modified_by, due_at, occurrence, timezone, start,
-        repeats, until, misfire, misfire_grace, priority, paused, seq, schedule_rev, armed_seq, manual, off_schedule,
+        repeats, until, misfire, misfire_grace, jitter, priority, paused, seq, schedule_rev, armed_seq, manual,
+        off_schedule,
         trigger_pending, crash_count, anchor, last_occurrence, occurrences, attempt, holds_name, owner, started_at,
         progress, checkpoint, declared,
     ) = row  # fmt: skip
@@ -65,8 +66,8 @@ def job_of(row: Sequence[Any]) -> JobInfo:
         "occurrence": None if occurrence is None else instant(occurrence), "timezone": timezone,
         "start": None if start is None else instant(start), "repeats": repeats,
         "until": None if until is None else instant(until), "misfire": MISFIRE[misfire],
-        "misfire_grace": grace(misfire_grace), "priority": priority, "paused": FLAG[paused], "handler_paused": False,
-        "seq": seq, "schedule_rev": schedule_rev,
+        "misfire_grace": grace(misfire_grace), "jitter": grace(jitter), "priority": priority, "paused": FLAG[paused],
+        "handler_paused": False, "seq": seq, "schedule_rev": schedule_rev,
         "armed_seq": armed_seq, "manual": FLAG[manual], "off_schedule": FLAG[off_schedule],
         "trigger_pending": FLAG[trigger_pending], "crash_count": crash_count, "anchor": instant(anchor),
         "last_occurrence": None if last_occurrence is None else instant(last_occurrence), "occurrences": occurrences,
@@ -84,7 +85,7 @@ def write_job(job: JobInfo) -> list[Any]:
         to_time(job.handled_time), job.retry_count, job.last_error, to_mapping(job.extra_properties),
         to_time(job.created_at), job.created_by, to_time(job.modified_at), job.modified_by, to_time(job.due_at),
         to_time(job.occurrence), job.timezone, to_time(job.start), job.repeats, to_time(job.until), job.misfire,
-        job.misfire_grace, job.priority, 1 if job.paused else 0, job.seq, job.schedule_rev, job.armed_seq,
+        job.misfire_grace, job.jitter, job.priority, 1 if job.paused else 0, job.seq, job.schedule_rev, job.armed_seq,
         1 if job.manual else 0, 1 if job.off_schedule else 0, 1 if job.trigger_pending else 0, job.crash_count,
         to_time(job.anchor), to_time(job.last_occurrence), job.occurrences, job.attempt, 1 if job.holds_name else 0,
         to_owner(job.owner), to_time(job.started_at), to_progress(job.progress), to_checkpoint(job.checkpoint),
@@ -97,7 +98,7 @@ def write_definition(definition: Definition) -> list[Any]:
     return [
         definition.handler_name, to_json(definition.payload), definition.expression_value, definition.timezone,
         to_time(definition.start), definition.repeats, to_time(definition.until), definition.misfire,
-        definition.misfire_grace, definition.priority, to_time(definition.anchor),
+        definition.misfire_grace, definition.jitter, definition.priority, to_time(definition.anchor),
         to_mapping(definition.extra_properties), 1 if definition.declared else 0,
     ]  # fmt: skip
 
@@ -246,8 +247,8 @@ def grace(seconds: float) -> float:
 
 READ: Final[dict[str, Callable[[Any], Any]]] = {
     "id": to_uuid, "job_id": to_uuid, "owner": owner_id, "status": STATUS.__getitem__, "outcome": RunOutcome,
-    "payload": from_json, "progress": progress_of, "checkpoint": from_json,
-    "extra_properties": mapping, "misfire": MISFIRE.__getitem__, "misfire_grace": grace,
+    "payload": from_json, "progress": progress_of, "checkpoint": from_json, "extra_properties": mapping,
+    "misfire": MISFIRE.__getitem__, "misfire_grace": grace, "jitter": grace,
     **dict.fromkeys(
         ("paused", "manual", "off_schedule", "trigger_pending", "holds_name", "declared"), FLAG.__getitem__
     ),

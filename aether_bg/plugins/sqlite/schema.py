@@ -81,6 +81,7 @@ CREATE TABLE aether_jobs (
     until TEXT,
     misfire TEXT NOT NULL,
     misfire_grace REAL NOT NULL,
+    jitter REAL NOT NULL,
     priority INTEGER NOT NULL,
     anchor TEXT NOT NULL,
     seq INTEGER NOT NULL,

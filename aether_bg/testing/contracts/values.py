@@ -73,7 +73,7 @@ def a_full_job() -> JobInfo:
         last_error="Traceback:\n  boom 'é'", extra_properties={"OrderId": 123, "flag": True, "deep": {"a": [1]}},
         created_at=next(at), created_by="ada", modified_at=next(at), modified_by="grace", due_at=next(at),
         occurrence=next(at), timezone="Asia/Kathmandu", start=next(at), repeats=11, until=INSTANTS[-1], misfire="all",
-        misfire_grace=12.25, priority=-7, paused=True, seq=3, schedule_rev=4, armed_seq=1, manual=True,
+        misfire_grace=12.25, jitter=7.5, priority=-7, paused=True, seq=3, schedule_rev=4, armed_seq=1, manual=True,
         off_schedule=True, trigger_pending=True, crash_count=5, anchor=next(at), last_occurrence=next(at),
         occurrences=7, attempt=6, holds_name=True, owner=new_id(), started_at=next(at),
         progress=Progress(3, 12.5, "Kunden: 🦊", next(at)), checkpoint={"row": [7**9, None, "é"]}, declared=True,
