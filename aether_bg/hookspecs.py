@@ -105,9 +105,10 @@ class Persistence(Protocol):
     async def store_transact(self, writes: Sequence[Write]) -> Sequence[object]:
         """The one way to write: carry out all of `writes`, in order, or none; they are durable when it returns.
 
-        Shape: owned. One result per write: None for Insert and Update, the function's result for Call.
-        Raises `Stale` when an Update's guard does not hold, `NameHeld` when a name is taken, `Unsupported` for a Call
-        where there is no SQL, what the user's function raised, or a `StoreError` that says it may be tried again.
+        Shape: owned. One result per write: the function's result for Call; for Insert and Update None, or the children
+        that wait no longer, as `Settled`; None for Note. Raises `Stale` when a guard does not hold, `NameHeld` when a
+        name is taken, `JobNotFound` when a parent is not there, `Unsupported` for a Call where there is no SQL, what
+        the user's function raised, or a `StoreError` that says it may be tried again.
         """
         ...
 

@@ -27,7 +27,7 @@ def _state_of(job: JobInfo) -> dict[str, Any]:
         "paused": job.paused, "manual": job.manual, "off_schedule": job.off_schedule,
         "trigger_pending": job.trigger_pending, "holds_name": job.holds_name, "armed_seq": job.armed_seq,
         "owner": job.owner, "modified_at": job.modified_at, "modified_by": job.modified_by,
-        "definition": None, "runs": (),
+        "definition": None, "runs": (), "rejoins": False,
     }  # fmt: skip
 
 
@@ -76,10 +76,11 @@ def end(
     job: JobInfo, status: JobStatus, moment: Moment, runs: tuple[JobRun, ...], *parts: dict[str, Any],
     **new: Any,
 ) -> Change:  # fmt: skip
-    """Terminal."""
+    """Terminal. A name that is held no longer than that is free (docs/protocol.md, N10)."""
     last: dict[str, Any] = {
         "status": status, "due_at": None, "owner": None, "manual": False, "off_schedule": False,
         "trigger_pending": False, "handled_time": moment.now, "runs": runs,
+        "holds_name": job.holds_name and job.unique_for != 0,
     }  # fmt: skip
     return change(job, moment, last, *parts, **new)
 

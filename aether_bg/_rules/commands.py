@@ -141,6 +141,11 @@ def trigger(job: JobInfo, plan: Plan, moment: Moment) -> Change | None:
     if job.status is JobStatus.RUNNING:
         refuse(job, "trigger", not plan.schedule.recurring, "wait for it to end")
         return None if job.trigger_pending else change(job, moment, bump=False, trigger_pending=True)
+    if job.waits_for:
+        raise InvalidTransition(
+            f"trigger of job {shown(job.job_name)}", f"it runs after other jobs, and {job.waits_for} have not ended",
+            "Trigger or delete those; app.explain(job) names them.",
+        )  # fmt: skip
     if job.manual:
         return None
     _refuse_expired(job, "trigger", plan, now)
@@ -156,7 +161,9 @@ def retry(job: JobInfo, plan: Plan, moment: Moment) -> Change:
     back = (JobStatus.FAILED, JobStatus.CANCELLED)
     again = "; to run this one again, purge it, or enqueue it under another name" if job.status.terminal else ""
     refuse(job, "retry", job.status not in back, f"only FAILED and CANCELLED jobs can be retried{again}")
-    counters = {"crash_count": 0, "last_error": None, "holds_name": True, "trigger_pending": False}
+    counters = {
+        "crash_count": 0, "last_error": None, "holds_name": True, "trigger_pending": False, "rejoins": job.parents > 0,
+    }  # fmt: skip
     if not plan.schedule.recurring:
         _refuse_expired(job, "retry", plan, now)
         own = plan.first()
@@ -190,7 +197,13 @@ def settle(job: JobInfo, status: JobStatus, when: datetime, error: str | None, m
     runs = (attempt_run(job, outcomes.get(status, RunOutcome.CANCELLED), moment.now, error),) if running else ()
     cancelled = status is JobStatus.CANCELLED
     return end(
-        job, status, moment, runs, handled_time=when, last_error=error, holds_name=job.holds_name and not cancelled
+        job,
+        status,
+        moment,
+        runs,
+        handled_time=when,
+        last_error=error,
+        holds_name=job.holds_name and not cancelled and job.unique_for != 0,
     )
 
 

@@ -3,10 +3,12 @@
 Each value carries its own rule, so that a store or scheduler need not repeat it: `JobInfo.claimable`, `Claim.choose`,
 `Change.applied_to`, `Query.select`, `Purge.select`.
 
-`job`: a job and its history · `writes`, `claims`, `queries`, `summaries`: what stores are asked · `attempts`: how a
-handler is called and what follows · `events`: what observers are told · `inspecting`: processes and findings
+`job`: a job and its history · `after`: parents and children · `writes`, `claims`, `queries`, `summaries`: what stores
+are asked · `attempts`: how a handler is called and what follows · `events`: what observers are told · `inspecting`:
+processes and findings
 """
 
+from aether_bg.model.after import Parent, Settled, placed, relieved
 from aether_bg.model.attempts import (
     Backoff,
     Decision,
@@ -114,6 +116,7 @@ __all__ = [
     "Note",
     "Owner",
     "ParamStyle",
+    "Parent",
     "Problem",
     "Process",
     "Progress",
@@ -126,6 +129,7 @@ __all__ = [
     "RetryAt",
     "RunOutcome",
     "Runs",
+    "Settled",
     "Snooze",
     "Started",
     "Statement",
@@ -136,4 +140,6 @@ __all__ = [
     "Update",
     "Write",
     "begun_run",
+    "placed",
+    "relieved",
 ]

@@ -134,6 +134,15 @@ class JobInfo:
     """A JSON value that the handler left for the next attempt at this occurrence (docs/protocol.md, G2)."""
     declared: bool = False
     """Made or last redefined by a declaration (docs/protocol.md, N9)."""
+    unique_for: float | None = None
+    """Seconds after its end for which it keeps its name; None: until it is purged (docs/protocol.md, N10)."""
+    parents: int = 0
+    """How many jobs it was enqueued to run after."""
+    waits_for: int = 0
+    """How many of them have not ended. Until it is 0 nothing claims the job. Written by the store alone
+    (docs/protocol.md, A1)."""
+    after_any: bool = False
+    """It runs once they have ended, whatever their status; else only if all are COMPLETED."""
 
     @property
     def schedule(self) -> str:
@@ -158,8 +167,8 @@ class JobInfo:
 
     @property
     def waiting(self) -> bool:
-        """SCHEDULED and not held: only its due instant keeps it from being claimed."""
-        return self.status is JobStatus.SCHEDULED and not self.held
+        """SCHEDULED, not held, and after its parents: only its due instant keeps it from being claimed."""
+        return self.status is JobStatus.SCHEDULED and not self.held and not self.waits_for
 
     @property
     def suspect(self) -> bool:
@@ -174,6 +183,13 @@ class JobInfo:
         """As it is while these handlers are paused; for stores, which keep that apart from the rows."""
         paused = self.handler_name in held
         return self if paused is self.handler_paused else attrs.evolve(self, handler_paused=paused)
+
+    def gives_way_to(self, other: JobInfo) -> bool:
+        """Whether it has ended, and its name is free for `other` by now (docs/protocol.md, N10)."""
+        window = self.unique_for if other.unique_for is None else other.unique_for
+        if window is None or not self.status.terminal:
+            return False
+        return self.handled_time is None or (other.created_at - self.handled_time).total_seconds() >= window
 
     def to_dict(self) -> dict[str, Any]:
         """Every field as plain JSON: ids and instants as text (ISO 8601, UTC), states by their names in lower case."""
@@ -229,6 +245,10 @@ class JobRun:
     owner: UUID | None = None
     last_occurrence: datetime | None = None
     count: int = 1
+    result: Any | None = None
+    """What the handler returned, a JSON value, if `has_result`."""
+    has_result: bool = False
+    """Whether the handler keeps results and this attempt's was kept."""
 
     def repeats(self, other: JobRun) -> bool:
         """Both completed one occurrence, under two tokens: a store refuses the second (docs/protocol.md, C6)."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, Final, Literal
 from uuid import UUID
 
@@ -14,6 +15,8 @@ from attrs import field
 
 from aether_bg.model.job import JobInfo, JobStatus, RunOutcome, by_due, error_line
 from aether_bg.model.plain import to_plain
+
+_NONE: Final[Mapping[UUID, Sequence[UUID]]] = MappingProxyType({})
 
 
 @attrs.frozen(kw_only=True)
@@ -30,6 +33,8 @@ class Query:
     `job_name` finds the holder of the name first, then the
     newest that had it. `name_prefix`: how the name begins, to the letter. `error_line`: that is what `error_line` says
     of `last_error`. `paused`: paused rows that have not ended. `recurring`: rows whose schedule is not one instant.
+    `parents_of`, `children_of`: linked by `Insert.after` with the job of this id; parents come in the order in which
+    they were given, whatever `order` says.
     """
 
     ids: tuple[UUID, ...] | None = None
@@ -49,12 +54,14 @@ class Query:
     paused: bool = False
     recurring: bool = False
     declared: bool = False
+    parents_of: UUID | None = None
+    children_of: UUID | None = None
     order: Literal["created", "newest", "due", "ended"] = "created"
     after: UUID | None = None
     limit: int = 1000
 
     def matches(self, job: JobInfo) -> bool:
-        """Whether every field given holds for `job`; the order and the page are left to `select`."""
+        """Whether every field given holds for `job`; links, the order and the page are left to `select`."""
         return (
             (self.ids is None or job.id in self.ids)
             and (self.job_name is None or job.job_name == self.job_name)
@@ -76,11 +83,16 @@ class Query:
             and (not self.declared or (job.declared and not job.status.terminal))
         )
 
-    def select(self, jobs: Iterable[JobInfo]) -> list[JobInfo]:
+    def select(self, jobs: Iterable[JobInfo], links: Mapping[UUID, Sequence[UUID]] = _NONE) -> list[JobInfo]:
         """The page of `jobs` that this query asks for, in its order. `jobs` has every row, or at least those that match
-        and the one of `after`."""
+        and the one of `after`; `links` has the parents of each child."""
         rows = list(jobs)
         key, down = _ORDERS[self.order]
+        if self.parents_of is not None:
+            place = {parent: number for number, parent in enumerate(links.get(self.parents_of, ()))}
+            rows, key, down = [job for job in rows if job.id in place], lambda job: (place[job.id],), False
+        if self.children_of is not None:
+            rows = [job for job in rows if self.children_of in links.get(job.id, ())]
         found = sorted((job for job in rows if self.matches(job)), key=key, reverse=down)
         if self.job_name is not None:
             found.sort(key=lambda job: (job.holds_name, job.id), reverse=True)
@@ -178,7 +190,8 @@ class Stats:
 class Purge:
     """Delete up to `limit` terminal jobs of `status` (None: any) with their history, oldest `handled_time` first: those
     handled before `before`, and those beyond the newest `keep`, which comes with a `status`. With both None: all; with
-    both given, both must hold; with either, a row without `handled_time` stays. With `job_id`: instead, of that job all
+    both given, both must hold; with either, a row without `handled_time` stays. A parent of a job that has not ended
+    stays as well (docs/protocol.md, A4). With `job_id`: instead, of that job all
     history rows beyond the newest `history`, whatever `limit` says; `skipped` rows, the only word of occurrences that
     never ran, are counted apart (docs/protocol.md, N5)."""
 
@@ -199,8 +212,9 @@ class Purge:
                 gone.append(place)
         return gone
 
-    def select(self, jobs: Iterable[JobInfo]) -> list[JobInfo]:
-        """The jobs of this bite, oldest first; for a purge without `job_id`."""
+    def select(self, jobs: Iterable[JobInfo], needed: Container[UUID] = ()) -> list[JobInfo]:
+        """The jobs of this bite, oldest first; for a purge without `job_id`. `needed`: the parents of jobs that have
+        not ended."""
         ended = [job for job in jobs if job.status.terminal and self.status in (None, job.status)]
         if self.before is not None or self.keep is not None:
             ended = [job for job in ended if job.handled_time is not None]
@@ -208,6 +222,5 @@ class Purge:
         if self.keep is not None:
             ended = ended[: max(len(ended) - self.keep, 0)]
         before = self.before
-        return [job for job in ended if before is None or (job.handled_time and job.handled_time < before)][
-            : self.limit
-        ]
+        old = [job for job in ended if before is None or (job.handled_time and job.handled_time < before)]
+        return [job for job in old if job.id not in needed][: self.limit]

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from enum import Enum, auto
-from typing import Any, Final, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
 from uuid import UUID
 
 import attrs
 
 from aether_bg.model.job import JobInfo, JobRun, JobStatus, Misfire
 from aether_bg.model.progress import Progress
+
+if TYPE_CHECKING:
+    from aether_bg.model.queries import Query
 
 
 @attrs.frozen(kw_only=True)
@@ -32,6 +35,7 @@ class Definition:
     anchor: datetime
     extra_properties: Mapping[str, Any]
     declared: bool = False
+    unique_for: float | None = None
 
 
 @attrs.frozen(kw_only=True, slots=False)  # made for every outcome; see JobInfo
@@ -39,7 +43,8 @@ class Change:
     """The whole new state of one row, guarded by the seq and schedule_rev it was decided on (docs/protocol.md, C1).
 
     `job_id, seq, schedule_rev` are expected; `next_seq, next_rev` and everything below are written. `definition`
-    None leaves the author's part as it is. `runs` are written whole, by (job_id, token, gap).
+    None leaves the author's part as it is. `runs` are written whole, by (job_id, token, gap). `rejoins`: it was
+    terminal, and waits for its parents again: the store sets `waits_for` as at an Insert (docs/protocol.md, A1).
     """
 
     job_id: UUID
@@ -68,6 +73,7 @@ class Change:
     modified_by: str | None
     definition: Definition | None = None
     runs: tuple[JobRun, ...] = ()
+    rejoins: bool = False
 
     def guards(self, job: JobInfo | None) -> bool:
         """Whether `job` is still the row that this change was decided on; otherwise a store raises `Stale`."""
@@ -100,17 +106,30 @@ class Transaction(Protocol):
         """Run one statement; its rows. May not begin, commit, attach or set pragmas (`DeniedSQL`)."""
         ...
 
-    def add(self, job: JobInfo) -> None:
-        """Insert a job. Raises `NameHeld`."""
+    def add(self, job: JobInfo, after: Sequence[UUID] = ()) -> None:
+        """Insert a job, which runs after these. Raises `NameHeld`, and `JobNotFound` for a parent that is not there."""
+        ...
+
+    def find(self, query: Query) -> list[JobInfo]:
+        """Rows as this transaction sees them."""
         ...
 
 
 @attrs.frozen
 class Insert:
     """Insert `job`. Raises `NameHeld` (with the holder) when `holds_name` and the name is taken, `StoreRefused` when
-    its id is there already."""
+    its id is there already.
+
+    A holder that `gives_way_to` the job loses the name to it, in the same transaction: `holds_name` becomes False and
+    `schedule_rev` goes up (docs/protocol.md, N10).
+
+    `after`: its parents, each once. It is stored as `placed` says, with a link to each; those that the same transaction
+    has inserted before count. Raises `JobNotFound` for one that is not there, once the name is known to be free
+    (docs/protocol.md, A1).
+    """
 
     job: JobInfo
+    after: tuple[UUID, ...] = ()
 
     @property
     def wakes(self) -> bool:
@@ -120,7 +139,11 @@ class Insert:
 
 @attrs.frozen
 class Update:
-    """Write `change`. Raises `Stale` (with the row as it is) when seq or schedule_rev differ."""
+    """Write `change`. Raises `Stale` (with the row as it is) when seq or schedule_rev differ.
+
+    One that makes a row terminal settles its children in the same transaction: each is changed as `relieved` says, and
+    the children of one that is cancelled in turn (docs/protocol.md, A2).
+    """
 
     change: Change
 

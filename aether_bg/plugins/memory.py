@@ -15,7 +15,9 @@ from datetime import UTC, datetime
 from typing import TypeAlias
 from uuid import UUID, uuid4
 
-from aether_bg.errors import NameHeld, Stale, StoreRefused, Unsupported
+import attrs
+
+from aether_bg.errors import JobNotFound, NameHeld, Stale, StoreRefused, Unsupported
 from aether_bg.hookspecs import hookimpl
 from aether_bg.model import (
     Alive,
@@ -30,20 +32,23 @@ from aether_bg.model import (
     JobRun,
     Note,
     Owner,
+    Parent,
     Purge,
     Query,
     Ran,
     Runs,
+    Settled,
     Stats,
     Update,
     Write,
     begun_run,
+    placed,
+    relieved,
 )
 from aether_bg.protocols import Kernel
 
 __all__ = ["MemoryStore"]
 
-Jobs: TypeAlias = MutableMapping[UUID, JobInfo]
 History: TypeAlias = MutableMapping[tuple[UUID, int, int], JobRun]
 
 
@@ -55,6 +60,10 @@ class MemoryStore:
         self._jobs: dict[UUID, JobInfo] = {}
         self._runs: dict[tuple[UUID, int, int], JobRun] = {}
         self._held: dict[str, Hold] = {}
+        self._parents: dict[UUID, tuple[UUID, ...]] = {}
+        """Of each job that runs after others, in the order given."""
+        self._waiting: dict[UUID, tuple[UUID, ...]] = {}
+        """By parent: the children whose wait its end will settle."""
         self._owners: dict[UUID, tuple[Heartbeat, float]] = {}
         self._stopping: set[UUID] = set()
         self._wakes: list[Callable[[], None]] = []
@@ -78,50 +87,17 @@ class MemoryStore:
     @hookimpl
     async def store_transact(self, writes: Sequence[Write]) -> Sequence[object]:
         with self._lock:
-            jobs, runs = ChainMap({}, self._jobs), ChainMap({}, self._runs)  # writes go to the first map
-            held = dict(self._held)
-            for write in writes:
-                self._write(write, jobs, runs, held)
-            self._jobs.update(jobs.maps[0])  # nothing can fail from here on
-            self._runs.update(runs.maps[0])
-            self._held = held
-        if any(write.wakes for write in writes):
+            draft = _Draft(self)
+            results = [draft.write(write) for write in writes]
+            self._jobs.update(draft.jobs.maps[0])  # nothing can fail from here on
+            self._runs.update(draft.runs.maps[0])
+            self._held = draft.held
+            self._parents.update(draft.parents.maps[0])
+            self._waiting.update(draft.waiting.maps[0])
+        if any(results) or any(write.wakes for write in writes):
             for wake in list(self._wakes):
                 wake()
-        return [None] * len(writes)
-
-    def _write(self, write: Write, jobs: Jobs, runs: History, held: dict[str, Hold]) -> None:
-        match write:
-            case Insert(job):
-                if job.id in jobs:
-                    raise StoreRefused(f"job {job.id}", "its id is in the store already", "Add each job once.")
-                self._put(job, jobs)
-            case Update(change):
-                current = jobs.get(change.job_id)
-                if current is None or not change.guards(current):
-                    raise Stale(change.job_id, current)
-                self._put(change.applied_to(current), jobs)
-                for run in change.runs:
-                    _check_completed(run, runs)
-                    runs[run.job_id, run.token, run.gap] = run
-            case Note():
-                current = jobs.get(write.job_id)
-                if current is None or not write.guards(current):
-                    raise Stale(write.job_id, current)
-                jobs[write.job_id] = write.applied_to(current)
-            case Hold(handler=name, held=True):
-                held.setdefault(name, write)
-            case Hold(handler=name):
-                held.pop(name, None)
-            case _:
-                raise Unsupported(repr(self), "it has no SQL", "Use a store that has, or no unit of work.")
-
-    def _put(self, job: JobInfo, jobs: Jobs) -> None:
-        if job.holds_name:
-            for other in jobs.values():
-                if other.holds_name and other.job_name == job.job_name and other.id != job.id:
-                    raise NameHeld(job.job_name, other)
-        jobs[job.id] = job
+        return results
 
     def _seen(self) -> list[JobInfo]:
         """The rows, and which of them a paused handler holds back."""
@@ -168,7 +144,7 @@ class MemoryStore:
     @hookimpl
     async def store_find(self, query: Query) -> Sequence[JobInfo]:
         with self._lock:
-            return query.select(self._seen())
+            return query.select(self._seen(), self._parents)
 
     @hookimpl
     async def store_history(self, job_id: UUID, limit: int) -> Sequence[JobRun]:
@@ -205,10 +181,92 @@ class MemoryStore:
                 for place in old:
                     del self._runs[keys[place]]
                 return len(old)
-            gone = {job.id for job in purge.select(self._jobs.values())}
+            active = (child for child in self._parents if not self._jobs[child].status.terminal)
+            needed = {parent for child in active for parent in self._parents[child]}
+            gone = {job.id for job in purge.select(self._jobs.values(), needed)}
             self._jobs = {job_id: job for job_id, job in self._jobs.items() if job_id not in gone}
+            self._parents = {child: parents for child, parents in self._parents.items() if child not in gone}
             self._runs = {key: run for key, run in self._runs.items() if key[0] not in gone}
             return len(gone)
+
+
+class _Draft:
+    """One transaction: what it writes, over what is there."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self.jobs = ChainMap[UUID, JobInfo]({}, store._jobs)  # writes go to the first map
+        self.runs = ChainMap[tuple[UUID, int, int], JobRun]({}, store._runs)
+        self.held = dict(store._held)
+        self.parents = ChainMap[UUID, tuple[UUID, ...]]({}, store._parents)
+        self.waiting = ChainMap[UUID, tuple[UUID, ...]]({}, store._waiting)
+
+    def write(self, write: Write) -> tuple[Settled, ...] | None:
+        match write:
+            case Insert(job, after):
+                if job.id in self.jobs:
+                    raise StoreRefused(f"job {job.id}", "its id is in the store already", "Add each job once.")
+                self._put(job)
+                return self._place(job, after) if after else None
+            case Update(change):
+                current = self.jobs.get(change.job_id)
+                if current is None or not change.guards(current):
+                    raise Stale(change.job_id, current)
+                self._put(job := change.applied_to(current))
+                for run in change.runs:
+                    _check_completed(run, self.runs)
+                    self.runs[run.job_id, run.token, run.gap] = run
+                if change.rejoins and job.parents:
+                    return self._place(job, [id_ for id_ in self.parents[job.id] if id_ in self.jobs])
+                return self._settle(job) if job.status.terminal else None
+            case Note():
+                current = self.jobs.get(write.job_id)
+                if current is None or not write.guards(current):
+                    raise Stale(write.job_id, current)
+                self.jobs[write.job_id] = write.applied_to(current)
+                return None
+            case Hold(handler=name, held=True):
+                self.held.setdefault(name, write)
+                return None
+            case Hold(handler=name):
+                self.held.pop(name, None)
+                return None
+            case _:
+                raise Unsupported("this store", "it has no SQL", "Use a store that has, or no unit of work.")
+
+    def _put(self, job: JobInfo) -> None:
+        named = (other for other in self.jobs.values() if other.holds_name and other.job_name == job.job_name)
+        holder = next((other for other in named if other.id != job.id), None) if job.holds_name else None
+        if holder is not None:
+            if not holder.gives_way_to(job):
+                raise NameHeld(job.job_name, holder)
+            self.jobs[holder.id] = attrs.evolve(holder, holds_name=False, schedule_rev=holder.schedule_rev + 1)
+        self.jobs[job.id] = job
+
+    def _place(self, child: JobInfo, after: Sequence[UUID]) -> tuple[Settled, ...] | None:
+        for id_ in after:
+            if id_ not in self.jobs:
+                raise JobNotFound(f"job {id_}", "there is no such job to run after", "Was it purged?")
+        self.parents.setdefault(child.id, tuple(after))
+        child = self.jobs[child.id] = placed(child, [Parent.of(self.jobs[id_]) for id_ in after])
+        for id_ in after:
+            if not self.jobs[id_].status.terminal and child.id not in self.waiting.get(id_, ()):
+                self.waiting[id_] = (*self.waiting.get(id_, ()), child.id)
+        settled = Settled.of(child)
+        return None if settled is None else (settled,)
+
+    def _settle(self, job: JobInfo) -> tuple[Settled, ...] | None:
+        """What its end makes of those that wait for it, and of those that wait for them (docs/protocol.md, A2)."""
+        told, ended = list[Settled](), [job]
+        for parent in ended:
+            if not (children := self.waiting.get(parent.id)):
+                continue
+            self.waiting[parent.id] = ()
+            for child in [self.jobs[id_] for id_ in children if id_ in self.jobs]:
+                after = self.jobs[child.id] = relieved(child, [Parent.of(parent)], parent.modified_at)
+                if after is not child and (settled := Settled.of(after)) is not None:
+                    told.append(settled)
+                    ended += [after] if after.status.terminal else []
+        return tuple(told) or None
 
 
 def _check_completed(run: JobRun, runs: History) -> None:

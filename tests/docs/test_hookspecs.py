@@ -99,7 +99,7 @@ def test_store_of_the_tutorial_passes_what_the_document_asks_of_stores() -> None
 def test_excerpts_of_the_memory_store_are_its_source() -> None:
     source = (ROOT / "aether_bg" / "plugins" / "memory.py").read_text(encoding="utf-8")
     excerpts = snippets(DOCUMENT, "python", "source")
-    assert len(excerpts) == 2
+    assert len(excerpts) == 3
     for excerpt in excerpts:
         assert textwrap.indent(excerpt.code, "    ") in source, f"{DOCUMENT}:{excerpt.line} differs from the file"
 

@@ -10,13 +10,38 @@ import inspect
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
 from functools import cache
 from itertools import groupby
 from typing import Any
+from uuid import UUID
 
-from aether_bg.errors import InvalidOption, NameHeld, Stale, StoreError, StoreRefused, UnitOfWorkClosed, shown
-from aether_bg.model import KEEP, Call, Change, Hold, Insert, JobInfo, Note, Purge, Transaction, Update, Write
-from aether_bg.plugins.sqlite import reading
+from aether_bg.errors import (
+    InvalidOption,
+    JobNotFound,
+    NameHeld,
+    Stale,
+    StoreError,
+    StoreRefused,
+    UnitOfWorkClosed,
+    shown,
+)
+from aether_bg.model import (
+    KEEP,
+    Call,
+    Change,
+    Hold,
+    Insert,
+    JobInfo,
+    Note,
+    Purge,
+    Query,
+    Settled,
+    Transaction,
+    Update,
+    Write,
+)
+from aether_bg.plugins.sqlite import links, queries, reading
 from aether_bg.plugins.sqlite.columns import (
     DEFINITION_COLUMNS,
     JOB_COLUMNS,
@@ -60,6 +85,7 @@ UPSERT_RUNS = (
 )
 HOLDER = "FROM main.aether_jobs WHERE job_name = ? AND holds_name = 1"
 ROW = "FROM main.aether_jobs WHERE id = ?"
+GIVE_WAY = "UPDATE main.aether_jobs SET holds_name = 0, schedule_rev = schedule_rev + 1 WHERE id = ?"
 
 
 class Tx:
@@ -74,9 +100,13 @@ class Tx:
         self._check()
         return self._guard.execute(sql, params)
 
-    def add(self, job: JobInfo) -> None:
+    def add(self, job: JobInfo, after: Sequence[UUID] = ()) -> None:
         self._check()
-        _add(self._conn, [Insert(job)])
+        _add(self._conn, [Insert(job, tuple(after))])
+
+    def find(self, query: Query) -> list[JobInfo]:
+        self._check()
+        return queries.find(self._conn, query)
 
     def call(self, fn: Callable[[Transaction], Any]) -> Any:
         """What `fn` returns; the transaction is closed to it afterwards."""
@@ -120,11 +150,9 @@ def transact(conn: sqlite3.Connection, writes: Sequence[Write], guard: Guard) ->
         some: list[Any] = list(group)
         _unbroken(conn)
         if kind is Update:
-            _save(conn, [write.change for write in some])
-            results += [None] * len(some)
+            results += _told(_save(conn, [write.change for write in some]), len(some))
         elif kind is Insert:
-            _add(conn, some)
-            results += [None] * len(some)
+            results += _told(_add(conn, some), len(some))
         elif kind is Note:
             for note in some:
                 _note(conn, note)
@@ -140,7 +168,12 @@ def transact(conn: sqlite3.Connection, writes: Sequence[Write], guard: Guard) ->
     return results
 
 
-def _save(conn: sqlite3.Connection, changes: list[Change]) -> None:
+def _told(settled: list[Settled], writes: int) -> list[object]:
+    """The results of these writes: what has been settled is told with the first."""
+    return [tuple(settled) or None, *[None] * (writes - 1)]
+
+
+def _save(conn: sqlite3.Connection, changes: list[Change]) -> list[Settled]:
     rows = [write_change(change) for change in changes]
     try:
         written = sum(_many(conn, UPDATE_JOBS, rows))
@@ -159,6 +192,8 @@ def _save(conn: sqlite3.Connection, changes: list[Change]) -> None:
             sqlite3.IntegrityError
         ) as error:  # aether_runs_completed: an occurrence completes once (docs/protocol.md, C6)
             raise _refused(error) from error
+    settled = [told for change in changes if change.rejoins for told in links.rejoin(conn, change, _many)]
+    return settled + links.settle(conn, [change for change in changes if change.status.terminal], _many)
 
 
 def _note(conn: sqlite3.Connection, note: Note) -> None:
@@ -171,17 +206,53 @@ def _note(conn: sqlite3.Connection, note: Note) -> None:
         raise Stale(note.job_id, one_job(conn, ROW, str(note.job_id)))
 
 
-def _add(conn: sqlite3.Connection, adds: list[Insert]) -> None:
-    try:
-        stored = sum(_many(conn, (INSERT_JOBS, ""), [write_job(add.job) for add in adds]))
-        if stored != len(adds):
-            raise _refused(f"{stored} of {len(adds)} rows were stored")
-    except sqlite3.IntegrityError as error:
-        for add in adds:
-            holder = one_job(conn, HOLDER, add.job.job_name) if add.job.holds_name else None
-            if holder is not None and holder.id != add.job.id:  # not one that this statement put there itself
-                raise NameHeld(add.job.job_name, holder) from error
-        raise _refused(error) from error
+def sweep(conn: sqlite3.Connection, now: datetime) -> None:
+    """Settle what waits for rows that have ended by other means than an `Update`: set aside, or changed by hand."""
+    links.settle_left(conn, now, _many)
+
+
+def _add(conn: sqlite3.Connection, adds: list[Insert]) -> list[Settled]:
+    if not any(add.after for add in adds):
+        _insert(conn, [add.job for add in adds])
+        return []
+    settled = []
+    for add in adds:  # one by one: a parent may stand before its child
+        if not add.after:
+            _insert(conn, [add.job])
+            continue
+        try:
+            job = links.place(conn, add)
+        except JobNotFound:
+            _check_name(conn, add.job)
+            raise
+        _insert(conn, [job])
+        settled.append(links.link(conn, job, add.after))
+    return [told for told in settled if told is not None]
+
+
+def _insert(conn: sqlite3.Connection, jobs: list[JobInfo]) -> None:
+    rows, stored = [write_job(job) for job in jobs], 0
+    while stored < len(rows):
+        before = stored
+        try:
+            for count in _many(conn, (INSERT_JOBS, ""), rows[stored:]):
+                stored += count
+        except sqlite3.IntegrityError as error:
+            if not sum([_check_name(conn, job) for job in jobs[stored:]]):
+                raise _refused(error) from error
+        else:
+            if stored != len(rows):
+                raise _refused(f"{stored - before} of {len(rows) - before} rows were stored")
+
+
+def _check_name(conn: sqlite3.Connection, job: JobInfo) -> bool:
+    """Whether the holder has given way to `job` now (docs/protocol.md, N10). Raises `NameHeld` if it does not."""
+    holder = one_job(conn, HOLDER, job.job_name) if job.holds_name else None
+    if holder is None or holder.id == job.id:  # or one that this statement put there itself
+        return False
+    if not holder.gives_way_to(job):
+        raise NameHeld(job.job_name, holder)
+    return conn.execute(GIVE_WAY, [str(holder.id)]).rowcount == 1
 
 
 def _hold(conn: sqlite3.Connection, hold: Hold) -> None:
@@ -238,7 +309,7 @@ def purge(conn: sqlite3.Connection, purge: Purge) -> int:
     """One step of retention; history goes with its job. Only terminal rows are deleted (docs/protocol.md, N5)."""
     if purge.job_id is not None:
         return conn.execute(TRIM_HISTORY, {"job": str(purge.job_id), "history": purge.history}).rowcount
-    terms, params = ["status > 1"], list[Any]()
+    terms, params = ["status > 1", NOT_NEEDED], list[Any]()
     if purge.status is not None:
         terms.append("status = ?")
         params.append(int(purge.status))
@@ -253,6 +324,13 @@ def purge(conn: sqlite3.Connection, purge: Purge) -> int:
         params += [int(purge.status or 0), purge.keep]
     oldest = f"SELECT id FROM main.aether_jobs WHERE {' AND '.join(terms)} ORDER BY handled_time LIMIT ?"
     return conn.execute(f"DELETE FROM main.aether_jobs WHERE id IN ({oldest})", [*params, purge.limit]).rowcount
+
+
+NOT_NEEDED = """NOT EXISTS (
+    SELECT 1 FROM main.aether_links JOIN main.aether_jobs AS children ON children.id = child
+    WHERE parent = aether_jobs.id AND children.status < 2
+)"""
+"""No job that has not ended runs after it (docs/protocol.md, A4)."""
 
 
 def _beyond(rows: str) -> str:

@@ -19,7 +19,7 @@ from aether_bg.model import Change, Definition, JobInfo, JobRun, JobStatus, Prog
 from aether_bg.model.filled import filled
 
 JOB_COLUMNS: Final = tuple(name for name in attrs.fields_dict(JobInfo) if name != "handler_paused")
-RUN_COLUMNS: Final = tuple(attrs.fields_dict(JobRun))
+RUN_COLUMNS: Final = tuple(name for name in attrs.fields_dict(JobRun) if name != "has_result")
 DEFINITION_COLUMNS: Final = tuple(attrs.fields_dict(Definition))
 STATE_COLUMNS: Final = (
     "status", "due_at", "occurrence", "last_occurrence", "occurrences", "attempt", "retry_count", "crash_count",
@@ -37,7 +37,7 @@ def job_of(row: Sequence[Any]) -> JobInfo:
         repeats, until, misfire, misfire_grace, jitter, priority, paused, seq, schedule_rev, armed_seq, manual,
         off_schedule,
         trigger_pending, crash_count, anchor, last_occurrence, occurrences, attempt, holds_name, owner, started_at,
-        progress, checkpoint, declared,
+        progress, checkpoint, declared, unique_for, parents, waits_for, after_any,
     ) = row  # fmt: skip
     # The cheapest type check of the columns that are taken as they are: both raise TypeError.
     "".join((
@@ -54,6 +54,8 @@ def job_of(row: Sequence[Any]) -> JobInfo:
         | occurrences
         | attempt
         | priority
+        | parents
+        | waits_for
         | (0 if repeats is None else repeats)
     )
     return filled(JobInfo, {
@@ -75,6 +77,8 @@ def job_of(row: Sequence[Any]) -> JobInfo:
         "started_at": None if started_at is None else instant(started_at),
         "progress": None if progress is None else progress_of(progress),
         "checkpoint": None if checkpoint is None else from_json(checkpoint), "declared": FLAG[declared],
+        "unique_for": None if unique_for is None else grace(unique_for), "parents": parents, "waits_for": waits_for,
+        "after_any": FLAG[after_any],
     })  # fmt: skip
 
 
@@ -89,7 +93,7 @@ def write_job(job: JobInfo) -> list[Any]:
         1 if job.manual else 0, 1 if job.off_schedule else 0, 1 if job.trigger_pending else 0, job.crash_count,
         to_time(job.anchor), to_time(job.last_occurrence), job.occurrences, job.attempt, 1 if job.holds_name else 0,
         to_owner(job.owner), to_time(job.started_at), to_progress(job.progress), to_checkpoint(job.checkpoint),
-        1 if job.declared else 0,
+        1 if job.declared else 0, job.unique_for, job.parents, job.waits_for, 1 if job.after_any else 0,
     ]  # fmt: skip
 
 
@@ -99,7 +103,7 @@ def write_definition(definition: Definition) -> list[Any]:
         definition.handler_name, to_json(definition.payload), definition.expression_value, definition.timezone,
         to_time(definition.start), definition.repeats, to_time(definition.until), definition.misfire,
         definition.misfire_grace, definition.jitter, definition.priority, to_time(definition.anchor),
-        to_mapping(definition.extra_properties), 1 if definition.declared else 0,
+        to_mapping(definition.extra_properties), 1 if definition.declared else 0, definition.unique_for,
     ]  # fmt: skip
 
 
@@ -120,7 +124,7 @@ def write_run(run: JobRun) -> list[Any]:
     return [
         str(run.job_id), run.token, run.gap, run.attempt, to_time(run.occurrence),
         None if run.outcome is None else str(run.outcome), to_time(run.started_at), to_time(run.finished_at), run.error,
-        to_owner(run.owner), to_time(run.last_occurrence), run.count,
+        to_owner(run.owner), to_time(run.last_occurrence), run.count, to_json(run.result) if run.has_result else None,
     ]  # fmt: skip
 
 
@@ -247,10 +251,12 @@ def grace(seconds: float) -> float:
 
 READ: Final[dict[str, Callable[[Any], Any]]] = {
     "id": to_uuid, "job_id": to_uuid, "owner": owner_id, "status": STATUS.__getitem__, "outcome": RunOutcome,
-    "payload": from_json, "progress": progress_of, "checkpoint": from_json, "extra_properties": mapping,
-    "misfire": MISFIRE.__getitem__, "misfire_grace": grace, "jitter": grace,
+    "payload": from_json, "progress": progress_of, "checkpoint": from_json, "result": from_json,
+    "extra_properties": mapping, "misfire": MISFIRE.__getitem__, "misfire_grace": grace, "jitter": grace,
+    "unique_for": grace,
     **dict.fromkeys(
-        ("paused", "manual", "off_schedule", "trigger_pending", "holds_name", "declared"), FLAG.__getitem__
+        ("paused", "manual", "off_schedule", "trigger_pending", "holds_name", "declared", "after_any"),
+        FLAG.__getitem__,
     ),
     **dict.fromkeys(
         ("created_at", "modified_at", "handled_time", "due_at", "start", "until", "anchor", "occurrence",

@@ -11,7 +11,8 @@ from typing import Any, Final
 
 from aether_bg.errors import shown
 from aether_bg.model import JobInfo, Unreadable
-from aether_bg.plugins.sqlite.columns import JOB_COLUMNS, STATE_COLUMNS, write_job
+from aether_bg.plugins.sqlite.changes import sweep
+from aether_bg.plugins.sqlite.columns import JOB_COLUMNS, STATE_COLUMNS, readable_time, write_job
 from aether_bg.plugins.sqlite.reading import rows
 from aether_bg.plugins.sqlite.rows import QUARANTINED, REMEDY, read_job
 
@@ -53,6 +54,8 @@ def isolate(conn: sqlite3.Connection, found: Iterable[JobInfo], now: str | None,
             if renamed:
                 conn.execute(RENAME_RUNS, values)
             told.append(f"job {job.id} ({shown(job.job_name)}) is FAILED: {error}")
+    if told and (at := readable_time(now)) is not None:
+        sweep(conn, at)
     return told
 
 

@@ -20,6 +20,10 @@ _SAME_METADATA = """(
     SELECT count(*) FROM json_each(extra_properties) AS has JOIN json_each(?) AS wants
     ON has.key = wants.key AND has.type = wants.type AND has.value IS wants.value
 ) = ?"""
+_PARENTS = """(
+    SELECT aether_jobs.*, links.place AS link_place FROM main.aether_links AS links
+    JOIN main.aether_jobs ON aether_jobs.id = links.parent WHERE links.child = ?
+)"""
 _ODD_ID = "id NOT GLOB '????????-????-????-????-????????????' OR id GLOB '*[^-0-9a-f]*' OR typeof(id) <> 'text'"
 _NEWEST = "SELECT max(rowid) FROM main.aether_jobs"
 _PLACE = {"created": "id", "due": "coalesce(due_at, ''), id"}
@@ -27,13 +31,20 @@ _PLACE = {"created": "id", "due": "coalesce(due_at, ''), id"}
 
 def find(conn: sqlite3.Connection, query: Query) -> list[JobInfo]:
     terms, params = _where(query)
-    if query.order in ("newest", "ended"):
+    if query.order in ("newest", "ended") and query.parents_of is None:
         source, params = listing.source(conn, query, terms, params)
         return _with_stand_ins(conn, query, reading.jobs(conn, f"FROM {source}", params))
-    place = _PLACE[query.order]
+    place = _PLACE.get(query.order, "id")
     if query.order == "due" and (query.due_before is not None or query.unarmed):
         place = "due_at, id"  # what can be claimed has a due instant: the order of an index
-    if query.after is not None:  # by the id itself where that is the order: its row may be purged meanwhile
+    table = "main.aether_jobs"
+    if query.parents_of is not None:
+        place, table = "link_place", _PARENTS
+        params.insert(0, str(query.parents_of))
+    if query.after is not None and query.parents_of is not None:
+        terms.append("link_place > (SELECT place FROM main.aether_links WHERE child = ? AND parent = ?)")
+        params += [str(query.parents_of), str(query.after)]
+    elif query.after is not None:  # by the id itself where that is the order: its row may be purged meanwhile
         terms.append("id > ?" if place == "id" else f"({place}) > (SELECT {place} FROM main.aether_jobs WHERE id = ?)")
         params.append(str(query.after))
     order = "holds_name DESC, id DESC" if query.job_name is not None else place
@@ -41,9 +52,11 @@ def find(conn: sqlite3.Connection, query: Query) -> list[JobInfo]:
         order = f"+{order}"  # found by its own small index, not by walking all rows in the order of ids
         if not _any_created_after(conn, query.changed_after):
             terms.append("seq > 0")  # that index has only rows that were changed since they were made
+    if query.job_name is not None and query.parents_of is not None:
+        terms.append("job_name = ?")
+        params.append(query.job_name)
     where = f"WHERE {' AND '.join(terms)}" if terms else ""
-    table = "main.aether_jobs"
-    if query.job_name is not None:  # two partial indexes cover the names: held, and given up
+    if query.job_name is not None and query.parents_of is None:  # two partial indexes cover the names
         table = " UNION ALL ".join(
             f"SELECT * FROM main.aether_jobs WHERE job_name = ? AND holds_name = {held}" for held in (1, 0)
         )
@@ -113,6 +126,8 @@ def _where(query: Query) -> tuple[list[str], list[Any]]:
         add(listing.ENDED)
     if query.declared:
         add("declared = 1 AND status < 2")
+    if query.children_of is not None:
+        add("id IN (SELECT child FROM main.aether_links WHERE parent = ?)", str(query.children_of))
     if query.metadata is not None:
         add(_SAME_METADATA, to_sorted_json(dict(query.metadata)), len(query.metadata))
     return terms, params

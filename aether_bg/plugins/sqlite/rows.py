@@ -65,6 +65,7 @@ def _columns(cls: type[Any], names: Sequence[str]) -> tuple[_Column, ...]:
 
 _JOB: Final = _columns(JobInfo, JOB_COLUMNS)
 _RUN: Final = _columns(JobRun, RUN_COLUMNS)
+_RESULT: Final = RUN_COLUMNS.index("result")
 
 
 def read_job(row: Sequence[Any]) -> JobInfo:
@@ -79,6 +80,7 @@ def read_job(row: Sequence[Any]) -> JobInfo:
 
 def read_run(row: Sequence[Any]) -> JobRun:
     values, wrong = _values(_RUN, row)
+    values["has_result"] = row[_RESULT] is not None
     return JobRun(**values | ({"error": wrong} if wrong else {}))
 
 

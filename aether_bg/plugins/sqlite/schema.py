@@ -1,8 +1,8 @@
 """The tables, as migrations. Made for readers: statuses have names, times are ISO 8601 in UTC, JSON is text.
 
-`aether_jobs` is one row per job, `aether_runs` its history, `aether_owners` the processes that run jobs now,
-`aether_handlers` has the handlers that are paused,
-`aether_meta` the store's id, `aether_migrations` the applied steps of this schema. All other names are the user's.
+`aether_jobs` is one row per job, `aether_runs` its history, `aether_links` which job runs after which, `aether_owners`
+the processes that run jobs now, `aether_handlers` has the handlers that are paused, `aether_meta` the store's id,
+`aether_migrations` the applied steps of this schema. All other names are the user's.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from aether_bg.model.job import SUSPECT as CRASHES
 if TYPE_CHECKING:
     from sqlite_utils import Database, Migrations
 
-READY = "status = 0 AND (paused = 0 OR manual = 1)"
+READY = "status = 0 AND waits_for = 0 AND (paused = 0 OR manual = 1)"
 """What can be claimed once it is due. Queries repeat it to the letter, so that the partial indexes serve them."""
 
 PAUSED_HANDLERS = "SELECT name FROM main.aether_handlers"
@@ -93,7 +93,11 @@ CREATE TABLE aether_jobs (
     modified_by TEXT,
     progress TEXT,
     checkpoint TEXT,
-    declared INTEGER NOT NULL DEFAULT 0
+    declared INTEGER NOT NULL DEFAULT 0,
+    unique_for REAL,
+    parents INTEGER NOT NULL,
+    waits_for INTEGER NOT NULL,
+    after_any INTEGER NOT NULL
 );
 CREATE TABLE aether_handlers (
     name TEXT PRIMARY KEY NOT NULL,
@@ -122,9 +126,19 @@ CREATE TABLE aether_runs (
     owner TEXT,
     last_occurrence TEXT,
     count INTEGER NOT NULL,
+    result TEXT,
     PRIMARY KEY (job_id, token, gap)
 ) WITHOUT ROWID;
 CREATE UNIQUE INDEX aether_runs_completed ON aether_runs (job_id, occurrence) WHERE outcome = 'completed';
+CREATE TABLE aether_links (
+    child TEXT NOT NULL REFERENCES aether_jobs(id) ON DELETE CASCADE,
+    place INTEGER NOT NULL,
+    parent TEXT NOT NULL,
+    waiting INTEGER NOT NULL,
+    PRIMARY KEY (child, place)
+) WITHOUT ROWID;
+CREATE INDEX aether_links_parent ON aether_links (parent);
+CREATE INDEX aether_links_waiting ON aether_links (parent) WHERE waiting = 1;
 """
 
 MAKE_UNARMED_INDEX = (

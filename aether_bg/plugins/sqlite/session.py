@@ -17,7 +17,7 @@ import anyio
 
 from aether_bg.bridge import Bridge
 from aether_bg.model import Alive, Heartbeat, Owner
-from aether_bg.plugins.sqlite import claims, files, queries, reading
+from aether_bg.plugins.sqlite import changes, claims, files, queries, reading
 from aether_bg.plugins.sqlite.backup import Progress, live, threads
 from aether_bg.plugins.sqlite.columns import to_time
 from aether_bg.plugins.sqlite.opened import OpenFile, leave, opened
@@ -120,6 +120,7 @@ class Session:
             await threads.run(self.file.locks.take, beat.owner)
         self._owners[beat.owner] = beat.problems
         await self.write(partial(claims.join, beat=beat), Rank.BEAT)
+        await self.write(partial(changes.sweep, now=beat.now), Rank.BEAT)
         renew = partial(_renew, owner=str(beat.owner))
         self.file.writer.beats[beat.owner] = Beat(renew, beat.interval, beat.keep_for, beat.stop_asked)
 

@@ -77,6 +77,7 @@ def a_full_job() -> JobInfo:
         off_schedule=True, trigger_pending=True, crash_count=5, anchor=next(at), last_occurrence=next(at),
         occurrences=7, attempt=6, holds_name=True, owner=new_id(), started_at=next(at),
         progress=Progress(3, 12.5, "Kunden: 🦊", next(at)), checkpoint={"row": [7**9, None, "é"]}, declared=True,
+        unique_for=86.5, parents=9, waits_for=8, after_any=True,
     )  # fmt: skip
 
 
@@ -109,6 +110,12 @@ def completed(job: JobInfo, **fields: Any) -> Change:
         "runs": (a_run(job, outcome=RunOutcome.COMPLETED, finished_at=at),),
     }  # fmt: skip
     return change(job, **about | fields)
+
+
+def failed(job: JobInfo, **fields: Any) -> Change:
+    """The last outcome of a claimed one-shot that went wrong."""
+    run = a_run(job, outcome=RunOutcome.FAILED, finished_at=now(), error=fields.get("last_error"))
+    return completed(job, **{"status": JobStatus.FAILED, "last_error": "boom", "runs": (run,)} | fields)
 
 
 def back_to_waiting(job: JobInfo, **fields: Any) -> Change:

@@ -27,6 +27,9 @@ HELD = b"o"  # + owner + id: seq
 PAUSED = b"p"  # + id
 ENDED = b"e"  # + status + handled_time + id
 COMPLETED = b"c"  # + job id + occurrence: token
+PARENT = b"a"  # + child + place: the parent's id
+CHILD = b"b"  # + parent + child
+AWAITED = b"w"  # + parent + child: the child waits for the parent's end
 
 _json = make_converter()
 _json.register_unstructure_hook(UUID, str)

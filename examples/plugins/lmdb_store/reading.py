@@ -26,12 +26,18 @@ def find(rows: Rows, query: Query) -> list[JobInfo]:
         last = rows.job(query.after) if query.after is not None else None
         return query.select({job.id: job for job in (*found, *([last] if last else []))}.values())
     jobs = (job for job in map(rows.job, _candidates(rows, query)) if job is not None)
+    if query.children_of is not None:
+        children = set(rows.children(query.children_of))
+        jobs = (job for job in jobs if job.id in children)
     return list(islice((job for job in jobs if query.matches(job)), query.limit))
 
 
 def _candidates(rows: Rows, query: Query) -> Iterator[UUID]:
     """Ids in the order asked for, beyond `after`: by the index that leaves the fewest to look at."""
     after = query.after.bytes if query.after is not None else b""
+    if query.parents_of is not None:
+        parents = rows.parents(query.parents_of)
+        return iter(parents[parents.index(query.after) + 1 :] if query.after in parents else parents)
     if query.job_name is not None:
         return _named(rows, query.job_name, query.after)
     if query.order == "due":
@@ -40,6 +46,8 @@ def _candidates(rows: Rows, query: Query) -> Iterator[UUID]:
             return iter(())
         start = layout.DUE + layout.instant(last.due_at) + after if last is not None else b""
         return (UUID(bytes=key[-layout.ID :]) for key, _ in rows.index(layout.DUE, start))
+    if query.children_of is not None:
+        return iter(sorted(child for child in rows.children(query.children_of) if child.bytes > after))
     if query.ids is not None:
         return iter(sorted(job_id for job_id in set(query.ids) if job_id.bytes > after))
     waiting = query.unarmed or query.due_before is not None or query.changed_after is not None or query.zoned

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from uuid import UUID
 
 import attrs
@@ -87,7 +87,29 @@ class Rows:
                 if key != after:
                     yield key, value
 
+    def parents(self, child: UUID) -> list[UUID]:
+        """What it runs after, in the order given."""
+        return [UUID(bytes=value) for _, value in self.index(layout.PARENT + child.bytes)]
+
+    def children(self, parent: UUID) -> list[UUID]:
+        return [UUID(bytes=key[-layout.ID :]) for key, _ in self.index(layout.CHILD + parent.bytes)]
+
     # -- writing --
+
+    def link(self, child: UUID, parents: Sequence[UUID]) -> None:
+        for place, parent in enumerate(parents):
+            self.txn.put(layout.PARENT + child.bytes + layout.number(place), parent.bytes, db=self.tables.index)
+            self.txn.put(layout.CHILD + parent.bytes + child.bytes, b"", db=self.tables.index)
+
+    def await_end(self, child: UUID, parent: UUID) -> None:
+        self.txn.put(layout.AWAITED + parent.bytes + child.bytes, b"", db=self.tables.index)
+
+    def no_longer_awaited(self, parent: UUID) -> list[UUID]:
+        """The children that waited for it."""
+        keys = [key for key, _ in self.index(layout.AWAITED + parent.bytes)]
+        for key in keys:
+            self.txn.delete(key, db=self.tables.index)
+        return [UUID(bytes=key[-layout.ID :]) for key in keys]
 
     def put_job(self, new: JobInfo, old: JobInfo | None = None) -> None:
         self.txn.put(new.id.bytes, layout.pack(new), db=self.tables.jobs)
@@ -100,7 +122,12 @@ class Rows:
         self._index(layout.run_entries(layout.unpack_run(old)) if old else {}, layout.run_entries(new))
 
     def delete_job(self, job: JobInfo) -> None:
-        """With its history."""
+        """With its history, and what it ran after."""
+        for parent in self.parents(job.id):
+            for kind in (layout.CHILD, layout.AWAITED):
+                self.txn.delete(kind + parent.bytes + job.id.bytes, db=self.tables.index)
+        for key, _ in list(self.index(layout.PARENT + job.id.bytes)):
+            self.txn.delete(key, db=self.tables.index)
         for key, value in list(self.runs(job.id)):
             self.delete_run(key, value)
         self.txn.delete(job.id.bytes, db=self.tables.jobs)

@@ -9,8 +9,24 @@ from uuid import UUID
 
 import attrs
 
-from aether_bg import JobInfo, JobRun, JobStatus, NameHeld, Stale, StoreRefused, Unsupported
-from aether_bg.model import Change, Claim, Claimed, Heartbeat, Insert, Note, Owner, Purge, Update, Write, begun_run
+from aether_bg import JobInfo, JobNotFound, JobRun, JobStatus, NameHeld, Stale, StoreRefused, Unsupported
+from aether_bg.model import (
+    Change,
+    Claim,
+    Claimed,
+    Heartbeat,
+    Insert,
+    Note,
+    Owner,
+    Parent,
+    Purge,
+    Settled,
+    Update,
+    Write,
+    begun_run,
+    placed,
+    relieved,
+)
 
 from . import layout
 from .rows import Rows
@@ -19,37 +35,72 @@ ENDED = (JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED)
 
 
 def transact(rows: Rows, writes: Sequence[Write]) -> list[object]:
+    results = list[object]()
     for write in writes:
         match write:
-            case Insert(job):
-                _add(rows, job)
+            case Insert(job, after):
+                results.append(_add(rows, job, after))
             case Update(change):
-                _save(rows, change)
+                results.append(_save(rows, change))
             case Note():
                 _note(rows, write)
+                results.append(None)
             case _:
                 raise Unsupported("LMDBStore", "it has no SQL", "Use SQLiteStore for a unit of work with SQL.")
-    return [None] * len(writes)
+    return results
 
 
-def _add(rows: Rows, job: JobInfo) -> None:
+def _add(rows: Rows, job: JobInfo, after: Sequence[UUID]) -> tuple[Settled, ...] | None:
     if rows.job(job.id) is not None:
         raise StoreRefused(f"job {job.id}", "there is a job of this id already")
     if job.holds_name:
-        _check_free(rows, job.job_name)
+        _check_free(rows, job)
     rows.put_job(job)
+    rows.link(job.id, after)
+    return _place(rows, job, after) if after else None
 
 
-def _save(rows: Rows, change: Change) -> None:
+def _place(rows: Rows, child: JobInfo, after: Sequence[UUID]) -> tuple[Settled, ...] | None:
+    """It begins to wait for its parents (docs/protocol.md, A1)."""
+    parents = {id_: job for id_ in after if (job := rows.job(id_)) is not None}
+    if missing := [id_ for id_ in after if id_ not in parents]:
+        raise JobNotFound(f"job {missing[0]}", "there is no such job to run after", "Was it purged?")
+    for id_, parent in parents.items():
+        if not parent.status.terminal:
+            rows.await_end(child.id, id_)
+    placed_child = placed(child, map(Parent.of, parents.values()))
+    rows.put_job(placed_child, child)
+    settled = Settled.of(placed_child)
+    return None if settled is None else (settled,)
+
+
+def _settle(rows: Rows, job: JobInfo) -> tuple[Settled, ...] | None:
+    """Its end, for those that wait for it, and for those that wait for them (docs/protocol.md, A2)."""
+    told, ended = list[Settled](), [job]
+    for parent in ended:
+        for child in filter(None, map(rows.job, rows.no_longer_awaited(parent.id))):
+            after = relieved(child, [Parent.of(parent)], job.modified_at)
+            rows.put_job(after, child)
+            if after is not child and (settled := Settled.of(after)) is not None:
+                told.append(settled)
+                ended += [after] if after.status.terminal else []
+    return tuple(told) or None
+
+
+def _save(rows: Rows, change: Change) -> tuple[Settled, ...] | None:
     job = rows.job(change.job_id)
     if job is None or not change.guards(job):
         raise Stale(change.job_id, job)
     if change.holds_name and not job.holds_name:
-        _check_free(rows, job.job_name)
-    rows.put_job(change.applied_to(job), job)
+        _check_free(rows, job)
+    new = change.applied_to(job)
+    rows.put_job(new, job)
     for run in change.runs:
         _check_once(rows, run)
         rows.put_run(run)
+    if change.rejoins:
+        return _place(rows, new, [id_ for id_ in rows.parents(new.id) if rows.job(id_) is not None])
+    return _settle(rows, new) if new.status.terminal else None
 
 
 def _note(rows: Rows, note: Note) -> None:
@@ -59,9 +110,12 @@ def _note(rows: Rows, note: Note) -> None:
     rows.put_job(note.applied_to(job), job)
 
 
-def _check_free(rows: Rows, name: str) -> None:
-    if holder := rows.holder(name):
-        raise NameHeld(name, holder)
+def _check_free(rows: Rows, job: JobInfo) -> None:
+    """A holder whose window has passed gives way (docs/protocol.md, N10)."""
+    if holder := rows.holder(job.job_name):
+        if not holder.gives_way_to(job):
+            raise NameHeld(job.job_name, holder)
+        rows.put_job(attrs.evolve(holder, holds_name=False, schedule_rev=holder.schedule_rev + 1), holder)
 
 
 def _check_once(rows: Rows, run: JobRun) -> None:
@@ -110,11 +164,17 @@ def purge(rows: Rows, purge: Purge) -> int:
     for key, _ in islice(oldest, most):
         if len(gone) == purge.limit or (purge.before is not None and key[2:10] >= layout.instant(purge.before)):
             break
-        gone.append(UUID(bytes=key[-layout.ID :]))
+        if not _needed(rows, job_id := UUID(bytes=key[-layout.ID :])):
+            gone.append(job_id)
     for job in map(rows.job, gone):
         if job is not None:
             rows.delete_job(job)
     return len(gone)
+
+
+def _needed(rows: Rows, job_id: UUID) -> bool:
+    """A job that has not ended runs after it (docs/protocol.md, A4)."""
+    return any(not child.status.terminal for child in filter(None, map(rows.job, rows.children(job_id))))
 
 
 def register(rows: Rows, beat: Heartbeat) -> None:
