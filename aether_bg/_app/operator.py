@@ -13,7 +13,7 @@ from aether_bg._app.session import Session
 if TYPE_CHECKING:
     from aether_bg._app.aether import Aether
     from aether_bg._app.commands import Commands
-    from aether_bg.model import JobInfo, Purge, Query
+    from aether_bg.model import JobInfo, Purge, Query, Stats, Write
 
 
 @attrs.frozen
@@ -29,6 +29,13 @@ class Operator:
 
     async def find(self, query: Query) -> Sequence[JobInfo]:
         return await self._session.kernel.shared.calls.find(query)
+
+    async def stats(self) -> Stats:
+        return await self._session.kernel.shared.calls.stats()
+
+    async def write(self, writes: Sequence[Write]) -> None:
+        """Rows as they are, in one transaction: for copies. Raises what the store raises."""
+        await self._session.kernel.shared.calls.transact(writes)
 
     async def purge(self, purge: Purge) -> int:
         """One bounded part of it; how many went."""

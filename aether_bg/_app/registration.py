@@ -91,7 +91,7 @@ def _plugins(store: Any, scheduler: Any, plugins: Any, from_entry_points: Any) -
         checks.refuse("plugins", plugins, "must be a list of plugins", "For example: plugins=[Tracing()].")
     given = list(plugins) + (list(entry_points()) if from_entry_points else [])
     if store is not None:
-        given.insert(0, _store(store))
+        given.insert(0, store_of(store))
     choice, because = "given", "given"
     if isinstance(scheduler, str):
         choice = checks.one_of("scheduler", scheduler, ("auto", "timer", "dapr"))
@@ -110,8 +110,8 @@ def _plugins(store: Any, scheduler: Any, plugins: Any, from_entry_points: Any) -
     return registered, because
 
 
-def _store(store: Any) -> Any:
-    """A plugin, made of a path or URL if that is what was given."""
+def store_of(store: Any) -> Any:
+    """A store plugin, made of a path or URL if that is what was given. Raises `InvalidOption`."""
     if not isinstance(store, str | os.PathLike):
         return store
     scheme, separator, _ = os.fsdecode(store).partition("://") if isinstance(store, str) else ("", "", "")

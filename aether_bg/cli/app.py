@@ -12,7 +12,8 @@ import click
 from aether_bg import __version__
 from aether_bg.cli.app_commands import next_, plugins
 from aether_bg.cli.read_commands import check, explain_, history, list_, show, stats
-from aether_bg.cli.write_commands import VERBS, backup, purge
+from aether_bg.cli.store_commands import backup, copy_, migrate
+from aether_bg.cli.write_commands import VERBS, purge
 from aether_bg.errors import AetherError, InputError, brief
 from aether_bg.explain import plain
 
@@ -71,10 +72,11 @@ def _never_fail_to_encode() -> None:
 def cli() -> None:
     """Look at aether_bg jobs, act on them, and preview schedules.
 
-    DB is the database file of an app, JOB the id or the name of a job. All commands are safe on a database in use, and
-    never create one. Every command has --json. Exit codes: 0 done or yes, 1 no or wrong, 2 usage.
+    DB is the database of an app, a file or a URL, JOB the id or the name of a job. All commands are safe on a database
+    in use, and never create one but for the target of a copy. Every command has --json. Exit codes: 0 done or yes,
+    1 no or wrong, 2 usage.
     """
 
 
-for command in (next_, explain_, list_, show, history, stats, *VERBS, purge, check, backup, plugins):
+for command in (next_, explain_, list_, show, history, stats, *VERBS, purge, check, backup, copy_, migrate, plugins):
     cli.add_command(command)

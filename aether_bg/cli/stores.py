@@ -18,7 +18,7 @@ import click
 
 from aether_bg import Aether
 from aether_bg._app.operator import Operator, operating
-from aether_bg._hooks.plugins import default
+from aether_bg._app.registration import store_of
 from aether_bg.errors import AetherError, InvalidOption, JobNotFound, Unsupported, shown
 from aether_bg.hookspecs import LAYERS
 from aether_bg.model import JobInfo, Query
@@ -28,7 +28,10 @@ from aether_bg.protocols import Inspection
 F = TypeVar("F", bound=Callable[..., Any])
 R = TypeVar("R")
 
-_LACKS: Final = {"check": "this store has no check", "inspect": "this store can only be read by an app"}
+_LACKS: Final = {
+    "check": "this store has no check", "inspect": "this store can only be read by an app",
+    "migrate": "this store has no migrations to apply by hand: an app applies them when it starts",
+}  # fmt: skip
 _EXAMPLE: Final = "For example: myservice.jobs:app."
 
 
@@ -40,14 +43,20 @@ def job_argument(command: F) -> F:
     return click.argument("job", metavar="JOB")(command)
 
 
+def tell(database: str) -> str:
+    """A store as messages may name it: the file, or a URL without the password in it."""
+    scheme, separator, _ = database.partition("://")
+    return f"{scheme}://…" if separator else f"database {database}"
+
+
 def ask(database: str, method: str, question: Callable[[Any], Awaitable[R]]) -> R:
     """Ask the method of that name of the store at `database`, on an event loop of its own: Ctrl-C ends it at once.
 
     Raises `Unsupported` where the store has no such method.
     """
-    store = default("store")(database)
+    store = store_of(database)
     if (asked := getattr(store, method, None)) is None:
-        raise Unsupported(f"database {database}", _LACKS[method], "Use the tools of its database.")
+        raise Unsupported(shown(store), _LACKS[method], "Use the tools of its database.")
     with anyio.from_thread.start_blocking_portal() as portal:
         return portal.call(question, asked)
 

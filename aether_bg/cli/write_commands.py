@@ -1,11 +1,10 @@
-"""`retry`, `delete`, `pause`, `resume`, `trigger`: an app's verbs on jobs. `purge`, and `backup` to a new file."""
+"""`retry`, `delete`, `pause`, `resume`, `trigger`: an app's verbs on jobs. `purge`."""
 
 from __future__ import annotations
 
 import re
 import sys
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Final
 
 import anyio
@@ -125,7 +124,7 @@ def _told(done: Done) -> str:
     return plain(f"{done.verb} {job.job_name}: {'' if done.changed else 'it was so already; '}{state}{due}")
 
 
-# -- purge and backup ----------------------------------------------------------------------------
+# -- purge ---------------------------------------------------------------------------------------
 
 TERMINAL = [status for status in JobStatus if status.terminal]
 _UNITS = {"w": "weeks", "d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
@@ -204,30 +203,3 @@ async def _purge(operator: Operator, bites: list[Purge], expected: int) -> int:
                 bar.update(count)
                 await anyio.sleep(_BREATH)
     return gone
-
-
-@click.command()
-@database_argument
-@click.argument("target", metavar="TARGET", type=click.Path(path_type=Path))
-@json_option
-def backup(database: str, target: Path, as_json: bool) -> None:
-    """Copy a database in use to a new file, verified.
-
-    All that was committed when it began is in the copy. TARGET must not exist. To restore, stop all processes that use
-    DB, remove DB and the files beside it (DB-wal, DB-shm), and copy TARGET to DB.
-
-    \b
-    aether-bg backup jobs.db /backups/jobs-2026-01-31.db
-    """
-    with progress_bar("copying") as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.length = total
-            bar.update(done - bar.pos)
-
-        read(database, lambda store: store.backup(target, progress))
-    size = target.stat().st_size
-    if as_json:
-        print_document({"target": str(target), "size": size, "verified": True})
-    else:
-        click.echo(plain(f"{target}: {size / 1024**2:,.1f} MiB, verified"))

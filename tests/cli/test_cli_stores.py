@@ -46,7 +46,7 @@ def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Mem
             await jobs.enqueue("Backup", "nightly", schedule="@daily")
 
     anyio.run(fill)
-    monkeypatch.setattr(stores, "default", lambda _: lambda database: store)
+    monkeypatch.setattr(stores, "store_of", lambda database: store)
     return store
 
 
@@ -70,6 +70,7 @@ def test_a_missing_ability_of_a_store_is_reported(run: Run) -> None:
 
 
 def test_a_url_that_no_store_reads(run: Run) -> None:
-    result = run("list", "postgresql://localhost/jobs")
+    result = run("list", "redis://user:secret@localhost/jobs")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "must be a path, not a URL" in result.stderr
+    assert "a URL whose scheme has a store" in result.stderr
+    assert "secret" not in result.stderr

@@ -1,0 +1,160 @@
+"""`copy`: jobs with their history from one store to another, so that a service can outgrow its file.
+
+It reads and writes through the hooks that every store has: pages of `store_find`, `store_history`, `store_transact`. A
+job and its history are one transaction, so that a copy that was killed goes on where it ended when it is run again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Final
+from uuid import UUID
+
+import attrs
+
+from aether_bg._app.operator import Operator
+from aether_bg.errors import NameHeld, Stale, StoreRefused, UsageError
+from aether_bg.model import Change, Definition, Insert, JobInfo, JobRun, Query, Unreadable, Update, Write
+from aether_bg.protocols import Inspection
+
+PAGE: Final = 200
+_RUNS: Final = 2000
+"""Rows of history in one transaction, but for those of a single job."""
+_ALL: Final = 10_000_000
+_STATE: Final = tuple(attrs.fields_dict(Change).keys() & attrs.fields_dict(JobInfo).keys() - {"seq", "schedule_rev"})
+_DEFINITION: Final = tuple(attrs.fields_dict(Definition))
+
+
+@attrs.define(kw_only=True)
+class Copied:
+    """`copied`: new in the target; `renewed`: there from an earlier copy, and changed since; `already`: there as they
+    are; `moved_on`: newer in the target, which runs them. `left`: live jobs, which were not asked for. `runs`: rows of
+    history written. `unreadable`, `conflicts`: jobs that could not be copied, and why. `missing`: jobs of the source
+    that are not in the target after all."""
+
+    copied: int = 0
+    renewed: int = 0
+    already: int = 0
+    moved_on: int = 0
+    left: int = 0
+    runs: int = 0
+    missing: int = 0
+    unreadable: list[UUID] = attrs.field(factory=list)
+    conflicts: list[str] = attrs.field(factory=list)
+
+    @property
+    def verified(self) -> bool:
+        """All of the source that was asked for is in the target."""
+        return not (self.missing or self.unreadable or self.conflicts)
+
+
+async def refuse_running(source: Inspection, what: str) -> None:
+    """Raises `UsageError` while a process runs jobs of the source: they would run in both."""
+    for process in await source.processes():
+        if process.state == "alive":
+            raise UsageError(
+                what, f"{process.name} runs its jobs, which would run from the copy as well",
+                "Stop it first. With --ended you can copy the jobs that have ended now, and the rest after the stop.",
+            )  # fmt: skip
+
+
+async def copy(
+    source: Inspection, target: Operator, *, ended_only: bool, progress: Callable[[int], object] = bool
+) -> Copied:
+    """All jobs, or only those that have ended. `progress` is called with the number of each page's jobs."""
+    tally = Copied()
+    async for page in _pages(source):
+        tally.left += sum(not job.status.terminal for job in page) if ended_only else 0
+        batch: list[_Row] = []
+        for job, known in await _beside(target, page, ended_only):
+            if isinstance(job, Unreadable):
+                tally.unreadable.append(job.id)
+            elif known is not None and _version(known) >= _version(job):
+                tally.already += _version(known) == _version(job)
+                tally.moved_on += _version(known) > _version(job)
+            else:
+                batch.append(_Row(job, known, tuple(await source.store_history(job.id, _ALL))))
+                if sum(len(row.runs) for row in batch) > _RUNS:
+                    await _put(target, batch, tally)
+                    batch = []
+        await _put(target, batch, tally)
+        progress(len(page))
+    return tally
+
+
+async def verify(
+    source: Inspection, target: Operator, tally: Copied, *, ended_only: bool, progress: Callable[[int], object] = bool
+) -> None:
+    """Look for each job of the source once more, and count those that are missing."""
+    async for page in _pages(source):
+        for job, known in await _beside(target, page, ended_only):
+            behind = known is None or _version(known) < _version(job)
+            tally.missing += behind and not isinstance(job, Unreadable)
+        progress(len(page))
+
+
+async def _pages(source: Inspection) -> AsyncIterator[Sequence[JobInfo]]:
+    last = None
+    while page := await source.store_find(Query(after=last, limit=PAGE)):
+        yield page
+        last = page[-1].id
+
+
+async def _beside(target: Operator, page: Sequence[JobInfo], ended_only: bool) -> list[tuple[JobInfo, JobInfo | None]]:
+    """Each job that is asked for, and its row in the target."""
+    wanted = [job for job in page if job.status.terminal or not ended_only]
+    there = {job.id: job for job in await target.find(Query(ids=tuple(job.id for job in wanted)))}
+    return [(job, there.get(job.id)) for job in wanted]
+
+
+@attrs.frozen
+class _Row:
+    """A job of the source with its history, and its row in the target so far."""
+
+    job: JobInfo
+    known: JobInfo | None
+    runs: tuple[JobRun, ...]
+
+    @property
+    def inserts(self) -> list[Write]:
+        return [] if self.known is not None else [Insert(attrs.evolve(self.job, armed_seq=-1))]
+
+    @property
+    def updates(self) -> list[Write]:
+        """For a row that is there already; of a new one only the history, which an Update carries."""
+        if self.known is None and not self.runs:
+            return []
+        seq, rev = _version(self.known or self.job)
+        job = attrs.evolve(self.job, armed_seq=-1)  # the target's scheduler has been told nothing yet
+        definition = None if self.known is None else Definition(**{name: getattr(job, name) for name in _DEFINITION})
+        change = Change(
+            job_id=job.id, seq=seq, schedule_rev=rev, next_seq=job.seq, next_rev=job.schedule_rev,
+            definition=definition, runs=self.runs, **{name: getattr(job, name) for name in _STATE},
+        )  # fmt: skip
+        return [Update(change)]
+
+
+async def _put(target: Operator, batch: Sequence[_Row], tally: Copied) -> None:
+    """In one transaction; where one row is refused, one by one."""
+    if not batch:
+        return
+    try:
+        await target.write(
+            [write for row in batch for write in row.inserts] + [w for row in batch for w in row.updates]
+        )
+    except (NameHeld, Stale, StoreRefused) as error:
+        if len(batch) == 1:
+            tally.conflicts.append(str(error))
+            return
+        for row in batch:
+            await _put(target, [row], tally)
+        return
+    for row in batch:
+        tally.copied += row.known is None
+        tally.renewed += row.known is not None
+        tally.runs += len(row.runs)
+
+
+def _version(job: JobInfo) -> tuple[int, int]:
+    """It grows with every change of a row, but for progress."""
+    return job.seq, job.schedule_rev
