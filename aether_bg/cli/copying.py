@@ -7,6 +7,7 @@ job and its history are one transaction, so that a copy that was killed goes on 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import UTC, datetime
 from typing import Final
 from uuid import UUID
 
@@ -14,7 +15,7 @@ import attrs
 
 from aether_bg._app.operator import Operator
 from aether_bg.errors import NameHeld, Stale, StoreRefused, UsageError
-from aether_bg.model import Change, Definition, Insert, JobInfo, JobRun, Query, Unreadable, Update, Write
+from aether_bg.model import Change, Definition, Hold, Insert, JobInfo, JobRun, Query, Unreadable, Update, Write
 from aether_bg.protocols import Inspection
 
 PAGE: Final = 200
@@ -63,6 +64,11 @@ async def copy(
 ) -> Copied:
     """All jobs, or only those that have ended. `progress` is called with the number of each page's jobs."""
     tally = Copied()
+    paused = (await source.store_stats()).paused_handlers
+    if paused:
+        await target.write(
+            [Hold(handler=handler, held=True, at=datetime.now(UTC), by="aether-bg copy") for handler in paused]
+        )
     async for page in _pages(source):
         tally.left += sum(not job.status.terminal for job in page) if ended_only else 0
         batch: list[_Row] = []

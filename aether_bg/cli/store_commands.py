@@ -58,7 +58,9 @@ def backup(database: str, target: Path, as_json: bool) -> None:
 @click.option("--ended", is_flag=True, help="Only jobs that have ended, while processes still run on DB.")
 @json_option
 def copy_(database: str, target: str, ended: bool, as_json: bool) -> None:
-    """Copy all jobs, their history and names to another store: a file or a URL.
+    """Copy all jobs to another store.
+
+    With their history, names and pauses; TARGET is a file or a URL.
 
     For a service that outgrows its file. Stop the processes that run the jobs of DB, copy, and start them on TARGET.
     For a short stop, copy with --ended before it, and without it after it. A copy that was interrupted goes on where it

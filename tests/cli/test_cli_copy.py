@@ -55,6 +55,13 @@ def test_all_of_a_store_is_in_its_copy(run: Run, db: Path, target: Path) -> None
     assert (again["copied"], again["renewed"], again["runs"], again["verified"]) == (0, 0, 0, True)
 
 
+def test_paused_handlers_stay_paused(run: Run, db: Path, target: Path) -> None:
+    with Aether(db, scheduler="timer").blocking() as jobs:
+        jobs.pause(handler="Ok")
+    assert run("copy", db, target).exit_code == 0
+    assert json.loads(run("stats", target, "--json").stdout)["paused_handlers"] == ["Ok"]
+
+
 def test_jobs_go_on_in_the_copy(run: Run, db: Path, target: Path) -> None:
     assert run("copy", db, target).exit_code == 0
     app, ran = Aether(target, scheduler="timer"), list[str]()

@@ -60,7 +60,7 @@ def test_who_implements_what_in_which_order(run: Run, module: str) -> None:
     assert list(told) == ["plugins", "handlers", "hooks"]
     assert told["handlers"] == ["A", "B"]
     hooks = {hook["hook"]: hook for hook in told["hooks"]}
-    assert len(hooks) == 17
+    assert len(hooks) == 20
     first, second = f"{module}.First", f"{module}.Second"
     inprocess, sqlite = "aether_bg.plugins.inprocess.InProcess", "aether_bg.plugins.sqlite.SQLiteStore"
     assert hooks["schedule_run"] == {
@@ -79,7 +79,7 @@ def test_who_implements_what_in_which_order(run: Run, module: str) -> None:
 def test_for_people(run: Run, module: str) -> None:
     header, *rows = run("plugins", f"{module}:nested.app").stdout.splitlines()
     assert header.split() == ["HOOK", "LAYER", "SHAPE", "PLUGINS"]
-    assert len(rows) == 17
+    assert len(rows) == 20
     wraps = next(row for row in rows if row.startswith("dispatch_wrap"))
     assert wraps.split() == ["dispatch_wrap", "dispatch", "wrap", f"{module}.First", ">", f"{module}.Second"]
 
