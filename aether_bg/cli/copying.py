@@ -14,7 +14,7 @@ from uuid import UUID
 import attrs
 
 from aether_bg._app.operator import Operator
-from aether_bg.errors import NameHeld, Stale, StoreRefused, UsageError
+from aether_bg.errors import JobNotFound, NameHeld, Stale, StoreRefused, UsageError
 from aether_bg.model import Change, Definition, Hold, Insert, JobInfo, JobRun, Query, Unreadable, Update, Write
 from aether_bg.protocols import Inspection
 
@@ -69,6 +69,7 @@ async def copy(
         await target.write(
             [Hold(handler=handler, held=True, at=datetime.now(UTC), by="aether-bg copy") for handler in paused]
         )
+    later: list[_Row] = []
     async for page in _pages(source):
         tally.left += sum(not job.status.terminal for job in page) if ended_only else 0
         batch: list[_Row] = []
@@ -79,12 +80,18 @@ async def copy(
                 tally.already += _version(known) == _version(job)
                 tally.moved_on += _version(known) > _version(job)
             else:
-                batch.append(_Row(job, known, tuple(await source.store_history(job.id, _ALL))))
+                batch.append(await _row(source, job, known))
                 if sum(len(row.runs) for row in batch) > _RUNS:
-                    await _put(target, batch, tally)
+                    later += await _put(target, batch, tally)
                     batch = []
-        await _put(target, batch, tally)
+        later += await _put(target, batch, tally)
         progress(len(page))
+    for row in later:  # their parents have come by now, or are live and were not asked for
+        left = await _put(target, [row], tally)
+        tally.left += len(left) if ended_only else 0
+        tally.conflicts += (
+            [] if ended_only else [f"{row.job.job_name}: a job that it runs after is missing" for row in left]
+        )
     return tally
 
 
@@ -115,15 +122,16 @@ async def _beside(target: Operator, page: Sequence[JobInfo], ended_only: bool) -
 
 @attrs.frozen
 class _Row:
-    """A job of the source with its history, and its row in the target so far."""
+    """A job of the source with its history and parents, and its row in the target so far."""
 
     job: JobInfo
     known: JobInfo | None
     runs: tuple[JobRun, ...]
+    parents: tuple[UUID, ...]
 
     @property
     def inserts(self) -> list[Write]:
-        return [] if self.known is not None else [Insert(attrs.evolve(self.job, armed_seq=-1))]
+        return [] if self.known is not None else [Insert(attrs.evolve(self.job, armed_seq=-1), self.parents)]
 
     @property
     def updates(self) -> list[Write]:
@@ -140,25 +148,32 @@ class _Row:
         return [Update(change)]
 
 
-async def _put(target: Operator, batch: Sequence[_Row], tally: Copied) -> None:
-    """In one transaction; where one row is refused, one by one."""
+async def _row(source: Inspection, job: JobInfo, known: JobInfo | None) -> _Row:
+    runs = await source.store_history(job.id, _ALL)
+    parents = await source.store_find(Query(parents_of=job.id, limit=_ALL)) if job.parents and known is None else ()
+    return _Row(job, known, tuple(runs), tuple(parent.id for parent in parents))
+
+
+async def _put(target: Operator, batch: Sequence[_Row], tally: Copied) -> list[_Row]:
+    """In one transaction; where one row is refused, one by one. Gives back those whose parents are not there."""
     if not batch:
-        return
+        return []
     try:
         await target.write(
             [write for row in batch for write in row.inserts] + [w for row in batch for w in row.updates]
         )
-    except (NameHeld, Stale, StoreRefused) as error:
-        if len(batch) == 1:
-            tally.conflicts.append(str(error))
-            return
-        for row in batch:
-            await _put(target, [row], tally)
-        return
+    except (NameHeld, Stale, StoreRefused, JobNotFound) as error:
+        if len(batch) > 1:
+            return [left for row in batch for left in await _put(target, [row], tally)]
+        if isinstance(error, JobNotFound):
+            return [*batch]
+        tally.conflicts.append(str(error))
+        return []
     for row in batch:
         tally.copied += row.known is None
         tally.renewed += row.known is not None
         tally.runs += len(row.runs)
+    return []
 
 
 def _version(job: JobInfo) -> tuple[int, int]:

@@ -9,15 +9,18 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import anyio
 import pytest
 from click.testing import Result
 
-from aether_bg import Aether, JobConflict, JobStatus
+from aether_bg import Aether, JobConflict, JobInfo, JobStatus
+from aether_bg._app.operator import operating
+from aether_bg.model import Insert
 
 Run = Callable[..., Result]
 
@@ -199,3 +202,34 @@ def test_a_file_needs_no_migrate(run: Run, db: Path) -> None:
     result = run("migrate", db)
     assert result.exit_code == 1
     assert "applies them when it starts" in result.stderr
+
+
+def test_links_between_jobs_come_along(run: Run, tmp_path: Path, target: Path) -> None:
+    db = tmp_path / "family.db"
+    now = datetime.now(UTC)
+    about: dict[str, Any] = {
+        "handler_name": "Ok", "expression_value": "@once", "created_at": now, "modified_at": now, "anchor": now,
+        "due_at": now, "occurrence": now,
+    }  # fmt: skip
+
+    def job(number: int, **fields: Any) -> JobInfo:
+        return JobInfo(id=UUID(int=number), job_name=f"job-{number}", **about | fields)
+
+    done = {"status": JobStatus.COMPLETED, "due_at": None, "handled_time": now}
+    family = [
+        Insert(job(5)), Insert(job(6, **done)), Insert(job(7, parents=2), (UUID(int=5), UUID(int=6))),
+        Insert(job(1, parents=1), (UUID(int=7),)),  # older by its id than its parent
+        Insert(job(8, parents=1, **done), (UUID(int=6),)),
+    ]  # fmt: skip
+
+    async def fill() -> None:
+        async with operating(Aether(db, scheduler="timer")) as operator:
+            await operator.write(family)
+
+    anyio.run(fill)
+    ended = counts(run("copy", db, target, "--ended", "--json"))
+    assert (ended["copied"], ended["left"], ended["verified"]) == (2, 3, True)
+    result = counts(run("copy", db, target, "--json"))
+    assert (result["copied"], result["already"], result["verified"]) == (3, 2, True)
+    assert same(db, target)
+    assert rows(db, "aether_links") == rows(target, "aether_links")
