@@ -175,7 +175,7 @@ class BlockingClient(Plain):
 
     @contextmanager
     def _unit_of_work(self) -> Iterator[UnitOfWork]:
-        outer = work.joined()
+        outer = work.joined(self._verbs._started.kernel.store_id)
         if outer is not None:
             yield outer
             return

@@ -198,10 +198,11 @@ class Verbs:
 
     @asynccontextmanager
     async def _unit_of_work(self) -> AsyncIterator[UnitOfWork]:
-        unit, outer = self._running.kernel.new_work(), work.joined()
-        if outer is not None:
+        kernel = self._running.kernel
+        if (outer := work.joined(kernel.store_id)) is not None:
             yield outer
             return
+        unit = kernel.new_work()
         token = work.current.set(unit)
         try:
             yield unit
@@ -293,7 +294,7 @@ class OwnerVerbs(Verbs):
         Raises a `StoreError` when the store is in trouble.
         """
         kernel = self._running.kernel
-        work.outside("drain")
+        work.outside("drain", kernel.store_id)
         await kernel.drain()
 
     async def health(self) -> dict[str, Any]:

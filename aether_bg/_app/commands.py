@@ -60,7 +60,7 @@ class Commands:
         await self._apply("update", job, decide)
 
     async def delete(self, job: UUID | str) -> bool:
-        work.outside("delete")
+        work.outside("delete", self._kernel.store_id)
         while (row := await self._look(job)) is not None:
             change = rules.cancel(row, self._shared.clock.moment())
             if change is None:
@@ -82,7 +82,7 @@ class Commands:
 
     async def _hold(self, verb: str, handler: Any, *, held: bool) -> None:
         """Stored apart from the jobs' rows, which stay as they are (docs/protocol.md, L3)."""
-        work.outside(verb)
+        work.outside(verb, self._kernel.store_id)
         name, moment = checks.name(self._shared.handlers.name_of(handler), "handler"), self._shared.clock.moment()
         await self._kernel.journal.hold(Hold(handler=name, held=held, at=moment.now, by=moment.by))
 
@@ -111,7 +111,7 @@ class Commands:
         return None
 
     async def wait(self, job: UUID | str, timeout: float | timedelta | None) -> JobInfo:
-        work.outside("wait")
+        work.outside("wait", self._kernel.store_id)
         if timeout is not None:
             timeout = checks.seconds("timeout", timeout, zero=True)
         deadline = anyio.current_time() + (float("inf") if timeout is None else timeout)
@@ -176,7 +176,7 @@ class Commands:
         self, verb: str, job: UUID | str, decide: Decide, *, revokes: bool = False, aside: bool = False
     ) -> None:
         """`aside`: what it decides may take long to compute."""
-        work.outside(verb)
+        work.outside(verb, self._kernel.store_id)
         while True:  # again after each lost race
             row, moment = _readable(await self.find(job), verb), self._shared.clock.moment()
             change = await self._shared.schedules.aside(decide, row, moment) if aside else decide(row, moment)

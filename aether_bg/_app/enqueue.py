@@ -27,12 +27,20 @@ class Enqueuer:
         self.admission, self._shared, self.journal = admission, kernel.shared, kernel.journal
         self._calls, self.moment = kernel.shared.calls, kernel.shared.clock.moment
 
+    def unit(self) -> work.UnitOfWork | None:
+        """The open unit of work of this store that the caller is in."""
+        return work.joined(self._shared.identity.store_id)
+
+    def outside(self, verb: str) -> None:
+        """Raises `InsideUnitOfWork`."""
+        work.outside(verb, self._shared.identity.store_id)
+
     async def enqueue(
         self, handler: Any, job_name: str | None, payload: Any, schedule: Any, metadata: Any, **options: Any
     ) -> UUID:
         if_exists = checks.one_of("if_exists", options.pop("if_exists", "raise"), IF_EXISTS)
         job = self.admission.job(self.moment(), handler, job_name, payload, schedule, metadata, **options)
-        unit = work.joined()
+        unit = self.unit()
         if unit is not None and (known := await self._join(unit, job, job_name is not None, if_exists)) is not None:
             return known
         while True:

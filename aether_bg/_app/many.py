@@ -42,7 +42,7 @@ class Many:
         entries = await self._entries(_listed(items))
         named = [entry.job for entry in entries if entry.named]
         names = {job.job_name for job in named}
-        unit = work.joined()
+        unit = self._enqueuer.unit()
         if unit is not None and (ids := await self._join(unit, entries, names)) is not None:
             return ids
         ask = len(names) < len(named) or any(job.due_at is None for job in named)

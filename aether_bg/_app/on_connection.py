@@ -6,7 +6,6 @@ from typing import Any, Final
 from uuid import UUID
 
 from aether_bg._app.enqueue import Enqueuer, kept_inside
-from aether_bg._handlers import work
 from aether_bg._hooks.calls import Calls
 from aether_bg._rules import validation as checks
 from aether_bg._rules.recurrence import check_comes
@@ -26,7 +25,7 @@ class OnConnection:
         self, connection: Any, *arguments: Any, notify: Any = True, if_exists: Any = "raise", **options: Any
     ) -> UUID:
         """Raises what `Aether.enqueue` does, and what the connection's driver raises."""
-        work.outside("enqueue(connection=…)")
+        self._enqueuer.outside("enqueue(connection=…)")
         if_exists = checks.one_of("if_exists", if_exists, ("raise", "keep"))
         if not isinstance(notify, bool):
             checks.refuse("notify", notify, "must be True or False")

@@ -58,8 +58,10 @@ class UnitOfWork:
     database. `execute`, `run` and `app.enqueue` inside the block join it, from async code and threads alike.
     """
 
-    def __init__(self, enqueue: Callable[[Transaction, list[JobInfo]], Callable[..., UUID]]) -> None:
-        self._enqueue = enqueue
+    def __init__(self, enqueue: Callable[[Transaction, list[JobInfo]], Callable[..., UUID]], store_id: UUID) -> None:
+        self._enqueue, self.store_id = enqueue, store_id
+        self.outer = current.get()
+        """The unit in whose block this one was made: of another app, on another store."""
         self._made: list[list[JobInfo]] = []
         """What each function enqueues, when it last ran: a transaction that is refused is tried again."""
         self._steps: list[tuple[Write, Queued[Any] | None]] = []
@@ -149,16 +151,18 @@ class _Tx:
         return self._tx.execute(sql, params)
 
 
-def joined() -> UnitOfWork | None:
-    """The unit that `enqueue` joins. One that has ended does not count, also for a task born inside its block
-    (docs/protocol.md, W12)."""
+def joined(store_id: UUID) -> UnitOfWork | None:
+    """The unit that an `enqueue` on this store joins. One that has ended does not count, also for a task born inside
+    its block (docs/protocol.md, W12); one of another app's store is passed over."""
     unit = current.get()
-    return unit if unit is not None and unit.is_open else None
+    while unit is not None and not (unit.is_open and unit.store_id == store_id):
+        unit = unit.outer
+    return unit
 
 
-def outside(verb: str) -> None:
+def outside(verb: str, store_id: UUID) -> None:
     """Raise `InsideUnitOfWork`: only `enqueue` can join one (docs/protocol.md, W6)."""
-    if joined() is not None:
+    if joined(store_id) is not None:
         raise InsideUnitOfWork(
             f"{verb} inside a unit of work", "only enqueue can join it", f"Call {verb} before or after the block."
         )

@@ -28,7 +28,7 @@ class Inside:
         attempt, shared = self._shared.slots.running.get(ctx.job.id), self._shared
         if attempt is None or attempt.context is not ctx:
             raise UsageError(repr(ctx), "its attempt has ended", "Call complete in the handler, and await it.")
-        if attempt.work is not None or work.joined() is not None:
+        if attempt.work is not None or work.joined(shared.identity.store_id) is not None:
             raise InsideUnitOfWork(
                 "ctx.complete inside a unit of work", "a unit of work is another transaction",
                 "Use either: take no UnitOfWork, or let it complete the job.",

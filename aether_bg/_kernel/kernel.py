@@ -110,7 +110,7 @@ class Kernel:
     # -- for the app -----------------------------------------------------------------------------
 
     def new_work(self) -> UnitOfWork:
-        return UnitOfWork(self._enqueue_in)
+        return UnitOfWork(self._enqueue_in, self.store_id)
 
     def open(self) -> None:
         """Writes and events are carried out from now on."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
 import attrs
 from kernel.conftest import World
 
@@ -30,7 +32,7 @@ def machinery(world: World) -> Machinery:
     completer = Completer(shared=shared, decider=decider, journal=world.journal)
     executor = Executor(
         shared=shared, runners=registration.runners(), dependencies=registration.dependencies,
-        new_work=lambda: UnitOfWork(lambda tx, made: None), decider=decider,  # type: ignore[arg-type,return-value]
+        new_work=lambda: UnitOfWork(lambda tx, made: None, UUID(int=0)), decider=decider,  # type: ignore[arg-type,return-value]
         completer=completer, inside=Inside(shared),
     )  # fmt: skip
     claimer = Claimer(shared=shared, alarm=world.alarm, start=executor.start)
