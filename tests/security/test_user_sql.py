@@ -116,6 +116,7 @@ async def test_a_trigger_made_elsewhere_while_we_run_loses_no_job_in_silence(
             assert await app.store.get_by_job_name("second") is None
         else:
             assert await app.store.get(job_id) is not None
+        await app.pause("first")  # another transaction, while the trigger is still there
         with closing(sqlite3.connect(path)) as conn, conn:
             conn.execute("DROP TRIGGER t")
         await app.enqueue("Ok", "third", 1, "@daily")

@@ -54,14 +54,15 @@ class Writer:
         self._conn, self.guard = self._connect()
         self._conn.execute("SELECT 1 FROM sqlite_master").fetchone()  # which opens the WAL
         self.identities = files.Identities(path)
-        self._version = self._data_version()
+        self._version = self._pragma("data_version")
         self._commits = self._changes = self._total = 0
         """Commits since the last checkpoint; changes of the connection before it, and before this commit."""
         self._idle_from: float | None = None
         """When the WAL has held more than beats for long enough to checkpoint it; None: it holds nothing more."""
         self._next_look = 0.0
         self.current: Operation | None = None
-        self._denied = False
+        self._denied: int | None = None
+        """The version of the schema whose trigger would have changed our tables."""
         self.beats: dict[UUID, Beat] = {}
         """Of the owners in this process."""
         self.thread = threading.Thread(target=self._main, name=f"aether_bg writer {path.name}", daemon=True)
@@ -141,9 +142,9 @@ class Writer:
         while True:
             try:
                 self._conn.execute("BEGIN IMMEDIATE")
-                if self._denied:  # has the trigger gone since? Only a statement that runs reads a changed schema
-                    self._denied = False
+                if self._denied is not None:  # only a statement that runs reads a changed schema
                     self._conn.execute("SELECT 1 FROM main.aether_meta").fetchall()
+                    self._denied = self._denied if self._denied == self._pragma("schema_version") else None
                 return []
             except sqlite3.Error as error:
                 if not files.is_busy(error):
@@ -171,7 +172,8 @@ class Writer:
         if not self._conn.in_transaction:
             return
         if op.error is not None:
-            self._denied = self._denied or getattr(op.error, "sqlite_errorcode", 0) == sqlite3.SQLITE_AUTH
+            if getattr(op.error, "sqlite_errorcode", 0) == sqlite3.SQLITE_AUTH:
+                self._denied = self._pragma("schema_version")
             self._conn.execute("ROLLBACK TO one" if savepoint else "ROLLBACK")
             if not savepoint:
                 self._conn.execute("BEGIN IMMEDIATE")
@@ -268,7 +270,7 @@ class Writer:
             if self._idle_from is not None and self.identities.wal_is_away:
                 self._checkpoint("PASSIVE")  # what was acknowledged is then in the database, without its WAL
             return
-        version = self._data_version()
+        version = self._pragma("data_version")
         if others := version != self._version:
             self._version = version
             self._changed()
@@ -284,9 +286,9 @@ class Writer:
         except OSError:
             return 0
 
-    def _data_version(self) -> int:
-        version: int = self._conn.execute("PRAGMA data_version").fetchone()[0]
-        return version
+    def _pragma(self, name: str) -> int:
+        value: int = self._conn.execute(f"PRAGMA {name}").fetchone()[0]
+        return value
 
     def _checkpoint(self, mode: str) -> None:
         """Under the write lock: SQLite before 3.51.3 can damage a WAL when a writer and a checkpoint race (P5)."""
