@@ -35,15 +35,20 @@ from aether_bg.model import (
 
 if TYPE_CHECKING:
     from aether_bg.plugins.dapr import DaprScheduler
+    from aether_bg.plugins.postgres import PostgresStore
     from aether_bg.plugins.sqlite import SQLiteStore
 
 __version__ = "0.1.0"
 
-_LAZY = {"SQLiteStore": "aether_bg.plugins.sqlite", "DaprScheduler": "aether_bg.plugins.dapr"}
+_LAZY = {
+    "SQLiteStore": "aether_bg.plugins.sqlite", "PostgresStore": "aether_bg.plugins.postgres",
+    "DaprScheduler": "aether_bg.plugins.dapr",
+}  # fmt: skip
 
 __all__ = [
     "Aether", "Backoff", "DaprScheduler", "GiveUp", "JobContext", "JobInfo", "JobRun", "JobStatus", "JobType",
-    "NewJob", "Progress", "RunOutcome", "SQLiteStore", "Snooze", "UnitOfWork", "hookimpl", "schedule", *errors.__all__,
+    "NewJob", "PostgresStore", "Progress", "RunOutcome", "SQLiteStore", "Snooze", "UnitOfWork", "hookimpl", "schedule",
+    *errors.__all__,
 ]  # fmt: skip
 
 

@@ -16,11 +16,12 @@ AetherError
 │   └── UnknownHook, HookShape, LayerConflict, IncompleteLayer, DuplicatePlugin, NotAPlugin
 ├── StoreError                     the store cannot do it, now or ever
 │   ├── StoreTrouble               nothing wrong with what was asked; it may be tried again
-│   │   ├── StoreFull, StoreReadOnly, StoreGone, StoreBroken
+│   │   ├── StoreFull, StoreReadOnly, StoreGone, StoreBroken, StoreUnreachable
 │   │   ├── StoreUnsure            whether the write happened is unknown
 │   │   └── StoreBusy
 │   │       └── StoreContended
-│   ├── StoreFolderMissing, StoreIsDirectory, NotADatabase, SchemaTooNew, TablesTaken
+│   ├── StoreFolderMissing, StoreIsDirectory, NotADatabase, StoreDenied
+│   ├── SchemaMissing, SchemaTooNew, TablesTaken
 │   ├── StoreRefused, DeniedSQL, UnitOfWorkTimeout (TimeoutError), Unsupported
 │   └── Stale, NameHeld            what a store answers when a guard does not hold
 └── SchedulerError
@@ -69,11 +70,13 @@ __all__ = [
     "SchedulerError",
     "SchedulerMisconfigured",
     "SchedulerUnavailable",
+    "SchemaMissing",
     "SchemaTooNew",
     "Stale",
     "StoreBroken",
     "StoreBusy",
     "StoreContended",
+    "StoreDenied",
     "StoreError",
     "StoreFolderMissing",
     "StoreFull",
@@ -82,6 +85,7 @@ __all__ = [
     "StoreReadOnly",
     "StoreRefused",
     "StoreTrouble",
+    "StoreUnreachable",
     "StoreUnsure",
     "TablesTaken",
     "UnitOfWorkClosed",
@@ -390,6 +394,18 @@ class StoreGone(StoreTrouble):
 
 class StoreBroken(StoreTrouble):
     """An input/output error, or a damaged database."""
+
+
+class StoreUnreachable(StoreTrouble):
+    """The store's server does not answer."""
+
+
+class StoreDenied(StoreError):
+    """The store's server refuses this user, or what it wants to do."""
+
+
+class SchemaMissing(StoreError):
+    """The store's server lacks tables of this version of aether_bg, and this process may not make them."""
 
 
 class StoreFolderMissing(StoreError):

@@ -1,0 +1,198 @@
+"""The persistence layer on a PostgreSQL server: for processes on several machines.
+
+`columns` values as columns · `schema` tables and migrations · `changes`, `claims`, `queries` SQL · `owners` who is
+alive, `session` the thread that says so · `workers` threads with a connection each · `opened` all of them while the
+store is open · `places` connection strings, `connections` sessions, `trouble` errors · `inspection` read only, `check`
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, Literal
+from uuid import UUID
+
+import anyio
+
+from aether_bg.errors import ForkedProcess, InvalidOption, NotStarted, UnitOfWorkTimeout, Unsupported, UsageError, shown
+from aether_bg.hookspecs import hookimpl
+from aether_bg.model import (
+    Alive,
+    Claim,
+    Claimed,
+    Heartbeat,
+    JobInfo,
+    JobRun,
+    Purge,
+    Query,
+    Stats,
+    Write,
+)
+from aether_bg.model.attempts import LONGEST, in_seconds
+from aether_bg.plugins.postgres import _extra, queries  # noqa: F401 - the first says what is missing
+from aether_bg.plugins.postgres.opened import Opened, Options
+from aether_bg.plugins.postgres.places import Place, checked_schema
+from aether_bg.plugins.postgres.schema import Schema
+from aether_bg.protocols import Kernel
+
+__all__ = ["PostgresStore"]
+
+
+class PostgresStore:
+    """Jobs in a PostgreSQL database (14 or newer), for any number of processes on any number of machines.
+
+    `dsn`: a URL or connection string as libpq reads it; several hosts with `target_session_attrs=read-write` follow a
+    failover. `schema`: where the tables are. `migrate`: "auto" makes and updates them at the start, "check" refuses to
+    start without them, "off" trusts that they are there. `session`: a URL around a pooler, for the one connection that
+    shows that this process is alive. `fence`: cancel this process's attempts when it has not reached the server for 0.6
+    of a lease; without it they go on, and may run beside those of a successor. `connect_for`: seconds that the start
+    waits for a server. `busy`: seconds that a call waits for one before it raises `StoreUnreachable`. `unit_timeout`:
+    seconds that one unit of work may take; each statement in it has one second.
+    """
+
+    placeholder: Final = "%s"
+    """How SQL in a unit of work marks a parameter; `%(name)s` works as well."""
+
+    def __init__(
+        self, dsn: str, *, schema: str = "aether_bg", migrate: Literal["auto", "check", "off"] = "auto",
+        session: str | None = None, fence: bool = False, connect_for: float = 30.0, busy: float = 5.0,
+        unit_timeout: float = 5.0,
+    ) -> None:  # fmt: skip
+        if migrate not in ("auto", "check", "off"):
+            raise InvalidOption(shown(migrate), 'must be "auto", "check" or "off"', name="migrate")
+        if not isinstance(fence, bool):
+            raise InvalidOption(shown(fence), "must be True or False", name="fence")
+        self._options = Options(
+            place=_place(dsn, "dsn"), schema=Schema(checked_schema(schema)), migrate=migrate, fence=fence,
+            session=None if session is None else _place(session, "session"),
+            connect_for=_seconds("connect_for", connect_for, least=0.0), busy=_seconds("busy", busy),
+            unit_timeout=_seconds("unit_timeout", unit_timeout),
+        )  # fmt: skip
+        self._opened: Opened | None = None
+        self._users: list[Kernel] = []
+        self._opening: anyio.Event | None = None
+
+    def __repr__(self) -> str:
+        state = "" if self._opened is None else " open"
+        return f"<PostgresStore {self._options.place} schema {self._options.schema.name!r}{state}>"
+
+    def __reduce__(self) -> Any:
+        """Not its passwords, and nothing that is open."""
+        return _restored, (self._options,)
+
+    @property
+    def schema(self) -> str:
+        """The schema of its tables."""
+        return self._options.schema.name
+
+    def _open(self) -> Opened:
+        if self._opened is None:
+            raise NotStarted(repr(self), "it is not open", "Use it inside `async with app` or `app.client()`.")
+        if self._opened.pid != os.getpid():
+            raise ForkedProcess(repr(self), "this process was forked after it was opened", "Start after forking.")
+        return self._opened
+
+    @hookimpl
+    async def lifecycle_start(self, kernel: Kernel, stack: AsyncExitStack) -> None:
+        while self._opening is not None:  # an app and its client may start at the same moment
+            await self._opening.wait()
+        if self._opened is not None and not self._opened.bridge.is_here:
+            raise UsageError(
+                repr(self), "it is open on another event loop",
+                "Give the other loop a store of its own: another Aether(…) with the same URL.",
+            )  # fmt: skip
+        if self._opened is None:
+            self._opening = opening = anyio.Event()
+            try:
+                self._opened = await Opened.begin(self._options, self._wake)
+            finally:
+                self._opening = None
+                opening.set()
+        self._users.append(kernel)
+        stack.push_async_callback(self._close, kernel)
+
+    def _wake(self) -> None:
+        """Something else has written, or another of this store's users."""
+        for kernel in self._users:
+            kernel.wake()
+
+    async def _close(self, kernel: Kernel) -> None:
+        self._users.remove(kernel)
+        if not self._users and self._opened is not None:
+            opened, self._opened = self._opened, None
+            with anyio.CancelScope(shield=True):
+                await opened.end()
+
+    @hookimpl
+    async def store_transact(self, writes: Sequence[Write]) -> Sequence[object]:
+        if not writes:
+            return []
+        try:
+            results = await self._open().transact(writes)
+        except UnitOfWorkTimeout as error:
+            for kernel in self._users[:1]:
+                kernel.report("unit of work", error)
+            raise
+        if len(self._users) > 1 and any(write.wakes for write in writes):
+            self._wake()
+        return results
+
+    @hookimpl
+    async def store_claim(self, claim: Claim) -> Claimed:
+        return await self._open().claim(claim)
+
+    @hookimpl
+    async def store_heartbeat(self, beat: Heartbeat) -> Alive:
+        return await self._open().heartbeat(beat)
+
+    @hookimpl
+    async def store_find(self, query: Query) -> Sequence[JobInfo]:
+        opened = self._open()
+        if query.unarmed:
+            await opened.index_unarmed()
+        return await opened.read(lambda conn: queries.find(conn, opened.schema, query))
+
+    @hookimpl
+    async def store_history(self, job_id: UUID, limit: int) -> Sequence[JobRun]:
+        opened = self._open()
+        return await opened.read(lambda conn: queries.history(conn, opened.schema, job_id, limit))
+
+    @hookimpl
+    async def store_stats(self) -> Stats:
+        opened = self._open()
+        return await opened.read(lambda conn: queries.stats(conn, opened.schema, opened.store_id), limit=60.0)
+
+    @hookimpl
+    async def store_purge(self, purge: Purge) -> int:
+        opened = self._open()
+        return await opened.write(partial(queries.purge, schema=opened.schema, purge=purge))
+
+    async def backup(self, target: Path, progress: Callable[[int, int], object]) -> None:
+        """Raises `Unsupported`: a server is backed up by its own tools."""
+        raise Unsupported(
+            repr(self), "a server's database is backed up by its own tools",
+            f"Use pg_dump --schema={self.schema}, or the backups of whoever runs the server.",
+        )  # fmt: skip
+
+
+def _place(given: Any, name: str) -> Place:
+    return given if isinstance(given, Place) else Place(given, name)
+
+
+def _seconds(name: str, value: Any, least: float | None = None) -> float:
+    value = in_seconds(value)
+    good = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= LONGEST
+    if not good or (value == 0 and least is None):
+        above = "above 0" if least is None else "of at least 0"
+        rule = f"must be a number of seconds {above}, at most {LONGEST:.0f} (100 years)"
+        raise InvalidOption(shown(value), rule, "For example: 5.", name=name)
+    return float(value)
+
+
+def _restored(options: Options) -> PostgresStore:
+    store = PostgresStore.__new__(PostgresStore)
+    store._options, store._opened, store._users, store._opening = options, None, [], None
+    return store

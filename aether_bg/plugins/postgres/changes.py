@@ -1,0 +1,145 @@
+"""Insert and Update: rows of one kind are one statement, and all of them one round trip.
+
+Statements of ours take rows in the order of their ids, or names, so that no two of them wait for each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import psycopg
+
+from aether_bg.errors import AetherError, NameHeld, Stale, StoreContended, StoreRefused
+from aether_bg.model import Change, Insert, JobInfo, Update, Write
+from aether_bg.plugins.postgres import trouble
+from aether_bg.plugins.postgres.columns import (
+    DEFINITION_COLUMNS,
+    GUARD_COLUMNS,
+    JOB_COLUMNS,
+    RUN_COLUMNS,
+    STATE_COLUMNS,
+    arrays,
+    job_of,
+    selected,
+    uuids,
+    write_changes,
+    write_definitions,
+    write_jobs,
+    write_runs,
+)
+from aether_bg.plugins.postgres.connections import Connection
+from aether_bg.plugins.postgres.schema import Schema
+
+INSERT_JOBS: Final = (
+    f"INSERT INTO {{schema}}.jobs ({', '.join(JOB_COLUMNS)}) SELECT * FROM unnest({arrays(JOB_COLUMNS)})"
+)
+INSERT_IF_FREE: Final = f"{INSERT_JOBS} ON CONFLICT (job_name) WHERE holds_name DO NOTHING RETURNING 1"
+_CHANGES: Final = (*GUARD_COLUMNS, *STATE_COLUMNS)
+_RUN_KEY: Final = ("job_id", "token", "gap")
+UPDATE_JOBS: Final = f"""
+WITH saved AS (
+    UPDATE {{schema}}.jobs AS j SET seq = v.next_seq, schedule_rev = v.next_rev,
+        {", ".join(f"{name} = v.{name}" for name in STATE_COLUMNS)}
+    FROM unnest({arrays(_CHANGES)}) AS v({", ".join(_CHANGES)})
+    WHERE j.id = v.job_id AND j.seq = v.seq AND j.schedule_rev = v.schedule_rev RETURNING 1
+), told AS (
+    INSERT INTO {{schema}}.runs ({", ".join(RUN_COLUMNS)}) SELECT * FROM unnest({arrays(RUN_COLUMNS)})
+    ON CONFLICT (job_id, token, gap) DO UPDATE SET
+        {", ".join(f"{name} = excluded.{name}" for name in RUN_COLUMNS if name not in _RUN_KEY)}
+)
+SELECT {{schema}}.all_of(count(*), %s) FROM saved
+"""
+UPDATE_DEFINITIONS: Final = f"""
+UPDATE {{schema}}.jobs AS j SET {", ".join(f"{name} = v.{name}" for name in DEFINITION_COLUMNS)}
+FROM unnest(%s::uuid[], {arrays(DEFINITION_COLUMNS)}) AS v(job_id, {", ".join(DEFINITION_COLUMNS)})
+WHERE j.id = v.job_id
+"""
+BY_ID: Final = f"SELECT {selected(JOB_COLUMNS)} FROM {{schema}}.jobs WHERE id = ANY(%s::uuid[])"
+HOLDERS: Final = f"SELECT {selected(JOB_COLUMNS)} FROM {{schema}}.jobs WHERE job_name = ANY(%s) AND holds_name"
+
+
+def transact(conn: Connection, schema: Schema, writes: Sequence[Write]) -> list[object]:
+    """All of `writes` or none, in one round trip.
+
+    Between an Insert and an Update of two jobs the order makes no difference, but for a name that one gives up and the
+    other takes: so the Updates come first.
+    """
+    updates = [write.change for write in writes if type(write) is Update]
+    inserts = [write.job for write in writes if type(write) is Insert]
+    if len(updates) + len(inserts) != len(writes):
+        raise TypeError(f"not a Write among {writes!r:.200}")
+    try:
+        if not inserts and not any(change.definition for change in updates):
+            update(conn, schema, updates)
+        elif not updates:
+            insert(conn, schema, inserts)
+        else:
+            with conn.pipeline():  # until its end one transaction
+                update(conn, schema, updates)
+                insert(conn, schema, inserts)
+    except psycopg.Error as error:
+        if conn.closed or trouble.is_lost(error):
+            raise
+        raise refusal(conn, schema, writes, error) or error from error
+    return [None] * len(writes)
+
+
+def update(conn: Connection, schema: Schema, changes: list[Change]) -> None:
+    changes = sorted(changes, key=lambda change: change.job_id.int)
+    runs = [run for change in changes for run in change.runs]
+    conn.execute(schema(UPDATE_JOBS), [*write_changes(changes), *write_runs(runs), len(changes)])
+    if defined := [change for change in changes if change.definition is not None]:
+        ids = uuids(change.job_id for change in defined)
+        definitions = [change.definition for change in defined if change.definition is not None]
+        conn.execute(schema(UPDATE_DEFINITIONS), [ids, *write_definitions(definitions)])
+
+
+def insert(conn: Connection, schema: Schema, jobs: list[JobInfo]) -> None:
+    jobs = sorted(jobs, key=lambda job: job.job_name) if len(jobs) > 1 else jobs
+    if jobs:
+        conn.execute(schema(INSERT_JOBS), write_jobs(jobs))
+
+
+def refusal(conn: Connection, schema: Schema, writes: Sequence[Write], error: psycopg.Error) -> AetherError | None:
+    """Which guard did not hold; None where it was none of them."""
+    changes = [write.change for write in writes if type(write) is Update]
+    if error.sqlstate == trouble.STALE:
+        rows = conn.execute(schema(BY_ID), [uuids(change.job_id for change in changes)], binary=True).fetchall()
+        current = {job.id: job for job in map(job_of, rows)}
+        for change in changes:
+            row = current.get(change.job_id)
+            if not change.guards(row) or len(changes) == 1:
+                return Stale(change.job_id, row)
+        return StoreContended("some jobs", "their rows changed while they were written", "It can be tried again.")
+    if not isinstance(error, psycopg.errors.UniqueViolation):
+        return None
+    if error.diag.constraint_name == "jobs_name":
+        taking = {
+            write.job.job_name: write.job.id for write in writes if type(write) is Insert and write.job.holds_name
+        }
+        back = uuids(change.job_id for change in changes if change.holds_name)
+        for job in map(job_of, conn.execute(schema(BY_ID), [back], binary=True).fetchall()):
+            if not job.holds_name:
+                taking[job.job_name] = job.id
+        for holder in map(job_of, conn.execute(schema(HOLDERS), [list(taking)], binary=True).fetchall()):
+            if holder.id != taking[holder.job_name]:
+                return NameHeld(holder.job_name, holder)
+    return StoreRefused(
+        "a write", trouble.first_line(error), "Each job is added once, and completes an occurrence once."
+    )
+
+
+def happened(conn: Connection, schema: Schema, writes: Sequence[Write]) -> list[object] | None:
+    """The answer to `writes` that was lost, if the rows show them. They are atomic: the first one tells."""
+    write = writes[0]
+    job_id = write.job.id if isinstance(write, Insert) else write.change.job_id if isinstance(write, Update) else None
+    row = conn.execute(schema(BY_ID), [uuids([job_id])], binary=True).fetchone()
+    if row is None:
+        return None
+    job, done = job_of(row), isinstance(write, Insert)
+    if isinstance(write, Update):
+        change = write.change
+        wanted = (change.next_seq, change.next_rev, change.modified_at)
+        done = wanted == (job.seq, job.schedule_rev, job.modified_at)
+    return [None] * len(writes) if done else None

@@ -1,0 +1,249 @@
+"""Which columns there are, and how values are written and read. A field of the model is a column of its type; a column
+that is special is one line in a table here.
+
+Values go in as one array literal per column, whatever the number of rows: psycopg's own lists cost twice as much. They
+come out in PostgreSQL's binary form.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from enum import Enum
+from functools import lru_cache
+from typing import Any, Final, TypeVar
+
+import attrs
+
+from aether_bg.model import Change, Definition, JobInfo, JobRun, JobStatus, RunOutcome
+from aether_bg.model.filled import filled
+
+T = TypeVar("T")
+
+JOB_COLUMNS: Final = tuple(attrs.fields_dict(JobInfo))
+RUN_COLUMNS: Final = tuple(attrs.fields_dict(JobRun))
+DEFINITION_COLUMNS: Final = tuple(attrs.fields_dict(Definition))
+STATE_COLUMNS: Final = tuple(
+    name for name in attrs.fields_dict(Change) if name in JOB_COLUMNS and name not in ("seq", "schedule_rev")
+)
+"""What every `Change` writes, besides seq and schedule_rev."""
+GUARD_COLUMNS: Final = ("job_id", "seq", "schedule_rev", "next_seq", "next_rev")
+
+# -- types ---------------------------------------------------------------------------------------
+
+_BY_ANNOTATION: Final = {
+    "UUID": "uuid", "int": "integer", "float": "float8", "bool": "boolean", "datetime": "timestamptz",
+    "JobStatus": "smallint", "Any": "json", "Mapping[str, Any]": "json",
+}  # fmt: skip
+_SPECIAL: Final = dict.fromkeys(("seq", "schedule_rev", "armed_seq", "token", "next_seq", "next_rev"), "bigint")
+_FREE: Final = frozenset(("last_error", "created_by", "modified_by", "expression_value", "error"))
+"""Texts that may hold anything, a NUL too, which PostgreSQL's text cannot."""
+SORTED: Final = ' COLLATE "C"'
+"""Of names: no index breaks when the system's collations change."""
+_NAMES: Final = frozenset(("job_name", "handler_name"))
+
+
+def type_of(name: str) -> str:
+    return _TYPES[name]
+
+
+def _types() -> dict[str, str]:
+    found = {}
+    for cls in (JobRun, Change, JobInfo):
+        for field in attrs.fields(cls):
+            annotation = str(field.type).removesuffix(" | None")
+            found[field.name] = _SPECIAL.get(field.name, _BY_ANNOTATION.get(annotation, "text"))
+    return found
+
+
+_TYPES: Final = _types()
+
+
+def declared(cls: type[Any], order: Sequence[str] = ()) -> str:
+    """The columns of a table of `cls`, as CREATE TABLE has them; fixed widths first, which saves padding."""
+    lines = []
+    for field in sorted(attrs.fields(cls), key=lambda field: _WIDTHS.index(type_of(field.name))):
+        optional = str(field.type).endswith(" | None") and field.name != "payload"
+        collation = SORTED if field.name in _NAMES else ""
+        lines.append(f"{field.name} {type_of(field.name)}{collation}{'' if optional else ' NOT NULL'}")
+    return ",\n    ".join(lines)
+
+
+_WIDTHS: Final = ("uuid", "bigint", "timestamptz", "float8", "integer", "smallint", "boolean", "text", "json")
+
+
+def selected(columns: Iterable[str], table: str = "") -> str:
+    """Columns as a SELECT or RETURNING lists them, to be read by `job_of` or `run_of`."""
+    return ", ".join(f"{table}{name}{'::text' if type_of(name) == 'json' else ''}" for name in columns)
+
+
+def arrays(columns: Iterable[str]) -> str:
+    """Arguments of `unnest` for these columns."""
+    return ", ".join(f"%s::{type_of(name)}[]" for name in columns)
+
+
+# -- writing -------------------------------------------------------------------------------------
+
+encode = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode
+encode_sorted = json.JSONEncoder(
+    ensure_ascii=True, allow_nan=False, separators=(",", ":"), sort_keys=True
+).encode  # the same text for equal objects: metadata are searched by it
+_decode = json.JSONDecoder().decode
+
+
+def quoted(text: str) -> str:
+    """An element of an array literal."""
+    if "\\" in text:
+        text = text.replace("\\", "\\\\")
+    if '"' in text:
+        text = text.replace('"', '\\"')
+    return f'"{text}"'
+
+
+_ODD: Final = re.compile("[\0\ud800-\udfff]")
+
+
+def to_text(text: str) -> str:
+    """As it is stored: as it is, or after the character 1 as JSON where PostgreSQL could not hold it."""
+    if text[:1] == "\x01" or ("\0" in text if text.isascii() else _ODD.search(text)):
+        return f"\x01{encode(text)}"
+    return text
+
+
+def from_text(stored: str) -> str:
+    return stored if stored[:1] != "\x01" else str(_decode(stored[1:]))
+
+
+def to_json(value: Any) -> str:
+    return "null" if value is None else encode(value)
+
+
+def to_mapping(value: Mapping[str, Any]) -> str:
+    return encode_sorted(dict(value)) if value else "{}"
+
+
+def from_json(text: str) -> Any:
+    return None if text == "null" else _decode(text)
+
+
+def from_mapping(text: str) -> dict[str, Any]:
+    if text == "{}":
+        return {}
+    found = _decode(text)
+    if not isinstance(found, dict):
+        raise ValueError("not a JSON object")
+    return found
+
+
+@lru_cache(maxsize=512)  # most instants of a batch are the same
+def _instant(when: datetime) -> str:
+    return f'"{when.isoformat()}"'
+
+
+def _each(write: Callable[[Any], str]) -> Callable[[Sequence[Any]], str]:
+    return lambda values: f"{{{','.join(['NULL' if value is None else write(value) for value in values])}}}"
+
+
+_WRITERS: Final[dict[str, Callable[[Sequence[Any]], str]]] = {
+    "text": _each(lambda value: quoted(str(value))),
+    "timestamptz": _each(_instant),
+    "boolean": lambda values: f"{{{','.join(['t' if value else 'f' for value in values])}}}",
+    "smallint": _each(lambda value: str(int(value))),
+    "integer": _each(str),
+    "bigint": _each(str),
+    "uuid": _each(str),
+    "float8": _each(lambda value: repr(float(value))),
+    "json": lambda values: f"{{{','.join([quoted(to_json(value)) for value in values])}}}",
+}
+_SPECIAL_WRITERS: Final[dict[str, Callable[[Sequence[Any]], str]]] = {
+    "extra_properties": _each(lambda value: quoted(to_mapping(value))),
+    **dict.fromkeys(_FREE, _each(lambda value: quoted(to_text(value)))),
+}
+
+
+def _writer(name: str) -> tuple[str, Callable[[Sequence[Any]], str]]:
+    return name, _SPECIAL_WRITERS.get(name) or _WRITERS[type_of(name)]
+
+
+_JOB: Final = tuple(map(_writer, JOB_COLUMNS))
+_CHANGE: Final = tuple(map(_writer, (*GUARD_COLUMNS, *STATE_COLUMNS)))
+_RUN: Final = tuple(map(_writer, RUN_COLUMNS))
+_DEFINITION: Final = tuple(map(_writer, DEFINITION_COLUMNS))
+
+
+def _literals(table: tuple[tuple[str, Callable[[Sequence[Any]], str]], ...], values: Sequence[Any]) -> list[str]:
+    rows = [vars(value) for value in values]
+    return [write([row[name] for row in rows]) for name, write in table]
+
+
+def write_jobs(jobs: Sequence[JobInfo]) -> list[str]:
+    """JOB_COLUMNS, each as an array."""
+    return _literals(_JOB, jobs)
+
+
+def write_changes(changes: Sequence[Change]) -> list[str]:
+    """GUARD_COLUMNS and STATE_COLUMNS."""
+    return _literals(_CHANGE, changes)
+
+
+def write_runs(runs: Sequence[JobRun]) -> list[str]:
+    """RUN_COLUMNS."""
+    return _literals(_RUN, runs)
+
+
+def write_definitions(definitions: Sequence[Definition]) -> list[str]:
+    """DEFINITION_COLUMNS."""
+    return [write([getattr(one, name) for one in definitions]) for name, write in _DEFINITION]
+
+
+def uuids(ids: Iterable[Any]) -> str:
+    return f"{{{','.join(map(str, ids))}}}"
+
+
+def texts(values: Iterable[str]) -> str:
+    return f"{{{','.join(map(quoted, values))}}}"
+
+
+# -- reading -------------------------------------------------------------------------------------
+
+_STATUS: Final = {status.value: status for status in JobStatus}
+_READERS: Final[dict[str, Callable[[Any], Any]]] = {
+    "status": _STATUS.__getitem__, "outcome": RunOutcome, "payload": from_json, "extra_properties": from_mapping,
+    **dict.fromkeys(_FREE, from_text),
+}  # fmt: skip
+"""How columns are read that are not as the driver gives them; never given None."""
+
+
+def _readers(columns: Sequence[str]) -> tuple[tuple[str, Callable[[Any], Any]], ...]:
+    readers = {name: from_json for name in columns if type_of(name) == "json"} | _READERS
+    return tuple((name, readers[name]) for name in columns if name in readers)
+
+
+_JOB_READERS: Final = _readers(JOB_COLUMNS)
+_RUN_READERS: Final = _readers(RUN_COLUMNS)
+
+
+def job_of(row: Sequence[Any]) -> JobInfo:
+    """The job of a row of `selected(JOB_COLUMNS)`. Raises for what cannot be read (see `rows`)."""
+    return filled(JobInfo, _fields(JOB_COLUMNS, _JOB_READERS, row))
+
+
+def run_of(row: Sequence[Any]) -> JobRun:
+    return filled(JobRun, _fields(RUN_COLUMNS, _RUN_READERS, row))
+
+
+def _fields(
+    columns: Sequence[str], readers: Iterable[tuple[str, Callable[[Any], Any]]], row: Sequence[Any]
+) -> dict[str, Any]:
+    fields = dict(zip(columns, row, strict=True))
+    for name, read in readers:
+        if (value := fields[name]) is not None:
+            fields[name] = read(value)
+    return fields
+
+
+def plain(value: Any) -> Any:
+    """A parameter of a statement for one row."""
+    return value.value if isinstance(value, Enum) else value

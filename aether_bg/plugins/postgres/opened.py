@@ -1,0 +1,234 @@
+"""The store while it is open: its threads, on one event loop, and what they know."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Final, TypeVar
+from uuid import UUID
+
+import attrs
+import psycopg
+
+from aether_bg.bridge import Bridge, Threads
+from aether_bg.errors import StoreError
+from aether_bg.model import Alive, Call, Claim, Claimed, Heartbeat, Write
+from aether_bg.plugins.postgres import changes, owners, schema, trouble
+from aether_bg.plugins.postgres.claims import Claims
+from aether_bg.plugins.postgres.connections import Connection, Link, is_pooled
+from aether_bg.plugins.postgres.places import Place, protection
+from aether_bg.plugins.postgres.schema import Schema
+from aether_bg.plugins.postgres.session import Session
+from aether_bg.plugins.postgres.units import Unit
+from aether_bg.plugins.postgres.workers import Crew
+
+R = TypeVar("R")
+log = logging.getLogger("aether_bg.postgres")
+threads = Threads("aether_bg postgres")
+
+OLDEST: Final = 140000
+_FENCE: Final = 1.8
+"""Beats' intervals, of which a lease has three, without a beat after which a fenced owner gives up its attempts."""
+
+
+@attrs.frozen(kw_only=True)
+class Options:
+    """How one store is opened; see `PostgresStore`."""
+
+    place: Place
+    schema: Schema
+    session: Place | None
+    migrate: str
+    fence: bool
+    connect_for: float
+    busy: float
+    unit_timeout: float
+
+    @property
+    def where(self) -> str:
+        return f"database {self.place}"
+
+
+class Opened:
+    """Made by `await Opened.begin(...)`, ended by `await opened.end()`."""
+
+    def __init__(self, options: Options, wake: Callable[[], object]) -> None:
+        self.options, self.schema, self.where = options, options.schema, options.where
+        self.bridge, self.pid = Bridge(), os.getpid()
+        self.store_id = UUID(int=0)
+        self.protection = "local"
+        self._wake = wake
+        self._link = Link(options.place)
+        self._observer = owners.Observer(self.schema)
+        self._claims = Claims(self.schema)
+        self._index = False
+
+    @classmethod
+    async def begin(cls, options: Options, wake: Callable[[], object]) -> Opened:
+        opened = cls(options, wake)
+        await threads.run(opened._prepare)
+        _all.add(opened)
+        return opened
+
+    async def end(self) -> None:
+        await threads.run(self._stop)
+
+    def _prepare(self) -> None:
+        with self._first_connection() as conn:
+            if conn.info.server_version < OLDEST:
+                rule = f"the server must be PostgreSQL 14 or newer, it is {conn.info.server_version // 10000}"
+                raise StoreError(self.where, rule, "Upgrade the server.")
+            if (encoding := conn.info.parameter_status("server_encoding")) != "UTF8":
+                raise StoreError(self.where, f"its encoding must be UTF8, it is {encoding}", "Make a database in UTF8.")
+            self._link.pooled = is_pooled(conn)
+            self._warn(conn)
+            if self.options.migrate == "auto":
+                schema.migrate(conn, self.schema, self.where, self.options.connect_for)
+            elif self.options.migrate == "check":
+                schema.require(conn, self.schema, self.where)
+            self.store_id = schema.store_id(conn, self.schema, self.where)
+        link = self._session_link()
+        crew = partial(Crew, self._link, where=self.where, bridge=self.bridge)
+        self._writers, self._readers, self._units = crew("hot", 2), crew("read", 2), crew("unit", 1)
+        self.session = Session(link, self.schema, self.where, lambda: self.bridge.post(self._wake))
+
+    def _first_connection(self) -> Connection:
+        """Waits for a server that is not there yet."""
+        try:
+            return patiently(lambda: self._link.connect("schema"), self.where, self.options.connect_for)
+        except psycopg.Error as error:
+            raise trouble.translate(error, self.where) from None
+
+    def _session_link(self) -> Link:
+        """The session's own way to the server, around a pooler. Raises a `StoreError` where it leads elsewhere."""
+        if (place := self.options.session) is None:
+            return self._link
+        link, where = Link(place), f"database {place} (session=)"
+        with patiently(lambda: link.connect("session"), where, self.options.connect_for) as conn:
+            if is_pooled(conn):
+                rule = "it must lead to the server itself, not to a pooler"
+                raise StoreError(where, rule, "Name the server's own host and port.")
+            if schema.store_id(conn, self.schema, where) != self.store_id:
+                raise StoreError(where, f"it must be the same database as {self.options.place}", "Name that one.")
+        return link
+
+    def _warn(self, conn: Connection) -> None:
+        if self._link.pooled and self.options.session is None:
+            log.warning(
+                "%s: a pooler is in between: jobs of a process that dies wait for its lease, and those that other "
+                "processes enqueue start up to a second late. Pass session=, a URL of the server itself.",
+                self.where,
+            )
+        sslmode = next((o.val for o in conn.pgconn.info if o.keyword == b"sslmode"), None) or b"prefer"
+        self.protection = protection(conn.info.host, bool(conn.pgconn.ssl_in_use), sslmode.decode())
+        if self.protection in ("plain", "encrypted, not verified"):
+            log.warning(
+                "%s: the connection is %s: others on the network may read or change it. Add sslmode=verify-full and "
+                "sslrootcert=system (or a file of certificates) to the URL.", self.where, self.protection,
+            )  # fmt: skip
+
+    def _stop(self) -> None:
+        for crew in (self._writers, self._units, self._readers):
+            crew.stop(self.options.busy + 1)
+        self.session.end()
+        _all.discard(self)
+
+    # -- work ------------------------------------------------------------------------------------
+
+    async def transact(self, writes: Sequence[Write]) -> list[object]:
+        busy, limit = self.options.busy, self.options.unit_timeout
+        if any(isinstance(write, Call) for write in writes):
+            unit = Unit(self.schema, writes, limit, self.where)
+            results = await self._units.do(unit.run, within=busy, limit=limit + 1, settle=unit.settle)
+        else:
+            results = await self._writers.do(
+                partial(changes.transact, schema=self.schema, writes=writes), within=busy, limit=busy,
+                settle=partial(changes.happened, schema=self.schema, writes=writes),
+            )  # fmt: skip
+        if any(write.wakes for write in writes):
+            self._claims.forget()
+            self.session.notify()
+        return results
+
+    async def write(self, run: Callable[[Connection], R]) -> R:
+        return await self._writers.do(run, within=self.options.busy, limit=self.options.busy)
+
+    async def claim(self, claim: Claim) -> Claimed:
+        return await self.write(partial(self._claims.claim, claim=claim))
+
+    async def read(self, run: Callable[[Connection], R], limit: float | None = None) -> R:
+        return await self._readers.do(run, within=self.options.busy, limit=limit or self.options.busy)
+
+    async def index_unarmed(self) -> None:
+        """Without the right to make it, what is not armed is found more slowly."""
+        if not self._index:
+            self._index = True
+            await threads.run(self._make_index)
+
+    def _make_index(self) -> None:
+        try:
+            with self._link.connect("schema") as conn:
+                conn.execute(self.schema(schema.INDEX_UNARMED))
+        except psycopg.Error as error:
+            log.info("%s: no index for what is not armed: %s", self.where, trouble.first_line(error))
+
+    async def heartbeat(self, beat: Heartbeat) -> Alive:
+        try:
+            return await self._heartbeat(beat)
+        except StoreError:
+            self._observer.forget()
+            mine = self.session.owners.get(beat.owner)
+            silent = mine is not None and time.monotonic() - mine.last > _FENCE * beat.interval
+            if not self.options.fence or not silent or beat.join or beat.leave:
+                raise
+            self.session.owners.pop(beat.owner)  # another process may have its jobs by now
+            return Alive(store_id=self.store_id, known=False)
+
+    async def _heartbeat(self, beat: Heartbeat) -> Alive:
+        session, mine = self.session, self.session.owners.get(beat.owner)
+        if beat.join:
+            await self._by_session(partial(session.join, beat=beat))
+        elif mine is not None and (beat.problems != mine.problems or (beat.stopping and not mine.announced)):
+            await self._by_session(partial(session.tell, beat=beat))
+        if beat.leave or beat.recovered:
+            await self._by_session(partial(session.forget, beat=beat))
+        session.keep(beat)
+        alive = await self.read(
+            lambda conn: self._observer.look(conn, beat, self.store_id, list(session.owners)), limit=beat.interval
+        )
+        mine = session.owners.get(beat.owner)
+        return attrs.evolve(alive, known=False) if mine is not None and mine.lost else alive
+
+    async def _by_session(self, run: Callable[[Connection], object]) -> None:
+        await threads.run(self.session.ask, run, 2 * self.options.busy)
+
+
+def patiently(connect: Callable[[], Connection], where: str, within: float) -> Connection:
+    """Raises a `StoreError`; for a server that cannot be reached only after `within` seconds."""
+    deadline, wait = time.monotonic() + within, 0.05
+    while True:
+        try:
+            return connect()
+        except psycopg.Error as error:
+            problem = trouble.refused(error, where)
+            if not trouble.passes(problem) or time.monotonic() + wait > deadline:
+                raise problem from None  # the driver's own error shows how it was called
+        time.sleep(wait)
+        wait = min(2 * wait, 1.0)
+
+
+_all: weakref.WeakSet[Opened] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for opened in list(_all):
+        opened.session.forked()
+    _all.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,168 @@
+"""Reading: `Query`, history and statistics as SQL; and retention, which decides by the same columns."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+from aether_bg.model import JobInfo, JobRun, JobStatus, Purge, Query, Stats
+from aether_bg.plugins.postgres.columns import JOB_COLUMNS, RUN_COLUMNS, encode_sorted, job_of, run_of, selected
+from aether_bg.plugins.postgres.connections import Connection
+from aether_bg.plugins.postgres.owners import SIZE
+from aether_bg.plugins.postgres.schema import READY, Schema
+
+_JOBS: Final = f"SELECT {selected(JOB_COLUMNS)} FROM {{schema}}.jobs"
+_PLACE: Final = {"created": "id", "due": "coalesce(due_at, '-infinity'), id"}
+HISTORY: Final = f"""
+SELECT {selected(RUN_COLUMNS)} FROM {{schema}}.runs WHERE job_id = %s ORDER BY token DESC, gap DESC LIMIT %s
+"""
+
+
+def find(conn: Connection, schema: Schema, query: Query) -> list[JobInfo]:
+    terms, given = _where(query)
+    place = _PLACE[query.order]
+    if query.order == "due" and (query.due_before is not None or query.unarmed):
+        place = "due_at, id"  # what can be claimed has a due instant: the order of an index
+    order = "holds_name DESC, id DESC" if query.job_name is not None else place
+    found, after = list[JobInfo](), query.after
+    while True:
+        page, values = list(terms), dict(given, limit=query.limit)
+        if after is not None:  # by the id itself where that is the order: its row may be purged meanwhile
+            at = f"({place}) > (SELECT {place} FROM {{schema}}.jobs WHERE id = %(after)s)"
+            page.append("id > %(after)s" if place == "id" else at)
+            values["after"] = after
+        where = f"WHERE {' AND '.join(page)}" if page else ""
+        sql = schema.once(f"{_JOBS} {where} ORDER BY {order} LIMIT %(limit)s")
+        rows = [job_of(row) for row in conn.execute(sql, values, binary=True)]
+        if not query.metadata:
+            return rows
+        found += [job for job in rows if query.matches(job)]  # the text may stand elsewhere in the metadata
+        if len(rows) < query.limit or len(found) >= query.limit or query.job_name is not None:
+            return found[: query.limit]
+        after = rows[-1].id
+
+
+def _where(query: Query) -> tuple[list[str], dict[str, Any]]:
+    """Only our own text in the SQL; every value is a parameter."""
+    terms: list[str] = []
+    given: dict[str, Any] = {}
+
+    def add(term: str, **values: Any) -> None:
+        terms.append(term)
+        given.update(values)
+
+    if query.ids is not None:
+        add("id = ANY(%(ids)s)", ids=list(query.ids))
+    if query.job_name is not None:  # two partial indexes cover the names: held, and given up
+        add("job_name = %(name)s AND (holds_name OR NOT holds_name)", name=query.job_name)
+    if query.handler_name is not None:
+        add("handler_name = %(handler)s", handler=query.handler_name)
+    if query.status is not None:
+        add("status = ANY(%(status)s)", status=[int(status) for status in query.status])
+    if query.owner is not None:
+        add("status = 1 AND owner = %(owner)s", owner=query.owner)
+    if query.due_before is not None:
+        add(f"{READY} AND due_at <= %(due)s", due=query.due_before)
+    if query.created_after is not None:
+        add("created_at > %(since)s", since=query.created_after)
+    if query.created_before is not None:
+        add("created_at < %(until)s", until=query.created_before)
+    if query.unarmed:
+        add(f"{READY} AND armed_seq <> seq")
+    if query.changed_after is not None:
+        add("status = 0 AND modified_at > %(changed)s", changed=query.changed_after)
+    if query.zoned:
+        add("status = 0 AND timezone IS NOT NULL")
+    for number, (key, value) in enumerate((query.metadata or {}).items()):
+        text = encode_sorted({key: value})[1:-1]
+        add(f"strpos(extra_properties::text, %(has{number})s) > 0", **{f"has{number}": text})
+    return terms, given
+
+
+def history(conn: Connection, schema: Schema, job_id: UUID, limit: int) -> list[JobRun]:
+    return [run_of(row) for row in conn.execute(schema(HISTORY), [job_id, limit], binary=True)]
+
+
+COUNTS: Final = f"""
+SELECT (SELECT count(*) FROM {{schema}}.jobs WHERE paused AND status < 2),
+    (SELECT count(*) FROM {{schema}}.jobs WHERE {READY} AND due_at <= clock_timestamp()),
+    (SELECT min(due_at) FROM {{schema}}.jobs WHERE {READY}),
+    (SELECT count(*) FROM {{schema}}.owners), (SELECT count(*) FROM {{schema}}.runs), {SIZE}
+"""
+BY_HANDLER: Final = "SELECT handler_name, status, count(*) FROM {schema}.jobs GROUP BY handler_name, status"
+
+
+def stats(conn: Connection, schema: Schema, store_id: UUID) -> Stats:
+    by_status = dict.fromkeys(JobStatus, 0)
+    by_handler: dict[str, dict[str, int]] = {}
+    with conn.transaction():
+        conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        for handler, status, count in conn.execute(schema(BY_HANDLER)):
+            by_status[JobStatus(status)] += count
+            by_handler.setdefault(handler, {})[JobStatus(status).name.lower()] = count
+        row = conn.execute(schema(COUNTS)).fetchone()
+    assert row is not None
+    paused, due, oldest, owners, runs, size = row
+    return Stats(
+        store_id=store_id, **{status.name.lower(): count for status, count in by_status.items()}, paused=paused,
+        due=due, oldest_due=oldest, owners=owners, runs=runs, size=size, by_handler=by_handler,
+    )  # fmt: skip
+
+
+# -- retention -----------------------------------------------------------------------------------
+
+
+def _beyond(rows: str) -> str:
+    oldest = "ORDER BY token DESC, gap DESC LIMIT 1 OFFSET %(history)s"
+    return f"{rows} AND token <= (SELECT token FROM {{schema}}.runs WHERE job_id = %(job)s AND {rows} {oldest})"
+
+
+TRIM_HISTORY: Final = f"""
+DELETE FROM {{schema}}.runs WHERE job_id = %(job)s AND (
+    {_beyond("outcome IS DISTINCT FROM 'skipped'")} OR {_beyond("outcome IS NOT DISTINCT FROM 'skipped'")}
+)
+"""
+PURGE: Final = """
+WITH old AS MATERIALIZED (
+    SELECT id FROM {schema}.jobs WHERE {terms} ORDER BY handled_time {nulls} LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+), told AS (DELETE FROM {schema}.runs USING old WHERE job_id = old.id),
+gone AS (DELETE FROM {schema}.jobs USING old WHERE jobs.id = old.id RETURNING 1)
+SELECT count(*) FROM gone
+"""
+KEPT: Final = """(handled_time, id) <= (
+    SELECT handled_time, id FROM {schema}.jobs WHERE status > 1 AND status = %(status)s AND handled_time IS NOT NULL
+    ORDER BY handled_time DESC, id DESC LIMIT 1 OFFSET %(keep)s
+)"""
+
+
+def purge(conn: Connection, schema: Schema, purge: Purge) -> int:
+    """One step of retention; history goes with its job. Only terminal rows are deleted (docs/protocol.md, N5)."""
+    if purge.job_id is not None:
+        return conn.execute(schema(TRIM_HISTORY), {"job": purge.job_id, "history": purge.history}).rowcount
+    terms = ["status > 1"]
+    if purge.status is not None:
+        terms.append("status = %(status)s")
+    if purge.before is not None:
+        terms.append("handled_time < %(before)s")
+    if purge.keep is not None:  # everything not newer than the first row beyond the newest `keep`; ties by id
+        terms.append(KEPT)
+    given = {"limit": purge.limit, "status": int(purge.status or 0), "before": purge.before, "keep": purge.keep}
+    nulls = "NULLS FIRST" if purge.before is None and purge.keep is None else ""
+    text = PURGE.replace("{terms}", " AND ".join(terms)).replace("{nulls}", nulls)
+    row = conn.execute(schema(text), given).fetchone()
+    return int(row[0]) if row else 0
+
+
+def purgeable(conn: Connection, schema: Schema, purge: Purge) -> int:
+    """How many jobs a purge of one status would take; counted as the store takes them, oldest first."""
+    sql, given = "SELECT count(*) FROM {schema}.jobs WHERE status = %s", list[Any]([int(purge.status or 0)])
+    total = old = _one(conn, schema(sql), given)
+    if purge.before is not None:
+        old = _one(conn, schema(f"{sql} AND handled_time < %s"), [*given, purge.before])
+    return min(old, total if purge.keep is None else max(total - purge.keep, 0))
+
+
+def _one(conn: Connection, sql: bytes, given: list[int | datetime]) -> int:
+    row = conn.execute(sql, given).fetchone()
+    return int(row[0]) if row else 0

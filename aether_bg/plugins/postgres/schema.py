@@ -1,0 +1,199 @@
+"""The tables, as steps of a migration, and the statements' names for them.
+
+All of it is in one schema of the database. `jobs` has a row per job, `runs` its history, `owners` the processes that
+run jobs now, `meta` the store's id and the steps applied.
+"""
+
+from __future__ import annotations
+
+import time
+import zlib
+from typing import Final
+from uuid import UUID
+
+import attrs
+import psycopg
+
+from aether_bg.errors import SchemaMissing, SchemaTooNew, StoreBusy, StoreError, TablesTaken
+from aether_bg.model import JobInfo, JobRun
+from aether_bg.model.job import SUSPECT as CRASHES
+from aether_bg.plugins.postgres import trouble
+from aether_bg.plugins.postgres.columns import declared
+from aether_bg.plugins.postgres.connections import Connection
+
+READY: Final = "status = 0 AND (NOT paused OR manual)"
+"""What can be claimed once it is due. Queries repeat it to the letter, so that the partial indexes serve them."""
+SUSPECT: Final = f"crash_count >= {CRASHES}"
+_BUSY: Final = "autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000, "
+_VACUUM: Final = f"{_BUSY}autovacuum_vacuum_cost_limit = 2000, autovacuum_vacuum_cost_delay = 1"
+_FIRST, _LAST = "'0001-01-01 00:00:00+00'", "'9999-12-31 23:59:59.999999+00'"
+
+
+def _readable(cls: type) -> str:
+    """Instants that Python has: all others are refused, rather than set aside when they are read."""
+    names = [field.name for field in attrs.fields(cls) if str(field.type).startswith("datetime")]
+    return " AND ".join(f"({name} IS NULL OR {name} BETWEEN {_FIRST} AND {_LAST})" for name in names)
+
+
+_INITIAL: Final = f"""
+CREATE TABLE {{schema}}.meta (
+    key text PRIMARY KEY,
+    value text NOT NULL
+);
+INSERT INTO {{schema}}.meta VALUES ('store_id', gen_random_uuid()::text);
+CREATE SEQUENCE {{schema}}.owner_locks AS integer CYCLE;
+CREATE TABLE {{schema}}.owners (
+    id uuid PRIMARY KEY,
+    lock integer NOT NULL,
+    epoch timestamptz,
+    host text NOT NULL,
+    pid integer NOT NULL,
+    started_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    beat bigint NOT NULL DEFAULT 0,
+    beat_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    stopping boolean NOT NULL DEFAULT false,
+    handlers text[] NOT NULL,
+    problems text[] NOT NULL DEFAULT '{{}}'
+) WITH (fillfactor = 50);
+CREATE TABLE {{schema}}.jobs (
+    {declared(JobInfo)},
+    PRIMARY KEY (id),
+    CONSTRAINT jobs_status CHECK (status BETWEEN 0 AND 4),
+    CONSTRAINT jobs_misfire CHECK (misfire IN ('once', 'skip', 'all')),
+    CONSTRAINT jobs_metadata CHECK (json_typeof(extra_properties) = 'object'),
+    CONSTRAINT jobs_instants CHECK ({_readable(JobInfo)})
+) WITH (fillfactor = 90, {_VACUUM});
+CREATE UNIQUE INDEX jobs_name ON {{schema}}.jobs (job_name) WHERE holds_name;
+CREATE INDEX jobs_former_name ON {{schema}}.jobs (job_name) WHERE NOT holds_name;
+CREATE INDEX jobs_ready ON {{schema}}.jobs (handler_name, due_at) WHERE {READY};
+CREATE INDEX jobs_suspect ON {{schema}}.jobs (handler_name, due_at) WHERE {READY} AND {SUSPECT};
+CREATE INDEX jobs_changed ON {{schema}}.jobs (modified_at) WHERE status = 0 AND seq > 0;
+CREATE INDEX jobs_zoned ON {{schema}}.jobs (id) WHERE status = 0 AND timezone IS NOT NULL;
+CREATE INDEX jobs_running ON {{schema}}.jobs (owner) WHERE status = 1;
+CREATE INDEX jobs_ended ON {{schema}}.jobs (status, handled_time) WHERE status > 1;
+CREATE TABLE {{schema}}.runs (
+    {declared(JobRun)},
+    PRIMARY KEY (job_id, token, gap),
+    CONSTRAINT runs_instants CHECK ({_readable(JobRun)})
+) WITH (fillfactor = 90, {_VACUUM});
+CREATE UNIQUE INDEX runs_completed ON {{schema}}.runs (job_id, occurrence) WHERE outcome = 'completed';
+CREATE FUNCTION {{schema}}.all_of(got bigint, wanted bigint) RETURNS bigint LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp AS $$
+BEGIN  -- makes one statement all or nothing
+    IF got <> wanted THEN
+        RAISE EXCEPTION 'stale' USING ERRCODE = '{trouble.STALE}';
+    END IF;
+    RETURN got;
+END $$;
+"""
+
+INDEX_UNARMED: Final = f"""
+CREATE INDEX CONCURRENTLY IF NOT EXISTS jobs_unarmed ON {{schema}}.jobs (due_at) WHERE {READY} AND armed_seq <> seq
+"""
+"""Made when a scheduler first asks what is not armed: the embedded timer arms nothing and need not pay for it."""
+
+STEPS: Final = {"m001_initial": _INITIAL}
+"""All migrations, in order. A released one is never changed."""
+_STEP: Final = "step "
+
+
+class Schema:
+    """Names of one schema: `schema(text)` is a statement with `{schema}` filled in, made once."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self._texts = name, dict[str, bytes]()
+        self.lock_class = zlib.crc32(f"aether_bg:{name}".encode()) - 2**31
+        """First half of the keys of its advisory locks; the second is an owner's number, or 0 for migrations."""
+        self.channel = f"{name}.jobs"
+        """Of NOTIFY."""
+
+    def __call__(self, template: str) -> bytes:
+        if (text := self._texts.get(template)) is None:
+            text = self._texts[template] = self.once(template)
+        return text
+
+    def once(self, template: str) -> bytes:
+        """The same for a text that is put together for one use."""
+        return template.replace("{schema}", f'"{self.name}"').encode()
+
+
+def steps_sql(schema: Schema) -> str:
+    """All that `migrate` would do on an empty database, to be run by hand in one transaction."""
+    texts = [f'CREATE SCHEMA IF NOT EXISTS "{schema.name}";']
+    for step, text in STEPS.items():
+        texts.append(schema(text).decode().strip())
+        texts.append(f"""INSERT INTO "{schema.name}".meta VALUES ('{_STEP}{step}', clock_timestamp()::text);""")
+    return "\n".join(texts) + "\n"
+
+
+def applied(conn: Connection, schema: Schema) -> list[str]:
+    """The steps it has had; empty if there is none."""
+    found = conn.execute("SELECT to_regclass(%s) IS NOT NULL", [f'"{schema.name}".meta']).fetchone()
+    if found is None or not found[0]:
+        return []
+    rows = conn.execute(schema("SELECT key FROM {schema}.meta WHERE key LIKE 'step %%' ORDER BY key"), []).fetchall()
+    return [key.removeprefix(_STEP) for (key,) in rows]
+
+
+def check(conn: Connection, schema: Schema, where: str) -> list[str]:
+    """The steps that are missing. Raises `SchemaTooNew`, or `TablesTaken` for tables of somebody else's."""
+    done = applied(conn, schema)
+    if unknown := [step for step in done if step not in STEPS]:
+        rule = f"it was written by a newer aether_bg (schema step {unknown[-1]})"
+        raise SchemaTooNew(where, rule, "Upgrade aether_bg, or use the version that wrote it.")
+    if not done:
+        names = ["meta", "owners", "jobs", "runs"]
+        sql = (
+            "SELECT relname FROM pg_class JOIN pg_namespace AS n ON n.oid = relnamespace "
+            "WHERE nspname = %s AND relname = ANY(%s)"
+        )
+        if taken := [name for (name,) in conn.execute(sql, [schema.name, names])]:
+            rule = (
+                f"its schema {schema.name!r} already has {', '.join(sorted(taken))}, and aether_bg did not create that"
+            )
+            raise TablesTaken(where, rule, "Give the jobs a schema of their own: PostgresStore(…, schema=…).")
+    return [step for step in STEPS if step not in done]
+
+
+def require(conn: Connection, schema: Schema, where: str) -> None:
+    """Raises `SchemaMissing` unless all steps are applied."""
+    if missing := check(conn, schema, where):
+        raise trouble.missing(where, f"schema step {missing[0]} of schema {schema.name!r} is missing")
+
+
+def migrate(conn: Connection, schema: Schema, where: str, within: float) -> list[str]:
+    """Apply what is missing, each step in a transaction; the steps applied. One process at a time does it."""
+    deadline, done = time.monotonic() + within, list[str]()
+    while missing := check(conn, schema, where):
+        try:
+            if _apply(conn, schema, where, missing[0]):
+                done.append(missing[0])
+        except psycopg.errors.LockNotAvailable as error:
+            if time.monotonic() > deadline:
+                rule = "another session holds what its migration needs"
+                raise StoreBusy(where, rule, "End that session, or wait for it.") from error
+    return done
+
+
+def _apply(conn: Connection, schema: Schema, where: str, step: str) -> bool:
+    with conn.transaction():
+        conn.execute("SELECT pg_advisory_xact_lock(%s, 0)", [schema.lock_class])
+        if step not in check(conn, schema, where):
+            return False  # another process has done it meanwhile
+        row = conn.execute("SELECT to_regnamespace(%s) IS NULL", [f'"{schema.name}"']).fetchone()
+        if row is not None and row[0]:  # IF NOT EXISTS would ask for the right to create it all the same
+            conn.execute(schema("CREATE SCHEMA {schema}"))
+        conn.execute(schema(STEPS[step]))
+        conn.execute(schema("INSERT INTO {schema}.meta VALUES (%s, clock_timestamp()::text)"), [_STEP + step])
+        return True
+
+
+def store_id(conn: Connection, schema: Schema, where: str) -> UUID:
+    try:
+        row = conn.execute(schema("SELECT value FROM {schema}.meta WHERE key = 'store_id'")).fetchone()
+    except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as error:
+        raise SchemaMissing(where, f"it has no tables in schema {schema.name!r}", "Run `aether-bg migrate`.") from error
+    try:
+        return UUID(row[0] if row else None)
+    except (ValueError, TypeError) as error:
+        raise StoreError(where, "its id in the table meta must be a UUID", "Write a UUID there.") from error

@@ -1,0 +1,181 @@
+"""Units of work: an outcome with the user's own SQL in one transaction, on a connection of their own (W4 to W8)."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import psycopg
+
+from aether_bg.errors import (
+    DeniedSQL,
+    InvalidOption,
+    NameHeld,
+    StoreContended,
+    UnitOfWorkClosed,
+    UnitOfWorkTimeout,
+    shown,
+)
+from aether_bg.model import Call, Insert, JobInfo, Transaction, Update, Write
+from aether_bg.plugins.postgres import trouble
+from aether_bg.plugins.postgres.changes import HOLDERS, INSERT_IF_FREE, insert, refusal, update
+from aether_bg.plugins.postgres.columns import job_of, write_jobs
+from aether_bg.plugins.postgres.connections import Connection
+from aether_bg.plugins.postgres.schema import Schema
+from aether_bg.plugins.postgres.workers import Theirs
+
+_CONTROL: Final = frozenset((
+    "begin", "start", "commit", "end", "rollback", "abort", "savepoint", "release", "prepare", "discard", "listen",
+    "unlisten", "set", "reset", "lock", "copy", "vacuum",
+))  # fmt: skip
+"""Statements that end or escape the transaction, or outlast it on the connection (docs/protocol.md, W7)."""
+_SETTLING: Final = 2.0
+"""Seconds that the server may take to end a transaction whose client is gone."""
+
+
+class Unit:
+    """One transaction with `writes` in order. `limit`: seconds that it may take; `where`: the store, in words."""
+
+    def __init__(self, schema: Schema, writes: Sequence[Write], limit: float, where: str) -> None:
+        self._schema, self._writes, self._limit, self._where = schema, writes, limit, where
+        self._results: list[object] = []
+        self._number: str | None = None
+
+    def run(self, conn: Connection) -> list[object]:
+        """The answers. What is left open is rolled back by the caller."""
+        until = time.monotonic() + self._limit
+        self._results = []
+        first = next(place for place, write in enumerate(self._writes) if type(write) is Call)
+        try:
+            with conn.pipeline():  # the number of the transaction costs no trip of its own
+                conn.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
+                number = conn.execute("SELECT pg_catalog.pg_current_xact_id()::text")
+                for write in self._writes[:first]:
+                    self._write(conn, write)
+            row = number.fetchone()
+            self._number = row[0] if row else None
+            for write in self._writes[first:]:
+                if isinstance(write, Call):
+                    self._results.append(Tx(conn, self._schema, until, write.name).call(write.fn))
+                else:
+                    self._write(conn, write)
+            conn.execute("COMMIT")
+        except psycopg.Error as error:
+            if conn.closed or trouble.is_lost(error):
+                raise
+            conn.rollback()
+            raise refusal(conn, self._schema, self._writes, error) or error from error
+        return self._results
+
+    def _write(self, conn: Connection, write: Write) -> None:
+        if isinstance(write, Update):
+            update(conn, self._schema, [write.change])
+        elif isinstance(write, Insert):
+            insert(conn, self._schema, [write.job])
+        else:
+            raise TypeError(f"not a Write: {write!r:.200}")
+        self._results.append(None)
+
+    def settle(self, conn: Connection) -> list[object] | None:
+        """What became of it, asked on another connection when the answer was lost; None if that is unknown."""
+        deadline = time.monotonic() + _SETTLING
+        while self._number is not None:
+            row = conn.execute("SELECT pg_catalog.pg_xact_status(%s::text::xid8)", [self._number]).fetchone()
+            status = row[0] if row else None
+            if status == "committed":
+                return self._results
+            if status == "aborted":
+                raise trouble.unreachable(self._where)
+            if status is None or time.monotonic() > deadline:
+                break
+            time.sleep(0.02)
+        return None
+
+
+class Tx:
+    """What a `Call` gets: the open transaction, until the call ends and on its thread alone."""
+
+    def __init__(self, conn: Connection, schema: Schema, until: float, name: str) -> None:
+        self._conn, self._schema, self._until, self._name = conn, schema, until, name
+        self._thread = threading.get_ident()
+        self._open = True
+
+    def execute(self, sql: str, params: Sequence[Any] | Mapping[str, Any] = ()) -> list[tuple[Any, ...]]:
+        self._check()
+        _allowed(sql)
+        try:
+            with self._conn.pipeline():  # one statement at a time: two in one text are refused
+                cursor = self._conn.execute(sql.encode(), params or None)
+            return cursor.fetchall() if cursor.description else []
+        except psycopg.errors.QueryCanceled as error:
+            rule = "must end within 1 s"
+            remedy = "It holds a connection and rows that others need: let it change fewer rows, or split it."
+            raise UnitOfWorkTimeout("a statement in a unit of work", rule, remedy) from error
+
+    def add(self, job: JobInfo) -> None:
+        self._check()
+        if not self._conn.execute(self._schema(INSERT_IF_FREE), write_jobs([job])).fetchall():
+            row = self._conn.execute(self._schema(HOLDERS), [[job.job_name]], binary=True).fetchone()
+            if row is None:
+                raise StoreContended(f"job name {shown(job.job_name)}", "its holder has just gone", "Try again.")
+            raise NameHeld(job.job_name, job_of(row))
+
+    def call(self, fn: Callable[[Transaction], Any]) -> Any:
+        """What `fn` returns; the transaction is closed to it afterwards. Its errors come as `Theirs`."""
+        try:
+            result = fn(self)
+        except BaseException as error:
+            broken = self._conn.closed or trouble.is_lost(error)
+            state = getattr(error, "sqlstate", None) or ""
+            if isinstance(error, psycopg.Error) and (broken or state.startswith("40") or state == "55P03"):
+                raise  # trouble of the store, not of the function
+            raise Theirs(error) from None
+        finally:
+            self._open = False
+        if inspect.isawaitable(result):
+            if inspect.iscoroutine(result):
+                result.close()
+            raise InvalidOption(
+                shown(result), "must return a value, not something to await",
+                "Await it before, outside of the transaction.", name="the function of a unit of work",
+            )  # fmt: skip
+        return result
+
+    def _check(self) -> None:
+        if not self._open or threading.get_ident() != self._thread:
+            rule = "the call it was made for has ended" if not self._open else "it belongs to another thread"
+            raise UnitOfWorkClosed("the transaction of a unit of work", rule, "Use it inside its function only.")
+        if time.monotonic() > self._until:
+            remedy = "It holds rows that others wait for: do less in it, and nothing that waits."
+            raise UnitOfWorkTimeout(f"a unit of work ({self._name})", "has taken too long", remedy)
+
+
+def _allowed(sql: object) -> None:
+    if not isinstance(sql, str) or "\0" in sql:
+        raise DeniedSQL(f"a statement in a unit of work, {shown(sql)},", "must be text", "Pass data as parameters.")
+    word = _first_word(sql)
+    if word in _CONTROL:
+        raise DeniedSQL(
+            f"{word.upper()} in a unit of work",
+            "its statements run inside one transaction, which they may not end or escape",
+            "Leave it out; the commit happens when the unit ends.",
+        )  # fmt: skip
+
+
+def _first_word(sql: str) -> str:
+    """In lower case, after blanks and comments."""
+    text = sql.lstrip(" \t\r\n\f;")
+    while text.startswith(("--", "/*")):
+        if text.startswith("--"):
+            text = text.partition("\n")[2].lstrip(" \t\r\n\f;")
+            continue
+        depth, place = 1, 2
+        while depth and place < len(text):
+            pair = text[place : place + 2]
+            depth += {"/*": 1, "*/": -1}.get(pair, 0)
+            place += 2 if pair in ("/*", "*/") else 1
+        text = text[place:].lstrip(" \t\r\n\f;")
+    return "".join(character if character.isalpha() else " " for character in text[:20]).split(" ", 1)[0].lower()
