@@ -558,6 +558,30 @@ async def test_raised_by_something_a_user_can_do(name: str, make_app: Make, path
     assert (type(again), str(again), vars(again).keys()) == (kind, str(error), vars(error).keys())
 
 
+SERVER = "database jobs on db.example.org:5432"
+
+
+@raises("StoreUnreachable", r"^database jobs on \S+: its server cannot be reached\. It is tried again by itself\.$")
+async def _(make: Make, path: Path) -> None:
+    error = errors.StoreUnreachable(SERVER, "its server cannot be reached", "It is tried again by itself.")
+    async with waiting(make, store=Answers(path, error)) as app:
+        await app.enqueue("Work", "one")
+
+
+@raises("StoreDenied", r"^database jobs on \S+: the server refuses the role\. Check pg_hba\.conf\.$")
+async def _(make: Make, path: Path) -> None:
+    error = errors.StoreDenied(SERVER, "the server refuses the role", "Check pg_hba.conf.")
+    async with waiting(make, store=Answers(path, error)) as app:
+        await app.enqueue("Work", "one")
+
+
+@raises("SchemaMissing", r"^database jobs on \S+: it lacks tables\. Run `aether-bg migrate`\.$")
+async def _(make: Make, path: Path) -> None:
+    error = errors.SchemaMissing(SERVER, "it lacks tables", "Run `aether-bg migrate`.")
+    async with waiting(make, store=Answers(path, error)) as app:
+        await app.enqueue("Work", "one")
+
+
 def leaves(kind: type[AetherError] = AetherError) -> set[str]:
     below = [one for one in kind.__subclasses__() if one.__module__ == errors.__name__]  # not those of other tests
     return set().union(*map(leaves, below)) if below else {kind.__name__}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,13 @@ def test_a_scheme_that_a_package_announces(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize("url", ["postgresql://user:secret@host/jobs", "postgres://host"])
-def test_the_missing_extra_is_named(url: str) -> None:
+@pytest.mark.parametrize("announced", [True, False])
+def test_the_missing_extra_is_named(url: str, announced: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not announced:
+        monkeypatch.setattr(metadata, "entry_points", lambda group: [])
+    for name in [name for name in sys.modules if name.startswith(("psycopg", "aether_bg.plugins.postgres"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(InvalidOption, match=r"pip install 'aether-bg\[postgres\]'") as raised:
         Aether(url, scheduler="timer")
     assert "secret" not in str(raised.value)

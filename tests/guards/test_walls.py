@@ -48,13 +48,13 @@ PUBLIC = [
     "DuplicatePlugin", "ForkedProcess", "GiveUp", "HandlerError", "HookShape", "IncompleteLayer", "InputError",
     "InsideUnitOfWork", "InvalidHandler", "InvalidMetadata", "InvalidName", "InvalidOption", "InvalidPayload",
     "InvalidSchedule", "InvalidTransition", "JobConflict", "JobContext", "JobError", "JobInfo", "JobNotFound", "JobRun",
-    "JobStatus", "JobType", "LayerConflict", "NameHeld", "NeverEnds", "NotADatabase", "NotAPlugin", "NotAnOwner",
-    "NotStarted", "PluginError", "RunOutcome", "SQLiteStore", "SchedulerError", "SchedulerMisconfigured",
-    "SchedulerUnavailable", "SchemaTooNew", "Snooze", "Stale", "StoreBroken", "StoreBusy", "StoreContended",
-    "StoreError", "StoreFolderMissing", "StoreFull", "StoreGone", "StoreIsDirectory", "StoreReadOnly", "StoreRefused",
-    "StoreTrouble", "StoreUnsure", "TablesTaken", "UnitOfWork", "UnitOfWorkClosed", "UnitOfWorkTimeout",
-    "UnknownHandler", "UnknownHook", "UnresolvedDependency", "Unsupported", "UsageError", "WaitTimeout", "WrongLoop",
-    "hookimpl", "schedule",
+    "JobStatus", "JobType", "LayerConflict", "NameHeld", "NeverEnds", "NewJob", "NotADatabase", "NotAPlugin",
+    "NotAnOwner", "NotStarted", "PluginError", "PostgresStore", "RunOutcome", "SQLiteStore", "SchedulerError",
+    "SchedulerMisconfigured", "SchedulerUnavailable", "SchemaMissing", "SchemaTooNew", "Snooze", "Stale", "StoreBroken",
+    "StoreBusy", "StoreContended", "StoreDenied", "StoreError", "StoreFolderMissing", "StoreFull", "StoreGone",
+    "StoreIsDirectory", "StoreReadOnly", "StoreRefused", "StoreTrouble", "StoreUnreachable", "StoreUnsure",
+    "TablesTaken", "UnitOfWork", "UnitOfWorkClosed", "UnitOfWorkTimeout", "UnknownHandler", "UnknownHook",
+    "UnresolvedDependency", "Unsupported", "UsageError", "WaitTimeout", "WrongLoop", "hookimpl", "schedule",
 ]  # fmt: skip
 
 

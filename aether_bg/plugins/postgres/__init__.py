@@ -1,8 +1,8 @@
 """The persistence layer on a PostgreSQL server: for processes on several machines.
 
-`columns` values as columns · `schema` tables and migrations · `changes`, `claims`, `queries` SQL · `owners` who is
-alive, `session` the thread that says so · `workers` threads with a connection each · `opened` all of them while the
-store is open · `places` connection strings, `connections` sessions, `trouble` errors · `inspection` read only, `check`
+`columns` values as columns · `schema` tables and migrations · `changes`, `units`, `claims`, `queries`, `listing` SQL ·
+`owners` who is alive, `session` the thread that says so · `workers` threads with a connection each · `opened` all of
+them while the store is open · `places` connection strings, `connections` sessions, `trouble` errors
 """
 
 from __future__ import annotations
@@ -23,16 +23,20 @@ from aether_bg.model import (
     Alive,
     Claim,
     Claimed,
+    FailureGroup,
+    Failures,
     Heartbeat,
     JobInfo,
     JobRun,
     Purge,
     Query,
+    Ran,
+    Runs,
     Stats,
     Write,
 )
 from aether_bg.model.attempts import LONGEST, in_seconds
-from aether_bg.plugins.postgres import _extra, queries  # noqa: F401 - the first says what is missing
+from aether_bg.plugins.postgres import _extra, listing, queries  # noqa: F401 - the first says what is missing
 from aether_bg.plugins.postgres.opened import Opened, Options
 from aether_bg.plugins.postgres.places import Place, checked_schema
 from aether_bg.plugins.postgres.schema import Schema
@@ -152,13 +156,24 @@ class PostgresStore:
     async def store_find(self, query: Query) -> Sequence[JobInfo]:
         opened = self._open()
         if query.unarmed:
-            await opened.index_unarmed()
+            await opened.index("unarmed")
         return await opened.read(lambda conn: queries.find(conn, opened.schema, query))
 
     @hookimpl
     async def store_history(self, job_id: UUID, limit: int) -> Sequence[JobRun]:
         opened = self._open()
         return await opened.read(lambda conn: queries.history(conn, opened.schema, job_id, limit))
+
+    @hookimpl
+    async def store_runs(self, query: Runs) -> Sequence[Ran]:
+        opened = self._open()
+        await opened.index("attempts")
+        return await opened.read(lambda conn: listing.runs(conn, opened.schema, query))
+
+    @hookimpl
+    async def store_failures(self, query: Failures) -> Sequence[FailureGroup]:
+        opened = self._open()
+        return await opened.read(lambda conn: listing.failures(conn, opened.schema, query))
 
     @hookimpl
     async def store_stats(self) -> Stats:

@@ -7,6 +7,7 @@ import os
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from functools import partial
 from typing import Final, TypeVar
 from uuid import UUID
@@ -65,7 +66,7 @@ class Opened:
         self._link = Link(options.place)
         self._observer = owners.Observer(self.schema)
         self._claims = Claims(self.schema)
-        self._index = False
+        self._indexed = set[str]()
 
     @classmethod
     async def begin(cls, options: Options, wake: Callable[[], object]) -> Opened:
@@ -163,18 +164,18 @@ class Opened:
     async def read(self, run: Callable[[Connection], R], limit: float | None = None) -> R:
         return await self._readers.do(run, within=self.options.busy, limit=limit or self.options.busy)
 
-    async def index_unarmed(self) -> None:
-        """Without the right to make it, what is not armed is found more slowly."""
-        if not self._index:
-            self._index = True
-            await threads.run(self._make_index)
+    async def index(self, name: str) -> None:
+        """Make one of `schema.INDEXES`. Without the right to, the answer takes longer."""
+        if name not in self._indexed:
+            self._indexed.add(name)
+            await threads.run(self._make_index, name)
 
-    def _make_index(self) -> None:
+    def _make_index(self, name: str) -> None:
         try:
-            with self._link.connect("schema") as conn:
-                conn.execute(self.schema(schema.INDEX_UNARMED))
+            with closing(self._link.connect("schema")) as conn:
+                conn.execute(self.schema(schema.INDEXES[name]))
         except psycopg.Error as error:
-            log.info("%s: no index for what is not armed: %s", self.where, trouble.first_line(error))
+            log.info("%s: no index for %s: %s", self.where, name, trouble.first_line(error))
 
     async def heartbeat(self, beat: Heartbeat) -> Alive:
         try:

@@ -7,13 +7,18 @@ from typing import Any, Final
 from uuid import UUID
 
 from aether_bg.model import JobInfo, JobRun, JobStatus, Purge, Query, Stats
+from aether_bg.plugins.postgres import listing
 from aether_bg.plugins.postgres.columns import JOB_COLUMNS, RUN_COLUMNS, encode_sorted, job_of, run_of, selected
 from aether_bg.plugins.postgres.connections import Connection
 from aether_bg.plugins.postgres.owners import SIZE
 from aether_bg.plugins.postgres.schema import READY, Schema
 
 _JOBS: Final = f"SELECT {selected(JOB_COLUMNS)} FROM {{schema}}.jobs"
-_PLACE: Final = {"created": "id", "due": "coalesce(due_at, '-infinity'), id"}
+_PLACE: Final = {
+    "created": ("id",), "newest": ("id",), "due": ("coalesce(due_at, '-infinity')", "id"),
+    "ended": ("handled_time", "id"),
+}  # fmt: skip
+_DOWN: Final = frozenset(("newest", "ended"))
 HISTORY: Final = f"""
 SELECT {selected(RUN_COLUMNS)} FROM {{schema}}.runs WHERE job_id = %s ORDER BY token DESC, gap DESC LIMIT %s
 """
@@ -21,26 +26,36 @@ SELECT {selected(RUN_COLUMNS)} FROM {{schema}}.runs WHERE job_id = %s ORDER BY t
 
 def find(conn: Connection, schema: Schema, query: Query) -> list[JobInfo]:
     terms, given = _where(query)
-    place = _PLACE[query.order]
+    place, down = _PLACE[query.order], query.order in _DOWN
     if query.order == "due" and (query.due_before is not None or query.unarmed):
-        place = "due_at, id"  # what can be claimed has a due instant: the order of an index
-    order = "holds_name DESC, id DESC" if query.job_name is not None else place
+        place = ("due_at", "id")  # what can be claimed has a due instant: the order of an index
+    order = ", ".join(f"{column} DESC" if down else column for column in place)
+    if query.job_name is not None:
+        order = "holds_name DESC, id DESC"
+    approximate = bool(query.metadata) or query.error_line is not None  # the text may stand elsewhere in the column
     found, after = list[JobInfo](), query.after
     while True:
         page, values = list(terms), dict(given, limit=query.limit)
-        if after is not None:  # by the id itself where that is the order: its row may be purged meanwhile
-            at = f"({place}) > (SELECT {place} FROM {{schema}}.jobs WHERE id = %(after)s)"
-            page.append("id > %(after)s" if place == "id" else at)
+        if after is not None:
+            page.append(_beyond_row(place, "<" if down else ">"))
             values["after"] = after
         where = f"WHERE {' AND '.join(page)}" if page else ""
         sql = schema.once(f"{_JOBS} {where} ORDER BY {order} LIMIT %(limit)s")
         rows = [job_of(row) for row in conn.execute(sql, values, binary=True)]
-        if not query.metadata:
+        if not approximate:
             return rows
-        found += [job for job in rows if query.matches(job)]  # the text may stand elsewhere in the metadata
+        found += [job for job in rows if query.matches(job)]
         if len(rows) < query.limit or len(found) >= query.limit or query.job_name is not None:
             return found[: query.limit]
         after = rows[-1].id
+
+
+def _beyond_row(place: tuple[str, ...], than: str) -> str:
+    """By the id itself where that is the order: its row may be purged meanwhile."""
+    if place == ("id",):
+        return f"id {than} %(after)s"
+    columns = ", ".join(place)
+    return f"({columns}) {than} (SELECT {columns} FROM {{schema}}.jobs WHERE id = %(after)s)"
 
 
 def _where(query: Query) -> tuple[list[str], dict[str, Any]]:
@@ -74,6 +89,16 @@ def _where(query: Query) -> tuple[list[str], dict[str, Any]]:
         add("status = 0 AND modified_at > %(changed)s", changed=query.changed_after)
     if query.zoned:
         add("status = 0 AND timezone IS NOT NULL")
+    if query.name_prefix:
+        add("job_name >= %(prefix)s AND starts_with(job_name, %(prefix)s)", prefix=query.name_prefix)
+    if query.error_line is not None:
+        add(listing.has_line("last_error", "%(line)s"), line=query.error_line)
+    if query.paused:
+        add("paused AND status < 2")
+    if query.recurring:
+        add(listing.RECURS)
+    if query.order == "ended":
+        add(listing.ENDED)
     for number, (key, value) in enumerate((query.metadata or {}).items()):
         text = encode_sorted({key: value})[1:-1]
         add(f"strpos(extra_properties::text, %(has{number})s) > 0", **{f"has{number}": text})

@@ -87,10 +87,14 @@ BEGIN  -- makes one statement all or nothing
 END $$;
 """
 
-INDEX_UNARMED: Final = f"""
-CREATE INDEX CONCURRENTLY IF NOT EXISTS jobs_unarmed ON {{schema}}.jobs (due_at) WHERE {READY} AND armed_seq <> seq
-"""
-"""Made when a scheduler first asks what is not armed: the embedded timer arms nothing and need not pay for it."""
+ATTEMPTED: Final = "started_at IS NOT NULL AND finished_at IS NOT NULL AND outcome IS NOT NULL"
+_INDEX: Final = "CREATE INDEX CONCURRENTLY IF NOT EXISTS"
+INDEXES: Final = {
+    "unarmed": f"{_INDEX} jobs_unarmed ON {{schema}}.jobs (due_at) WHERE {READY} AND armed_seq <> seq",
+    "attempts": f"{_INDEX} runs_ended ON {{schema}}.runs (finished_at) WHERE {ATTEMPTED}",
+}
+"""Made when they are first of use: by a scheduler that asks what is not armed, by people who look at attempts. A store
+that never has either need not pay for them."""
 
 STEPS: Final = {"m001_initial": _INITIAL}
 """All migrations, in order. A released one is never changed."""

@@ -1,0 +1,78 @@
+"""Reading for people: attempts of all jobs, failures in groups, and how an error or a schedule is searched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+from aether_bg.model import FailureGroup, Failures, JobStatus, Ran, RunOutcome, Runs
+from aether_bg.model.job import error_line
+from aether_bg.plugins.postgres.columns import from_text
+from aether_bg.plugins.postgres.connections import Connection
+from aether_bg.plugins.postgres.schema import ATTEMPTED, Schema
+
+ENDED: Final = "status > 1 AND handled_time IS NOT NULL"
+RECURS: Final = (
+    "lower(expression_value) <> '@once' AND left(expression_value, 4) <> '@at ' "
+    "AND left(expression_value, 7) <> '@after '"
+)
+
+
+def head(column: str) -> str:
+    """As much of an error as `error_line` needs: its first line, or all of one that is stored as JSON."""
+    line = f"left(split_part({column}, chr(10), 1), 200)"
+    return f"CASE WHEN left({column}, 1) = chr(1) THEN {column} ELSE {line} END"
+
+
+def has_line(column: str, line: str) -> str:
+    """Whether its line may be this parameter; of those stored as JSON nothing is known here."""
+    return f"(left({column}, 1) = chr(1) OR left(split_part(coalesce({column}, ''), chr(10), 1), 200) = {line})"
+
+
+def _line(stored: str | None) -> str:
+    return error_line(None if stored is None else from_text(stored))
+
+
+def runs(conn: Connection, schema: Schema, query: Runs) -> list[Ran]:
+    terms = [f"r.{term}" for term in ATTEMPTED.split(" AND ")]
+    given: dict[str, Any] = {"limit": query.limit}
+    for name, term, value in (
+        ("after", "r.finished_at > %(after)s", query.after), ("before", "r.finished_at < %(before)s", query.before),
+        ("handler", "j.handler_name = %(handler)s", query.handler_name),
+        ("outcomes", "r.outcome = ANY(%(outcomes)s::text[])", query.outcomes),
+    ):  # fmt: skip
+        if value is not None:
+            terms.append(term)
+            given[name] = [str(outcome) for outcome in value] if isinstance(value, tuple) else value
+    sql = schema.once(f"""
+    SELECT r.job_id, r.token, j.job_name, j.handler_name, r.attempt, r.outcome, r.started_at, r.finished_at,
+        {head("r.error")}
+    FROM {{schema}}.runs AS r JOIN {{schema}}.jobs AS j ON j.id = r.job_id WHERE {" AND ".join(terms)}
+    ORDER BY r.finished_at DESC, r.job_id DESC, r.token DESC LIMIT %(limit)s
+    """)
+    return [
+        Ran(
+            job_id=job_id, token=token, job_name=job_name, handler_name=handler, attempt=attempt,
+            outcome=RunOutcome(outcome), started_at=started, finished_at=finished, error_line=_line(error),
+        )
+        for job_id, token, job_name, handler, attempt, outcome, started, finished, error in conn.execute(
+            sql, given, binary=True
+        )
+    ]  # fmt: skip
+
+
+def failures(conn: Connection, schema: Schema, query: Failures) -> list[FailureGroup]:
+    of_one = "" if query.handler_name is None else "AND handler_name = %(handler)s"
+    sql = schema.once(f"""
+    SELECT handled_time, id, handler_name, {head("last_error")} FROM {{schema}}.jobs
+    WHERE status = {int(JobStatus.FAILED)} AND {ENDED} {of_one} ORDER BY handled_time DESC, id DESC LIMIT %(among)s
+    """)
+    given = {"among": query.among, "handler": query.handler_name}
+
+    def lines() -> Iterator[tuple[datetime, UUID, str, str]]:
+        for at, job_id, handler, error in conn.execute(sql, given, binary=True):
+            yield at, job_id, handler, _line(error)
+
+    return query.grouped(lines())
