@@ -11,7 +11,7 @@ from typing import Final
 import psycopg
 
 from aether_bg.errors import AetherError, NameHeld, Stale, StoreContended, StoreRefused
-from aether_bg.model import Change, Insert, JobInfo, Update, Write
+from aether_bg.model import KEEP, Call, Change, Hold, Insert, JobInfo, Note, Update, Write
 from aether_bg.plugins.postgres import trouble
 from aether_bg.plugins.postgres.columns import (
     DEFINITION_COLUMNS,
@@ -20,8 +20,11 @@ from aether_bg.plugins.postgres.columns import (
     RUN_COLUMNS,
     STATE_COLUMNS,
     arrays,
+    encode,
     job_of,
     selected,
+    to_progress,
+    to_text,
     uuids,
     write_changes,
     write_definitions,
@@ -40,7 +43,8 @@ _RUN_KEY: Final = ("job_id", "token", "gap")
 UPDATE_JOBS: Final = f"""
 WITH saved AS (
     UPDATE {{schema}}.jobs AS j SET seq = v.next_seq, schedule_rev = v.next_rev,
-        {", ".join(f"{name} = v.{name}" for name in STATE_COLUMNS)}
+        {", ".join(f"{name} = v.{name}" for name in STATE_COLUMNS)},
+        checkpoint = CASE WHEN v.status > 1 OR v.attempt = 0 THEN NULL ELSE j.checkpoint END
     FROM unnest({arrays(_CHANGES)}) AS v({", ".join(_CHANGES)})
     WHERE j.id = v.job_id AND j.seq = v.seq AND j.schedule_rev = v.schedule_rev RETURNING 1
 ), told AS (
@@ -55,6 +59,16 @@ UPDATE {{schema}}.jobs AS j SET {", ".join(f"{name} = v.{name}" for name in DEFI
 FROM unnest(%s::uuid[], {arrays(DEFINITION_COLUMNS)}) AS v(job_id, {", ".join(DEFINITION_COLUMNS)})
 WHERE j.id = v.job_id
 """
+NOTE: Final = """
+WITH noted AS (
+    UPDATE {schema}.jobs SET progress = coalesce(%s::json, progress),
+        checkpoint = CASE WHEN %s THEN checkpoint ELSE %s::json END
+    WHERE id = %s AND seq = %s AND status = 1 RETURNING 1
+)
+SELECT {schema}.all_of(count(*), 1) FROM noted
+"""
+HOLD: Final = "INSERT INTO {schema}.handlers VALUES (%s, %s, %s) ON CONFLICT (name) DO NOTHING"
+LET_GO: Final = "DELETE FROM {schema}.handlers WHERE name = %s"
 BY_ID: Final = f"SELECT {selected(JOB_COLUMNS)} FROM {{schema}}.jobs WHERE id = ANY(%s::uuid[])"
 HOLDERS: Final = f"SELECT {selected(JOB_COLUMNS)} FROM {{schema}}.jobs WHERE job_name = ANY(%s) AND holds_name"
 
@@ -67,15 +81,17 @@ def transact(conn: Connection, schema: Schema, writes: Sequence[Write]) -> list[
     """
     updates = [write.change for write in writes if type(write) is Update]
     inserts = [write.job for write in writes if type(write) is Insert]
-    if len(updates) + len(inserts) != len(writes):
-        raise TypeError(f"not a Write among {writes!r:.200}")
     try:
-        if not inserts and not any(change.definition for change in updates):
+        if len(updates) + len(inserts) < len(writes):
+            with conn.pipeline():  # until its end one transaction
+                for write in writes:
+                    one(conn, schema, write)
+        elif not inserts and not any(change.definition for change in updates):
             update(conn, schema, updates)
         elif not updates:
             insert(conn, schema, inserts)
         else:
-            with conn.pipeline():  # until its end one transaction
+            with conn.pipeline():
                 update(conn, schema, updates)
                 insert(conn, schema, inserts)
     except psycopg.Error as error:
@@ -83,6 +99,26 @@ def transact(conn: Connection, schema: Schema, writes: Sequence[Write]) -> list[
             raise
         raise refusal(conn, schema, writes, error) or error from error
     return [None] * len(writes)
+
+
+def one(conn: Connection, schema: Schema, write: Write) -> None:
+    """In a transaction that is open."""
+    match write:
+        case Update(change):
+            update(conn, schema, [change])
+        case Insert(job):
+            insert(conn, schema, [job])
+        case Note():
+            keep = write.checkpoint is KEEP
+            checkpoint = None if keep or write.checkpoint is None else encode(write.checkpoint)
+            progress = None if write.progress is None else to_progress(write.progress)
+            conn.execute(schema(NOTE), [progress, keep, checkpoint, write.job_id, write.seq])
+        case Hold(handler=name, held=True):
+            conn.execute(schema(HOLD), [name, write.at, None if write.by is None else to_text(write.by)])
+        case Hold(handler=name):
+            conn.execute(schema(LET_GO), [name])
+        case _:
+            raise TypeError(f"not a Write: {write!r:.200}")
 
 
 def update(conn: Connection, schema: Schema, changes: list[Change]) -> None:
@@ -105,12 +141,13 @@ def refusal(conn: Connection, schema: Schema, writes: Sequence[Write], error: ps
     """Which guard did not hold; None where it was none of them."""
     changes = [write.change for write in writes if type(write) is Update]
     if error.sqlstate == trouble.STALE:
-        rows = conn.execute(schema(BY_ID), [uuids(change.job_id for change in changes)], binary=True).fetchall()
+        guarded: list[Change | Note] = [*changes, *(write for write in writes if isinstance(write, Note))]
+        rows = conn.execute(schema(BY_ID), [uuids(write.job_id for write in guarded)], binary=True).fetchall()
         current = {job.id: job for job in map(job_of, rows)}
-        for change in changes:
-            row = current.get(change.job_id)
-            if not change.guards(row) or len(changes) == 1:
-                return Stale(change.job_id, row)
+        for write in guarded:
+            row = current.get(write.job_id)
+            if not write.guards(row) or len(guarded) == 1:
+                return Stale(write.job_id, row)
         return StoreContended("some jobs", "their rows changed while they were written", "It can be tried again.")
     if not isinstance(error, psycopg.errors.UniqueViolation):
         return None
@@ -133,7 +170,9 @@ def refusal(conn: Connection, schema: Schema, writes: Sequence[Write], error: ps
 def happened(conn: Connection, schema: Schema, writes: Sequence[Write]) -> list[object] | None:
     """The answer to `writes` that was lost, if the rows show them. They are atomic: the first one tells."""
     write = writes[0]
-    job_id = write.job.id if isinstance(write, Insert) else write.change.job_id if isinstance(write, Update) else None
+    if isinstance(write, Note | Hold | Call):
+        return None
+    job_id = write.job.id if isinstance(write, Insert) else write.change.job_id
     row = conn.execute(schema(BY_ID), [uuids([job_id])], binary=True).fetchone()
     if row is None:
         return None

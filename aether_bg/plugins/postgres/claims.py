@@ -9,7 +9,7 @@ from typing import Any, Final
 from aether_bg.model import Claim, Claimed, JobInfo
 from aether_bg.plugins.postgres.columns import JOB_COLUMNS, job_of, selected, to_text
 from aether_bg.plugins.postgres.connections import Connection
-from aether_bg.plugins.postgres.schema import READY, SUSPECT, Schema
+from aether_bg.plugins.postgres.schema import NOT_HELD, READY, SUSPECT, Schema
 
 _LONG_AGO: Final = datetime(1, 1, 1, tzinfo=UTC)
 _FRESH: Final = 1.0
@@ -18,22 +18,26 @@ _FRESH: Final = 1.0
 _TAKEN: Final = f"""
 taken AS (
     UPDATE {{schema}}.jobs AS j SET status = 1, seq = j.seq + 1, attempt = j.attempt + 1, manual = false,
-        owner = %(owner)s, started_at = %(now)s, modified_at = %(now)s
+        owner = %(owner)s, started_at = %(now)s, modified_at = %(now)s, progress = NULL
     FROM picked WHERE j.id = picked.id AND EXISTS (SELECT FROM {{schema}}.owners WHERE id = %(owner)s)
     RETURNING {selected(JOB_COLUMNS, "j.")}
 ), begun AS (
     INSERT INTO {{schema}}.runs (job_id, token, gap, attempt, occurrence, started_at, owner, count)
     SELECT id, seq, 0, attempt, occurrence, started_at, owner, 1 FROM taken
 )"""
+_HANDLERS: Final = """(
+    SELECT name, EXISTS (SELECT FROM {schema}.handlers AS p WHERE p.name = u.name) AS held
+    FROM unnest(%(handlers)s::text[]) AS u(name)
+) AS h"""
 _READABLE: Final = "AND expression_value || chr(10) || coalesce(timezone, '') <> ALL (%(unreadable)s)"
 """Part of the statements only while this process knows schedules that it cannot read (docs/protocol.md, C8)."""
 
 
 def _earliest(test: str, limit: str, since: str = "") -> str:
     return f"""
-    SELECT p.id, p.due_at FROM unnest(%(handlers)s::text[]) AS h(name) CROSS JOIN LATERAL (
+    SELECT p.id, p.due_at FROM {_HANDLERS} CROSS JOIN LATERAL (
         SELECT id, due_at FROM {{schema}}.jobs WHERE {READY} AND handler_name = h.name
-        AND due_at <= %(now)s {since} AND {test} {{readable}}
+        AND due_at <= %(now)s {since} AND {test} AND (manual OR NOT h.held) {{readable}}
         ORDER BY due_at LIMIT {limit} FOR UPDATE SKIP LOCKED
     ) AS p ORDER BY p.due_at LIMIT {limit}"""
 
@@ -45,16 +49,16 @@ WITH suspect AS MATERIALIZED ({_earliest(SUSPECT, "%(suspects)s")}
     SELECT id FROM (SELECT id, due_at, 0 AS rank FROM suspect UNION ALL SELECT id, due_at, 1 FROM calm) AS u
     ORDER BY rank, due_at LIMIT %(limit)s
 ), {_TAKEN}, next AS (
-    SELECT min(n.due_at) AS due FROM unnest(%(handlers)s::text[]) AS h(name) CROSS JOIN LATERAL (
+    SELECT min(n.due_at) AS due FROM {_HANDLERS} CROSS JOIN LATERAL (
         SELECT due_at FROM {{schema}}.jobs WHERE {READY} AND handler_name = h.name AND due_at > %(since)s
-        AND (NOT ({SUSPECT}) OR %(suspects)s > 0) {{readable}} ORDER BY due_at LIMIT 1
+        AND (NOT ({SUSPECT}) OR %(suspects)s > 0) AND (manual OR NOT h.held) {{readable}} ORDER BY due_at LIMIT 1
     ) AS n
 )
 SELECT next.due, taken.* FROM next LEFT JOIN taken ON true ORDER BY taken.due_at, taken.id
 """
 EXACTLY: Final = f"""
 WITH picked AS MATERIALIZED (
-    SELECT id FROM {{schema}}.jobs WHERE id = %(id)s AND seq = %(seq)s AND {READY} AND due_at <= %(now)s
+    SELECT id FROM {{schema}}.jobs WHERE id = %(id)s AND seq = %(seq)s AND {READY} AND {NOT_HELD} AND due_at <= %(now)s
     FOR UPDATE SKIP LOCKED
 ), {_TAKEN} SELECT taken.* FROM taken
 """

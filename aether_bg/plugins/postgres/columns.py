@@ -10,19 +10,19 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import Enum
 from functools import lru_cache
 from typing import Any, Final, TypeVar
 
 import attrs
 
-from aether_bg.model import Change, Definition, JobInfo, JobRun, JobStatus, RunOutcome
+from aether_bg.model import Change, Definition, JobInfo, JobRun, JobStatus, Progress, RunOutcome
 from aether_bg.model.filled import filled
 
 T = TypeVar("T")
 
-JOB_COLUMNS: Final = tuple(attrs.fields_dict(JobInfo))
+JOB_COLUMNS: Final = tuple(name for name in attrs.fields_dict(JobInfo) if name != "handler_paused")
 RUN_COLUMNS: Final = tuple(attrs.fields_dict(JobRun))
 DEFINITION_COLUMNS: Final = tuple(attrs.fields_dict(Definition))
 STATE_COLUMNS: Final = tuple(
@@ -35,7 +35,7 @@ GUARD_COLUMNS: Final = ("job_id", "seq", "schedule_rev", "next_seq", "next_rev")
 
 _BY_ANNOTATION: Final = {
     "UUID": "uuid", "int": "integer", "float": "float8", "bool": "boolean", "datetime": "timestamptz",
-    "JobStatus": "smallint", "Any": "json", "Mapping[str, Any]": "json",
+    "JobStatus": "smallint", "Any": "json", "Mapping[str, Any]": "json", "Progress": "json",
 }  # fmt: skip
 _SPECIAL: Final = dict.fromkeys(("seq", "schedule_rev", "armed_seq", "token", "next_seq", "next_rev"), "bigint")
 _FREE: Final = frozenset(("last_error", "created_by", "modified_by", "expression_value", "error"))
@@ -61,11 +61,12 @@ def _types() -> dict[str, str]:
 _TYPES: Final = _types()
 
 
-def declared(cls: type[Any], order: Sequence[str] = ()) -> str:
+def declared(cls: type[Any]) -> str:
     """The columns of a table of `cls`, as CREATE TABLE has them; fixed widths first, which saves padding."""
     lines = []
-    for field in sorted(attrs.fields(cls), key=lambda field: _WIDTHS.index(type_of(field.name))):
-        optional = str(field.type).endswith(" | None") and field.name != "payload"
+    fields = [field for field in attrs.fields(cls) if field.name in (*JOB_COLUMNS, *RUN_COLUMNS)]
+    for field in sorted(fields, key=lambda field: _WIDTHS.index(type_of(field.name))):
+        optional = str(field.type).endswith(" | None")
         collation = SORTED if field.name in _NAMES else ""
         lines.append(f"{field.name} {type_of(field.name)}{collation}{'' if optional else ' NOT NULL'}")
     return ",\n    ".join(lines)
@@ -120,6 +121,16 @@ def to_json(value: Any) -> str:
     return "null" if value is None else encode(value)
 
 
+def to_progress(progress: Progress) -> str:
+    return encode(progress.to_dict())
+
+
+def progress_of(text: str) -> Progress:
+    found = _decode(text)
+    at = datetime.fromisoformat(found["at"]).astimezone(UTC)
+    return Progress.checked(found["done"], found["total"], found["note"], at)
+
+
 def to_mapping(value: Mapping[str, Any]) -> str:
     return encode_sorted(dict(value)) if value else "{}"
 
@@ -155,10 +166,12 @@ _WRITERS: Final[dict[str, Callable[[Sequence[Any]], str]]] = {
     "bigint": _each(str),
     "uuid": _each(str),
     "float8": _each(lambda value: repr(float(value))),
-    "json": lambda values: f"{{{','.join([quoted(to_json(value)) for value in values])}}}",
+    "json": _each(lambda value: quoted(encode(value))),
 }
 _SPECIAL_WRITERS: Final[dict[str, Callable[[Sequence[Any]], str]]] = {
+    "payload": lambda values: f"{{{','.join([quoted(to_json(value)) for value in values])}}}",  # None is a value
     "extra_properties": _each(lambda value: quoted(to_mapping(value))),
+    "progress": _each(lambda value: quoted(to_progress(value))),
     **dict.fromkeys(_FREE, _each(lambda value: quoted(to_text(value)))),
 }
 
@@ -210,7 +223,8 @@ def texts(values: Iterable[str]) -> str:
 
 _STATUS: Final = {status.value: status for status in JobStatus}
 _READERS: Final[dict[str, Callable[[Any], Any]]] = {
-    "status": _STATUS.__getitem__, "outcome": RunOutcome, "payload": from_json, "extra_properties": from_mapping,
+    "status": _STATUS.__getitem__, "outcome": RunOutcome, "progress": progress_of,
+    "payload": from_json, "extra_properties": from_mapping,
     **dict.fromkeys(_FREE, from_text),
 }  # fmt: skip
 """How columns are read that are not as the driver gives them; never given None."""
@@ -227,7 +241,9 @@ _RUN_READERS: Final = _readers(RUN_COLUMNS)
 
 def job_of(row: Sequence[Any]) -> JobInfo:
     """The job of a row of `selected(JOB_COLUMNS)`. Raises for what cannot be read (see `rows`)."""
-    return filled(JobInfo, _fields(JOB_COLUMNS, _JOB_READERS, row))
+    fields = _fields(JOB_COLUMNS, _JOB_READERS, row)
+    fields["handler_paused"] = False  # kept apart from the rows
+    return filled(JobInfo, fields)
 
 
 def run_of(row: Sequence[Any]) -> JobRun:

@@ -15,8 +15,9 @@ from typing import Final
 from uuid import UUID
 
 from aether_bg.model import Alive, Heartbeat
+from aether_bg.plugins.postgres.columns import encode
 from aether_bg.plugins.postgres.connections import Connection
-from aether_bg.plugins.postgres.schema import READY, Schema
+from aether_bg.plugins.postgres.schema import NOT_HELD, READY, Schema
 
 GRACE: Final = 1.0
 """Seconds; longer than an owner takes to connect again."""
@@ -32,7 +33,7 @@ WITH RECURSIVE h(name) AS (
     ) FROM h WHERE name IS NOT NULL
 )
 SELECT name FROM h WHERE name IS NOT NULL AND (
-    SELECT due_at FROM {{schema}}.jobs WHERE {READY} AND handler_name = h.name ORDER BY due_at LIMIT 1
+    SELECT due_at FROM {{schema}}.jobs WHERE {READY} AND {NOT_HELD} AND handler_name = h.name ORDER BY due_at LIMIT 1
 ) <= %(now)s
 """
 HELD: Final = """
@@ -45,12 +46,13 @@ LOCKED: Final = "epoch IS NULL OR epoch <> pg_postmaster_start_time() OR lock::b
 SIZE: Final = "pg_total_relation_size('{schema}.jobs') + pg_total_relation_size('{schema}.runs')"
 ALIVE: Final = f"""
 WITH held AS MATERIALIZED ({HELD}), known AS MATERIALIZED (
-    SELECT id, beat, stopping, {LOCKED} AS locked, handlers FROM {{schema}}.owners
+    SELECT id, beat, stopping, {LOCKED} AS locked, handlers, declares FROM {{schema}}.owners
 ), mine AS MATERIALIZED (SELECT id, seq FROM {{schema}}.jobs WHERE status = 1 AND owner = %(me)s)
 SELECT clock_timestamp(),
     ARRAY(SELECT id FROM known ORDER BY id), ARRAY(SELECT beat FROM known ORDER BY id),
     ARRAY(SELECT stopping FROM known ORDER BY id), ARRAY(SELECT locked FROM known ORDER BY id),
     ARRAY(SELECT DISTINCT name FROM known, unnest(handlers) AS name WHERE NOT stopping),
+    ARRAY(SELECT DISTINCT name FROM known, unnest(declares) AS name WHERE NOT stopping),
     ARRAY(SELECT DISTINCT owner FROM {{schema}}.jobs WHERE status = 1 AND owner <> %(me)s
         AND NOT EXISTS (SELECT FROM known WHERE known.id = owner)),
     ARRAY(SELECT id FROM mine ORDER BY id), ARRAY(SELECT seq FROM mine ORDER BY id),
@@ -58,8 +60,8 @@ SELECT clock_timestamp(),
     CASE WHEN %(size)s THEN {SIZE} ELSE 0 END
 """
 JOIN: Final = """
-INSERT INTO {schema}.owners (id, lock, epoch, host, pid, stopping, handlers, problems)
-VALUES (%s, %s, CASE WHEN %s THEN pg_postmaster_start_time() END, %s, %s, %s, %s, %s)
+INSERT INTO {schema}.owners (id, lock, epoch, host, pid, stopping, handlers, problems, declares, limits)
+VALUES (%s, %s, CASE WHEN %s THEN pg_postmaster_start_time() END, %s, %s, %s, %s, %s, %s, %s::json)
 """
 RENEW: Final = """
 UPDATE {schema}.owners SET beat = beat + 1, beat_at = clock_timestamp(), stopping = stopping OR %s WHERE id = %s
@@ -75,7 +77,8 @@ NEXT_LOCK: Final = "SELECT nextval('{schema}.owner_locks')::integer"
 
 def register(conn: Connection, schema: Schema, beat: Heartbeat, lock: int, trusted: bool) -> None:
     """`trusted`: its lock is held by a session of this very server."""
-    values = [socket.gethostname(), os.getpid(), beat.stopping, list(beat.handlers), list(beat.problems)]
+    lists = [list(beat.handlers), list(beat.problems), list(beat.declares)]
+    values = [socket.gethostname(), os.getpid(), beat.stopping, *lists, encode(dict(beat.limits))]
     conn.execute(schema(JOIN), [beat.owner, lock, trusted, *values])
 
 
@@ -97,7 +100,7 @@ class Observer:
         about = {"me": beat.owner, "now": beat.now, "size": beat.join, "lock_class": self._schema.lock_class}
         row = conn.execute(self._schema(ALIVE), about, binary=True).fetchone()
         assert row is not None
-        at, owners, beats, stopping, locked, handlers, orphaned, held, tokens, due, size = row
+        at, owners, beats, stopping, locked, handlers, declared, orphaned, held, tokens, due, size = row
         seen = {id_: (count, lock) for id_, count, lock in zip(owners, beats, locked, strict=True)}
         return Alive(
             store_id=store_id, known=beat.owner in seen, now=at, size=size,
@@ -105,7 +108,7 @@ class Observer:
             dead=(*self._dead(seen, {beat.owner, *mine}), *orphaned),
             stopping=frozenset(id_ for id_, stops in zip(owners, stopping, strict=True) if stops),
             running=tuple(zip(held, tokens, strict=True)),
-            advertised=frozenset(handlers), due=frozenset(due),
+            advertised=frozenset(handlers), declared=frozenset(declared), due=frozenset(due),
         )  # fmt: skip
 
     def _dead(self, seen: dict[UUID, tuple[int, bool]], mine: set[UUID]) -> list[UUID]:

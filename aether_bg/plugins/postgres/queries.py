@@ -11,9 +11,10 @@ from aether_bg.plugins.postgres import listing
 from aether_bg.plugins.postgres.columns import JOB_COLUMNS, RUN_COLUMNS, encode_sorted, job_of, run_of, selected
 from aether_bg.plugins.postgres.connections import Connection
 from aether_bg.plugins.postgres.owners import SIZE
-from aether_bg.plugins.postgres.schema import READY, Schema
+from aether_bg.plugins.postgres.schema import NOT_HELD, READY, Schema
 
-_JOBS: Final = f"SELECT {selected(JOB_COLUMNS)} FROM {{schema}}.jobs"
+_HELD: Final = "EXISTS (SELECT FROM {schema}.handlers AS p WHERE p.name = handler_name)"
+_JOBS: Final = f"SELECT {selected(JOB_COLUMNS)}, CASE WHEN {_HELD} THEN handler_name END FROM {{schema}}.jobs"
 _PLACE: Final = {
     "created": ("id",), "newest": ("id",), "due": ("coalesce(due_at, '-infinity')", "id"),
     "ended": ("handled_time", "id"),
@@ -41,7 +42,7 @@ def find(conn: Connection, schema: Schema, query: Query) -> list[JobInfo]:
             values["after"] = after
         where = f"WHERE {' AND '.join(page)}" if page else ""
         sql = schema.once(f"{_JOBS} {where} ORDER BY {order} LIMIT %(limit)s")
-        rows = [job_of(row) for row in conn.execute(sql, values, binary=True)]
+        rows = [job_of(row[:-1]).under(row[-1:]) for row in conn.execute(sql, values, binary=True)]
         if not approximate:
             return rows
         found += [job for job in rows if query.matches(job)]
@@ -78,13 +79,13 @@ def _where(query: Query) -> tuple[list[str], dict[str, Any]]:
     if query.owner is not None:
         add("status = 1 AND owner = %(owner)s", owner=query.owner)
     if query.due_before is not None:
-        add(f"{READY} AND due_at <= %(due)s", due=query.due_before)
+        add(f"{READY} AND {NOT_HELD} AND due_at <= %(due)s", due=query.due_before)
     if query.created_after is not None:
         add("created_at > %(since)s", since=query.created_after)
     if query.created_before is not None:
         add("created_at < %(until)s", until=query.created_before)
     if query.unarmed:
-        add(f"{READY} AND armed_seq <> seq")
+        add(f"{READY} AND {NOT_HELD} AND armed_seq <> seq")
     if query.changed_after is not None:
         add("status = 0 AND modified_at > %(changed)s", changed=query.changed_after)
     if query.zoned:
@@ -97,6 +98,8 @@ def _where(query: Query) -> tuple[list[str], dict[str, Any]]:
         add("paused AND status < 2")
     if query.recurring:
         add(listing.RECURS)
+    if query.declared:
+        add("declared AND status < 2")
     if query.order == "ended":
         add(listing.ENDED)
     for number, (key, value) in enumerate((query.metadata or {}).items()):
@@ -111,8 +114,8 @@ def history(conn: Connection, schema: Schema, job_id: UUID, limit: int) -> list[
 
 COUNTS: Final = f"""
 SELECT (SELECT count(*) FROM {{schema}}.jobs WHERE paused AND status < 2),
-    (SELECT count(*) FROM {{schema}}.jobs WHERE {READY} AND due_at <= clock_timestamp()),
-    (SELECT min(due_at) FROM {{schema}}.jobs WHERE {READY}),
+    (SELECT count(*) FROM {{schema}}.jobs WHERE {READY} AND {NOT_HELD} AND due_at <= clock_timestamp()),
+    (SELECT min(due_at) FROM {{schema}}.jobs WHERE {READY} AND {NOT_HELD}),
     (SELECT count(*) FROM {{schema}}.owners), (SELECT count(*) FROM {{schema}}.runs), {SIZE}
 """
 BY_HANDLER: Final = "SELECT handler_name, status, count(*) FROM {schema}.jobs GROUP BY handler_name, status"
@@ -127,11 +130,13 @@ def stats(conn: Connection, schema: Schema, store_id: UUID) -> Stats:
             by_status[JobStatus(status)] += count
             by_handler.setdefault(handler, {})[JobStatus(status).name.lower()] = count
         row = conn.execute(schema(COUNTS)).fetchone()
+        held = conn.execute(schema("SELECT name FROM {schema}.handlers ORDER BY name")).fetchall()
     assert row is not None
     paused, due, oldest, owners, runs, size = row
     return Stats(
         store_id=store_id, **{status.name.lower(): count for status, count in by_status.items()}, paused=paused,
         due=due, oldest_due=oldest, owners=owners, runs=runs, size=size, by_handler=by_handler,
+        paused_handlers=tuple(name for (name,) in held),
     )  # fmt: skip
 
 

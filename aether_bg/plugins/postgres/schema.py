@@ -1,7 +1,7 @@
 """The tables, as steps of a migration, and the statements' names for them.
 
 All of it is in one schema of the database. `jobs` has a row per job, `runs` its history, `owners` the processes that
-run jobs now, `meta` the store's id and the steps applied.
+run jobs now, `handlers` those that are paused, `meta` the store's id and the steps applied.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from aether_bg.errors import SchemaMissing, SchemaTooNew, StoreBusy, StoreError,
 from aether_bg.model import JobInfo, JobRun
 from aether_bg.model.job import SUSPECT as CRASHES
 from aether_bg.plugins.postgres import trouble
-from aether_bg.plugins.postgres.columns import declared
+from aether_bg.plugins.postgres.columns import SORTED, declared
 from aether_bg.plugins.postgres.connections import Connection
 
 READY: Final = "status = 0 AND (NOT paused OR manual)"
 """What can be claimed once it is due. Queries repeat it to the letter, so that the partial indexes serve them."""
+NOT_HELD: Final = "(manual OR NOT EXISTS (SELECT FROM {schema}.handlers AS held WHERE held.name = handler_name))"
+"""And not kept waiting by the pause of its handler (docs/protocol.md, L3)."""
 SUSPECT: Final = f"crash_count >= {CRASHES}"
 _BUSY: Final = "autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000, "
 _VACUUM: Final = f"{_BUSY}autovacuum_vacuum_cost_limit = 2000, autovacuum_vacuum_cost_delay = 1"
@@ -53,8 +55,15 @@ CREATE TABLE {{schema}}.owners (
     beat_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     stopping boolean NOT NULL DEFAULT false,
     handlers text[] NOT NULL,
-    problems text[] NOT NULL DEFAULT '{{}}'
+    problems text[] NOT NULL DEFAULT '{{}}',
+    declares text[] NOT NULL DEFAULT '{{}}',
+    limits json NOT NULL DEFAULT '{{}}'
 ) WITH (fillfactor = 50);
+CREATE TABLE {{schema}}.handlers (
+    name text{SORTED} PRIMARY KEY,
+    paused_at timestamptz NOT NULL,
+    paused_by text
+);
 CREATE TABLE {{schema}}.jobs (
     {declared(JobInfo)},
     PRIMARY KEY (id),
@@ -69,6 +78,7 @@ CREATE INDEX jobs_ready ON {{schema}}.jobs (handler_name, due_at) WHERE {READY};
 CREATE INDEX jobs_suspect ON {{schema}}.jobs (handler_name, due_at) WHERE {READY} AND {SUSPECT};
 CREATE INDEX jobs_changed ON {{schema}}.jobs (modified_at) WHERE status = 0 AND seq > 0;
 CREATE INDEX jobs_zoned ON {{schema}}.jobs (id) WHERE status = 0 AND timezone IS NOT NULL;
+CREATE INDEX jobs_declared ON {{schema}}.jobs (id) WHERE declared AND status < 2;
 CREATE INDEX jobs_running ON {{schema}}.jobs (owner) WHERE status = 1;
 CREATE INDEX jobs_ended ON {{schema}}.jobs (status, handled_time) WHERE status > 1;
 CREATE TABLE {{schema}}.runs (
@@ -146,7 +156,7 @@ def check(conn: Connection, schema: Schema, where: str) -> list[str]:
         rule = f"it was written by a newer aether_bg (schema step {unknown[-1]})"
         raise SchemaTooNew(where, rule, "Upgrade aether_bg, or use the version that wrote it.")
     if not done:
-        names = ["meta", "owners", "jobs", "runs"]
+        names = ["meta", "owners", "handlers", "jobs", "runs"]
         sql = (
             "SELECT relname FROM pg_class JOIN pg_namespace AS n ON n.oid = relnamespace "
             "WHERE nspname = %s AND relname = ANY(%s)"

@@ -19,9 +19,9 @@ from aether_bg.errors import (
     UnitOfWorkTimeout,
     shown,
 )
-from aether_bg.model import Call, Insert, JobInfo, Transaction, Update, Write
+from aether_bg.model import Call, JobInfo, Transaction, Write
 from aether_bg.plugins.postgres import trouble
-from aether_bg.plugins.postgres.changes import HOLDERS, INSERT_IF_FREE, insert, refusal, update
+from aether_bg.plugins.postgres.changes import HOLDERS, INSERT_IF_FREE, one, refusal
 from aether_bg.plugins.postgres.columns import job_of, write_jobs
 from aether_bg.plugins.postgres.connections import Connection
 from aether_bg.plugins.postgres.schema import Schema
@@ -54,14 +54,16 @@ class Unit:
                 conn.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
                 number = conn.execute("SELECT pg_catalog.pg_current_xact_id()::text")
                 for write in self._writes[:first]:
-                    self._write(conn, write)
+                    one(conn, self._schema, write)
             row = number.fetchone()
             self._number = row[0] if row else None
+            self._results = [None] * first
             for write in self._writes[first:]:
                 if isinstance(write, Call):
                     self._results.append(Tx(conn, self._schema, until, write.name).call(write.fn))
                 else:
-                    self._write(conn, write)
+                    one(conn, self._schema, write)
+                    self._results.append(None)
             conn.execute("COMMIT")
         except psycopg.Error as error:
             if conn.closed or trouble.is_lost(error):
@@ -69,15 +71,6 @@ class Unit:
             conn.rollback()
             raise refusal(conn, self._schema, self._writes, error) or error from error
         return self._results
-
-    def _write(self, conn: Connection, write: Write) -> None:
-        if isinstance(write, Update):
-            update(conn, self._schema, [write.change])
-        elif isinstance(write, Insert):
-            insert(conn, self._schema, [write.job])
-        else:
-            raise TypeError(f"not a Write: {write!r:.200}")
-        self._results.append(None)
 
     def settle(self, conn: Connection) -> list[object] | None:
         """What became of it, asked on another connection when the answer was lost; None if that is unknown."""
