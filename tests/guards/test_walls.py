@@ -49,12 +49,13 @@ PUBLIC = [
     "InsideUnitOfWork", "InvalidHandler", "InvalidMetadata", "InvalidName", "InvalidOption", "InvalidPayload",
     "InvalidSchedule", "InvalidTransition", "JobConflict", "JobContext", "JobError", "JobInfo", "JobNotFound", "JobRun",
     "JobStatus", "JobType", "LayerConflict", "NameHeld", "NeverEnds", "NewJob", "NotADatabase", "NotAPlugin",
-    "NotAnOwner", "NotStarted", "PluginError", "PostgresStore", "RunOutcome", "SQLiteStore", "SchedulerError",
-    "SchedulerMisconfigured", "SchedulerUnavailable", "SchemaMissing", "SchemaTooNew", "Snooze", "Stale", "StoreBroken",
-    "StoreBusy", "StoreContended", "StoreDenied", "StoreError", "StoreFolderMissing", "StoreFull", "StoreGone",
-    "StoreIsDirectory", "StoreReadOnly", "StoreRefused", "StoreTrouble", "StoreUnreachable", "StoreUnsure",
-    "TablesTaken", "UnitOfWork", "UnitOfWorkClosed", "UnitOfWorkTimeout", "UnknownHandler", "UnknownHook",
-    "UnresolvedDependency", "Unsupported", "UsageError", "WaitTimeout", "WrongLoop", "hookimpl", "schedule",
+    "NotAnOwner", "NotStarted", "PluginError", "PostgresStore", "Progress", "RunOutcome", "SQLiteStore",
+    "SchedulerError", "SchedulerMisconfigured", "SchedulerUnavailable", "SchemaMissing", "SchemaTooNew", "Snooze",
+    "Stale", "StoreBroken", "StoreBusy", "StoreContended", "StoreDenied", "StoreError", "StoreFolderMissing",
+    "StoreFull", "StoreGone", "StoreIsDirectory", "StoreReadOnly", "StoreRefused", "StoreTrouble", "StoreUnreachable",
+    "StoreUnsure", "TablesTaken", "UnitOfWork", "UnitOfWorkClosed", "UnitOfWorkTimeout", "UnknownHandler",
+    "UnknownHook", "UnresolvedDependency", "Unsupported", "UsageError", "WaitTimeout", "WrongLoop", "hookimpl",
+    "schedule",
 ]  # fmt: skip
 
 

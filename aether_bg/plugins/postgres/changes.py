@@ -37,7 +37,7 @@ from aether_bg.plugins.postgres.schema import Schema
 INSERT_JOBS: Final = (
     f"INSERT INTO {{schema}}.jobs ({', '.join(JOB_COLUMNS)}) SELECT * FROM unnest({arrays(JOB_COLUMNS)})"
 )
-INSERT_IF_FREE: Final = f"{INSERT_JOBS} ON CONFLICT (job_name) WHERE holds_name DO NOTHING RETURNING 1"
+INSERT_IF_FREE: Final = f"{INSERT_JOBS} ON CONFLICT (job_name) WHERE holds_name DO NOTHING RETURNING id"
 _CHANGES: Final = (*GUARD_COLUMNS, *STATE_COLUMNS)
 _RUN_KEY: Final = ("job_id", "token", "gap")
 UPDATE_JOBS: Final = f"""
@@ -52,7 +52,7 @@ WITH saved AS (
     ON CONFLICT (job_id, token, gap) DO UPDATE SET
         {", ".join(f"{name} = excluded.{name}" for name in RUN_COLUMNS if name not in _RUN_KEY)}
 )
-SELECT {{schema}}.all_of(count(*), %s) FROM saved
+SELECT {{schema}}.all_of(count(*), %s, %s::uuid[]) FROM saved
 """
 UPDATE_DEFINITIONS: Final = f"""
 UPDATE {{schema}}.jobs AS j SET {", ".join(f"{name} = v.{name}" for name in DEFINITION_COLUMNS)}
@@ -65,7 +65,7 @@ WITH noted AS (
         checkpoint = CASE WHEN %s THEN checkpoint ELSE %s::json END
     WHERE id = %s AND seq = %s AND status = 1 RETURNING 1
 )
-SELECT {schema}.all_of(count(*), 1) FROM noted
+SELECT {schema}.all_of(count(*), 1, '{}') FROM noted
 """
 HOLD: Final = "INSERT INTO {schema}.handlers VALUES (%s, %s, %s) ON CONFLICT (name) DO NOTHING"
 LET_GO: Final = "DELETE FROM {schema}.handlers WHERE name = %s"
@@ -73,14 +73,17 @@ BY_ID: Final = f"SELECT {selected(JOB_COLUMNS)} FROM {{schema}}.jobs WHERE id = 
 HOLDERS: Final = f"SELECT {selected(JOB_COLUMNS)} FROM {{schema}}.jobs WHERE job_name = ANY(%s) AND holds_name"
 
 
-def transact(conn: Connection, schema: Schema, writes: Sequence[Write]) -> list[object]:
-    """All of `writes` or none, in one round trip.
+def transact(conn: Connection, schema: Schema, writes: Sequence[Write]) -> list[object] | None:
+    """All of `writes` or none, in one round trip; None where that does not do (see `steps`), and nothing has happened.
 
     Between an Insert and an Update of two jobs the order makes no difference, but for a name that one gives up and the
     other takes: so the Updates come first.
     """
     updates = [write.change for write in writes if type(write) is Update]
-    inserts = [write.job for write in writes if type(write) is Insert]
+    inserts = [write for write in writes if type(write) is Insert]
+    if any(write.after for write in inserts) or any(change.rejoins for change in updates):
+        return None
+    jobs = [write.job for write in inserts]
     try:
         if len(updates) + len(inserts) < len(writes):
             with conn.pipeline():  # until its end one transaction
@@ -89,20 +92,25 @@ def transact(conn: Connection, schema: Schema, writes: Sequence[Write]) -> list[
         elif not inserts and not any(change.definition for change in updates):
             update(conn, schema, updates)
         elif not updates:
-            insert(conn, schema, inserts)
+            insert(conn, schema, jobs)
         else:
             with conn.pipeline():
                 update(conn, schema, updates)
-                insert(conn, schema, inserts)
+                insert(conn, schema, jobs)
     except psycopg.Error as error:
         if conn.closed or trouble.is_lost(error):
             raise
-        raise refusal(conn, schema, writes, error) or error from error
+        if error.sqlstate == trouble.CHILDREN:
+            return None
+        refused = refusal(conn, schema, writes, error)
+        if isinstance(refused, NameHeld) and any(refused.current.gives_way_to(job) for job in jobs):
+            return None
+        raise refused or error from error
     return [None] * len(writes)
 
 
 def one(conn: Connection, schema: Schema, write: Write) -> None:
-    """In a transaction that is open."""
+    """In a transaction that is open, without a look at its answer."""
     match write:
         case Update(change):
             update(conn, schema, [change])
@@ -121,10 +129,12 @@ def one(conn: Connection, schema: Schema, write: Write) -> None:
             raise TypeError(f"not a Write: {write!r:.200}")
 
 
-def update(conn: Connection, schema: Schema, changes: list[Change]) -> None:
+def update(conn: Connection, schema: Schema, changes: list[Change], *, alone: bool = True) -> None:
+    """`alone`: refuse those whose end other jobs wait for."""
     changes = sorted(changes, key=lambda change: change.job_id.int)
     runs = [run for change in changes for run in change.runs]
-    conn.execute(schema(UPDATE_JOBS), [*write_changes(changes), *write_runs(runs), len(changes)])
+    ended = uuids(change.job_id for change in changes if alone and change.status.terminal)
+    conn.execute(schema(UPDATE_JOBS), [*write_changes(changes), *write_runs(runs), len(changes), ended])
     if defined := [change for change in changes if change.definition is not None]:
         ids = uuids(change.job_id for change in defined)
         definitions = [change.definition for change in defined if change.definition is not None]

@@ -29,6 +29,11 @@ STATE_COLUMNS: Final = tuple(
     name for name in attrs.fields_dict(Change) if name in JOB_COLUMNS and name not in ("seq", "schedule_rev")
 )
 """What every `Change` writes, besides seq and schedule_rev."""
+SETTLED_COLUMNS: Final = (
+    "id", "status", "seq", "waits_for", "due_at", "holds_name", "manual", "off_schedule", "handled_time", "last_error",
+    "modified_at",
+)  # fmt: skip
+"""What the end of a parent changes in a child, after the child's id."""
 GUARD_COLUMNS: Final = ("job_id", "seq", "schedule_rev", "next_seq", "next_rev")
 
 # -- types ---------------------------------------------------------------------------------------
@@ -68,7 +73,8 @@ def declared(cls: type[Any]) -> str:
     for field in sorted(fields, key=lambda field: _WIDTHS.index(type_of(field.name))):
         optional = str(field.type).endswith(" | None")
         collation = SORTED if field.name in _NAMES else ""
-        lines.append(f"{field.name} {type_of(field.name)}{collation}{'' if optional else ' NOT NULL'}")
+        rule = "" if optional else " NOT NULL DEFAULT false" if field.default is False else " NOT NULL"
+        lines.append(f"{field.name} {type_of(field.name)}{collation}{rule}")
     return ",\n    ".join(lines)
 
 
@@ -184,6 +190,7 @@ _JOB: Final = tuple(map(_writer, JOB_COLUMNS))
 _CHANGE: Final = tuple(map(_writer, (*GUARD_COLUMNS, *STATE_COLUMNS)))
 _RUN: Final = tuple(map(_writer, RUN_COLUMNS))
 _DEFINITION: Final = tuple(map(_writer, DEFINITION_COLUMNS))
+_SETTLED: Final = tuple(map(_writer, SETTLED_COLUMNS))
 
 
 def _literals(table: tuple[tuple[str, Callable[[Sequence[Any]], str]], ...], values: Sequence[Any]) -> list[str]:
@@ -194,6 +201,11 @@ def _literals(table: tuple[tuple[str, Callable[[Sequence[Any]], str]], ...], val
 def write_jobs(jobs: Sequence[JobInfo]) -> list[str]:
     """JOB_COLUMNS, each as an array."""
     return _literals(_JOB, jobs)
+
+
+def write_settled(jobs: Sequence[JobInfo]) -> list[str]:
+    """SETTLED_COLUMNS."""
+    return _literals(_SETTLED, jobs)
 
 
 def write_changes(changes: Sequence[Change]) -> list[str]:

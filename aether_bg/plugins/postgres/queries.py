@@ -15,6 +15,8 @@ from aether_bg.plugins.postgres.schema import NOT_HELD, READY, Schema
 
 _HELD: Final = "EXISTS (SELECT FROM {schema}.handlers AS p WHERE p.name = handler_name)"
 _JOBS: Final = f"SELECT {selected(JOB_COLUMNS)}, CASE WHEN {_HELD} THEN handler_name END FROM {{schema}}.jobs"
+_PARENTS: Final = f"{_JOBS} JOIN {{schema}}.links AS l ON l.parent = id AND l.child = %(child)s"
+_BEYOND_PARENT: Final = "l.place > (SELECT place FROM {schema}.links WHERE child = %(child)s AND parent = %(after)s)"
 _PLACE: Final = {
     "created": ("id",), "newest": ("id",), "due": ("coalesce(due_at, '-infinity')", "id"),
     "ended": ("handled_time", "id"),
@@ -31,17 +33,22 @@ def find(conn: Connection, schema: Schema, query: Query) -> list[JobInfo]:
     if query.order == "due" and (query.due_before is not None or query.unarmed):
         place = ("due_at", "id")  # what can be claimed has a due instant: the order of an index
     order = ", ".join(f"{column} DESC" if down else column for column in place)
-    if query.job_name is not None:
+    source = _JOBS
+    if query.parents_of is not None:
+        place, down, source = ("l.place",), False, _PARENTS
+        given["child"] = query.parents_of
+        order = "l.place"
+    elif query.job_name is not None:
         order = "holds_name DESC, id DESC"
     approximate = bool(query.metadata) or query.error_line is not None  # the text may stand elsewhere in the column
     found, after = list[JobInfo](), query.after
     while True:
         page, values = list(terms), dict(given, limit=query.limit)
         if after is not None:
-            page.append(_beyond_row(place, "<" if down else ">"))
+            page.append(_beyond_row(place, "<" if down else ">") if query.parents_of is None else _BEYOND_PARENT)
             values["after"] = after
         where = f"WHERE {' AND '.join(page)}" if page else ""
-        sql = schema.once(f"{_JOBS} {where} ORDER BY {order} LIMIT %(limit)s")
+        sql = schema.once(f"{source} {where} ORDER BY {order} LIMIT %(limit)s")
         rows = [job_of(row[:-1]).under(row[-1:]) for row in conn.execute(sql, values, binary=True)]
         if not approximate:
             return rows
@@ -98,6 +105,8 @@ def _where(query: Query) -> tuple[list[str], dict[str, Any]]:
         add("paused AND status < 2")
     if query.recurring:
         add(listing.RECURS)
+    if query.children_of is not None:
+        add("id IN (SELECT child FROM {schema}.links WHERE parent = %(parent)s)", parent=query.children_of)
     if query.declared:
         add("declared AND status < 2")
     if query.order == "ended":
@@ -157,9 +166,15 @@ PURGE: Final = """
 WITH old AS MATERIALIZED (
     SELECT id FROM {schema}.jobs WHERE {terms} ORDER BY handled_time {nulls} LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 ), told AS (DELETE FROM {schema}.runs USING old WHERE job_id = old.id),
+unlinked AS (DELETE FROM {schema}.links USING old WHERE child = old.id),
 gone AS (DELETE FROM {schema}.jobs USING old WHERE jobs.id = old.id RETURNING 1)
 SELECT count(*) FROM gone
 """
+NOT_NEEDED: Final = """NOT EXISTS (
+    SELECT FROM {schema}.links AS l JOIN {schema}.jobs AS children ON children.id = l.child
+    WHERE l.parent = jobs.id AND children.status < 2
+)"""
+"""No job that has not ended runs after it (docs/protocol.md, A4)."""
 KEPT: Final = """(handled_time, id) <= (
     SELECT handled_time, id FROM {schema}.jobs WHERE status > 1 AND status = %(status)s AND handled_time IS NOT NULL
     ORDER BY handled_time DESC, id DESC LIMIT 1 OFFSET %(keep)s
@@ -170,7 +185,7 @@ def purge(conn: Connection, schema: Schema, purge: Purge) -> int:
     """One step of retention; history goes with its job. Only terminal rows are deleted (docs/protocol.md, N5)."""
     if purge.job_id is not None:
         return conn.execute(schema(TRIM_HISTORY), {"job": purge.job_id, "history": purge.history}).rowcount
-    terms = ["status > 1"]
+    terms = ["status > 1", NOT_NEEDED]
     if purge.status is not None:
         terms.append("status = %(status)s")
     if purge.before is not None:

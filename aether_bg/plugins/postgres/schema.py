@@ -1,7 +1,8 @@
 """The tables, as steps of a migration, and the statements' names for them.
 
-All of it is in one schema of the database. `jobs` has a row per job, `runs` its history, `owners` the processes that
-run jobs now, `handlers` those that are paused, `meta` the store's id and the steps applied.
+All of it is in one schema of the database. `jobs` has a row per job, `runs` its history, `links` which job runs after
+which, `owners` the processes that run jobs now, `handlers` those that are paused, `meta` the store's id and the steps
+applied.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from aether_bg.plugins.postgres import trouble
 from aether_bg.plugins.postgres.columns import SORTED, declared
 from aether_bg.plugins.postgres.connections import Connection
 
-READY: Final = "status = 0 AND (NOT paused OR manual)"
+READY: Final = "status = 0 AND waits_for = 0 AND (NOT paused OR manual)"
 """What can be claimed once it is due. Queries repeat it to the letter, so that the partial indexes serve them."""
 NOT_HELD: Final = "(manual OR NOT EXISTS (SELECT FROM {schema}.handlers AS held WHERE held.name = handler_name))"
 """And not kept waiting by the pause of its handler (docs/protocol.md, L3)."""
@@ -87,11 +88,23 @@ CREATE TABLE {{schema}}.runs (
     CONSTRAINT runs_instants CHECK ({_readable(JobRun)})
 ) WITH (fillfactor = 90, {_VACUUM});
 CREATE UNIQUE INDEX runs_completed ON {{schema}}.runs (job_id, occurrence) WHERE outcome = 'completed';
-CREATE FUNCTION {{schema}}.all_of(got bigint, wanted bigint) RETURNS bigint LANGUAGE plpgsql
+CREATE TABLE {{schema}}.links (
+    child uuid NOT NULL,
+    parent uuid NOT NULL,
+    place integer NOT NULL,
+    waiting boolean NOT NULL,
+    PRIMARY KEY (child, place)
+) WITH (fillfactor = 90);
+CREATE INDEX links_parent ON {{schema}}.links (parent);
+CREATE INDEX links_waiting ON {{schema}}.links (parent) WHERE waiting;
+CREATE FUNCTION {{schema}}.all_of(got bigint, wanted bigint, ended uuid[]) RETURNS bigint LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp AS $$
-BEGIN  -- makes one statement all or nothing
+BEGIN  -- makes one statement all or nothing; its own queries see what others have committed meanwhile
     IF got <> wanted THEN
         RAISE EXCEPTION 'stale' USING ERRCODE = '{trouble.STALE}';
+    END IF;
+    IF EXISTS (SELECT FROM {{schema}}.links WHERE waiting AND parent = ANY(ended)) THEN
+        RAISE EXCEPTION 'children wait' USING ERRCODE = '{trouble.CHILDREN}';
     END IF;
     RETURN got;
 END $$;
@@ -156,7 +169,7 @@ def check(conn: Connection, schema: Schema, where: str) -> list[str]:
         rule = f"it was written by a newer aether_bg (schema step {unknown[-1]})"
         raise SchemaTooNew(where, rule, "Upgrade aether_bg, or use the version that wrote it.")
     if not done:
-        names = ["meta", "owners", "handlers", "jobs", "runs"]
+        names = ["meta", "owners", "handlers", "jobs", "runs", "links"]
         sql = (
             "SELECT relname FROM pg_class JOIN pg_namespace AS n ON n.oid = relnamespace "
             "WHERE nspname = %s AND relname = ANY(%s)"

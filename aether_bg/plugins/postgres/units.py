@@ -7,24 +7,23 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
+from uuid import UUID
 
 import psycopg
 
 from aether_bg.errors import (
     DeniedSQL,
     InvalidOption,
-    NameHeld,
-    StoreContended,
     UnitOfWorkClosed,
     UnitOfWorkTimeout,
     shown,
 )
-from aether_bg.model import Call, JobInfo, Transaction, Write
-from aether_bg.plugins.postgres import trouble
-from aether_bg.plugins.postgres.changes import HOLDERS, INSERT_IF_FREE, one, refusal
-from aether_bg.plugins.postgres.columns import job_of, write_jobs
+from aether_bg.model import Call, Insert, JobInfo, Query, Transaction, Write
+from aether_bg.plugins.postgres import queries, trouble
+from aether_bg.plugins.postgres.changes import refusal
 from aether_bg.plugins.postgres.connections import Connection
 from aether_bg.plugins.postgres.schema import Schema
+from aether_bg.plugins.postgres.steps import carry_out, insert
 from aether_bg.plugins.postgres.workers import Theirs
 
 _CONTROL: Final = frozenset((
@@ -53,17 +52,14 @@ class Unit:
             with conn.pipeline():  # the number of the transaction costs no trip of its own
                 conn.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
                 number = conn.execute("SELECT pg_catalog.pg_current_xact_id()::text")
-                for write in self._writes[:first]:
-                    one(conn, self._schema, write)
             row = number.fetchone()
             self._number = row[0] if row else None
-            self._results = [None] * first
+            self._results += carry_out(conn, self._schema, self._writes[:first])
             for write in self._writes[first:]:
                 if isinstance(write, Call):
                     self._results.append(Tx(conn, self._schema, until, write.name).call(write.fn))
                 else:
-                    one(conn, self._schema, write)
-                    self._results.append(None)
+                    self._results += carry_out(conn, self._schema, [write])
             conn.execute("COMMIT")
         except psycopg.Error as error:
             if conn.closed or trouble.is_lost(error):
@@ -108,13 +104,13 @@ class Tx:
             remedy = "It holds a connection and rows that others need: let it change fewer rows, or split it."
             raise UnitOfWorkTimeout("a statement in a unit of work", rule, remedy) from error
 
-    def add(self, job: JobInfo) -> None:
+    def add(self, job: JobInfo, after: Sequence[UUID] = ()) -> None:
         self._check()
-        if not self._conn.execute(self._schema(INSERT_IF_FREE), write_jobs([job])).fetchall():
-            row = self._conn.execute(self._schema(HOLDERS), [[job.job_name]], binary=True).fetchone()
-            if row is None:
-                raise StoreContended(f"job name {shown(job.job_name)}", "its holder has just gone", "Try again.")
-            raise NameHeld(job.job_name, job_of(row))
+        insert(self._conn, self._schema, [Insert(job, tuple(after))])
+
+    def find(self, query: Query) -> list[JobInfo]:
+        self._check()
+        return queries.find(self._conn, self._schema, query)
 
     def call(self, fn: Callable[[Transaction], Any]) -> Any:
         """What `fn` returns; the transaction is closed to it afterwards. Its errors come as `Theirs`."""
