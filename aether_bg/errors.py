@@ -6,7 +6,8 @@ AetherError
 │   └── UnknownHandler
 ├── JobError                       the job's state does not allow what was asked
 │   ├── JobNotFound (LookupError), JobConflict, InvalidTransition
-│   └── WaitTimeout (TimeoutError), NeverEnds
+│   ├── WaitTimeout (TimeoutError), NeverEnds
+│   └── TokenLost                  of an attempt that no longer holds its job
 ├── UsageError (RuntimeError)      the call is right, but its time or place is not
 │   ├── NotStarted, AlreadyStarted, NotAnOwner, ForkedProcess, WrongLoop
 │   └── InsideUnitOfWork, UnitOfWorkClosed
@@ -88,6 +89,7 @@ __all__ = [
     "StoreUnreachable",
     "StoreUnsure",
     "TablesTaken",
+    "TokenLost",
     "UnitOfWorkClosed",
     "UnitOfWorkTimeout",
     "UnknownHandler",
@@ -265,6 +267,10 @@ class InvalidTransition(JobError):
 
 class WaitTimeout(JobError, TimeoutError):
     """The job did not end in time. It continues."""
+
+
+class TokenLost(JobError):
+    """An attempt no longer holds its job: it has ended, the job was deleted, or another process has taken it over."""
 
 
 class NeverEnds(JobError):
@@ -445,10 +451,11 @@ class Unsupported(StoreError):
 
 
 class Stale(StoreError):
-    """An `Update` presented a seq or schedule_rev that is no longer current. `current`: the row now, None if gone."""
+    """An `Update` or a `Note` presented a seq or schedule_rev that is no longer current. `job_id`: of which job;
+    `current`: the row now, None if gone."""
 
     def __init__(self, job_id: object, current: JobInfo | None) -> None:
-        self.current = current
+        self.job_id, self.current = job_id, current
         super().__init__(f"job {job_id}", "its row has changed since it was read", "Read it again, and decide again.")
 
 

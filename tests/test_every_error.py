@@ -154,6 +154,26 @@ async def _(make: Make, path: Path) -> None:
         await app.wait("one", 1)
 
 
+@raises("TokenLost", r"^attempt 1 of job 'one': it no longer holds the job: it has ended, .* let the error pass\.$")
+async def _(make: Make, path: Path) -> None:
+    app, errors, deleted = make(), list[Exception](), anyio.Event()
+
+    @app.handler("Late")
+    async def late(ctx: JobContext) -> None:
+        with anyio.CancelScope(shield=True):
+            await app.delete("one")
+            try:
+                await ctx.checkpoint(1)
+            except Exception as error:
+                errors.append(error)
+            deleted.set()
+
+    async with app:
+        await app.enqueue("Late", "one")
+        await deleted.wait()
+    raise errors[0]
+
+
 # -- usage -----------------------------------------------------------------------------------------
 
 

@@ -12,6 +12,7 @@ from aether_bg._app.admission import ARGUMENTS, ENQUEUE_OPTIONS
 from aether_bg._app.blocks import AsyncBlock
 from aether_bg._app.commands import Commands
 from aether_bg._app.declarations import PART
+from aether_bg._app.following import OnProgress
 from aether_bg._app.new_job import NewJob
 from aether_bg._app.session import Session
 from aether_bg._app.store_view import StoreView
@@ -180,12 +181,18 @@ class Verbs:
         """
         return await self._running.many.enqueue(items)
 
-    async def wait(self, job: UUID | str, timeout: float | timedelta | None = None) -> JobInfo:
+    async def wait(
+        self, job: UUID | str, timeout: float | timedelta | None = None, *, on_progress: OnProgress | None = None
+    ) -> JobInfo:
         """Wait until a job has ended; its row, whatever its status. `timeout`: seconds, or a timedelta.
+
+        `on_progress`: a function, async or not, that is called on the app's event loop with each `Progress` as the
+        handler reports it; of a job that another process runs, with what is stored, about once a second. What it
+        raises ends the wait, not the job.
 
         Raises `WaitTimeout`, `JobNotFound`, and `NeverEnds` for a recurring job without an end.
         """
-        return await self._commands.wait(job, timeout)
+        return await self._commands.wait(job, timeout, on_progress)
 
     def unit_of_work(self) -> AbstractAsyncContextManager[UnitOfWork]:
         """`async with`: what is written and enqueued inside the block exists all together or not at all

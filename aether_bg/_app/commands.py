@@ -12,6 +12,7 @@ from uuid import UUID
 import anyio
 import attrs
 
+from aether_bg._app.following import Following, OnProgress
 from aether_bg._handlers import work
 from aether_bg._kernel.kernel import Kernel
 from aether_bg._rules import commands as rules
@@ -110,12 +111,26 @@ class Commands:
         )  # fmt: skip
         return None
 
-    async def wait(self, job: UUID | str, timeout: float | timedelta | None) -> JobInfo:
+    async def wait(
+        self, job: UUID | str, timeout: float | timedelta | None, on_progress: OnProgress | None = None
+    ) -> JobInfo:
         work.outside("wait", self._kernel.store_id)
+        if on_progress is not None and not callable(on_progress):
+            checks.refuse("on_progress", on_progress, "must be a function", "For example: print.")
         if timeout is not None:
             timeout = checks.seconds("timeout", timeout, zero=True)
         deadline = anyio.current_time() + (float("inf") if timeout is None else timeout)
         row = await self.find(job)
+        if on_progress is None:
+            return await self._until_ended(row, timeout, deadline)
+        with self._kernel.notes.watching(row.id) as watch:
+            following = Following(on_progress, watch)
+            await following.pass_on(row)
+            return await self._until_ended(row, timeout, deadline, following)
+
+    async def _until_ended(
+        self, row: JobInfo, timeout: float | None, deadline: float, following: Following | None = None
+    ) -> JobInfo:
         while not row.status.terminal:
             plan = self._shared.schedules.plan_or_none(row)
             if plan is not None and plan.endless:
@@ -129,15 +144,17 @@ class Commands:
                     f"wait for job {shown(row.job_name)}", f"it has not ended within {timeout:g} s: {row.status.name}",
                     "It goes on; app.explain(job) says what it waits for.",
                 )  # fmt: skip
-            row = await self._wait_once(row.id, min(left, _POLL))
+            row = await self._wait_once(row.id, min(left, _POLL), following)
+            if following is not None:
+                await following.pass_on(row)
         return row
 
-    async def _wait_once(self, job_id: UUID, within: float) -> JobInfo:
+    async def _wait_once(self, job_id: UUID, within: float, following: Following | None) -> JobInfo:
         ended = self._kernel.journal.ended(job_id)
         row = await self.find(job_id)
         if not row.status.terminal:
             with anyio.move_on_after(within):
-                await ended.wait()
+                await (ended.wait() if following is None else following.until(ended))
             row = await self.find(job_id)
         return row
 

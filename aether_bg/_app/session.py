@@ -48,6 +48,7 @@ class Session:
             options=options, timings=registration.timings, calls=registration.calls, handlers=registration.handlers,
             runners={} if client else registration.runners(), dependencies=registration.dependencies, clock=clock,
             spawn=spawn, client=client, enqueue_in=InTransaction(admission, registration.calls, clock),
+            call=self.crossing.call,
         )  # fmt: skip
         self.enqueuer = Enqueuer(kernel, admission)
         self.on_connection = OnConnection(self.enqueuer, registration.calls)

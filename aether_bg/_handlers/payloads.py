@@ -113,9 +113,9 @@ def _first_problem(error: BaseException, kind: str) -> tuple[str, str]:
     return (path or "$") + getattr(error, "path", ""), str(error) or first if generic else first
 
 
-def check_json(value: Any, limit: int) -> Any:
+def check_json(value: Any, limit: int, what: str = "a payload") -> Any:
     """`value` as plain JSON (dict, list, str, int, float, bool, None). Raises `InvalidPayload` with the path."""
-    walk = _Walk(InvalidPayload, "a payload", limit, "Store the data elsewhere and pass its key, or raise max_payload.")
+    walk = _Walk(InvalidPayload, what, limit, "Store the data elsewhere and pass its key, or raise max_payload.")
     plain = walk.copy(value)
     if walk.size * _ESCAPED > limit:  # only then is it worth writing out
         walk.check_size(plain)

@@ -15,6 +15,7 @@ from aether_bg._hooks.connections import kind_of
 from aether_bg._hooks.plugins import Plugins
 from aether_bg.errors import InvalidPayload, InvalidSchedule, Unsupported, shown
 from aether_bg.model import (
+    KEEP,
     Alive,
     Claim,
     Claimed,
@@ -29,6 +30,7 @@ from aether_bg.model import (
     JobContext,
     JobInfo,
     JobRun,
+    Note,
     ParamStyle,
     Purge,
     Query,
@@ -204,22 +206,25 @@ class Calls:
         try:
             return self.to_run(job)
         except InvalidPayload:
-            return attrs.evolve(job, payload=Undecoded(undecoded=job.payload))
+            checkpoint = None if job.checkpoint is None else Undecoded(undecoded=job.checkpoint)
+            return attrs.evolve(job, payload=Undecoded(undecoded=job.payload), checkpoint=checkpoint)
 
     def to_run(self, job: JobInfo) -> JobInfo:
         """Raises `InvalidPayload` when the codec that knew the payload is gone, or its key."""
         if not self._codecs:
             return job
-        payload = job.payload
+        payload, checkpoint = job.payload, job.checkpoint
         try:
             for codec in reversed(self._codecs):
                 payload = codec.decode(payload)
+                if checkpoint is not None:
+                    checkpoint = codec.decode(checkpoint)
         except Exception as error:
             raise InvalidPayload(
                 "the payload", f"it cannot be decoded ({type(error).__name__}: {error})",
                 "Run it where the codec that encoded it is registered; it is kept, and `retry` runs the job again.",
             ) from error  # fmt: skip
-        return attrs.evolve(job, payload=payload)
+        return attrs.evolve(job, payload=payload, checkpoint=checkpoint)
 
     def _encode(self, payload: Any) -> Any:
         if isinstance(payload, Undecoded):
@@ -235,6 +240,8 @@ class Calls:
             definition = write.change.definition
             definition = attrs.evolve(definition, payload=self._encode(definition.payload))
             return Update(attrs.evolve(write.change, definition=definition))
+        if isinstance(write, Note) and write.checkpoint is not KEEP and write.checkpoint is not None:
+            return attrs.evolve(write, checkpoint=self._encode(write.checkpoint))
         return write
 
     def encoded_job(self, job: JobInfo) -> JobInfo:

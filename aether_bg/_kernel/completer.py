@@ -16,6 +16,7 @@ import attrs
 from aether_bg._kernel.attempt import Attempt
 from aether_bg._kernel.decider import Decider
 from aether_bg._kernel.journal import Journal, was_written
+from aether_bg._kernel.notes import Notes
 from aether_bg._kernel.shared import Shared
 from aether_bg._kernel.tasks import longer
 from aether_bg._rules import transitions
@@ -25,7 +26,7 @@ from aether_bg._rules.results import Completed, Failed, Released, Repeated, Resu
 from aether_bg._rules.uniqueness import taken
 from aether_bg.errors import NameHeld, NotStarted, Stale, StoreError, StoreRefused, StoreTrouble, StoreUnsure, loggable
 from aether_bg.explain import first_line
-from aether_bg.model import Change, Ended, JobContext, JobInfo, JobStatus, Missed, Purge, Raised, RunOutcome
+from aether_bg.model import Change, Ended, JobContext, JobInfo, JobStatus, Missed, Progress, Purge, Raised, RunOutcome
 from aether_bg.model.job import log_fields
 
 log = logging.getLogger("aether_bg")
@@ -45,6 +46,8 @@ class Outcome:
     job: JobInfo
     result: Result | Change
     plan: Plan | None
+    progress: Progress | None = None
+    """The last one, which it takes along."""
     wait: float = 0.0
     unsure: Change | None = None
     """Handed in, and whether the store has it is unknown."""
@@ -55,6 +58,7 @@ class Completer:
     _shared: Shared
     _decider: Decider
     _journal: Journal
+    _notes: Notes
 
     def record(self, outcome: Outcome) -> None:
         """Hand it in; the caller does not wait."""
@@ -85,6 +89,9 @@ class Completer:
 
     def _hand_in(self, outcome: Outcome, change: Change) -> None:
         """With a unit of work it is a transaction of its own (docs/protocol.md, C6 and W4)."""
+        outcome.progress = self._notes.last(outcome.attempt.context) or outcome.progress
+        if outcome.progress is not None:
+            change = attrs.evolve(change, progress=outcome.progress)
         unit, finished = outcome.attempt.work, partial(self._finished, outcome, change)
         if unit is None or not isinstance(outcome.result, Completed):
             self._journal.put(change, finished)

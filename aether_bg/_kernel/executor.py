@@ -20,6 +20,7 @@ from aether_bg._kernel.attempt import Attempt
 from aether_bg._kernel.completer import Completer, Outcome
 from aether_bg._kernel.decider import Decider
 from aether_bg._kernel.inside import Inside
+from aether_bg._kernel.notes import Notes
 from aether_bg._kernel.shared import Shared
 from aether_bg._rules.decisions import as_asked, asked_for, noted, text_of
 from aether_bg._rules.recurrence import Plan
@@ -40,12 +41,14 @@ class Executor:
     _decider: Decider
     _completer: Completer
     _inside: Inside
+    _notes: Notes
     _new_scope: Callable[[], anyio.CancelScope] = attrs.field(factory=lambda: type(anyio.CancelScope()), init=False)
     """The class of this loop: `anyio.CancelScope()` asks each time which loop it is on."""
 
     def start(self, job: JobInfo) -> None:
         """Synchronous: no await between the commit of a claim and the start (docs/protocol.md, C5)."""
-        attempt = Attempt(job, JobContext(job, complete=self._inside.complete), scope=self._new_scope())
+        context = JobContext(job, complete=self._inside.complete, notes=self._notes)
+        attempt = Attempt(job, context, scope=self._new_scope())
         try:
             attempt.job = attempt.context.job = self._shared.calls.to_run(job)
         except InvalidPayload as error:

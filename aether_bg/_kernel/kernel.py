@@ -23,6 +23,7 @@ from aether_bg._kernel.identity import Identity
 from aether_bg._kernel.inside import Inside
 from aether_bg._kernel.journal import Journal
 from aether_bg._kernel.monitor import Monitor
+from aether_bg._kernel.notes import Blocking, Notes
 from aether_bg._kernel.observers import Observers
 from aether_bg._kernel.problems import Problems
 from aether_bg._kernel.rescuer import Rescuer
@@ -45,13 +46,14 @@ class Kernel:
     """One start of an app: made at the start, dropped at the stop. Nothing runs before `open`.
 
     `runners`: where each handler's code runs. `enqueue_in`: makes `tx.enqueue` for the transaction of a unit of work,
-    which also lists what it makes. `spawn`: starts a task of the kernel's own.
+    which also lists what it makes. `call`: carries a call from another thread to the loop. `spawn`: starts a task of
+    the kernel's own.
     """
 
     def __init__(
         self, *, options: Options, timings: Timings, calls: Calls, handlers: Handlers, runners: Mapping[str, Runner],
         dependencies: Dependencies, clock: Timekeeper, spawn: Spawn, client: bool,
-        enqueue_in: Callable[[Transaction, list[JobInfo]], Callable[..., UUID]],
+        enqueue_in: Callable[[Transaction, list[JobInfo]], Callable[..., UUID]], call: Blocking,
     ) -> None:  # fmt: skip
         self.options, self.start_task, self.client = options, spawn, client
         self._enqueue_in = enqueue_in
@@ -72,10 +74,11 @@ class Kernel:
         arm = self.arming.changed if self.arming is not None else _nothing
         self.journal = Journal(calls=calls, batcher=self.batcher, alarm=alarm, observers=observers, arm=arm)
         decider = Decider(shared)
-        completer = Completer(shared=shared, decider=decider, journal=self.journal)
+        self.notes = notes = Notes(shared=shared, on_loop=on_loop, call=call, limit=options.max_payload)
+        completer = Completer(shared=shared, decider=decider, journal=self.journal, notes=notes)
         executor = Executor(
             shared=shared, runners=runners, dependencies=dependencies, new_work=self.new_work, decider=decider,
-            completer=completer, inside=Inside(shared),
+            completer=completer, inside=Inside(shared), notes=notes,
         )  # fmt: skip
         self.claimer = Claimer(shared=shared, alarm=alarm, start=executor.start)
         triggers = Triggers(shared=shared, claimer=self.claimer, arm=arm, look=look)
@@ -114,7 +117,7 @@ class Kernel:
 
     def open(self) -> None:
         """Writes and events are carried out from now on."""
-        for loop in (self.batcher.run, self.batcher.run, self.shared.observers.run):
+        for loop in (self.batcher.run, self.batcher.run, self.shared.observers.run, self.notes.run):
             self.supervisor.keep(loop)
 
     def close(self) -> None:

@@ -22,6 +22,8 @@ class Timings:
     """How long a trigger waits for a free slot."""
     foreign: float = 600.0
     """How long a trigger of another store is delivered again (docs/protocol.md, D5)."""
+    progress: float = 1.0
+    """Between two writes of progress, of all attempts together (docs/protocol.md, G1)."""
     look: float = 0.3
     """Between looks at the locks of other owners (docs/protocol.md, P3); three times that while alone and idle."""
     sweep: float = 10.0

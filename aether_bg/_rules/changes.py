@@ -27,7 +27,7 @@ def _state_of(job: JobInfo) -> dict[str, Any]:
         "paused": job.paused, "manual": job.manual, "off_schedule": job.off_schedule,
         "trigger_pending": job.trigger_pending, "holds_name": job.holds_name, "armed_seq": job.armed_seq,
         "owner": job.owner, "modified_at": job.modified_at, "modified_by": job.modified_by,
-        "definition": None, "runs": (), "rejoins": False,
+        "definition": None, "runs": (), "rejoins": False, "progress": None,
     }  # fmt: skip
 
 

@@ -13,6 +13,7 @@ import attrs
 import click
 
 from aether_bg import Aether
+from aether_bg.cli import following
 from aether_bg.cli.output import (
     at,
     fields,
@@ -133,16 +134,25 @@ def list_(
 @click.command()
 @database_argument
 @job_argument
+@click.option("--follow", is_flag=True, help="First print its progress, until it has ended.")
 @local_option
 @json_option
-def show(database: str, job: str, local: bool, as_json: bool) -> None:
+def show(database: str, job: str, local: bool, as_json: bool, follow: bool) -> None:
     """Show one job, with its metadata and payload.
+
+    With --follow --json each line of progress is a JSON object of its own.
 
     \b
     aether-bg show jobs.db send-email-order-123 --json
+    aether-bg show jobs.db import-7 --follow
     """
-    row = read(database, lambda store: find_job(store.store_find, job))
-    if as_json:
+    if follow:
+        row = following.follow(database, job, local, as_json)
+    else:
+        row = read(database, lambda store: find_job(store.store_find, job))
+    if as_json and follow:
+        print_line(row)
+    elif as_json:
         print_document(row)
     else:
         fields(_shown(row, local))
@@ -282,7 +292,7 @@ def _shown(job: JobInfo, local: bool) -> Iterator[tuple[str, str]]:
     yield "job_name", plain(job.job_name)
     yield "status", job.status.name + (", paused" if job.paused else "")
     yield "schedule", plain(f"{job.expression_value} ({words})")
-    told = {"job_name", "status", "paused", "expression_value", "payload", "extra_properties"}
+    told = {"job_name", "status", "paused", "expression_value", "payload", "extra_properties", "checkpoint"}
     for field in attrs.fields(JobInfo):
         value = getattr(job, field.name)
         if field.name in told or value is None or value is False or (value == 0 and field.name != "seq"):
@@ -293,6 +303,8 @@ def _shown(job: JobInfo, local: bool) -> Iterator[tuple[str, str]]:
             yield field.name, "\n".join(plain(line) for line in str(value).rstrip().splitlines())
     if job.extra_properties:
         yield "metadata", pretty(job.extra_properties)
+    if job.checkpoint is not None:
+        yield "checkpoint", pretty(job.checkpoint)
     yield "payload", pretty(job.payload)
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
-from collections.abc import Awaitable, Callable, MutableMapping
-from datetime import datetime, timedelta
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from copy import deepcopy
+from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, cast
 
 import attrs
 from attrs import field
 
 from aether_bg.errors import InvalidOption, UsageError, shown
 from aether_bg.model.job import JobInfo, log_fields
+from aether_bg.model.progress import Progress
 
 if TYPE_CHECKING:
     from logging import LoggerAdapter
@@ -113,6 +116,42 @@ class _JobLog(_Adapter):
         return msg, kwargs
 
 
+class Notes(Protocol):
+    """Where a context writes to."""
+
+    def progress(self, ctx: JobContext, done: Any, total: Any, note: Any) -> None: ...
+    def checkpoint(self, ctx: JobContext, value: Any) -> Awaitable[None]: ...
+
+
+class _Elsewhere:
+    """In a context that was carried to another process."""
+
+    def __reduce__(self) -> str:
+        return "ELSEWHERE"
+
+    def progress(self, ctx: JobContext, done: Any, total: Any, note: Any) -> None:
+        self.checkpoint(ctx, done)
+
+    def checkpoint(self, ctx: JobContext, value: Any) -> Awaitable[None]:
+        raise UsageError(
+            repr(ctx), "it was carried to another process, and only the app's can write to the store",
+            "Report progress and checkpoints from a handler that runs in the app's process.",
+        )  # fmt: skip
+
+
+ELSEWHERE: Final = _Elsewhere()
+
+
+class _Done:
+    """What is done already, for those who await it."""
+
+    def __await__(self) -> Iterator[Any]:
+        return iter(())
+
+
+DONE: Final[Awaitable[None]] = cast(Awaitable[None], _Done())
+
+
 @attrs.define(eq=False, repr=False)
 class JobContext:
     """One attempt, as its handler and the wraps around it see it."""
@@ -122,6 +161,10 @@ class JobContext:
     deadline: datetime | None = None
     """When the attempt will be cancelled, by the app's clock; None without a timeout."""
     _complete: Callable[[JobContext, Any], Awaitable[None]] | None = None
+    _notes: Notes | None = None
+    """The kernel's; None in a context made by hand, for a test."""
+    _kept: Any = None
+    """The last checkpoint of this attempt, in a list of one."""
 
     @property
     def attempt(self) -> int:
@@ -157,6 +200,51 @@ class JobContext:
         if self._complete is None:
             raise UsageError(repr(self), "it is not the context of a running attempt", "Call it in the handler.")
         await self._complete(self, connection)
+
+    def progress(self, done: float, total: float | None = None, note: str | None = None) -> None:
+        """Say how far the attempt has come: `ctx.progress(30, 120, "customers")`. From any thread; never waits.
+
+        Shown as `job.progress`, by `aether-bg show --follow` and to `wait(on_progress=…)`. It is written at most once a
+        second for all attempts of the process together, and the last one with the outcome (docs/protocol.md, G1).
+        `note`: at most 200 characters. Raises `InvalidOption` for what is no finite number of 0 or more; `done` may be
+        beyond `total`.
+        """
+        if self._notes is not None:
+            return self._notes.progress(self, done, total, note)
+        Progress.checked(done, total, note, datetime.now(UTC))
+        return None
+
+    def checkpoint(self, value: Any) -> Awaitable[None]:
+        """Keep a JSON value for the next attempt at this occurrence: `await ctx.checkpoint({"row": n})`. It is durable
+        when that returns. In a plain handler, and in any other thread, write `ctx.checkpoint(…)`: it waits by itself.
+
+        `ctx.checkpointed` has it after a failure, a crash or a stop, until the occurrence ends (docs/protocol.md, G2).
+        It is committed at once, apart from a unit of work of the handler. Raises `InvalidPayload` for what is no JSON
+        or larger than `max_payload`, `TokenLost` when another process has taken the job over or it was deleted, and a
+        `StoreError`.
+        """
+        if self._notes is not None:
+            return self._notes.checkpoint(self, value)
+        self.keep(json.loads(json.dumps(value, allow_nan=False)))
+        return DONE
+
+    @property
+    def checkpointed(self) -> Any:
+        """The last checkpoint of this occurrence, a copy; None if there is none."""
+        return deepcopy(self.job.checkpoint if self._kept is None else self._kept[0])
+
+    def keep(self, checkpoint: Any) -> None:
+        """For the kernel: this checkpoint is durable."""
+        self._kept = [checkpoint]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """In another process there is no kernel."""
+        kept = {"_kept": self._kept, "_notes": self._notes and ELSEWHERE}
+        return {"job": self.job, "deadline": self.deadline, "_complete": None, **kept}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)
 
     @property
     def log(self) -> LoggerAdapter[logging.Logger]:

@@ -74,6 +74,8 @@ class Change:
     definition: Definition | None = None
     runs: tuple[JobRun, ...] = ()
     rejoins: bool = False
+    progress: Progress | None = None
+    """The attempt's last one, as far as it is not written yet; None leaves it as it is."""
 
     def guards(self, job: JobInfo | None) -> bool:
         """Whether `job` is still the row that this change was decided on; otherwise a store raises `Stale`."""
@@ -84,6 +86,8 @@ class Change:
         written = {name: getattr(self, name) for name in _STATE}
         if self.definition is not None:
             written |= {name: getattr(self.definition, name) for name in _DEFINITION}
+        if self.progress is not None:
+            written["progress"] = self.progress
         if self.drops_checkpoint:
             written["checkpoint"] = None
         return attrs.evolve(job, seq=self.next_seq, schedule_rev=self.next_rev, **written)
@@ -96,7 +100,9 @@ class Change:
 
 
 _DEFINITION: Final = tuple(attrs.fields_dict(Definition))
-_STATE: Final = tuple(attrs.fields_dict(Change).keys() & attrs.fields_dict(JobInfo).keys() - {"seq", "schedule_rev"})
+_STATE: Final = tuple(
+    attrs.fields_dict(Change).keys() & attrs.fields_dict(JobInfo).keys() - {"seq", "schedule_rev", "progress"}
+)
 
 
 class Transaction(Protocol):

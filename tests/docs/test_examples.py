@@ -15,6 +15,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,8 @@ from .snippets import ROOT
 
 EXAMPLES = ROOT / "examples"
 RUN_HERE = {
-    "cron_in_three_lines.py", "fastapi_service.py", "own_tables.py", "producer.py", "quickstart.py",
-    "schedule_words.py", "script_sync.py", "shared_jobs.py", "worker.py",
+    "cron_in_three_lines.py", "fastapi_service.py", "import_with_checkpoints.py", "own_tables.py", "producer.py",
+    "quickstart.py", "schedule_words.py", "script_sync.py", "shared_jobs.py", "worker.py",
 }  # fmt: skip
 Start = Callable[..., subprocess.Popen[str]]
 
@@ -144,6 +145,19 @@ def test_cron(start: Start) -> None:
     assert process.stdout is not None
     assert "GB free" in process.stdout.readline()
     stop(process, signal.SIGINT)
+
+
+def test_import_with_checkpoints(start: Start, run: Callable[..., str], tmp_path: Path) -> None:
+    example = EXAMPLES / "import_with_checkpoints.py"
+    first = start(example, "--die-at", 620)
+    said, _ = first.communicate(timeout=60)
+    assert first.returncode == -signal.SIGKILL
+    assert "goes on after row 0" in said
+    said = run(example)
+    assert "attempt 2 goes on after row 600" in said
+    assert said.endswith("completed: 1000 of 1000 (100 %), customers\n")
+    with closing(sqlite3.connect(tmp_path / "customers.db")) as customers:
+        assert customers.execute("SELECT count(*), max(number) FROM customers").fetchone() == (1000, 1000)
 
 
 def test_own_tables(run: Callable[..., str], tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from aether_bg._kernel.completer import Completer
 from aether_bg._kernel.decider import Decider
 from aether_bg._kernel.executor import Executor
 from aether_bg._kernel.inside import Inside
+from aether_bg._kernel.notes import Notes
 from aether_bg._kernel.tasks import Signal
 from aether_bg._kernel.triggers import Triggers
 
@@ -29,11 +30,12 @@ class Machinery:
 def machinery(world: World) -> Machinery:
     shared, registration, look = world.shared, world.registration, Signal()
     decider = Decider(shared)
-    completer = Completer(shared=shared, decider=decider, journal=world.journal)
+    notes = Notes(shared=shared, on_loop=lambda fn: fn(), call=lambda fn: None, limit=1000)
+    completer = Completer(shared=shared, decider=decider, journal=world.journal, notes=notes)
     executor = Executor(
         shared=shared, runners=registration.runners(), dependencies=registration.dependencies,
         new_work=lambda: UnitOfWork(lambda tx, made: None, UUID(int=0)), decider=decider,  # type: ignore[arg-type,return-value]
-        completer=completer, inside=Inside(shared),
+        completer=completer, inside=Inside(shared), notes=notes,
     )  # fmt: skip
     claimer = Claimer(shared=shared, alarm=world.alarm, start=executor.start)
     triggers = Triggers(shared=shared, claimer=claimer, arm=world.armed.append, look=look)

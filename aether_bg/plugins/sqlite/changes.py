@@ -73,6 +73,7 @@ UPDATE_JOBS = (
 UPDATE_DEFINITION = (
     f"UPDATE main.aether_jobs SET {', '.join(f'{name} = ?' for name in DEFINITION_COLUMNS)} WHERE id = ?"
 )
+UPDATE_PROGRESS = "UPDATE main.aether_jobs SET progress = ? WHERE id = ?"
 NOTE = """
 UPDATE main.aether_jobs SET progress = coalesce(:progress, progress), checkpoint = iif(:keep, checkpoint, :checkpoint)
 WHERE id = :id AND seq = :seq AND status = 1
@@ -182,6 +183,8 @@ def _save(conn: sqlite3.Connection, changes: list[Change]) -> list[Settled]:
         for change in changes:
             if change.definition is not None:
                 conn.execute(UPDATE_DEFINITION, [*write_definition(change.definition), str(change.job_id)])
+            if change.progress is not None:
+                conn.execute(UPDATE_PROGRESS, [to_progress(change.progress), str(change.job_id)])
     except sqlite3.IntegrityError as error:
         raise _name_taken_back(conn, changes) or _refused(error) from error
     runs = [write_run(run) for change in changes for run in change.runs]

@@ -1,0 +1,45 @@
+"""`wait(on_progress=…)`: what a job says of its progress, passed on as it comes (docs/protocol.md, G1)."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+
+from aether_bg._kernel.notes import Watch
+from aether_bg.model import JobInfo, Progress
+
+OnProgress = Callable[[Progress], Any]
+
+
+class Following:
+    """`watch`: of a job that may run in this process. One that runs elsewhere shows its progress on its row."""
+
+    def __init__(self, tell: OnProgress, watch: Watch) -> None:
+        self._tell, self._watch = tell, watch
+        self._last: Progress | None = None
+
+    async def pass_on(self, row: JobInfo) -> None:
+        """What is new. Raises what the caller's function raises."""
+        self._watch.moved = anyio.Event()
+        for progress in (row.progress, self._watch.seen):
+            last = self._last
+            if progress is None or progress == last or (last is not None and progress.at < last.at):
+                continue
+            self._last = progress
+            result = self._tell(progress)
+            if inspect.isawaitable(result):
+                await result
+
+    async def until(self, ended: anyio.Event) -> None:
+        """Until the job has ended, or said something new here."""
+        async with anyio.create_task_group() as group:
+
+            async def first(event: anyio.Event) -> None:
+                await event.wait()
+                group.cancel_scope.cancel()
+
+            group.start_soon(first, ended)
+            group.start_soon(first, self._watch.moved)

@@ -1,0 +1,141 @@
+"""What attempts say of themselves while they run: progress, and checkpoints (docs/protocol.md, G)."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+from uuid import UUID
+
+import anyio
+import attrs
+
+from aether_bg._handlers.payloads import check_json
+from aether_bg._hooks.calls import Calls
+from aether_bg._kernel.shared import Shared
+from aether_bg._kernel.tasks import Run
+from aether_bg.bridge import Bridge
+from aether_bg.errors import Stale, StoreUnsure, TokenLost, shown
+from aether_bg.model import JobContext, Note, Progress
+from aether_bg.model.attempts import DONE
+
+Blocking = Callable[[Callable[[], Awaitable[None]]], None]
+
+
+@attrs.define(eq=False)
+class Watch:
+    """For one who waits for a job that may run here: its newest progress, and an event that says there is one."""
+
+    seen: Progress | None = None
+    moved: anyio.Event = attrs.field(factory=anyio.Event)
+
+
+@attrs.define(kw_only=True, eq=False)
+class Notes:
+    """`call`: carries a call from another thread to the loop. `limit`: bytes of a checkpoint."""
+
+    _shared: Shared
+    _on_loop: Run
+    _call: Blocking
+    _limit: int
+    _bridge: Bridge = attrs.field(factory=Bridge, init=False)
+    _fresh: dict[JobContext, Progress] = attrs.field(factory=dict, init=False)
+    """What has not been written yet."""
+    _writing: dict[JobContext, Progress] = attrs.field(factory=dict, init=False)
+    _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False)
+    _asked: anyio.Event = attrs.field(factory=anyio.Event, init=False)
+    _posted: bool = attrs.field(default=False, init=False)
+    _watches: dict[UUID, list[Watch]] = attrs.field(factory=dict, init=False)
+
+    # -- progress --------------------------------------------------------------------------------
+
+    def progress(self, ctx: JobContext, done: Any, total: Any, note: Any) -> None:
+        """From any thread. Raises `InvalidOption`."""
+        progress = Progress.checked(done, total, note, self._shared.clock.now())
+        with self._lock:
+            self._fresh[ctx] = progress
+            posted, self._posted = self._posted, True
+        if not posted:
+            self._on_loop(self._look)
+
+    def _look(self) -> None:
+        with self._lock:
+            self._posted = False
+            fresh = list(self._fresh.items()) if self._watches else []
+        for ctx, progress in fresh:
+            for watch in self._watches.get(ctx.job.id, ()):
+                watch.seen = progress
+                watch.moved.set()
+        self._asked.set()
+
+    def last(self, ctx: JobContext) -> Progress | None:
+        """What the attempt said last, unless that is written: its outcome takes it along, and may overtake a write."""
+        if not self._fresh and not self._writing:
+            return None
+        with self._lock:
+            return self._fresh.pop(ctx, None) or self._writing.get(ctx)
+
+    async def run(self) -> None:
+        """At most one write a second for all attempts (docs/protocol.md, G1)."""
+        while True:
+            await self._asked.wait()
+            self._asked = anyio.Event()
+            with self._lock:
+                self._writing, self._fresh = self._fresh, {}
+            await self._write(
+                [Note(job_id=ctx.job.id, seq=ctx.token, progress=said) for ctx, said in self._writing.items()]
+            )
+            self._writing = {}
+            await anyio.sleep(self._shared.timings.progress)
+
+    async def _write(self, notes: Sequence[Note]) -> None:
+        while notes:
+            try:
+                await self._shared.calls.transact(notes)
+                return
+            except Stale as stale:  # that attempt has ended, or lost its token
+                notes = [note for note in notes if note.job_id != stale.job_id]
+            except Exception as error:  # what is reported next is newer
+                self._shared.problems.report("progress", error)
+                return
+
+    @contextmanager
+    def watching(self, job_id: UUID) -> Iterator[Watch]:
+        watch = Watch()
+        self._watches.setdefault(job_id, []).append(watch)
+        try:
+            yield watch
+        finally:
+            self._watches[job_id].remove(watch)
+            if not self._watches[job_id]:
+                del self._watches[job_id]
+
+    # -- checkpoints -----------------------------------------------------------------------------
+
+    def checkpoint(self, ctx: JobContext, value: Any) -> Awaitable[None]:
+        """To be awaited on the loop; in other threads it is done when this returns."""
+        if self._bridge.is_here:
+            return self._keep(ctx, value)
+        self._call(lambda: self._keep(ctx, value))
+        return DONE
+
+    async def _keep(self, ctx: JobContext, value: Any) -> None:
+        plain = check_json(value, self._limit, "a checkpoint")
+        note = [Note(job_id=ctx.job.id, seq=ctx.token, checkpoint=plain)]
+        calls: Calls = self._shared.calls
+        try:
+            try:
+                await calls.transact(note)
+            except StoreUnsure:  # a note may be written twice
+                await calls.transact(note)
+        except Stale as stale:
+            attempt = self._shared.slots.running.get(ctx.job.id)
+            if attempt is not None and attempt.context is ctx:
+                attempt.revoke()
+            raise TokenLost(
+                f"attempt {ctx.attempt} of job {shown(ctx.job.job_name)}",
+                "it no longer holds the job: it has ended, the job was deleted, or another process has taken it over",
+                "Nothing of it counts any more: let the error pass.",
+            ) from stale  # fmt: skip
+        ctx.keep(plain)
