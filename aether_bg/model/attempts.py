@@ -237,15 +237,6 @@ class JobContext:
         """For the kernel: this checkpoint is durable."""
         self._kept = [checkpoint]
 
-    def __getstate__(self) -> dict[str, Any]:
-        """In another process there is no kernel."""
-        kept = {"_kept": self._kept, "_notes": self._notes and ELSEWHERE}
-        return {"job": self.job, "deadline": self.deadline, "_complete": None, **kept}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        for name, value in state.items():
-            setattr(self, name, value)
-
     @property
     def log(self) -> LoggerAdapter[logging.Logger]:
         """The logger `aether_bg.job.<handler>`; its records carry `job_id`, `job_name`, `handler` and `attempt`, beside
@@ -254,7 +245,7 @@ class JobContext:
 
     def __reduce__(self) -> Any:
         """In another process it is only what it says."""
-        return JobContext, (self.job, self.deadline)
+        return JobContext, (self.job, self.deadline, None, self._notes and ELSEWHERE, self._kept)
 
     def __repr__(self) -> str:
         return f"<JobContext {self.job.job_name!r} attempt {self.attempt} token {self.token}>"
