@@ -181,6 +181,8 @@ class Handlers:
     def __init__(self, dependencies: Dependencies) -> None:
         self._dependencies = dependencies
         self._infos: dict[str, HandlerInfo] = {}
+        self.limits: dict[str, int] = {}
+        """`concurrency` of those that have one (docs/protocol.md, L1)."""
         self._names: dict[Any, str] = {}
         self._compiled: dict[str, Handler] = {}
         self._types: dict[Any, PayloadType] = {}
@@ -200,11 +202,9 @@ class Handlers:
                 "Choose another name.",
             )  # fmt: skip
         self._infos[info.name] = info
+        if info.concurrency is not None:
+            self.limits[info.name] = info.concurrency
         self._names.setdefault(info.target, info.name)
-
-    def limits(self) -> dict[str, int]:
-        """Of those that have one (docs/protocol.md, L1)."""
-        return {name: info.concurrency for name, info in self._infos.items() if info.concurrency is not None}
 
     def priority(self, name: str) -> int:
         """Of its jobs that have none of their own; 0 where the handler is not known."""

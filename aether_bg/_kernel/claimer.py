@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from typing import Any
 
 import anyio
 import attrs
@@ -47,9 +48,8 @@ class Claimer:
 
     async def _claim_due(self) -> tuple[Claim, Claimed]:
         async with self._lock:
-            claim = Claim(
-                owner=self._shared.identity.owner, now=self._shared.clock.now(), limit=self._shared.slots.free,
-                handlers=tuple(self._shared.handlers), suspect=not self._shared.slots.suspect,
+            claim = self._claim(
+                self._shared.clock.now(), limit=self._shared.slots.free, suspect=not self._shared.slots.suspect,
                 unreadable=tuple(self._shared.schedules.unreadable),
             )  # fmt: skip
             taken: Sequence[JobInfo] = ()
@@ -59,15 +59,24 @@ class Claimer:
                 taken = claimed.jobs
             finally:
                 self._alarm.looked((job.id, job.seq - 1) for job in taken)
+            self._shared.slots.short = claimed.short
             return claim, claimed
+
+    def _claim(self, now: datetime, **fields: Any) -> Claim:
+        slots, handlers = self._shared.slots, self._shared.handlers
+        return Claim(
+            owner=self._shared.identity.owner, now=now, handlers=tuple(handlers), limits=handlers.limits,
+            busy=frozenset(slots.kinds), kept=slots.kept, **fields,
+        )  # fmt: skip
+
+    def has_room(self, handler: str) -> bool:
+        """Whether another job of this handler may start here; its limit is for the store to count."""
+        return self._claim(self._shared.clock.now(), limit=self._shared.slots.free).most(handler, {}) > 0
 
     async def take(self, job: JobInfo) -> bool:
         """Claim and start exactly this row, as it was read. False: it has moved on, or this owner is unknown."""
         now = self._shared.clock.now()
-        claim = Claim(
-            owner=self._shared.identity.owner, now=max(now, job.due_at or now), limit=1,
-            handlers=tuple(self._shared.handlers), job_id=job.id, seq=job.seq,
-        )  # fmt: skip
+        claim = self._claim(max(now, job.due_at or now), limit=1, job_id=job.id, seq=job.seq)
         self._shared.slots.reserve(job)  # until the claim returns no other trigger may take the same slot
         taken = False
         try:

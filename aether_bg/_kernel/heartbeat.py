@@ -115,7 +115,7 @@ class Heartbeats:
             interval=self._lease / 3, keep_for=10 * self._lease if keep_for is None else keep_for, join=join,
             leave=leave, recovered=recovered, stopping=stopping or (join and self._shared.identity.stopping),
             stop_asked=lambda: self._shared.identity.stop_asked, problems=self._not_applied,
-            limits=self._shared.handlers.limits() if join else {},
+            limits=self._shared.handlers.limits if join else {},
         ))  # fmt: skip
         self._compare_clocks(alive, asked)
         return alive

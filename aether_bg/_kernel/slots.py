@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from uuid import UUID
 
@@ -22,6 +23,12 @@ class Slots:
         """Attempts ever begun."""
         self.suspect = False
         """A job that has crashed before is running: no second one beside it (docs/protocol.md, R3)."""
+        self.kinds = Counter[str]()
+        """How many of `running` and `reserved` are of each handler."""
+        self.kept = concurrency // 4
+        """Slots that are kept for handlers of which nothing runs here (docs/protocol.md, L4)."""
+        self.short = False
+        """Jobs wait for something to end, although there are free slots: look again then (docs/protocol.md, L2)."""
         self.reserved = 0
         """Slots kept for triggers whose claim is on its way."""
         self.freed = Signal()
@@ -39,18 +46,23 @@ class Slots:
     def reserve(self, job: JobInfo) -> None:
         """Keep one for the claim of this job, which is on its way."""
         self.reserved += 1
+        self.kinds[job.handler_name] += 1
         self.suspect |= job.suspect
 
     def unreserve(self, job: JobInfo, taken: bool) -> None:
         """The claim is over, and has taken the job or not."""
         self.reserved -= 1
+        self._less(job)
         if job.suspect and not taken:
             self.suspect = False
 
     def begin(self, attempt: Attempt) -> Attempt | None:
         """The attempt of the same job that has not ended here yet, if there is one."""
         before = self.running.get(attempt.job.id)
+        if before is not None:
+            self._less(before.job)
         self.running[attempt.job.id] = attempt
+        self.kinds[attempt.job.handler_name] += 1
         self.started += 1
         self.suspect |= attempt.job.suspect
         return before
@@ -59,14 +71,20 @@ class Slots:
         """Its code no longer runs."""
         if self.running.get(attempt.job.id) is attempt:
             del self.running[attempt.job.id]
+            self._less(attempt.job)
         elif attempt.ended is not None:  # the next attempt of this job waits for it
             attempt.ended.set()
+
+    def _less(self, job: JobInfo) -> None:
+        self.kinds[job.handler_name] -= 1
+        if not self.kinds[job.handler_name]:
+            del self.kinds[job.handler_name]
 
     def settle(self, job: JobInfo) -> None:
         """Its outcome is committed, or counts no longer: the next suspect may run (docs/protocol.md, R3)."""
         self.recording.discard(job.id)
-        if job.suspect:
-            self.suspect = False
+        if job.suspect or self.short:
+            self.suspect = self.suspect and not job.suspect
             self._wake()
         self.freed.set()
 

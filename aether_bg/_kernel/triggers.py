@@ -58,7 +58,7 @@ class Triggers:
             return self._old(job)
         if job.held:
             return Fired.CONSUMED
-        if not self._can_run(job) or not await self._is_due(job) or not await self._has_slot(job.suspect):
+        if not self._can_run(job) or not await self._is_due(job) or not await self._has_slot(job):
             return Fired.RETRY
         if await self._claimer.take(job):
             return Fired.CLAIMED
@@ -102,10 +102,10 @@ class Triggers:
             await anyio.sleep(early)
         return True
 
-    async def _has_slot(self, suspect: bool) -> bool:
+    async def _has_slot(self, job: JobInfo) -> bool:
         """Waits a moment for one."""
         deadline = self._shared.clock.monotonic() + self._shared.timings.room
-        while self._shared.slots.free < 1 or (suspect and self._shared.slots.suspect):
+        while not self._claimer.has_room(job.handler_name) or (job.suspect and self._shared.slots.suspect):
             if self._shared.identity.stopping or self._shared.clock.monotonic() > deadline:
                 return False
             await self._shared.slots.freed.wait(0.5)

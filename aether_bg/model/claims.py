@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Any, Final, Protocol, TypeVar
 from uuid import UUID
 
 import attrs
 from attrs import field
 
-from aether_bg.model.job import JobInfo, JobRun, JobStatus, by_due
+from aether_bg.model.job import JobInfo, JobRun, JobStatus
+
+_MINUTE: Final = timedelta(minutes=1)
+
+
+class Row(Protocol):
+    """What is needed of a due row to choose it: a `JobInfo`, or as much as a store has read of one."""
+
+    @property
+    def id(self) -> Any: ...
+    @property
+    def handler_name(self) -> str: ...
+    @property
+    def priority(self) -> int: ...
+    @property
+    def due_at(self) -> datetime | None: ...
+    @property
+    def suspect(self) -> bool: ...
+
+
+R = TypeVar("R", bound=Row)
 
 
 @attrs.frozen(kw_only=True)
@@ -22,6 +44,9 @@ class Claim:
     Rows with two crashes or more are left out unless `suspect`, and then at most one is taken (docs/protocol.md, R3).
     `unreadable`: schedules, as (expression_value, timezone), that this process cannot read; rows with them are left to
     other processes and do not count for `next_due`. An exact claim does not look at `unreadable`.
+    `limits`: how many of a handler's jobs may be RUNNING in the whole store, counted inside the transaction
+    (docs/protocol.md, L1). `busy`: handlers of which this process runs something already, and `kept`: how many of its
+    free slots at most are kept for the others (docs/protocol.md, L4).
     """
 
     owner: UUID
@@ -32,6 +57,9 @@ class Claim:
     unreadable: tuple[tuple[str, str | None], ...] = ()
     job_id: UUID | None = None
     seq: int | None = None
+    limits: Mapping[str, int] = field(factory=dict)
+    busy: frozenset[str] = frozenset()
+    kept: int = 0
 
     def asks_for(self, job: JobInfo) -> bool:
         """Whether `job` is one of the rows that this claim is about, due or not."""
@@ -42,14 +70,56 @@ class Claim:
         return not self.unreadable or (job.expression_value, job.timezone) not in self.unreadable
 
     def choose(self, jobs: Iterable[JobInfo]) -> list[JobInfo]:
-        """Those of `jobs` to take: due, earliest first, up to `limit`, one suspect at most."""
-        chosen: list[JobInfo] = []
-        for job in sorted((job for job in jobs if self.asks_for(job) and job.claimable(self.now)), key=by_due):
-            if len(chosen) == self.limit:
-                break
-            if not job.suspect or not any(taken.suspect for taken in chosen) or self.job_id is not None:
-                chosen.append(job)
-        return chosen
+        """Those of `jobs` to take. `jobs`: all rows, or at least the due ones and those that run."""
+        jobs = list(jobs)
+        return self.deal((job for job in jobs if self.asks_for(job) and job.claimable(self.now)), running(jobs))
+
+    def deal(self, due: Iterable[R], running: Mapping[str, int]) -> list[R]:
+        """Which of the rows that are due to take: in the order of `rank`, up to `limit`, one suspect at most, within
+        the limits of their handlers (`running`: what runs in the store). A handler that is not busy gets its first row
+        before others get another, and what is `kept` (docs/protocol.md, L1, L4, L5, R3)."""
+        rows, chosen = sorted(due, key=self.rank), dict[Any, R]()
+        busy, runs, alone = set(self.busy), Counter(running), False
+        for first in (True, False):
+            room = self.limit - (0 if first else self._kept(busy))
+            for row in rows:
+                name = row.handler_name
+                if len(chosen) >= room:
+                    break
+                if (first and name in busy) or row.id in chosen or (alone and row.suspect) or self._full(name, runs):
+                    continue
+                chosen[row.id] = row
+                busy.add(name)
+                runs[name] += 1
+                alone = alone or row.suspect
+        return sorted(chosen.values(), key=self.rank)
+
+    def rank(self, row: Row) -> tuple[Any, ...]:
+        """Where a due row stands: by its priority and the whole minutes for which it has been due, more of both first;
+        then the earliest due (docs/protocol.md, L5)."""
+        due = row.due_at or self.now
+        return (-row.priority - (self.now - due) // _MINUTE, due, row.id)
+
+    def most(self, handler: str, running: Mapping[str, int]) -> int:
+        """How many due rows of this handler it takes if there are no others."""
+        free = self.limit - self._kept({*self.busy, handler})
+        free = max(free, min(1, self.limit)) if handler not in self.busy else free
+        return max(0, min(free, self.limits.get(handler, free) - running.get(handler, 0)))
+
+    def _kept(self, busy: set[str]) -> int:
+        return min(len(set(self.handlers) - busy), self.kept)
+
+    def _full(self, handler: str, running: Mapping[str, int]) -> bool:
+        return handler in self.limits and running.get(handler, 0) >= self.limits[handler]
+
+    def after(self, taken: Iterable[Row]) -> Claim:
+        """What is left of it once these rows are taken."""
+        names = [row.handler_name for row in taken]
+        return attrs.evolve(self, limit=self.limit - len(names), busy=self.busy.union(names))
+
+    def waits_for_others(self, handler: str, running: Mapping[str, int]) -> bool:
+        """Whether no row of this handler can start, though there are free slots, before something else has ended."""
+        return self._full(handler, running) or (self.limit > 0 and self.most(handler, running) < 1)
 
     def take(self, job: JobInfo) -> JobInfo:
         """The row once this claim has taken it; its `seq` is the token."""
@@ -60,9 +130,16 @@ class Claim:
 
     def answer(self, taken: Sequence[JobInfo], jobs: Iterable[JobInfo]) -> Claimed:
         """What to answer once `taken` are written. `jobs`: all rows after that."""
-        alone = any(job.suspect for job in taken)
-        rest = (job for job in jobs if self.asks_for(job) and not (alone and job.suspect))
-        return Claimed(jobs=tuple(taken), next_due=min((job.due_at for job in rest if job.due_at), default=None))
+        jobs, rest, alone = list(jobs), self.after(taken), any(job.suspect for job in taken)
+        waiting = [job for job in jobs if self.asks_for(job) and not (alone and job.suspect)]
+        free = [job for job in waiting if not rest.waits_for_others(job.handler_name, running(jobs))]
+        next_due = min((job.due_at for job in free if job.due_at), default=None)
+        return Claimed(jobs=tuple(taken), next_due=next_due, short=len(free) < len(waiting))
+
+
+def running(jobs: Iterable[JobInfo]) -> Counter[str]:
+    """How many rows of each handler are RUNNING."""
+    return Counter(job.handler_name for job in jobs if job.status is JobStatus.RUNNING)
 
 
 def begun_run(taken: JobInfo) -> JobRun:
@@ -75,10 +152,15 @@ def begun_run(taken: JobInfo) -> JobRun:
 
 @attrs.frozen(kw_only=True)
 class Claimed:
-    """The rows taken, as they are now (`seq` is the token), and when the next one of these handlers is due."""
+    """The rows taken, as they are now (`seq` is the token), and when the next one of these handlers is due.
+
+    `next_due` leaves out the rows of handlers that cannot start another one before something else has ended, although
+    there are free slots (docs/protocol.md, L2); `short`: there are such rows.
+    """
 
     jobs: tuple[JobInfo, ...] = ()
     next_due: datetime | None = None
+    short: bool = False
 
 
 def _no() -> bool:

@@ -164,15 +164,14 @@ class SQLiteStore:
 
     @hookimpl
     async def store_claim(self, claim: Claim) -> Claimed:
-        session, next_due = self._open(), None
+        session, next_due, short = self._open(), None, False
         try:
-            rows, next_due = await session.write(lambda conn: claims.claim(conn, claim), Rank.OTHER, theirs=True)
+            rows, next_due, short = await session.write(lambda conn: claims.claim(conn, claim), Rank.OTHER, theirs=True)
             found = await self._isolated(read_jobs(rows), claim.now, for_work=True)
         except sqlite3.Error:  # not of the file, which would be a StoreError: of what is in some row
             found, told = await session.write(lambda conn: claims.claim_one_by_one(conn, claim), Rank.OTHER)
             self._report(told)
-        jobs = sorted(found, key=lambda job: job.due_at or claim.now)
-        return Claimed(jobs=tuple(jobs), next_due=next_due)
+        return Claimed(jobs=tuple(sorted(found, key=claim.rank)), next_due=next_due, short=short)
 
     async def _isolated(self, found: list[JobInfo], now: datetime, *, for_work: bool) -> list[JobInfo]:
         """`found`, without the rows that had to be set aside. For reading by people, most can stay as they are."""

@@ -12,9 +12,10 @@ from uuid import UUID
 from aether_bg.errors import StoreBroken, shown
 from aether_bg.model import JobInfo, JobRun, JobStatus, Purge, Query, Stats
 from aether_bg.plugins.sqlite import listing, reading
+from aether_bg.plugins.sqlite.choosing import lanes_of
 from aether_bg.plugins.sqlite.columns import RUN_COLUMNS, readable_time, to_sorted_json, to_time, to_uuid
 from aether_bg.plugins.sqlite.rows import read_run
-from aether_bg.plugins.sqlite.schema import LISTED, NOT_HELD, PAUSED, PAUSED_HANDLERS, READY, RECURS
+from aether_bg.plugins.sqlite.schema import LISTED, MANUAL, NOT_HELD, PAUSED, PAUSED_HANDLERS, READY, RECURS
 
 _SAME_METADATA = """(
     SELECT count(*) FROM json_each(extra_properties) AS has JOIN json_each(?) AS wants
@@ -26,6 +27,7 @@ _PARENTS = """(
 )"""
 _ODD_ID = "id NOT GLOB '????????-????-????-????-????????????' OR id GLOB '*[^-0-9a-f]*' OR typeof(id) <> 'text'"
 _NEWEST = "SELECT max(rowid) FROM main.aether_jobs"
+LANES = f"WITH RECURSIVE {lanes_of('SELECT ? AS name', READY)} SELECT priority FROM lane WHERE priority IS NOT NULL"
 _PLACE = {"created": "id", "due": "coalesce(due_at, ''), id"}
 
 
@@ -56,6 +58,12 @@ def find(conn: sqlite3.Connection, query: Query) -> list[JobInfo]:
         terms.append("job_name = ?")
         params.append(query.job_name)
     where = f"WHERE {' AND '.join(terms)}" if terms else ""
+    if query.handler_name is not None and place == "due_at, id" and query.job_name is None:
+        lanes = [lane for (lane,) in conn.execute(LANES, [query.handler_name])]  # lane by lane
+        each = f"SELECT * FROM (SELECT * FROM {table} {where} AND priority = ? ORDER BY {order} LIMIT ?)"
+        if lanes:
+            table = f"({' UNION ALL '.join([each] * len(lanes))})"
+            params, where = [value for lane in lanes for value in (*params, lane, query.limit)], ""
     if query.job_name is not None and query.parents_of is None:  # two partial indexes cover the names
         table = " UNION ALL ".join(
             f"SELECT * FROM main.aether_jobs WHERE job_name = ? AND holds_name = {held}" for held in (1, 0)
@@ -215,8 +223,11 @@ WITH RECURSIVE h(name) AS (
     UNION ALL
     SELECT (SELECT min(handler_name) FROM main.aether_jobs WHERE {READY} AND handler_name > h.name)
     FROM h WHERE name IS NOT NULL
-)
-SELECT name FROM h WHERE (
-    SELECT min(due_at) FROM main.aether_jobs WHERE {READY} AND {NOT_HELD} AND handler_name = h.name
-) <= ?
+), {lanes_of(f"SELECT name FROM h WHERE name IS NOT NULL AND name NOT IN ({PAUSED_HANDLERS})", READY)}
+SELECT handler FROM lane WHERE priority IS NOT NULL AND (
+    SELECT min(due_at) FROM main.aether_jobs WHERE {READY} AND handler_name = lane.handler
+    AND aether_jobs.priority = lane.priority
+) <= :now
+UNION SELECT handler_name FROM main.aether_jobs
+WHERE {MANUAL} AND handler_name IN ({PAUSED_HANDLERS}) AND due_at <= :now
 """

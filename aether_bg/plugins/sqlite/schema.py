@@ -27,6 +27,9 @@ PAUSED_HANDLERS = "SELECT name FROM main.aether_handlers"
 NOT_HELD = f"(manual = 1 OR handler_name NOT IN ({PAUSED_HANDLERS}))"
 """And not kept waiting by the pause of its handler (docs/protocol.md, L3)."""
 
+MANUAL = "status = 0 AND manual = 1"
+"""What can be claimed of a handler that is paused."""
+
 SUSPECT = f"crash_count >= {CRASHES}"
 
 _TABLES = f"""
@@ -106,12 +109,13 @@ CREATE TABLE aether_handlers (
 ) WITHOUT ROWID;
 CREATE UNIQUE INDEX aether_jobs_name ON aether_jobs (job_name) WHERE holds_name = 1;
 CREATE INDEX aether_jobs_former_name ON aether_jobs (job_name) WHERE holds_name = 0;
-CREATE INDEX aether_jobs_ready ON aether_jobs (handler_name, due_at) WHERE {READY};
-CREATE INDEX aether_jobs_suspect ON aether_jobs (handler_name, due_at) WHERE {READY} AND {SUSPECT};
+CREATE INDEX aether_jobs_ready ON aether_jobs (handler_name, priority, due_at) WHERE {READY};
+CREATE INDEX aether_jobs_manual ON aether_jobs (handler_name, priority, due_at) WHERE {MANUAL};
+CREATE INDEX aether_jobs_suspect ON aether_jobs (handler_name, priority, due_at) WHERE {READY} AND {SUSPECT};
 CREATE INDEX aether_jobs_changed ON aether_jobs (modified_at) WHERE status = 0 AND seq > 0;
 CREATE INDEX aether_jobs_zoned ON aether_jobs (id) WHERE status = 0 AND timezone IS NOT NULL;
 CREATE INDEX aether_jobs_declared ON aether_jobs (id) WHERE declared = 1 AND status < 2;
-CREATE INDEX aether_jobs_running ON aether_jobs (owner) WHERE status = 1;
+CREATE INDEX aether_jobs_running ON aether_jobs (owner, handler_name) WHERE status = 1;
 CREATE INDEX aether_jobs_ended ON aether_jobs (status, handled_time) WHERE status > 1;
 CREATE TABLE aether_runs (
     job_id TEXT NOT NULL REFERENCES aether_jobs(id) ON DELETE CASCADE,

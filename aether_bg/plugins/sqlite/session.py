@@ -158,7 +158,7 @@ class Session:
                     beat_count = beats if isinstance(beats, int) else 0
                     rows[owner] = Owner(beat_count, _names(handlers), bool(stopping), _names(declares))
             orphaned = [row[0] for row in conn.execute(queries.ORPHANED) if row[0] != str(beat.owner)]
-            due = [name for (name,) in conn.execute(queries.DUE_HANDLERS, [to_time(beat.now)])]
+            due = [name for (name,) in conn.execute(queries.DUE_HANDLERS, {"now": to_time(beat.now)})]
         bad += [owner for owner in orphaned if queries.readable_id(owner) is None]
         lost = [owner for owner in map(queries.readable_id, orphaned) if owner is not None]
         staying = [owner for owner in rows.values() if not owner.stopping]
