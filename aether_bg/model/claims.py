@@ -104,7 +104,9 @@ class Claim:
         """How many due rows of this handler it takes if there are no others."""
         free = self.limit - self._kept({*self.busy, handler})
         free = max(free, min(1, self.limit)) if handler not in self.busy else free
-        return max(0, min(free, self.limits.get(handler, free) - running.get(handler, 0)))
+        if handler in self.limits:
+            free = min(free, self.limits[handler] - running.get(handler, 0))
+        return max(0, free)
 
     def _kept(self, busy: set[str]) -> int:
         return min(len(set(self.handlers) - busy), self.kept)

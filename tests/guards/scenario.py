@@ -59,7 +59,7 @@ def app_on(path: Path, clock: FakeClock, scheduler: Any, **options: Any) -> Aeth
     async def fails() -> None:
         raise ValueError("as asked")
 
-    @app.handler("Gives up")
+    @app.handler("Gives up", concurrency=1, priority=-5)
     async def gives_up() -> None:
         raise GiveUp
 
@@ -105,6 +105,9 @@ async def verbs(app: Aether) -> None:
     await app.pause(job)
     await app.resume(job)
     await app.trigger("moved")
+    await app.pause(handler="Quick")
+    await app.drain()
+    await app.resume(handler="Quick")
     await app.drain()
     await app.explain("moved")
     await app.delete("moved")

@@ -10,6 +10,7 @@ from typing import Any
 from aether_bg.testing.contracts import schedulers as _schedulers
 from aether_bg.testing.contracts import (
     store_after,
+    store_choosing,
     store_claims,
     store_guards,
     store_lasting,
@@ -30,6 +31,7 @@ _ROOMS = (
     store_values,
     store_guards,
     store_claims,
+    store_choosing,
     store_notes,
     store_after,
     store_owners,

@@ -21,10 +21,11 @@ NAME, HOLDER = b"n", b"h"  # + digest of the job's name + id
 STATUS = b"s"  # + status + id
 HANDLER = b"k"  # + digest of the handler's name + status + id: the handler's name
 DUE = b"t"  # + due_at + id
-READY = b"d"  # + digest of the handler's name + suspect + due_at + id: the handler's name
+READY = b"d"  # + digest of the handler's name + suspect, manual + priority + due_at + id: the handler's name
 UNARMED = b"u"  # + id
 HELD = b"o"  # + owner + id: seq
 PAUSED = b"p"  # + id
+PAUSED_HANDLER = b"q"  # + digest of the handler's name: its name
 ENDED = b"e"  # + status + handled_time + id
 COMPLETED = b"c"  # + job id + occurrence: token
 PARENT = b"a"  # + child + place: the parent's id
@@ -72,9 +73,20 @@ def flag(status: JobStatus) -> bytes:
     return bytes([status])
 
 
-def group(handler: str, suspect: bool) -> bytes:
-    """The prefix of the ready rows of a handler; with or without those that may have crashed their process."""
-    return READY + digest(handler) + bytes([suspect])
+def group(handler: str, suspect: bool, manual: bool) -> bytes:
+    """The prefix of some ready rows of a handler: those that may have crashed their process, those that were triggered,
+    or neither."""
+    return READY + digest(handler) + bytes([suspect + 2 * manual])
+
+
+def lane(entry: bytes) -> bytes:
+    """Of an entry of READY: the prefix of the ready rows that differ in their due instant only."""
+    return entry[: -ID - 8]
+
+
+def triggered(entry: bytes) -> bool:
+    """Of an entry of READY: whether its row is `manual`."""
+    return entry[len(READY) + ID] >= 2
 
 
 def job_entries(job: JobInfo) -> dict[bytes, bytes]:
@@ -89,7 +101,8 @@ def job_entries(job: JobInfo) -> dict[bytes, bytes]:
     if job.holds_name:
         entries[HOLDER + name + row] = b""
     if job.waiting and job.due_at is not None:
-        entries[group(job.handler_name, job.suspect) + instant(job.due_at) + row] = handler
+        prefix = group(job.handler_name, job.suspect, job.manual) + bytes([100 - job.priority])
+        entries[prefix + instant(job.due_at) + row] = handler
         if job.armed_seq != job.seq:
             entries[UNARMED + row] = b""
     if job.paused and not job.status.terminal:

@@ -25,7 +25,8 @@ def find(rows: Rows, query: Query) -> list[JobInfo]:
         found = (job for job in map(rows.job, _candidates(rows, known)) if job is not None)
         last = rows.job(query.after) if query.after is not None else None
         return query.select({job.id: job for job in (*found, *([last] if last else []))}.values())
-    jobs = (job for job in map(rows.job, _candidates(rows, query)) if job is not None)
+    held = rows.held()
+    jobs = (job.under(held) for job in map(rows.job, _candidates(rows, query)) if job is not None)
     if query.children_of is not None:
         children = set(rows.children(query.children_of))
         jobs = (job for job in jobs if job.id in children)
@@ -102,7 +103,12 @@ def stats(rows: Rows) -> Stats:
     for key, handler in rows.index(layout.HANDLER):
         by_handler.setdefault(handler.decode(), Counter())[JobStatus(key[status_at]).name.lower()] += 1
     now = layout.instant(datetime.now(UTC))
-    waiting = [due for key, _ in rows.index(layout.READY) if (due := key[-layout.ID - 8 : -layout.ID])]
+    held = rows.held()
+    waiting = [
+        key[-layout.ID - 8 : -layout.ID]
+        for key, handler in rows.index(layout.READY)
+        if layout.triggered(key) or handler.decode() not in held
+    ]
     total: dict[str, Any] = sum(by_handler.values(), Counter[str]())
     return Stats(
         store_id=rows.tables.store_id,
@@ -114,6 +120,7 @@ def stats(rows: Rows) -> Stats:
         runs=rows.txn.stat(rows.tables.runs)["entries"],
         size=size(rows),
         by_handler=by_handler,
+        paused_handlers=tuple(sorted(held)),
     )
 
 
@@ -125,13 +132,7 @@ def size(rows: Rows) -> int:
 def alive(rows: Rows, beat: Heartbeat, proven: set[UUID]) -> Alive:
     """`proven`: the registered owners whose lock is free."""
     owners = rows.owners()
-    jobs = chain(rows.jobs(rows.index(layout.HELD)), rows.jobs(_earliest_of_each_handler(rows)))
+    held, earliest = rows.held(), (next(rows.index(lane)) for lane in rows.lanes(layout.READY))
+    jobs = chain(rows.jobs(rows.index(layout.HELD)), (job.under(held) for job in rows.jobs(earliest)))
     found = Alive.of(beat, rows.tables.store_id, owners, jobs, proven & owners.keys())
     return attrs.evolve(found, size=size(rows)) if beat.join else found
-
-
-def _earliest_of_each_handler(rows: Rows) -> Iterator[tuple[bytes, bytes]]:
-    position = layout.READY
-    while entry := next(rows.index(layout.READY, position), None):
-        yield entry
-        position = entry[0][: -layout.ID - 8] + layout.AFTER_ALL

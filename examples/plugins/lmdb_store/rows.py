@@ -55,6 +55,17 @@ class Rows:
         found = (self.job(UUID(bytes=key[-layout.ID :])) for key, _ in entries)
         return (job for job in found if job is not None)
 
+    def held(self) -> set[str]:
+        """Handlers that are paused."""
+        return {name.decode() for _, name in self.index(layout.PAUSED_HANDLER)}
+
+    def lanes(self, prefix: bytes) -> Iterator[bytes]:
+        """The prefixes of ready rows that differ in their due instant only."""
+        position = prefix
+        while entry := next(self.index(prefix, position), None):
+            yield (found := layout.lane(entry[0]))
+            position = found + layout.AFTER_ALL
+
     def every_job(self, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         return self._scan(self.tables.jobs, b"", after)
 
@@ -114,6 +125,13 @@ class Rows:
     def put_job(self, new: JobInfo, old: JobInfo | None = None) -> None:
         self.txn.put(new.id.bytes, layout.pack(new), db=self.tables.jobs)
         self._index(layout.job_entries(old) if old else {}, layout.job_entries(new))
+
+    def hold(self, handler: str, held: bool) -> None:
+        key = layout.PAUSED_HANDLER + layout.digest(handler)
+        if held:
+            self.txn.put(key, handler.encode(), db=self.tables.index)
+        else:
+            self.txn.delete(key, db=self.tables.index)
 
     def put_run(self, new: JobRun) -> None:
         key = layout.run_key(new)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import islice, product
 from uuid import UUID
 
 import attrs
@@ -15,6 +15,7 @@ from aether_bg.model import (
     Claim,
     Claimed,
     Heartbeat,
+    Hold,
     Insert,
     Note,
     Owner,
@@ -44,6 +45,9 @@ def transact(rows: Rows, writes: Sequence[Write]) -> list[object]:
                 results.append(_save(rows, change))
             case Note():
                 _note(rows, write)
+                results.append(None)
+            case Hold(handler=handler, held=held):
+                rows.hold(handler, held)
                 results.append(None)
             case _:
                 raise Unsupported("LMDBStore", "it has no SQL", "Use SQLiteStore for a unit of work with SQL.")
@@ -139,15 +143,21 @@ def claim(rows: Rows, claim: Claim) -> Claimed:
 
 
 def _candidates(rows: Rows, claim: Claim) -> Iterator[JobInfo]:
-    """The earliest of each handler, enough to fill the claim and to say what comes next."""
+    """What runs, and the earliest of each handler and priority, enough to fill the claim and to say what comes next."""
+    held = rows.held()
+    if claim.limits:
+        yield from rows.jobs(rows.index(layout.HELD))
     if claim.job_id is not None:
         if job := rows.job(claim.job_id):
-            yield job
+            yield job.under(held)
         return
     for name in claim.handlers:
-        for suspect in (False, True)[: 1 + claim.suspect]:
-            jobs = rows.jobs(rows.index(layout.group(name, suspect)))
-            yield from islice(filter(claim.asks_for, jobs), claim.limit + 1)
+        for suspect, manual in product((False, True)[: 1 + claim.suspect], (False, True)):
+            if name in held and not manual:
+                continue
+            for lane in rows.lanes(layout.group(name, suspect, manual)):
+                jobs = (job.under(held) for job in rows.jobs(rows.index(lane)))
+                yield from islice(filter(claim.asks_for, jobs), claim.limit + 1)
 
 
 def purge(rows: Rows, purge: Purge) -> int:
