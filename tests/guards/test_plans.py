@@ -21,6 +21,7 @@ HANDLED = "strftime('%Y-%m-%dT%H:%M:%f000Z', '2029-01-01', '+' || i || ' seconds
 JUSTIFIED = {
     r"FROM aether_owners\b": "a row per process; with it, the rows of jobs that run now, which are at most as many "
         "as may run",
+    r"^SELECT handler_name, count\(\*\) FROM aether_jobs WHERE status = 1": "limits: the rows of jobs that run now",
     r"^SELECT handler_name, status, count": "stats: an operator's question, on a reader",
     r"^SELECT count\(\*\) FROM aether_(jobs|runs)": "stats",
     r"^SELECT min\(due_at\) FROM aether_jobs": "stats",
@@ -68,7 +69,7 @@ def test_the_scenario_uses_what_there_is(played: Played) -> None:
         "UPDATE aether_jobs SET status = 1", "DELETE FROM aether_jobs", "DELETE FROM aether_runs",
         "DELETE FROM aether_owners", "UPDATE aether_owners",
         "json_array(lane, id, due_at)", "armed_seq <> seq", "GROUP BY handler_name", "AND manual = 1 AND handler_name",
-        "seq > 0", "timezone IS NOT NULL", "h.value", "OFFSET", "handler_name > h.name",
+        "seq > 0", "timezone IS NOT NULL", "SELECT value AS name", "OFFSET", "handler_name > h.name",
         "UNION ALL SELECT * FROM aether_jobs WHERE job_name",
         "status = 1 AND owner = ?", "crash_count >= 2", "ORDER BY token DESC", "holds_name = 1",
     ):  # fmt: skip

@@ -115,7 +115,7 @@ CREATE INDEX aether_jobs_suspect ON aether_jobs (handler_name, priority, due_at)
 CREATE INDEX aether_jobs_changed ON aether_jobs (modified_at) WHERE status = 0 AND seq > 0;
 CREATE INDEX aether_jobs_zoned ON aether_jobs (id) WHERE status = 0 AND timezone IS NOT NULL;
 CREATE INDEX aether_jobs_declared ON aether_jobs (id) WHERE declared = 1 AND status < 2;
-CREATE INDEX aether_jobs_running ON aether_jobs (owner, handler_name) WHERE status = 1;
+CREATE INDEX aether_jobs_running ON aether_jobs (owner) WHERE status = 1;
 CREATE INDEX aether_jobs_ended ON aether_jobs (status, handled_time) WHERE status > 1;
 CREATE TABLE aether_runs (
     job_id TEXT NOT NULL REFERENCES aether_jobs(id) ON DELETE CASCADE,
