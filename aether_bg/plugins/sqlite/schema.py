@@ -27,7 +27,7 @@ PAUSED_HANDLERS = "SELECT name FROM main.aether_handlers"
 NOT_HELD = f"(manual = 1 OR handler_name NOT IN ({PAUSED_HANDLERS}))"
 """And not kept waiting by the pause of its handler (docs/protocol.md, L3)."""
 
-MANUAL = "status = 0 AND manual = 1"
+MANUAL = "status = 0 AND waits_for = 0 AND manual = 1"
 """What can be claimed of a handler that is paused."""
 
 SUSPECT = f"crash_count >= {CRASHES}"

@@ -42,6 +42,7 @@ rows = st.fixed_dictionaries({
     "priority": st.sampled_from((-100, -7, 0, 0, 0, 1, 2, 50, 100)),
     "paused": st.booleans(),
     "manual": st.booleans(),
+    "waits_for": st.sampled_from((0, 0, 0, 1)),
     "crash_count": st.sampled_from((0, 0, 0, 1, 2, 5)),
     "seconds": st.integers(-90, 400),
     "status": st.sampled_from((JobStatus.SCHEDULED,) * 5 + (JobStatus.RUNNING, JobStatus.RUNNING, JobStatus.COMPLETED)),
