@@ -10,7 +10,8 @@ AetherError
 │   └── TokenLost                  of an attempt that no longer holds its job
 ├── UsageError (RuntimeError)      the call is right, but its time or place is not
 │   ├── NotStarted, AlreadyStarted, NotAnOwner, ForkedProcess, WrongLoop
-│   └── InsideUnitOfWork, UnitOfWorkClosed
+│   ├── InsideUnitOfWork, UnitOfWorkClosed
+│   └── DependencyFailed            what `provide(scope="app")` makes could not be made
 ├── HandlerError (TypeError)       a handler that cannot be called as declared
 │   └── InvalidHandler, DuplicateHandler, UnresolvedDependency
 ├── PluginError (TypeError)        a plugin that does not fit the hook specifications
@@ -42,6 +43,7 @@ __all__ = [
     "AetherError",
     "AlreadyStarted",
     "DeniedSQL",
+    "DependencyFailed",
     "DuplicateHandler",
     "DuplicatePlugin",
     "ForkedProcess",
@@ -306,6 +308,11 @@ class WrongLoop(UsageError):
 
 class InsideUnitOfWork(UsageError):
     """Only `enqueue` can join a unit of work; this verb belongs before or after it (docs/protocol.md, W6)."""
+
+
+class DependencyFailed(UsageError):
+    """A dependency with scope="app" could not be made, so the app has not started. `__cause__`: what its factory
+    raised."""
 
 
 class UnitOfWorkClosed(UsageError):

@@ -174,6 +174,13 @@ async def _(make: Make, path: Path) -> None:
     raise errors[0]
 
 
+@raises("DependencyFailed", r"^the dependency .*: its factory failed: ZeroDivisionError: .* See the cause above\.$")
+async def _(make: Make, path: Path) -> None:
+    app = make()
+    app.provide(SimpleNamespace, lambda: 1 // 0, scope="app")
+    await app.start()
+
+
 # -- usage -----------------------------------------------------------------------------------------
 
 

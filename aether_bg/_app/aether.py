@@ -175,9 +175,14 @@ class Aether(OwnerVerbs):
         self.registration.admission().declare(self.registration.declared, arguments | options)
 
     def provide(
-        self, type: Any, factory: Callable[..., Any] | None = None, *, ping: Callable[..., Any] | None = None
-    ) -> None:
+        self, type: Any, factory: Callable[..., Any] | None = None, *, ping: Callable[..., Any] | None = None,
+        scope: Literal["attempt", "app"] = "attempt",
+    ) -> None:  # fmt: skip
         """How to make a dependency: once per attempt, closed after it.
+
+        `scope="app"`: once at the start, before the first attempt, and closed at the stop, after the last one; a pool
+        of connections for instance. Those of an attempt may ask for it, and it may ask for others of the app. Clients
+        make none. One that cannot be made keeps the app from starting: `DependencyFailed`.
 
         `factory`: a function or class, async or not; a generator or context manager is closed after the attempt. What
         the attempt raises (an error, a cancellation, `Snooze`) is raised inside it as well, so that
@@ -186,7 +191,8 @@ class Aether(OwnerVerbs):
         one the type itself is called. `ping`: for `health`.
         """
         self._before_start("provide")
-        self.registration.provide(type, factory, ping)
+        checks.one_of("scope", scope, ("attempt", "app"))
+        self.registration.provide(type, factory, ping, scope == "app")
 
     def payload_type(self, type: type[T], encode: Callable[[T], Any], decode: Callable[[Any], T]) -> None:
         """How payloads carry a type of yours: `encode` makes a JSON value of it, `decode` makes it again.
@@ -211,9 +217,14 @@ class Aether(OwnerVerbs):
 
     # -- running ---------------------------------------------------------------------------------
 
-    async def __aenter__(self) -> Self:
+    async def start(self) -> Self:
+        """Start running jobs; `async with app:` without the block, for a REPL or a framework with hooks of its own.
+
+        Call `stop` on the same event loop, in this task or another one. If the program ends without it, the jobs that
+        ran are taken back as after a crash. Raises `AlreadyStarted`, and what keeps the app from starting.
+        """
         if self._session is not None:
-            raise AlreadyStarted(repr(self), "it is running already", "Use one `async with app:` at a time.")
+            raise AlreadyStarted(repr(self), "it is running already", "Use one `async with app:` or start() at a time.")
         self.registration.resolve()
         self._log_start()
         self._session = session = self._session_of(client=False)
@@ -223,6 +234,21 @@ class Aether(OwnerVerbs):
             self._session = None
             raise
         return self
+
+    async def stop(self) -> None:
+        """Stop as the end of `async with app:` does: running jobs have `grace` seconds. Returns when all has ended.
+
+        Raises `NotStarted` where the app does not run; of two calls at once both wait.
+        """
+        session = self._running
+        try:
+            await session.stop()
+        finally:
+            if self._session is session:
+                self._session = None
+
+    async def __aenter__(self) -> Self:
+        return await self.start()
 
     if not TYPE_CHECKING:  # for a type checker it is not there
 
@@ -243,11 +269,8 @@ class Aether(OwnerVerbs):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        session = self._running
-        try:
-            await session.stop()
-        finally:
-            self._session = None
+        if self._session is not None:  # else it was stopped inside of the block
+            await self.stop()
 
     def client(self) -> AbstractAsyncContextManager[Client]:
         """`async with app.client() as jobs`: enqueue and query only."""

@@ -246,7 +246,19 @@ class Client(Verbs):
         raise AttributeError(name)
 
 
-OWNERS_ONLY: Final = ("update", "delete", "retry", "trigger", "pause", "resume", "drain", "run", "health")
+OWNERS_ONLY: Final = (
+    "update",
+    "delete",
+    "retry",
+    "trigger",
+    "pause",
+    "resume",
+    "drain",
+    "run",
+    "health",
+    "start",
+    "stop",
+)
 
 
 def not_an_owner(verb: str) -> NotAnOwner:

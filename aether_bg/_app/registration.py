@@ -36,7 +36,7 @@ class Registration:
     handlers: Handlers
     dependencies: Dependencies
     declared: list[Mapping[str, Any]]
-    provided: list[tuple[Any, Callable[..., Any] | None, Callable[..., Any] | None]]
+    provided: list[tuple[Any, Callable[..., Any] | None, Callable[..., Any] | None, bool]]
     because: str
     timings: Timings = attrs.field(factory=Timings)
 
@@ -53,10 +53,12 @@ class Registration:
     def admission(self, *, client: bool = False) -> Admission:
         return Admission(self.calls, self.handlers, self.options.max_payload, client=client)
 
-    def provide(self, type: Any, factory: Callable[..., Any] | None, ping: Callable[..., Any] | None) -> None:
-        self.dependencies.provide(type, factory, ping)
+    def provide(
+        self, type: Any, factory: Callable[..., Any] | None, ping: Callable[..., Any] | None, lasts: bool
+    ) -> None:
+        self.dependencies.provide(type, factory, ping, lasts=lasts)
         self.handlers.provided_by(self.dependencies)
-        self.provided.append((type, factory, ping))
+        self.provided.append((type, factory, ping, lasts))
 
     def resolve(self) -> None:
         """When the app starts: everything that is asked for must be there. Raises an `InputError`."""

@@ -23,7 +23,7 @@ from aether_bg._kernel.tasks import spawner
 from aether_bg._kernel.timekeeper import Timekeeper
 from aether_bg._rules import transitions
 from aether_bg._rules.results import Released
-from aether_bg.errors import StoreError
+from aether_bg.errors import NotStarted, StoreError
 from aether_bg.model import AppStarted, AppStopped, Purge
 
 LARGE: Final = 1024**3
@@ -121,6 +121,7 @@ class Session:
     async def _own(self, stack: AsyncExitStack) -> None:
         """Be an owner: recover, declare, schedule, until the stop."""
         kernel, supervise, shared = self.kernel, self.kernel.supervisor.supervise, self.kernel.shared
+        await self._registration.dependencies.open(stack)
         alive = await kernel.heartbeats.join()
         running = shared.slots.running
         watch = Watch(running=lambda: list(running.values()), problems=shared.problems, timings=shared.timings)
@@ -176,7 +177,7 @@ class Session:
                 await kernel.heartbeats.keep_for_ever()
             else:
                 await kernel.heartbeats.leave()
-        except StoreError as error:
+        except (StoreError, NotStarted) as error:
             kernel.report("stop", error)
 
     async def _outlive(self, stack: AsyncExitStack) -> None:
@@ -186,7 +187,7 @@ class Session:
             await slots.freed.wait(1.0)
         try:
             await kernel.heartbeats.leave()
-        except StoreError as error:
+        except (StoreError, NotStarted) as error:
             kernel.report("stop", error)
         kernel.close()
         _outliving.remove(stack)

@@ -5,8 +5,14 @@ from __future__ import annotations
 import inspect
 import logging
 import warnings
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    contextmanager,
+)
 from contextvars import ContextVar
 from functools import cache, partial
 from types import ModuleType, TracebackType
@@ -15,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 import attrs
 
+from aether_bg._handlers.lasting import Lasting
 from aether_bg._handlers.signatures import Shape, hints_of, is_guarded, shape_of, without_none, without_stale
 from aether_bg.errors import InvalidHandler, UnresolvedDependency, brief, shown
 from aether_bg.explain import plain
@@ -72,8 +79,11 @@ class Dependencies:
         self._wants: dict[Any, dict[str, Any]] = {}
         self._shapes: dict[Any, Shape] = {}
         self._factories: dict[Any, Callable[..., Any]] = {}
+        self.lasting = Lasting()
 
-    def provide(self, kind: Any, factory: Callable[..., Any] | None, ping: Callable[..., Any] | None) -> None:
+    def provide(
+        self, kind: Any, factory: Callable[..., Any] | None, ping: Callable[..., Any] | None, *, lasts: bool = False
+    ) -> None:
         make = kind if factory is None else factory
         if not callable(make):
             raise InvalidHandler(
@@ -83,7 +93,11 @@ class Dependencies:
         if self._registry is None:
             self._registry = _svcs().Registry()
         self._factories[kind] = make = without_stale(make)
-        self._registry.register_factory(kind, self._wrapped(kind, make), ping=ping)
+        self.lasting.set(kind, lasts)
+        if lasts:
+            self._registry.register_factory(kind, partial(self.lasting.value, kind), enter=False, ping=ping)
+        else:
+            self._registry.register_factory(kind, self._wrapped(kind), ping=ping)
 
     def knows(self, kind: Any) -> bool:
         try:
@@ -102,6 +116,15 @@ class Dependencies:
             what = f"the factory of {getattr(kind, '__qualname__', kind)}"
             wants = self._wants[kind] = self.wanted_of(make, what)
             self._shapes[kind] = self.shape(make, wants, what)
+        self.lasting.order(self._wants)
+
+    async def open(self, stack: AsyncExitStack) -> None:
+        """At the start: what lasts as long as the app. `stack` closes it. Raises `DependencyFailed`."""
+        token = _closing.set(Closing("the app", lambda: False))
+        try:
+            await self.lasting.open(self._wants, lambda kind: self._make(kind, self.lasting.get), stack)
+        finally:
+            _closing.reset(token)
 
     def wanted_of(self, make: Callable[..., Any], what: str) -> dict[str, Any]:
         """Parameter → type for everything that must be injected into a factory. Raises `UnresolvedDependency`."""
@@ -174,24 +197,25 @@ class Dependencies:
         if self._registry is not None:
             await self._registry.aclose()
 
-    def _wrapped(self, kind: Any, make: Callable[..., Any]) -> Callable[..., Any]:
-        """What a call returns decides: awaited, entered, or taken as it is, whatever stands around the factory."""
-        name = getattr(kind, "__qualname__", str(kind))
-
+    def _wrapped(self, kind: Any) -> Callable[..., Any]:
         async def factory(svcs_container: Container) -> Any:
-            wanted = {name: await svcs_container.aget(of) for name, of in self._wants[kind].items()}
-            made = call(make, self._shapes[kind], wanted)
-            while inspect.isawaitable(made):
-                made = await made
-            if inspect.isgenerator(made):
-                made = contextmanager(partial(_same, made))()
-            elif inspect.isasyncgen(made):
-                made = asynccontextmanager(partial(_same, made))()
-            if isinstance(made, AbstractAsyncContextManager | AbstractContextManager):
-                return _Scoped(made, name)
-            return made
+            return await self._make(kind, svcs_container.aget)
 
         return factory
+
+    async def _make(self, kind: Any, get: Callable[[Any], Awaitable[Any]]) -> Any:
+        """What a call returns decides: awaited, entered, or taken as it is, whatever stands around the factory."""
+        wanted = {name: await get(of) for name, of in self._wants[kind].items()}
+        made = call(self._factories[kind], self._shapes[kind], wanted)
+        while inspect.isawaitable(made):
+            made = await made
+        if inspect.isgenerator(made):
+            made = contextmanager(partial(_same, made))()
+        elif inspect.isasyncgen(made):
+            made = asynccontextmanager(partial(_same, made))()
+        if isinstance(made, AbstractAsyncContextManager | AbstractContextManager):
+            return _Scoped(made, getattr(kind, "__qualname__", str(kind)))
+        return made
 
 
 def call(make: Callable[..., Any], shape: Shape, values: Mapping[str, Any]) -> Any:

@@ -29,6 +29,7 @@ class Batcher:
         self._something = anyio.Event()
         self._busy = 0
         self._closed = False
+        self._runs = 0
         self._gate: Callable[[], Gate] | None = None
 
     def put(self, write: Insert | Update, finished: Finished) -> None:
@@ -62,7 +63,17 @@ class Batcher:
             raise outcome[0]
 
     async def run(self) -> None:
-        """Several may run beside each other: then one batch gathers while another is committed."""
+        """Several may run beside each other: then one batch gathers while another is committed. Closed once the last
+        one is cancelled, also by a host whose loop ends without a stop."""
+        self._runs += 1
+        try:
+            await self._run()
+        finally:
+            self._runs -= 1
+            if not self._runs:
+                self.close()
+
+    async def _run(self) -> None:
         while True:
             await self._something.wait()
             batch, self._waiting = self._waiting[:MOST], self._waiting[MOST:]

@@ -92,17 +92,17 @@ class Sandbox:
         options = attrs.evolve(real.options, clock=self._clock)
         trial = Registration.of(self._store, still, kept, False, options)
         trial = attrs.evolve(trial, handlers=real.handlers, declared=[*real.declared], timings=real.timings)
-        for kind, factory, ping in real.provided:
-            trial.provide(kind, factory, ping)
+        for provided in real.provided:
+            trial.provide(*provided)
         for kind, fake in self._override.items():
-            trial.dependencies.provide(kind, _factory(fake), None)
+            trial.dependencies.provide(kind, _factory(fake), None, lasts=kind in trial.dependencies.lasting)
         self._check_wanted(trial)
         return trial
 
     def _check_wanted(self, trial: Registration) -> None:
         """A fake that no handler asks for hides a mistake: the real thing would be used."""
         trial.handlers.resolve(trial.dependencies)
-        wanted = {kind for kind, _, _ in trial.provided}
+        wanted = {kind for kind, *_ in trial.provided}
         for handler in map(trial.handlers.compiled, trial.handlers):
             wanted |= {*handler.wanted.values(), *(handler.constructor or {}).values()}
         for kind in self._override:
