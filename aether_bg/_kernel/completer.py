@@ -26,7 +26,19 @@ from aether_bg._rules.results import Completed, Failed, Released, Repeated, Resu
 from aether_bg._rules.uniqueness import taken
 from aether_bg.errors import NameHeld, NotStarted, Stale, StoreError, StoreRefused, StoreTrouble, StoreUnsure, loggable
 from aether_bg.explain import first_line
-from aether_bg.model import Change, Ended, JobContext, JobInfo, JobStatus, Missed, Progress, Purge, Raised, RunOutcome
+from aether_bg.model import (
+    Change,
+    Completion,
+    Ended,
+    JobContext,
+    JobInfo,
+    JobStatus,
+    Missed,
+    Progress,
+    Purge,
+    Raised,
+    RunOutcome,
+)
 from aether_bg.model.job import log_fields
 
 log = logging.getLogger("aether_bg")
@@ -91,7 +103,7 @@ class Completer:
         """With a unit of work it is a transaction of its own (docs/protocol.md, C6 and W4)."""
         outcome.progress = self._notes.last(outcome.attempt.context) or outcome.progress
         if outcome.progress is not None:
-            change = attrs.evolve(change, progress=outcome.progress)
+            change = attrs.evolve(change.whole, progress=outcome.progress)
         unit, finished = outcome.attempt.work, partial(self._finished, outcome, change)
         if unit is None or not isinstance(outcome.result, Completed):
             self._journal.put(change, finished)
@@ -172,6 +184,8 @@ class Completer:
 
     def _tell(self, attempt: Attempt, job: JobInfo, change: Change) -> None:
         """The log and the observers."""
+        if type(change) is Completion and not self._shared.observers.present:
+            return
         if change.occurrences and change.occurrences % TRIM_EACH == 0 and not change.status.terminal:
             self._shared.spawn(self._trim, change.job_id)
         for run in change.runs:

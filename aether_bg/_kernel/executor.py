@@ -24,7 +24,7 @@ from aether_bg._kernel.notes import Notes
 from aether_bg._kernel.shared import Shared
 from aether_bg._rules.decisions import as_asked, asked_for, noted, text_of
 from aether_bg._rules.recurrence import Plan
-from aether_bg._rules.results import Completed, Failed, Released, Result
+from aether_bg._rules.results import COMPLETED, Completed, Failed, Released, Result
 from aether_bg.errors import InvalidHandler, InvalidPayload
 from aether_bg.model import Change, Failure, JobContext, JobInfo, Raised, Started, TimedOut
 from aether_bg.protocols import Runner
@@ -115,7 +115,7 @@ class Executor:
             if not attempt.scope.cancelled_caught and not attempt.late:
                 if attempt.written is not None:
                     await self._inside.check(attempt)
-                return Completed()
+                return COMPLETED
             if attempt.releasing or attempt.revoked:
                 return Released(begun=True)
             failure = TimedOut(timeout or 0.0)

@@ -20,6 +20,10 @@ class Completed:
     error: str | None = None
 
 
+COMPLETED: Final = Completed()
+"""It returned, and there is nothing to say about it."""
+
+
 @attrs.frozen
 class Repeated:
     """It returned, and its occurrence turns out to have completed before (docs/protocol.md, C6)."""

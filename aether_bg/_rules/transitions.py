@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Final, assert_never
 
 import attrs
@@ -10,8 +11,8 @@ import attrs
 from aether_bg._rules.adjustments import rezoned
 from aether_bg._rules.changes import Moment, attempt_run, end, gap_run, later, next_occurrence, once_more, wait
 from aether_bg._rules.recurrence import KEPT, Gap, Plan
-from aether_bg._rules.results import Completed, Failed, Lost, Released, Repeated, Result, Snoozed
-from aether_bg.model import Change, JobInfo, JobStatus, RunOutcome
+from aether_bg._rules.results import COMPLETED, Completed, Failed, Lost, Released, Repeated, Result, Snoozed
+from aether_bg.model import Change, Completion, JobInfo, JobStatus, RunOutcome
 
 _JUST: Final = timedelta(microseconds=1)
 EXPIRED: Final = "expired"
@@ -27,6 +28,8 @@ def finish(job: JobInfo, result: Result, plan: Plan | None, moment: Moment) -> C
     that can (docs/protocol.md, C8).
     """
     now = moment.now
+    if result is COMPLETED and plan is not None and _is_last(job, plan, now):
+        return Completion.of(job, *moment, partial(_completed, job, plan, moment))
     match result:
         case Snoozed(until, error):
             return once_more(job, moment, attempt_run(job, RunOutcome.SNOOZED, now, error), due_at=until)
@@ -50,8 +53,7 @@ def finish(job: JobInfo, result: Result, plan: Plan | None, moment: Moment) -> C
         return once_more(job, moment, attempt_run(job, RunOutcome.RELEASED, now))
     match result:
         case Completed(noted):
-            run = attempt_run(job, RunOutcome.COMPLETED, now, noted)
-            return next_occurrence(job, plan, moment, run, last_error=None, crash_count=0)
+            return _completed(job, plan, moment, noted)
         case Repeated(error):
             run = attempt_run(job, RunOutcome.DUPLICATE, now, error)
             return next_occurrence(job, plan, moment, run, last_error=None, crash_count=0)
@@ -59,6 +61,18 @@ def finish(job: JobInfo, result: Result, plan: Plan | None, moment: Moment) -> C
             return next_occurrence(job, plan, moment, attempt_run(job, outcome, now, error), last_error=error)
         case _:
             assert_never(result)
+
+
+def _completed(job: JobInfo, plan: Plan, moment: Moment, noted: str | None = None) -> Change:
+    run = attempt_run(job, RunOutcome.COMPLETED, moment.now, noted)
+    return next_occurrence(job, plan, moment, run, last_error=None, crash_count=0)
+
+
+def _is_last(job: JobInfo, plan: Plan, now: datetime) -> bool:
+    """Whether nothing follows the attempt of a one-shot: else `next_occurrence` says what does."""
+    if plan.schedule.recurring or job.off_schedule or job.trigger_pending or job.occurrence is None:
+        return False
+    return plan.following(later(job.last_occurrence, job.occurrence), now, job.occurrence) is None
 
 
 def abandon(job: JobInfo, error: str, moment: Moment) -> Change:

@@ -10,6 +10,7 @@ from uuid import UUID
 
 import attrs
 
+from aether_bg.model.filled import filled
 from aether_bg.model.job import JobInfo, JobRun, JobStatus, Misfire
 from aether_bg.model.progress import Progress
 
@@ -93,12 +94,50 @@ class Change:
         return attrs.evolve(job, seq=self.next_seq, schedule_rev=self.next_rev, **written)
 
     @property
+    def whole(self) -> Change:
+        """The same with all its fields, where it is a `Completion`: to make another one of it."""
+        return self
+
+    @property
     def drops_checkpoint(self) -> bool:
         """The occurrence has ended, or has not been attempted: there is nothing to go on from
         (docs/protocol.md, G2)."""
         return self.status.terminal or self.attempt == 0
 
 
+class Completion(Change):
+    """The change that most jobs end with: the attempt went well, and nothing follows.
+
+    A store may treat it as any other `Change`. Or it tells it by its type and lets the database do to all such rows at
+    once what is the same for each: COMPLETED, no longer due, handled and modified at `modified_at` by `modified_by`,
+    its occurrence the last one and counted, without owner, error, crashes and the marks of `trigger`; and the history
+    row of its attempt, which completed at `modified_at`.
+
+    It holds that much only. What else a `Change` has is worked out by `rest`, once something asks for it.
+    """
+
+    rest: Callable[[], Change] | None = None
+
+    @classmethod
+    def of(cls, job: JobInfo, now: datetime, by: str | None, rest: Callable[[], Change]) -> Completion:
+        return filled(cls, {
+            "job_id": job.id, "seq": job.seq, "schedule_rev": job.schedule_rev, "next_seq": job.seq + 1,
+            "next_rev": job.schedule_rev, "status": JobStatus.COMPLETED, "modified_at": now, "modified_by": by,
+            "rest": rest,
+        })  # fmt: skip
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in _FIELDS or self.rest is None:
+            raise AttributeError(name)
+        self.__dict__.update(vars(self.rest()))
+        return self.__dict__[name]
+
+    @property
+    def whole(self) -> Change:
+        return self if self.rest is None else self.rest()
+
+
+_FIELDS: Final = frozenset(attrs.fields_dict(Change))
 _DEFINITION: Final = tuple(attrs.fields_dict(Definition))
 _STATE: Final = tuple(
     attrs.fields_dict(Change).keys() & attrs.fields_dict(JobInfo).keys() - {"seq", "schedule_rev", "progress"}

@@ -25,6 +25,7 @@ from aether_bg.errors import InvalidTransition, NameHeld, Stale
 from aether_bg.model import (
     Change,
     Claim,
+    Completion,
     Definition,
     Heartbeat,
     Insert,
@@ -383,7 +384,9 @@ class Moves(RuleBasedStateMachine):
             return
         assert legal, f"U: {kind} of a {self.job.status.name} job is not refused"
         if change is not None:
-            assert set(vars(change)) == FIELDS, f"{kind} leaves out fields, or makes some up"
+            whole = change.rest() if isinstance(change, Completion) else change
+            assert set(vars(whole)) == FIELDS, f"{kind} leaves out fields, or makes some up"
+            assert all(vars(change).get(name, value) == value for name, value in vars(whole).items())
             self.bench.save(change)
         self.moved(kind)
 

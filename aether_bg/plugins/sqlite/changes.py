@@ -1,17 +1,12 @@
-"""Insert, Update, Call and Hold inside the open transaction: the write half of the store.
-
-Rows of one kind are written by one statement, many at a time: each statement is one hand-over of the interpreter
-lock, and with a busy event loop a hand-over costs more than the row.
-"""
+"""Insert, Update, Note, Call and Hold inside the open transaction: the write half of the store."""
 
 from __future__ import annotations
 
 import inspect
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from functools import cache
 from itertools import groupby
 from typing import Any
 from uuid import UUID
@@ -30,12 +25,15 @@ from aether_bg.model import (
     KEEP,
     Call,
     Change,
+    Completion,
     Hold,
     Insert,
     JobInfo,
+    JobStatus,
     Note,
     Purge,
     Query,
+    RunOutcome,
     Settled,
     Transaction,
     Update,
@@ -43,6 +41,7 @@ from aether_bg.model import (
 )
 from aether_bg.plugins.sqlite import links, queries, reading
 from aether_bg.plugins.sqlite.columns import (
+    COMPLETION_COLUMNS,
     DEFINITION_COLUMNS,
     JOB_COLUMNS,
     RUN_COLUMNS,
@@ -51,25 +50,39 @@ from aether_bg.plugins.sqlite.columns import (
     to_progress,
     to_time,
     write_change,
+    write_completion,
     write_definition,
     write_job,
     write_run,
 )
 from aether_bg.plugins.sqlite.guard import Guard
+from aether_bg.plugins.sqlite.statements import Statement, insert
 
-CHUNKS = (128, 64, 32, 16, 8, 4, 2, 1)
-"""Rows per statement: few sizes, so that few statements are ever compiled; any number in few statements."""
-
-INSERT_JOBS = f"INSERT INTO main.aether_jobs ({', '.join(JOB_COLUMNS)}) VALUES "
+INSERT_JOBS = insert("aether_jobs", JOB_COLUMNS)
 _GUARD = ("job_id", "seq", "schedule_rev", "next_seq", "next_rev")
-_COLUMN = {name: f"v.column{index}" for index, name in enumerate((*_GUARD, *STATE_COLUMNS), 1)}
-UPDATE_JOBS = (
-    f"UPDATE main.aether_jobs SET seq = {_COLUMN['next_seq']}, schedule_rev = {_COLUMN['next_rev']}, "
-    f"{', '.join(f'{name} = {_COLUMN[name]}' for name in STATE_COLUMNS)}, "
-    f"checkpoint = iif({_COLUMN['status']} > 1 OR {_COLUMN['attempt']} = 0, NULL, checkpoint) FROM (VALUES ",
-    f") AS v WHERE aether_jobs.id = {_COLUMN['job_id']} AND aether_jobs.seq = {_COLUMN['seq']} "
-    f"AND aether_jobs.schedule_rev = {_COLUMN['schedule_rev']}",
+_GUARDED = " WHERE aether_jobs.id = {job_id} AND aether_jobs.seq = {seq} AND aether_jobs.schedule_rev = {schedule_rev}"
+UPDATE_JOBS = Statement(
+    (*_GUARD, *STATE_COLUMNS),
+    "UPDATE main.aether_jobs SET seq = {next_seq}, schedule_rev = {next_rev}, "
+    + ", ".join(f"{name} = {{{name}}}" for name in STATE_COLUMNS)
+    + ", checkpoint = iif({status} > 1 OR {attempt} = 0, NULL, checkpoint)",
+    _GUARDED,
 )
+COMPLETE_JOBS = Statement(
+    COMPLETION_COLUMNS,
+    f"UPDATE main.aether_jobs SET status = {JobStatus.COMPLETED:d}, seq = aether_jobs.seq + 1, due_at = NULL, "
+    "owner = NULL, manual = 0, off_schedule = 0, trigger_pending = 0, last_error = NULL, crash_count = 0, "
+    "occurrences = occurrences + 1, last_occurrence = max(coalesce(last_occurrence, occurrence), occurrence), "
+    "checkpoint = NULL, handled_time = {modified_at}, modified_at = {modified_at}, modified_by = {modified_by}",
+    _GUARDED,
+)
+"""What a `Completion` does to its row."""
+COMPLETE_RUNS = Statement(
+    COMPLETION_COLUMNS,
+    f"UPDATE main.aether_runs SET outcome = '{RunOutcome.COMPLETED}', finished_at = {{modified_at}}",
+    " WHERE aether_runs.job_id = {job_id} AND aether_runs.token = {seq} AND aether_runs.gap = 0",
+)
+"""And to the history row that its claim has written."""
 UPDATE_DEFINITION = (
     f"UPDATE main.aether_jobs SET {', '.join(f'{name} = ?' for name in DEFINITION_COLUMNS)} WHERE id = ?"
 )
@@ -79,8 +92,9 @@ UPDATE main.aether_jobs SET progress = coalesce(:progress, progress), checkpoint
 WHERE id = :id AND seq = :seq AND status = 1
 """
 _RUN_KEY = ("job_id", "token", "gap")
-UPSERT_RUNS = (
-    f"INSERT INTO main.aether_runs ({', '.join(RUN_COLUMNS)}) VALUES ",
+UPSERT_RUNS = insert(
+    "aether_runs",
+    RUN_COLUMNS,
     f" ON CONFLICT ({', '.join(_RUN_KEY)}) DO UPDATE SET "
     + ", ".join(f"{name} = excluded.{name}" for name in RUN_COLUMNS if name not in _RUN_KEY),
 )
@@ -175,28 +189,35 @@ def _told(settled: list[Settled], writes: int) -> list[object]:
 
 
 def _save(conn: sqlite3.Connection, changes: list[Change]) -> list[Settled]:
-    rows = [write_change(change) for change in changes]
+    others = [change for change in changes if not _is_plain(change)]
+    ended = [write_completion(change) for change in changes if _is_plain(change)]
     try:
-        written = sum(_many(conn, UPDATE_JOBS, rows))
+        written = UPDATE_JOBS.run(conn, [write_change(change) for change in others])
+        written += COMPLETE_JOBS.run(conn, ended)
         if written != len(changes):
             raise _stale(conn, changes)
-        for change in changes:
+        for change in others:
             if change.definition is not None:
                 conn.execute(UPDATE_DEFINITION, [*write_definition(change.definition), str(change.job_id)])
             if change.progress is not None:
                 conn.execute(UPDATE_PROGRESS, [to_progress(change.progress), str(change.job_id)])
     except sqlite3.IntegrityError as error:
         raise _name_taken_back(conn, changes) or _refused(error) from error
-    runs = [write_run(run) for change in changes for run in change.runs]
-    if runs:
-        try:
-            sum(_many(conn, UPSERT_RUNS, runs))
-        except (
-            sqlite3.IntegrityError
-        ) as error:  # aether_runs_completed: an occurrence completes once (docs/protocol.md, C6)
-            raise _refused(error) from error
-    settled = [told for change in changes if change.rejoins for told in links.rejoin(conn, change, _many)]
-    return settled + links.settle(conn, [change for change in changes if change.status.terminal], _many)
+    try:
+        if COMPLETE_RUNS.run(conn, ended) != len(ended):
+            others = changes  # some history row was removed meanwhile
+        UPSERT_RUNS.run(conn, [write_run(run) for change in others for run in change.runs])
+    except (
+        sqlite3.IntegrityError
+    ) as error:  # aether_runs_completed: an occurrence completes once (docs/protocol.md, C6)
+        raise _refused(error) from error
+    settled = [told for change in others if change.rejoins for told in links.rejoin(conn, change)]
+    return settled + links.settle(conn, [change for change in changes if change.status.terminal])
+
+
+def _is_plain(change: Change) -> bool:
+    """A completion with nothing to it that other completions do not have."""
+    return type(change) is Completion and change.rest is not None
 
 
 def _note(conn: sqlite3.Connection, note: Note) -> None:
@@ -211,7 +232,7 @@ def _note(conn: sqlite3.Connection, note: Note) -> None:
 
 def sweep(conn: sqlite3.Connection, now: datetime) -> None:
     """Settle what waits for rows that have ended by other means than an `Update`: set aside, or changed by hand."""
-    links.settle_left(conn, now, _many)
+    links.settle_left(conn, now)
 
 
 def _add(conn: sqlite3.Connection, adds: list[Insert]) -> list[Settled]:
@@ -238,7 +259,7 @@ def _insert(conn: sqlite3.Connection, jobs: list[JobInfo]) -> None:
     while stored < len(rows):
         before = stored
         try:
-            for count in _many(conn, (INSERT_JOBS, ""), rows[stored:]):
+            for count in INSERT_JOBS.each(conn, rows[stored:]):
                 stored += count
         except sqlite3.IntegrityError as error:
             if not sum([_check_name(conn, job) for job in jobs[stored:]]):
@@ -264,23 +285,6 @@ def _hold(conn: sqlite3.Connection, hold: Hold) -> None:
         conn.execute(sql, [hold.handler, to_time(hold.at), hold.by])
     else:
         conn.execute("DELETE FROM main.aether_handlers WHERE name = ?", [hold.handler])
-
-
-def _many(conn: sqlite3.Connection, sql: tuple[str, str], rows: list[list[Any]]) -> Iterator[int]:
-    """Run `sql` with a VALUES list between its parts, over all rows; yields row counts."""
-    start = 0
-    for size in CHUNKS:
-        while len(rows) - start >= size:
-            statement = _with_values(sql, size, len(rows[0]))
-            flat = [value for row in rows[start : start + size] for value in row]
-            yield conn.execute(statement, flat).rowcount
-            start += size
-
-
-@cache
-def _with_values(sql: tuple[str, str], rows: int, columns: int) -> str:
-    row = f"({', '.join('?' * columns)})"
-    return f"{sql[0]}{', '.join([row] * rows)}{sql[1]}"
 
 
 def one_job(conn: sqlite3.Connection, source: str, *params: object) -> JobInfo | None:

@@ -27,6 +27,7 @@ STATE_COLUMNS: Final = (
     "owner", "modified_at", "modified_by",
 )  # fmt: skip
 """What every `Change` writes, besides seq and schedule_rev."""
+COMPLETION_COLUMNS: Final = ("job_id", "seq", "schedule_rev", "modified_at", "modified_by")
 
 
 def job_of(row: Sequence[Any]) -> JobInfo:
@@ -116,6 +117,13 @@ def write_change(change: Change) -> list[Any]:
         1 if change.paused else 0, 1 if change.manual else 0, 1 if change.off_schedule else 0,
         1 if change.trigger_pending else 0, 1 if change.holds_name else 0, change.armed_seq,
         to_owner(change.owner), to_time(change.modified_at), change.modified_by,
+    ]  # fmt: skip
+
+
+def write_completion(change: Change) -> list[Any]:
+    """COMPLETION_COLUMNS."""
+    return [
+        str(change.job_id), change.seq, change.schedule_rev, to_time(change.modified_at), change.modified_by,
     ]  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
@@ -13,8 +13,7 @@ from aether_bg.errors import JobNotFound
 from aether_bg.model import Change, Insert, JobInfo, JobStatus, Parent, Settled, placed, relieved
 from aether_bg.plugins.sqlite import reading
 from aether_bg.plugins.sqlite.columns import STATUS, to_time, to_uuid
-
-Many = Callable[[sqlite3.Connection, tuple[str, str], list[list[Any]]], Iterable[int]]
+from aether_bg.plugins.sqlite.statements import Statement
 
 ANY_WAITS: Final = "SELECT 1 FROM main.aether_links WHERE waiting = 1 LIMIT 1"
 LINK: Final = """
@@ -44,11 +43,10 @@ _WRITTEN: Final = (
     "status", "seq", "waits_for", "due_at", "holds_name", "manual", "off_schedule", "handled_time", "last_error",
     "modified_at",
 )  # fmt: skip
-SETTLE: Final = (
-    "UPDATE main.aether_jobs SET "
-    + ", ".join(f"{name} = v.column{number}" for number, name in enumerate(_WRITTEN, 2))
-    + " FROM (VALUES ",
-    ") AS v WHERE aether_jobs.id = v.column1",
+SETTLE: Final = Statement(
+    ("id", *_WRITTEN),
+    f"UPDATE main.aether_jobs SET {', '.join(f'{name} = {{{name}}}' for name in _WRITTEN)}",
+    " WHERE aether_jobs.id = {id}",
 )
 LEFT: Final = """
 SELECT DISTINCT parent FROM main.aether_links
@@ -72,33 +70,33 @@ def link(conn: sqlite3.Connection, child: JobInfo, after: Iterable[UUID]) -> Set
     return Settled.of(child)
 
 
-def rejoin(conn: sqlite3.Connection, change: Change, many: Many) -> list[Settled]:
+def rejoin(conn: sqlite3.Connection, change: Change) -> list[Settled]:
     """A child that was terminal waits for its parents again."""
     child = str(change.job_id)
     conn.execute(LINK_AGAIN, [child])
     parents = [_parent(row) for row in conn.execute(PARENTS, [child])]
     jobs = reading.jobs(conn, "FROM main.aether_jobs WHERE id = ?", [child])
-    return _write(conn, [placed(job, parents) for job in jobs], many) if parents else []
+    return _write(conn, [placed(job, parents) for job in jobs]) if parents else []
 
 
-def settle(conn: sqlite3.Connection, ended: Sequence[Change], many: Many) -> list[Settled]:
+def settle(conn: sqlite3.Connection, ended: Sequence[Change]) -> list[Settled]:
     """What the end of these makes of those that wait for them, and of those that wait for them in turn."""
     if not ended or conn.execute(ANY_WAITS).fetchone() is None:
         return []
     good = {str(one.job_id) for one in ended if one.status is JobStatus.COMPLETED}
     bad = [one.job_id for one in ended if one.status is not JobStatus.COMPLETED]
     parents = {id_: Parent(UUID(id_), "", JobStatus.COMPLETED) for id_ in good}
-    return _settle_all(conn, parents | _named(conn, _ids(bad)), ended[0].modified_at, many)
+    return _settle_all(conn, parents | _named(conn, _ids(bad)), ended[0].modified_at)
 
 
-def settle_left(conn: sqlite3.Connection, now: datetime, many: Many) -> list[Settled]:
+def settle_left(conn: sqlite3.Connection, now: datetime) -> list[Settled]:
     """The same for those that have ended unseen."""
     left = [id_ for (id_,) in conn.execute(LEFT)]
     gone = {id_: Parent(UUID(int=0), "", JobStatus.COMPLETED) for id_ in left}
-    return _settle_all(conn, gone | _named(conn, json.dumps(left)), now, many)
+    return _settle_all(conn, gone | _named(conn, json.dumps(left)), now)
 
 
-def _settle_all(conn: sqlite3.Connection, ended: dict[str, Parent], at: datetime, many: Many) -> list[Settled]:
+def _settle_all(conn: sqlite3.Connection, ended: dict[str, Parent], at: datetime) -> list[Settled]:
     told: list[Settled] = []
     while ended:
         ids = json.dumps([*ended])
@@ -110,12 +108,12 @@ def _settle_all(conn: sqlite3.Connection, ended: dict[str, Parent], at: datetime
         conn.execute(UNLINK, [ids])
         jobs = reading.jobs(conn, WAITING, [json.dumps([*waited])])
         changed = [relieved(job, waited[str(job.id)], at) for job in jobs if str(job.id) in waited]
-        told += _write(conn, changed, many)
+        told += _write(conn, changed)
         ended = {str(job.id): Parent.of(job) for job in changed if job.status is JobStatus.CANCELLED}
     return told
 
 
-def _write(conn: sqlite3.Connection, jobs: list[JobInfo], many: Many) -> list[Settled]:
+def _write(conn: sqlite3.Connection, jobs: list[JobInfo]) -> list[Settled]:
     rows: list[list[Any]] = [
         [
             str(job.id), int(job.status), job.seq, job.waits_for, to_time(job.due_at), int(job.holds_name),
@@ -123,7 +121,7 @@ def _write(conn: sqlite3.Connection, jobs: list[JobInfo], many: Many) -> list[Se
         ]
         for job in jobs
     ]  # fmt: skip
-    sum(many(conn, SETTLE, rows))
+    SETTLE.run(conn, rows)
     return [settled for job in jobs if (settled := Settled.of(job)) is not None]
 
 

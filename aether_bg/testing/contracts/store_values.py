@@ -21,10 +21,12 @@ from aether_bg.testing.contracts.values import (
     ago,
     change,
     completed,
+    completion_of,
     definition_of,
     difference,
     new_id,
     now,
+    whole_completion,
 )
 
 
@@ -216,6 +218,32 @@ async def an_occurrence_completes_once(world: StoreWorld) -> None:
         expect_same((row.status, row.seq), (JobStatus.RUNNING, second.seq), "the row after the refusal")
         done = [run for run in await store.history(job.id) if run.outcome is RunOutcome.COMPLETED]
         expect_same(len(done), 1, "Completed rows in the history")
+
+
+@STORE.rule(
+    "store_transact", "a Completion is the change that it stands for",
+    because="most jobs end with one, and a store may write it in its own way",
+)  # fmt: skip
+async def a_completion_is_a_change(world: StoreWorld) -> None:
+    async with world.open() as store:
+        owner = await store.owner()
+        jobs = [
+            await store.running(owner),
+            await store.running(owner, crash_count=1, retry_count=2, last_error="before", trigger_pending=True),
+            await store.running(owner, last_occurrence=ago(99), occurrences=3, paused=True, manual=True),
+        ]
+        meant = [whole_completion(job, by) for job, by in zip(jobs, ("me", None, "me"), strict=True)]
+        for some in ([meant[0]], meant[1:]):
+            await store.save(*(completion_of(jobs[meant.index(one)], one) for one in some))
+        for job, one in zip(jobs, meant, strict=True):
+            await store.same(one.applied_to(job), "after its Completion")
+            (run,) = await store.history(job.id)
+            expect_same(difference(run, one.runs[0]), "", "how the history row differs")
+        lost, other = await store.running(owner), await store.running(owner)
+        wrong = completion_of(attrs.evolve(lost, schedule_rev=7), whole_completion(lost))
+        right = completion_of(other, whole_completion(other))
+        await refused(store.save(right, wrong), StoreError, "two of which one's guard does not hold")
+        await store.same(other, "after a Completion beside one that was refused")
 
 
 @STORE.rule("store_transact", "five hundred writes are one transaction too", because="outcomes are written in batches")

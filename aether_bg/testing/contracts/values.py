@@ -11,7 +11,7 @@ from uuid import UUID
 
 import attrs
 
-from aether_bg.model import Change, Definition, JobInfo, JobRun, JobStatus, Progress, RunOutcome
+from aether_bg.model import Change, Completion, Definition, JobInfo, JobRun, JobStatus, Progress, RunOutcome
 
 _numbers = count(1)
 
@@ -116,6 +116,22 @@ def failed(job: JobInfo, **fields: Any) -> Change:
     """The last outcome of a claimed one-shot that went wrong."""
     run = a_run(job, outcome=RunOutcome.FAILED, finished_at=now(), error=fields.get("last_error"))
     return completed(job, **{"status": JobStatus.FAILED, "last_error": "boom", "runs": (run,)} | fields)
+
+
+def whole_completion(job: JobInfo, by: str | None = None) -> Change:
+    """What the kernel writes when a one-shot has run."""
+    at = now()
+    last = job.occurrence if job.last_occurrence is None else max(job.last_occurrence, job.occurrence or at)
+    return change(
+        job, status=JobStatus.COMPLETED, due_at=None, owner=None, manual=False, off_schedule=False,
+        trigger_pending=False, last_error=None, crash_count=0, last_occurrence=last, occurrences=job.occurrences + 1,
+        handled_time=at, modified_at=at, modified_by=by,
+        runs=(a_run(job, outcome=RunOutcome.COMPLETED, finished_at=at),),
+    )  # fmt: skip
+
+
+def completion_of(job: JobInfo, whole: Change) -> Completion:
+    return Completion.of(job, whole.modified_at, whole.modified_by, lambda: whole)
 
 
 def back_to_waiting(job: JobInfo, **fields: Any) -> Change:

@@ -1,0 +1,72 @@
+"""Statements for many rows of one kind.
+
+Each statement is one hand-over of the interpreter lock, and with a busy event loop a hand-over costs more than the
+row. What is the same in all rows, most columns of most batches, is bound once.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Iterator, Sequence
+from functools import cache
+from itertools import chain
+from typing import Any, Final
+
+MOST_ROWS: Final = 128
+"""Per statement. Lists are filled up to a power of two with rows of NULL, which match nothing, so that few statements
+are ever compiled."""
+_NAMED: Final = re.compile(r"{(\w+)}")
+
+
+class Statement:
+    """`head` and `tail` name `columns` in braces; where there is more than one row, a list of VALUES stands between.
+
+    The columns of `tail` are always in the list.
+    """
+
+    def __init__(self, columns: tuple[str, ...], head: str, tail: str) -> None:
+        self._columns, self._head, self._tail = columns, head, tail
+        self._in_head, self._in_tail = ([columns.index(name) for name in _NAMED.findall(part)] for part in (head, tail))
+        self._single = _NAMED.sub("?", head + tail)
+        self._text = cache(self._many)
+
+    def run(self, conn: sqlite3.Connection, rows: Sequence[Sequence[Any]]) -> int:
+        """How many rows it has written."""
+        return sum(self.each(conn, rows))
+
+    def each(self, conn: sqlite3.Connection, rows: Sequence[Sequence[Any]]) -> Iterator[int]:
+        """The same, statement by statement."""
+        if len(rows) < 2:
+            for row in rows:
+                yield conn.execute(self._single, [row[index] for index in (*self._in_head, *self._in_tail)]).rowcount
+            return
+        listed, once = dict.fromkeys(self._in_tail), list[Any]()
+        columns = list(zip(*rows, strict=True))
+        for index in self._in_head:
+            column = columns[index]
+            if index not in listed and column.count(column[0]) == len(rows):
+                once.append(column[0])
+            else:
+                listed[index] = None
+        flat = list(chain.from_iterable(zip(*(columns[index] for index in listed), strict=True)))
+        width, places = len(listed), tuple(listed)
+        for start in range(0, len(rows), MOST_ROWS):
+            some = flat[start * width : (start + MOST_ROWS) * width]
+            size = 1 << (len(some) // width - 1).bit_length()
+            some += [None] * (size * width - len(some))
+            yield conn.execute(self._text(places, size), once + some).rowcount
+
+    def _many(self, listed: tuple[int, ...], size: int) -> str:
+        place = dict.fromkeys(self._columns, "?")
+        place |= {self._columns[index]: f"v.column{number}" for number, index in enumerate(listed, 1)}
+        row = f"({', '.join('?' * len(listed))})"
+        values = f" FROM (VALUES {', '.join([row] * size)}) AS v"
+        return f"{self._head.format_map(place)}{values}{self._tail.format_map(place)}"
+
+
+def insert(table: str, columns: tuple[str, ...], conflict: str = "") -> Statement:
+    """The first column is not NULL in any row."""
+    values = ", ".join(f"{{{name}}}" for name in columns)
+    head = f"INSERT INTO main.{table} ({', '.join(columns)}) SELECT {values}"
+    return Statement(columns, head, f" WHERE {{{columns[0]}}} IS NOT NULL{conflict}")
