@@ -26,7 +26,7 @@ READABLE: Final = (
 """Part of the statements below only while this process knows schedules that it cannot read (docs/protocol.md, C8)."""
 RUNNING: Final = "SELECT handler_name, count(*) FROM main.aether_jobs WHERE status = 1 GROUP BY handler_name"
 EXACTLY: Final = f"""
-SELECT id, handler_name, priority, due_at FROM main.aether_jobs
+SELECT rowid, handler_name, priority, due_at FROM main.aether_jobs
 WHERE id = ? AND seq = ? AND due_at <= ? AND {READY} AND {NOT_HELD}
 """
 
@@ -58,7 +58,7 @@ SELECT handler, priority, (
 def _earliest(ready: tuple[str, ...], more: str) -> str:
     """The earliest due rows of some lanes, each read in the order of its index."""
     each = [
-        f"SELECT * FROM (SELECT {number} AS lane, id, due_at FROM main.aether_jobs WHERE {rows} "
+        f"SELECT * FROM (SELECT {number} AS lane, rowid AS id, due_at FROM main.aether_jobs WHERE {rows} "
         f"AND handler_name = :handler{number} AND priority = :priority{number} AND due_at <= :now {more} "
         f"ORDER BY due_at LIMIT :most{number})"
         for number, rows in enumerate(ready)
@@ -76,9 +76,9 @@ class Lane(NamedTuple):
 
 
 class Due(NamedTuple):
-    """A due row, as far as `Claim.deal` needs it."""
+    """A due row, as far as `Claim.deal` needs it. `id`: its rowid, by which it is taken."""
 
-    id: Any
+    id: int
     handler_name: str
     priority: int
     due_at: datetime | None
@@ -146,7 +146,7 @@ class Choice:
         wanted = self._wanted
 
         def place(lane: Lane) -> tuple[Any, ...]:
-            return (lane.handler in wanted.busy, wanted.rank(_due("", lane.handler, lane.priority, lane.due)))
+            return (lane.handler in wanted.busy, wanted.rank(_due(0, lane.handler, lane.priority, lane.due)))
 
         free = [lane for lane in lanes if wanted.most(lane.handler, self._running) > 0]
         return sorted(free, key=place)[:_MOST_LANES]
@@ -165,6 +165,6 @@ class Choice:
         return [_due(id_, lanes[number].handler, lanes[number].priority, due) for number, id_, due in found]
 
 
-def _due(id_: Any, handler: str, priority: Any, due: Any) -> Due:
+def _due(id_: int, handler: str, priority: Any, due: Any) -> Due:
     """What was put into the row by hand must not stop the claim: reading the row will say what is wrong with it."""
     return Due(id_, handler, priority if type(priority) is int else 0, readable_time(due))

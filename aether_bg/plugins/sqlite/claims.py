@@ -23,16 +23,16 @@ SELECT (SELECT json_group_array(name) FROM main.aether_handlers) FROM main.aethe
 TAKE: Final = """
 UPDATE main.aether_jobs SET status = 1, seq = seq + 1, attempt = attempt + 1, manual = 0, owner = :owner,
     started_at = :now, modified_at = :now, progress = NULL
-WHERE id IN (SELECT value FROM json_each(:ids))
+WHERE rowid IN (SELECT value FROM json_each(:rows))
 """
 BEGIN_RUNS: Final = """
 INSERT INTO main.aether_runs (job_id, token, gap, attempt, occurrence, started_at, owner, count)
 SELECT id, seq, 0, attempt, occurrence, :now, owner, 1 FROM main.aether_jobs
-WHERE id IN (SELECT value FROM json_each(:ids))
+WHERE rowid IN (SELECT value FROM json_each(:rows))
 """
-_THESE, _THIS = "id IN (SELECT value FROM json_each(:ids))", "id IS :id"
+_THESE, _THIS = "rowid IN (SELECT value FROM json_each(:rows))", "rowid = :row"
 TAKE_ONE, BEGIN_RUN = TAKE.replace(_THESE, _THIS), BEGIN_RUNS.replace(_THESE, _THIS)
-TAKEN: Final = f"SELECT {JOBS_AS_JSON} FROM main.aether_jobs WHERE id IN (SELECT value FROM json_each(:ids))"
+TAKEN: Final = f"SELECT {JOBS_AS_JSON} FROM main.aether_jobs WHERE rowid IN (SELECT value FROM json_each(:rows))"
 
 
 def claim(conn: sqlite3.Connection, wanted: Claim) -> tuple[str, datetime | None, bool]:
@@ -46,10 +46,10 @@ def claim(conn: sqlite3.Connection, wanted: Claim) -> tuple[str, datetime | None
     return taken, *choice.rest(chosen)
 
 
-def _take(conn: sqlite3.Connection, ids: str, owner: str, now: str | None) -> str:
-    if ids == "[]":
-        return ids
-    values = {"ids": ids, "owner": owner, "now": now}
+def _take(conn: sqlite3.Connection, found: str, owner: str, now: str | None) -> str:
+    if found == "[]":
+        return found
+    values = {"rows": found, "owner": owner, "now": now}
     conn.execute(TAKE, values)
     conn.execute(BEGIN_RUNS, values)
     taken: str = conn.execute(TAKEN, values).fetchone()[0]
@@ -63,18 +63,18 @@ def claim_one_by_one(conn: sqlite3.Connection, wanted: Claim) -> tuple[list[JobI
     with any_text(conn):
         if (known := conn.execute(ALIVE, [owner]).fetchone()) is None:
             return [], []
-        for id_ in [row.id for row in Choice(conn, wanted, json.loads(known[0]), odd=True).chosen()]:
+        for row_id in [row.id for row in Choice(conn, wanted, json.loads(known[0]), odd=True).chosen()]:
             conn.execute("SAVEPOINT job")
             try:
                 for statement in (TAKE_ONE, BEGIN_RUN):
-                    conn.execute(statement, {"id": id_, "owner": owner, "now": now})
+                    conn.execute(statement, {"row": row_id, "owner": owner, "now": now})
                 reason = ""
             except (sqlite3.IntegrityError, sqlite3.OperationalError, sqlite3.DataError) as error:
                 if not conn.in_transaction:
                     raise
                 conn.execute("ROLLBACK TO job")
                 reason = f"it cannot be claimed: {error}"
-            for row in rows(conn, "FROM main.aether_jobs WHERE id IS ?", [id_]):
+            for row in rows(conn, "FROM main.aether_jobs WHERE rowid = ?", [row_id]):
                 job = read_job(row)
                 if reason or isinstance(job, Unreadable):
                     told += isolate(conn, [job], now, reason)
