@@ -9,6 +9,8 @@ import time
 from typing import Final
 from uuid import UUID
 
+from aether_bg.model.filled import uuid_of
+
 _lock = threading.Lock()
 _last = 0
 _chances: list[int] = []
@@ -19,14 +21,15 @@ _AT_ONCE: Final = 256
 def uuid7() -> UUID:
     """Strictly increasing within a process: milliseconds, then twelve bits of their fraction, then chance."""
     global _last  # noqa: PLW0603 - the one counter of this process
-    nanoseconds = time.time_ns()
-    stamp = (nanoseconds // 1_000_000 << 12) | ((nanoseconds % 1_000_000) << 12) // 1_000_000
+    stamp = (time.time_ns() << 12) // 1_000_000
     with _lock:
-        _last = stamp = max(stamp, _last + 1)
+        if stamp <= _last:
+            stamp = _last + 1
+        _last = stamp
         if not _chances:
             _chances.extend(struct.unpack(f"{_AT_ONCE}Q", os.urandom(8 * _AT_ONCE)))
         chance = _chances.pop() & (1 << 62) - 1
-    return UUID(int=(stamp >> 12) << 80 | 7 << 76 | (stamp & 0xFFF) << 64 | 2 << 62 | chance)
+    return uuid_of((stamp >> 12) << 80 | 7 << 76 | (stamp & 0xFFF) << 64 | 2 << 62 | chance)
 
 
 def _forked() -> None:

@@ -1,13 +1,13 @@
 """Which column holds what, and how it is written: jobs, changes and history rows to lists of columns, and back.
 
-Each function is written out: it runs for every row, and a loop over the fields would cost twice as much.
+Writing is written out: it runs for every row, and a loop over the fields would cost twice as much.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Final
@@ -16,7 +16,7 @@ from uuid import UUID
 import attrs
 
 from aether_bg.model import Change, Definition, JobInfo, JobRun, JobStatus, Progress, RunOutcome
-from aether_bg.model.filled import filled
+from aether_bg.model.filled import uuid_of
 
 JOB_COLUMNS: Final = tuple(name for name in attrs.fields_dict(JobInfo) if name != "handler_paused")
 RUN_COLUMNS: Final = tuple(name for name in attrs.fields_dict(JobRun) if name != "has_result")
@@ -28,59 +28,6 @@ STATE_COLUMNS: Final = (
 )  # fmt: skip
 """What every `Change` writes, besides seq and schedule_rev."""
 COMPLETION_COLUMNS: Final = ("job_id", "seq", "schedule_rev", "modified_at", "modified_by")
-
-
-def job_of(row: Sequence[Any]) -> JobInfo:
-    """The job of a row in the order of JOB_COLUMNS. Raises for what cannot be read (see `rows`)."""
-    (
-        id_, handler_name, job_name, expression_value, payload, status, handled_time, retry_count, last_error,
-        extra_properties, created_at, created_by, modified_at, modified_by, due_at, occurrence, timezone, start,
-        repeats, until, misfire, misfire_grace, jitter, priority, paused, seq, schedule_rev, armed_seq, manual,
-        off_schedule,
-        trigger_pending, crash_count, anchor, last_occurrence, occurrences, attempt, holds_name, owner, started_at,
-        progress, checkpoint, declared, unique_for, parents, waits_for, after_any,
-    ) = row  # fmt: skip
-    # The cheapest type check of the columns that are taken as they are: both raise TypeError.
-    "".join((
-        handler_name, job_name, expression_value, "" if last_error is None else last_error,
-        "" if created_by is None else created_by, "" if modified_by is None else modified_by,
-        "" if timezone is None else timezone,
-    ))  # fmt: skip
-    (
-        retry_count
-        | seq
-        | schedule_rev
-        | armed_seq
-        | crash_count
-        | occurrences
-        | attempt
-        | priority
-        | parents
-        | waits_for
-        | (0 if repeats is None else repeats)
-    )
-    return filled(JobInfo, {
-        "id": to_uuid(id_), "handler_name": handler_name, "job_name": job_name, "expression_value": expression_value,
-        "payload": from_json(payload), "status": STATUS[status],
-        "handled_time": None if handled_time is None else instant(handled_time), "retry_count": retry_count,
-        "last_error": last_error, "extra_properties": mapping(extra_properties),
-        "created_at": instant(created_at), "created_by": created_by, "modified_at": instant(modified_at),
-        "modified_by": modified_by, "due_at": None if due_at is None else instant(due_at),
-        "occurrence": None if occurrence is None else instant(occurrence), "timezone": timezone,
-        "start": None if start is None else instant(start), "repeats": repeats,
-        "until": None if until is None else instant(until), "misfire": MISFIRE[misfire],
-        "misfire_grace": grace(misfire_grace), "jitter": grace(jitter), "priority": priority, "paused": FLAG[paused],
-        "handler_paused": False, "seq": seq, "schedule_rev": schedule_rev,
-        "armed_seq": armed_seq, "manual": FLAG[manual], "off_schedule": FLAG[off_schedule],
-        "trigger_pending": FLAG[trigger_pending], "crash_count": crash_count, "anchor": instant(anchor),
-        "last_occurrence": None if last_occurrence is None else instant(last_occurrence), "occurrences": occurrences,
-        "attempt": attempt, "holds_name": FLAG[holds_name], "owner": None if owner is None else owner_id(owner),
-        "started_at": None if started_at is None else instant(started_at),
-        "progress": None if progress is None else progress_of(progress),
-        "checkpoint": None if checkpoint is None else from_json(checkpoint), "declared": FLAG[declared],
-        "unique_for": None if unique_for is None else grace(unique_for), "parents": parents, "waits_for": waits_for,
-        "after_any": FLAG[after_any],
-    })  # fmt: skip
 
 
 def write_job(job: JobInfo) -> list[Any]:
@@ -245,7 +192,7 @@ def to_uuid(text: str) -> UUID:
     """Raises `ValueError` for any other way to write a UUID: no statement would find the row by it."""
     if not _CANONICAL.fullmatch(text):
         raise ValueError("not a UUID as str(UUID) writes it")
-    return UUID(text)
+    return uuid_of(int(text.replace("-", ""), 16))
 
 
 owner_id = lru_cache(maxsize=64)(to_uuid)
@@ -272,4 +219,4 @@ READ: Final[dict[str, Callable[[Any], Any]]] = {
         instant,
     ),
 }  # fmt: skip
-"""How single columns are read that are not as they are stored; never given None. `job_of` does the same for a row."""
+"""How columns are read that are not as they are stored; never given None."""

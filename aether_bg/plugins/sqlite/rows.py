@@ -13,11 +13,14 @@ import attrs
 from aether_bg.errors import shown
 from aether_bg.model import JobInfo, JobRun, JobStatus, Unreadable
 from aether_bg.model.filled import filled
-from aether_bg.plugins.sqlite.columns import JOB_COLUMNS, READ, RUN_COLUMNS, job_of
+from aether_bg.plugins.sqlite.columns import JOB_COLUMNS, READ, RUN_COLUMNS, from_json, mapping
 
 JOBS_AS_JSON: Final = f"json_group_array(json_array({', '.join(JOB_COLUMNS)}))"
 """All rows in one step: a step per row would hand the interpreter lock back and forth for each."""
 
+_MANY: Final = 8
+"""Rows from which on they are read column by column."""
+_ERROR: Final = JOB_COLUMNS.index("last_error")
 QUARANTINED: Final = "quarantined: "
 """How the error of a row begins that was set aside, though its columns can be read by now."""
 REMEDY: Final = "It is kept and does not run: delete it, and enqueue it again."
@@ -41,6 +44,10 @@ def _as_stored(value: Any) -> Any:
     return value
 
 
+_ITS_OWN: Final = (from_json, mapping)
+"""Makes values that may be altered: each row gets one of its own."""
+
+
 @attrs.frozen
 class _Column:
     name: str
@@ -52,6 +59,18 @@ class _Column:
         if type(raw) not in self.types:
             raise TypeError(f"a {type(raw).__name__}")
         return None if raw is None else self.read(raw)
+
+    def values(self, raw: Sequence[Any]) -> Sequence[Any]:
+        """Of many rows: what is the same in all of them is read once."""
+        types = set(map(type, raw))
+        if not self.types.issuperset(types):
+            raise TypeError(f"one of {types}")
+        read = self.read
+        if read is _as_stored:
+            return raw
+        if len(types) == 1 and raw.count(raw[0]) == len(raw) and read not in _ITS_OWN:
+            return [None if raw[0] is None else read(raw[0])] * len(raw)
+        return [None if value is None else read(value) for value in raw]
 
 
 def _columns(cls: type[Any], names: Sequence[str]) -> tuple[_Column, ...]:
@@ -66,16 +85,22 @@ def _columns(cls: type[Any], names: Sequence[str]) -> tuple[_Column, ...]:
 _JOB: Final = _columns(JobInfo, JOB_COLUMNS)
 _RUN: Final = _columns(JobRun, RUN_COLUMNS)
 _RESULT: Final = RUN_COLUMNS.index("result")
+_READERS: Final = [(column.name, column.types, column.read) for column in _JOB]
+_NAMES: Final = (*JOB_COLUMNS, "handler_paused")
 
 
 def read_job(row: Sequence[Any]) -> JobInfo:
     """A row, or what stands for it (`Unreadable`)."""
+    fields: dict[str, Any] = {"handler_paused": False}
     try:
-        job = job_of(row)
+        for (name, types, read), raw in zip(_READERS, row, strict=True):
+            if type(raw) not in types:
+                raise TypeError(name)
+            fields[name] = raw if raw is None or read is _as_stored else read(raw)
     except _WRONG:
         return _unreadable(row)
-    error = job.last_error
-    return job if error is None or not error.startswith(QUARANTINED) else _unreadable(row)
+    error = fields["last_error"]
+    return filled(JobInfo, fields) if error is None or not error.startswith(QUARANTINED) else _unreadable(row)
 
 
 def read_run(row: Sequence[Any]) -> JobRun:
@@ -128,4 +153,17 @@ def first_words(error: BaseException) -> str:
 
 def read_jobs(rows: str | Sequence[Sequence[Any]]) -> list[JobInfo]:
     """Those that cannot be read come as `Unreadable`."""
-    return [read_job(row) for row in (json.loads(rows) if isinstance(rows, str) else rows)]
+    found: Sequence[Sequence[Any]] = json.loads(rows) if isinstance(rows, str) else rows
+    if len(found) >= _MANY:
+        try:
+            columns = [column.values(raw) for column, raw in zip(_JOB, zip(*found, strict=True), strict=True)]
+            columns.append([False] * len(found))
+        except _WRONG:
+            pass  # some row cannot be read: one by one
+        else:
+            if columns[_ERROR].count(None) == len(found):  # else one may be quarantined
+                return [
+                    filled(JobInfo, dict(zip(JOB_COLUMNS, values, strict=True)))
+                    for values in zip(*columns, strict=True)
+                ]
+    return [read_job(row) for row in found]
