@@ -11,8 +11,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from contextvars import Context
 from functools import partial
-from itertools import count
-from typing import Protocol
+from typing import Any, Protocol
 
 import anyio
 
@@ -35,22 +34,23 @@ def spawner() -> Spawn:
                 trio.lowlevel.spawn_system_task(fn, *args, context=context or Context())
             )
     loop = asyncio.get_running_loop()
-    kept: dict[int, asyncio.Task[None]] = {}  # the loop itself keeps weak references only
-    numbers = count()
-
-    async def run(number: int, fn: Callable[..., Awaitable[object]], *args: object) -> None:
-        try:
-            await fn(*args)
-        finally:
-            kept.pop(number, None)  # a callback of the task's would be one more turn of the loop for each
+    kept: set[asyncio.Task[None]] = set()  # the loop itself keeps weak references only
+    begin = _beginner(loop)
 
     def spawn(fn: Callable[..., Awaitable[object]], *args: object, context: Context | None = None) -> None:
-        number = next(numbers)
-        task = loop.create_task(run(number, fn, *args), context=context or Context())
-        if not task.done():  # where the host has its tasks begun eagerly
-            kept[number] = task
+        task = begin(fn(*args), context or Context())
+        if not task.done():
+            kept.add(task)
+            task.add_done_callback(kept.discard)
 
     return spawn
+
+
+def _beginner(loop: asyncio.AbstractEventLoop) -> Callable[[Any, Context], asyncio.Task[None]]:
+    """How a task is made: begun at once where Python can, unless the host has tasks made in a way of its own."""
+    if sys.version_info >= (3, 12) and loop.get_task_factory() is None:
+        return lambda coro, context: asyncio.Task(coro, loop=loop, context=context, eager_start=True)
+    return lambda coro, context: loop.create_task(coro, context=context)
 
 
 def runner() -> Run:
