@@ -85,6 +85,7 @@ class Batcher:
                     await self._commit(batch)
                 finally:
                     self._busy -= len(batch)
+            batch = []  # let go of it now, not when the next one comes
 
     def close(self) -> None:
         """Nothing is committed any more; those who wait get an error."""

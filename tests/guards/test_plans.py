@@ -68,7 +68,7 @@ def test_the_scenario_uses_what_there_is(played: Played) -> None:
         "INSERT INTO aether_jobs", "INSERT INTO aether_runs", "UPDATE aether_jobs SET seq",
         "UPDATE aether_jobs SET status = 1", "DELETE FROM aether_jobs", "DELETE FROM aether_runs",
         "DELETE FROM aether_owners", "UPDATE aether_owners",
-        "json_array(lane, id, due_at)", "armed_seq <> seq", "GROUP BY handler_name", "AND manual = 1 AND handler_name",
+        "json_array(lane, id, due_at)", "armed_seq <> seq", "SET outcome = 'completed'", "GROUP BY handler_name", "AND manual = 1 AND handler_name",
         "seq > 0", "timezone IS NOT NULL", "SELECT value AS name", "OFFSET", "handler_name > h.name",
         "UNION ALL SELECT * FROM aether_jobs WHERE job_name",
         "status = 1 AND owner = ?", "crash_count >= 2", "ORDER BY token DESC", "holds_name = 1",
