@@ -110,8 +110,8 @@ class Completion(Change):
 
     A store may treat it as any other `Change`. Or it tells it by its type and lets the database do to all such rows at
     once what is the same for each: COMPLETED, no longer due, handled and modified at `modified_at` by `modified_by`,
-    its occurrence the last one and counted, without owner, error, crashes, checkpoint and marks of `trigger`; and the history
-    row of its attempt, which completed at `modified_at`.
+    its occurrence the last one and counted, without owner, error, crashes, checkpoint and the marks of `trigger`; and
+    the history row of its attempt, which completed at `modified_at`.
 
     It holds that much only. What else a `Change` has is worked out by `rest`, once something asks for it.
     """
