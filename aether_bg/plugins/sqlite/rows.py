@@ -163,7 +163,6 @@ def read_jobs(rows: str | Sequence[Sequence[Any]]) -> list[JobInfo]:
         else:
             if columns[_ERROR].count(None) == len(found):  # else one may be quarantined
                 return [
-                    filled(JobInfo, dict(zip(JOB_COLUMNS, values, strict=True)))
-                    for values in zip(*columns, strict=True)
+                    filled(JobInfo, dict(zip(_NAMES, values, strict=True))) for values in zip(*columns, strict=True)
                 ]
     return [read_job(row) for row in found]
