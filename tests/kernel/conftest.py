@@ -90,9 +90,12 @@ class World:
 
 @pytest.fixture
 def make_world(clock: FakeClock) -> Callable[..., World]:
-    """`make_world(handler, timings=…)`: call it on the event loop."""
+    """`make_world(handler, timings=…, plugins=…)`: call it on the event loop."""
 
-    def make(handler: Callable[..., Any] = lambda: None, timings: Timings | None = None, **bounds: Any) -> World:
+    def make(
+        handler: Callable[..., Any] = lambda: None, timings: Timings | None = None, plugins: Sequence[object] = (),
+        **bounds: Any,
+    ) -> World:  # fmt: skip
         options = Options.checked(
             concurrency=2, grace=1, lease=1, clock=clock, actor="tests", retention=None, max_payload=10_000
         )
@@ -103,7 +106,7 @@ def make_world(clock: FakeClock) -> Callable[..., World]:
             async def lifecycle_event(self, event: Event) -> None:
                 events.append(event)
 
-        registration = Registration.of(store, Never(), [Notes()], False, options)
+        registration = Registration.of(store, Never(), [Notes(), *plugins], False, options)
         registration.handlers.add(info_of("Work", handler, **bounds))
         registration.resolve()
         calls, kept = registration.calls, timings or Timings()
