@@ -43,7 +43,7 @@ LETTER = {"to": "ada@example.org", "subject": "hello", "tags": ["a", "b"]}
 
 
 def app_for(store: Any, count: int) -> tuple[Aether, anyio.Event]:
-    """An app with a no-op handler with and without payload; the event: so many have run."""
+    """An app with a no-op handler with and without payload; the event: that many have run."""
     app, finished, left = Aether(store, scheduler="timer"), anyio.Event(), count
 
     def one() -> None:

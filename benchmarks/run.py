@@ -56,7 +56,7 @@ class Run:
                 continue
             try:
                 self.found[step.key].append(self._measure(step))
-            except KeyboardInterrupt:  # what has been measured by then is told
+            except KeyboardInterrupt:  # what has been measured by then is reported
                 break
             except (subprocess.SubprocessError, ValueError, IndexError) as error:
                 told = getattr(error, "stderr", None) or str(error)

@@ -85,7 +85,7 @@ class Table:
         self._add(make)
 
     def grows(self, what: str, name: str, unit: str, times: float | None = None, more: float | None = None) -> None:
-        """The largest backlog against the smallest: at most so many `times`, or so much `more`."""
+        """The largest backlog against the smallest: at most `times` as much, or `more` above it."""
 
         def make(found: Best) -> Line:
             few, many = (found[f"aether.backlog.{size}"][name] for size in (BACKLOGS[0], BACKLOGS[-1]))

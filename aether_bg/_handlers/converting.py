@@ -315,7 +315,7 @@ def _fallback(of: Any, made: JsonConverter) -> Structure:
             except Exception:
                 continue
         raise ValueError(
-            f"{shown(value)} is none of {', '.join(getattr(arm, '__name__', str(arm)) for arm, _ in arms)}"
+            f"{shown(value)} is not one of {', '.join(getattr(arm, '__name__', str(arm)) for arm, _ in arms)}"
         )
 
     return read

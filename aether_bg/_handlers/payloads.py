@@ -190,7 +190,7 @@ class _Walk:
         self.size = 0
         """Bytes, roughly: JSON takes up to `_ESCAPED` times as many."""
         self._characters = 4 * limit + 1024
-        """Left to read, as are values. What is only a little too large is told its exact size."""
+        """Left to read. What is a little too large is read to its end all the same: the error names its size."""
         self._values = max(limit // 2, 10_000)  # each takes two bytes or more
         self._path: list[str | int] = []
 

@@ -123,7 +123,7 @@ def resume(job: JobInfo, plan: Plan, moment: Moment) -> Change | None:
 
 
 def _paused_through(job: JobInfo, plan: Plan, now: datetime) -> Gap | None:
-    """The regular occurrences that passed while it was paused; a retry that waits is none of them."""
+    """The regular occurrences that passed while it was paused. A waiting retry does not count."""
     if not plan.schedule.recurring or (job.attempt and job.status is JobStatus.SCHEDULED and not job.off_schedule):
         return None
     if job.status is JobStatus.SCHEDULED and not job.off_schedule:

@@ -37,8 +37,10 @@ def instant(text: str | None, option: str) -> datetime | None:
 @click.command("next")
 @click.argument("text", metavar="TEXT")
 @click.option("--timezone", "-z", metavar="ZONE", help="IANA zone of the schedule, for example Europe/Berlin.")
-@click.option("-n", "count", type=click.IntRange(1, 10_000), default=5, show_default=True, help="How many.")
-@click.option("--after", metavar="ISO", help="Those after this instant, as if made then, instead of now.")
+@click.option(
+    "-n", "count", type=click.IntRange(1, 10_000), default=5, show_default=True, help="How many instants to show."
+)
+@click.option("--after", metavar="ISO", help="Instants after this one instead of after now; intervals count from it.")
 @click.option("--start", metavar="ISO", help="As if the job had this start: days and weeks are counted from it.")
 @click.option(
     "--jitter", type=click.FloatRange(0), default=0, metavar="SECONDS", help="Of the job; shows when it is due."

@@ -82,10 +82,12 @@ def explain_(database: str, job: str, limit: int, local: bool, app: Aether | Non
 
 @click.command("list")
 @database_argument
-@click.option("--status", "-s", multiple=True, type=click.Choice(STATUSES, case_sensitive=False), help="Repeatable.")
+@click.option("--status", "-s", multiple=True, type=click.Choice(STATUSES, case_sensitive=False),
+              help="Only jobs in this state. Repeatable.")  # fmt: skip
 @click.option("--handler", metavar="NAME", help="Only this kind of work.")
 @click.option("--metadata", "-m", metavar="KEY=VALUE", multiple=True, help="Value as JSON, else as text. Repeatable.")
-@click.option("--order", type=click.Choice(["created", "due"]), default="created", show_default=True)
+@click.option("--order", type=click.Choice(["created", "due"]), default="created", show_default=True,
+              help="Oldest first, or next due first.")  # fmt: skip
 @click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True, help="Jobs on a page.")
 @click.option("--after", metavar="ID", help="The page after the job with this id, in the same order.")
 @local_option
@@ -161,7 +163,7 @@ def show(database: str, job: str, local: bool, as_json: bool, follow: bool) -> N
 @click.command()
 @database_argument
 @job_argument
-@click.option("--limit", type=click.IntRange(1, 100_000), default=20, show_default=True)
+@click.option("--limit", type=click.IntRange(1, 100_000), default=20, show_default=True, help="Newest rows to show.")
 @local_option
 @json_option
 def history(database: str, job: str, limit: int, local: bool, as_json: bool) -> None:

@@ -144,7 +144,7 @@ def load_app(text: str) -> Aether:
     except (Exception, SystemExit) as error:
         place = traceback.extract_tb(error.__traceback__)[-1]
         said = f"{type(error).__name__}: {error} ({place.filename}:{place.lineno})"
-        raise InvalidOption(what, f"importing {module} raised {said}", "Mend the module.") from error
+        raise InvalidOption(what, f"importing {module} raised {said}", "Fix the error in that module.") from error
     for part in path.split("."):
         try:
             found = getattr(found, part)

@@ -155,8 +155,8 @@ def length(text: str) -> timedelta:
               multiple=True, help="Only these; all ended jobs if not given. Repeatable.")  # fmt: skip
 @click.option("--older-than", metavar="LENGTH", help="Only those that ended longer ago, for example 7d or 1d12h.")
 @click.option("--keep", type=click.IntRange(0), metavar="N", help="Except the newest N of each status.")
-@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
-@click.option("--dry-run", is_flag=True, help="Only count.")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask for confirmation.")
+@click.option("--dry-run", is_flag=True, help="Count the jobs, delete nothing.")
 @json_option
 def purge(
     database: str, status: tuple[str, ...], older_than: str | None, keep: int | None, yes: bool, dry_run: bool,

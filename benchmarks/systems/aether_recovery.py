@@ -42,7 +42,7 @@ def worker(folder: str) -> None:
 
 
 def _starts(folder: Path, count: int) -> list[tuple[int, float]]:
-    """Waits until there have been so many."""
+    """Waits until that many have run."""
     deadline = time.monotonic() + 30
     while True:
         lines = (folder / "starts").read_text().splitlines() if (folder / "starts").exists() else []

@@ -97,7 +97,7 @@ class Queue:
             self.db.execute("COMMIT")
 
     def claim(self, batch: int) -> tuple[list[Row], Any]:
-        """What is due, so many at most, and when it was taken."""
+        """What is due, up to a limit, and when it was taken."""
         table, db, now = self.table, self.db, self.table.now()
         db.execute("BEGIN IMMEDIATE")
         taken = db.execute(table.claim, (now, batch)).fetchall()
@@ -107,7 +107,7 @@ class Queue:
         return taken, now
 
     def drain(self, batch: int) -> None:
-        """Claim so many, commit, complete them, commit; until there are none."""
+        """Claim a batch, commit, complete it, commit, until nothing is left."""
         table, db = self.table, self.db
         while True:
             taken, now = self.claim(batch)

@@ -25,7 +25,7 @@ def rate(count: int, work: Callable[[], object]) -> float:
 
 
 def rate_of_threads(count: int, one: Callable[[], object], threads: int = TOGETHER) -> float:
-    """Per second, `one` called `count` times by so many threads."""
+    """Per second, `one` called `count` times by each of the threads."""
 
     def some(_: int) -> None:
         for _ in range(count // threads):

@@ -236,7 +236,7 @@ class Contact:
         return True
 
     async def _absent(self) -> Absent:
-        """By the list of what Dapr holds; where it cannot be had although the scheduler answers, row by row."""
+        """By the list of what Dapr holds; row by row if Dapr cannot list it although its scheduler answers."""
         store_id = self._kernel.store_id
         try:
             names = await self._sidecar.names()

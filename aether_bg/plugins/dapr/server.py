@@ -72,7 +72,7 @@ def add_to(server: Any, door: Door, other: OnJobEvent | None = None) -> None:
 
 
 async def serve(door: Door, host: str, port: int, stack: AsyncExitStack) -> None:
-    """Listen until `stack` unwinds. Raises `SchedulerMisconfigured` when the port cannot be had."""
+    """Listen until `stack` unwinds. Raises `SchedulerMisconfigured` when the port is not available."""
     server = grpc.aio.server(interceptors=(_TokenGuard(door),), options=_OPTIONS)
     add_to(server, door)
 

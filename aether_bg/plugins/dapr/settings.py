@@ -90,7 +90,7 @@ def _app_port() -> int | None:
 
 
 def _app_token() -> str | None:
-    return os.environ.get("APP_API_TOKEN") or None  # to Dapr too, an empty token is none
+    return os.environ.get("APP_API_TOKEN") or None  # Dapr treats an empty token as no token, too
 
 
 def _api_token() -> str | None:

@@ -109,7 +109,7 @@ class Sidecar:
 def _address(endpoint: str) -> tuple[str, bool]:
     """The gRPC target, and whether it wants TLS."""
     for scheme, tls in (("https://", True), ("http://", False)):
-        if endpoint.startswith(scheme):  # the SDK warns of these two, and then reads them thus
+        if endpoint.startswith(scheme):  # the SDK warns of these two, then reads them like this
             host = endpoint.removeprefix(scheme).rstrip("/")
             endpoint = f"{host}?tls={str(tls).lower()}"
     try:

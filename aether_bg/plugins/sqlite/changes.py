@@ -184,7 +184,7 @@ def transact(conn: sqlite3.Connection, writes: Sequence[Write], guard: Guard) ->
 
 
 def _told(settled: list[Settled], writes: int) -> list[object]:
-    """The results of these writes: what has been settled is told with the first."""
+    """The results of these writes: the first one also says what has been settled."""
     return [tuple(settled) or None, *[None] * (writes - 1)]
 
 

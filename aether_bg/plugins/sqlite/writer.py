@@ -94,7 +94,7 @@ class Writer:
                 if batch:
                     self._finish(self._commit(batch))
                 self._look()
-            except BaseException as error:  # the thread outlives every surprise; its operations hear of it
+            except BaseException as error:  # the thread outlives every surprise; its operations fail
                 log.exception("writer of %s", self._path)
                 self._finish([self._fail(op, self._ours(error)) for op in batch if not op.done])
         self._close()
