@@ -1,5 +1,5 @@
-"""Every class of errors.py is raised by something a user can do, and says value, rule and remedy; bad input of any kind
-is refused at the call, and changes nothing."""
+"""Every class of aether_bg.errors is raised by something a user can do, and says value, rule and remedy; bad input of
+any kind is refused at the call, and changes nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tree drawn in errors.py is the tree of its classes."""
+"""The tree drawn in aether_bg.errors is the tree of its classes."""
 
 from __future__ import annotations
 
