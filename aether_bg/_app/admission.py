@@ -9,8 +9,9 @@ from typing import Any, Final
 
 import attrs
 
-from aether_bg._handlers.handlers import Handlers, check_typed
+from aether_bg._handlers.handlers import check_typed
 from aether_bg._handlers.payloads import check_json, check_metadata
+from aether_bg._handlers.registry import Handlers
 from aether_bg._hooks.calls import Calls
 from aether_bg._rules import validation as checks
 from aether_bg._rules.changes import Moment

@@ -16,7 +16,7 @@ from aether_bg._app.client import Client, OwnerVerbs, When
 from aether_bg._app.registration import Registration
 from aether_bg._app.session import Session
 from aether_bg._app.signals import run_until_signal
-from aether_bg._handlers.handlers import LOADED_TWICE, Handlers, info_of
+from aether_bg._handlers.registry import LOADED_TWICE, Handlers, info_of
 from aether_bg._hooks.calls import Calls
 from aether_bg._hooks.plugins import Plugins
 from aether_bg._rules import validation as checks

@@ -10,7 +10,7 @@ import attrs
 
 from aether_bg._app.admission import Admission
 from aether_bg._handlers.dependencies import Dependencies
-from aether_bg._handlers.handlers import Handlers
+from aether_bg._handlers.registry import Handlers
 from aether_bg._hooks.calls import Calls
 from aether_bg._hooks.plugins import Plugins, default, entry_points, name_of
 from aether_bg._kernel.timings import Timings

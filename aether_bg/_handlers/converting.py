@@ -17,17 +17,15 @@ from functools import partial
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from pathlib import Path, PurePath
 from types import UnionType
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Final, Literal, Union, get_args, get_origin, get_type_hints
 from uuid import UUID
 
-from aether_bg._handlers import foreign
+from aether_bg._handlers import foreign, scalars
+from aether_bg._handlers.scalars import Structure, Unstructure
 from aether_bg.errors import shown
 
 if TYPE_CHECKING:
     from cattrs.preconf.json import JsonConverter
-
-Structure: TypeAlias = Callable[[Any, Any], Any]
-Unstructure: TypeAlias = Callable[[Any], Any]
 
 _TIMES: Final[tuple[Any, ...]] = (datetime, date, time)
 _UNIONS: Final[tuple[Any, ...]] = (Union, UnionType)
@@ -47,22 +45,24 @@ def converter(own: Mapping[Any, tuple[Unstructure, Unstructure]]) -> JsonConvert
         structure_fallback_factory=lambda kind: _fallback(kind, made),
     )  # fmt: skip
     for scalar in (bool, str, int, float):
-        made.register_structure_hook(scalar, _scalar(scalar))
+        made.register_structure_hook(scalar, scalars.scalar(scalar))
     for when in _TIMES:
-        made.register_unstructure_hook(when, _written(when.isoformat))
-        made.register_structure_hook(when, _aware if when is datetime else _read(when, "fromisoformat"))
+        made.register_unstructure_hook(when, scalars.written(when.isoformat))
+        made.register_structure_hook(
+            when, scalars.aware if when is datetime else scalars.read_by(when, "fromisoformat")
+        )
     made.register_unstructure_hook(timedelta, lambda value: value.total_seconds())
-    made.register_structure_hook(timedelta, lambda value, of: of(seconds=_float(value, float)))
+    made.register_structure_hook(timedelta, lambda value, of: of(seconds=scalars.to_float(value, float)))
     for text in _AS_TEXT:
-        made.register_unstructure_hook(text, _written(partial(_text_of, text)))
-        made.register_structure_hook(text, _read(text))
-    made.register_structure_hook(Enum, _member)
-    _factories(made, _is_enum, lambda of, _: _member, lambda of, _: _enum_value)
+        made.register_unstructure_hook(text, scalars.written(partial(scalars.text_of, text)))
+        made.register_structure_hook(text, scalars.read_by(text))
+    made.register_structure_hook(Enum, scalars.member)
+    _factories(made, _is_enum, lambda of, _: scalars.member, lambda of, _: scalars.enum_value)
     made.register_unstructure_hook_func(lambda of: of in (Any, object), lambda value: value)
     made.register_structure_hook_func(partial(operator.is_, object), lambda value, _: value)  # as Any
     for bare, write in _BARE.items():  # without types, what is inside is JSON
         made.register_unstructure_hook_func(partial(operator.is_, bare), write)
-    _factories(made, lambda of: get_origin(of) is Literal, _literal, lambda of, _: _enum_value)
+    _factories(made, lambda of: get_origin(of) is Literal, scalars.literal, lambda of, _: scalars.enum_value)
     _factories(made, _has_other_keys, _keys, _keys_written)
     _factories(made, _is_named_tuple, _named_tuple, _named_tuple_written)
     made.register_unstructure_hook_factory(_is_union, lambda of: _arm(of, made))
@@ -108,102 +108,6 @@ def _factories(
 ) -> None:  # fmt: skip
     made.register_structure_hook_factory(takes, lambda of: read(of, made))
     made.register_unstructure_hook_factory(takes, lambda of: write(of, made))
-
-
-# -- single values ---------------------------------------------------------------------------------
-
-
-def _scalar(kind: type) -> Structure:
-    accepts: Structure = _float if kind is float else _exactly
-
-    def read(value: Any, of: Any) -> Any:
-        if of is kind:
-            return accepts(value, kind)
-        if issubclass(of, Enum):
-            return _member(value, of)
-        return of(accepts(value, kind))
-
-    return read
-
-
-def _exactly(value: Any, kind: type) -> Any:
-    if type(value) is kind:
-        return value
-    raise TypeError(f"{shown(value)} is not a {kind.__name__}" if kind is not int else f"{shown(value)} is not an int")
-
-
-def _float(value: Any, _: Any) -> float:
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    raise TypeError(f"{shown(value)} is not a float")
-
-
-def _aware(value: Any, of: Any) -> Any:
-    when = of.fromisoformat(value) if isinstance(value, str) else None
-    if when is None or when.tzinfo is None:
-        raise ValueError(f"{shown(value)} is not a datetime with a time zone")
-    return when
-
-
-def _written(write: Callable[[Any], str]) -> Unstructure:
-    return lambda value: value if isinstance(value, str) else write(value)  # JSON forms are taken as they are
-
-
-def _text_of(kind: type, value: Any) -> str:
-    if isinstance(value, kind):
-        return str(value)
-    raise TypeError(f"{shown(value)} is not a {kind.__name__}")
-
-
-def _read(kind: type, how: str = "__call__") -> Structure:
-    def read(value: Any, of: Any) -> Any:
-        if not isinstance(value, str):
-            raise TypeError(f"{shown(value)} is not text")
-        try:
-            return of(value) if how == "__call__" else getattr(of, how)(value)
-        except (ValueError, ArithmeticError):
-            raise ValueError(f"{shown(value)} cannot be read as {kind.__name__}") from None
-
-    return read
-
-
-def _member(value: Any, of: Any) -> Any:
-    try:
-        member = of(value)
-    except (ValueError, TypeError):
-        member = None
-    if member is None or type(value) is not type(_plain(member.value)):
-        raise ValueError(f"{shown(value)} is not a value of {of.__qualname__}: {_few(each.value for each in of)}")
-    return member
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _few(values: Any) -> str:
-    texts = [shown(value) for value in values]
-    return ", ".join(texts[:8]) + (", …" if len(texts) > 8 else "")
-
-
-def _named(kind: Any) -> str:
-    return getattr(kind, "__name__", None) or str(kind)
-
-
-def _enum_value(value: Any) -> Any:
-    return value.value if isinstance(value, Enum) else value
-
-
-def _literal(of: Any, _: Any) -> Structure:
-    options = {(type(_enum_value(option)), _enum_value(option)): option for option in get_args(of)}
-
-    def read(value: Any, _: Any) -> Any:
-        try:
-            return options[type(value), value]
-        except (KeyError, TypeError):
-            raise ValueError(f"{shown(value)} is not one of {_few(key for _, key in options)}") from None
-
-    return read
 
 
 # -- collections -----------------------------------------------------------------------------------

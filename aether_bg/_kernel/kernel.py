@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from uuid import UUID
 
 from aether_bg._handlers.dependencies import Dependencies
-from aether_bg._handlers.handlers import Handlers
+from aether_bg._handlers.registry import Handlers
 from aether_bg._handlers.work import UnitOfWork
 from aether_bg._hooks.calls import Calls
 from aether_bg._kernel.alarm import Alarm

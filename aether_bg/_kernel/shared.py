@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import attrs
 
-from aether_bg._handlers.handlers import Handlers
+from aether_bg._handlers.registry import Handlers
 from aether_bg._hooks.calls import Calls
 from aether_bg._kernel.identity import Identity
 from aether_bg._kernel.observers import Observers

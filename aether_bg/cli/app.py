@@ -11,7 +11,8 @@ import click
 
 from aether_bg import __version__
 from aether_bg.cli.app_commands import next_, plugins
-from aether_bg.cli.read_commands import check, explain_, history, list_, show, stats
+from aether_bg.cli.read_commands import explain_, history, list_, show
+from aether_bg.cli.state_commands import check, stats
 from aether_bg.cli.store_commands import backup, copy_, migrate
 from aether_bg.cli.write_commands import VERBS, purge
 from aether_bg.errors import AetherError, InputError, brief

@@ -1,11 +1,10 @@
-"""`explain`, `list`, `show`, `history`, `stats`, `check`: they read, and never write."""
+"""`explain`, `list`, `show`, `history`: jobs, read and never written."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -24,15 +23,13 @@ from aether_bg.cli.output import (
     pretty,
     print_document,
     print_line,
-    progress_bar,
     table,
     zone_of,
 )
-from aether_bg.cli.stores import app_option, ask, database_argument, find_job, job_argument, read
+from aether_bg.cli.stores import app_option, database_argument, find_job, job_argument, read
 from aether_bg.errors import InvalidOption, InvalidSchedule, JobNotFound, shown
 from aether_bg.explain import Around, explain, plain, waiting
-from aether_bg.model import Finding, JobInfo, JobRun, JobStatus, Process, Query, Stats
-from aether_bg.model.plain import to_plain
+from aether_bg.model import JobInfo, JobRun, JobStatus, Process, Query
 from aether_bg.protocols import Inspection
 from aether_bg.schedule import load
 
@@ -193,75 +190,6 @@ def history(database: str, job: str, limit: int, local: bool, as_json: bool) -> 
         note("It has no history yet.")
 
 
-@click.command()
-@database_argument
-@local_option
-@json_option
-def stats(database: str, local: bool, as_json: bool) -> None:
-    """Count jobs, and list the processes that run them.
-
-    \b
-    aether-bg stats jobs.db --json
-    """
-
-    async def question(store: Inspection) -> tuple[Stats, list[Process]]:
-        return await store.store_stats(), await store.processes()
-
-    counts, running = read(database, question)
-    if as_json:
-        print_document({**to_plain(counts), "total": counts.total, "processes": running})
-        return
-    fields(_counts(counts, local))
-    if counts.by_handler:
-        click.echo()
-        table(
-            ["HANDLER", *(name.upper() for name in STATUSES)],
-            ([handler, *(str(numbers.get(name, 0)) for name in STATUSES)]
-             for handler, numbers in sorted(counts.by_handler.items())),
-        )  # fmt: skip
-    if running:
-        click.echo()
-        table(
-            ["PROCESS", "STATE", "PID", "HOST", "STARTED", "LAST BEAT", "HANDLERS"],
-            (_process(process, local) for process in running),
-        )
-
-
-@click.command()
-@database_argument
-@click.option("--quick", is_flag=True, help="SQLite's quick_check instead of its integrity_check.")
-@json_option
-def check(database: str, quick: bool, as_json: bool) -> None:
-    """Check a database, its rows, and whether its jobs run.
-
-    Looks at the file, its schema, rows that contradict each other, jobs of processes that are gone, due jobs for which
-    no process has a handler, and declarations that a live process could not apply.
-
-    Exit code 1 when something is wrong. What may be in order (a long queue, a large WAL) is a note and does not count.
-
-    \b
-    aether-bg check jobs.db
-    """
-    with progress_bar("checking") as bar:
-        report = ask(database, "check", lambda check: check(quick=quick, progress=partial(bar.update, 1)))
-    problems = [finding for finding in report.findings if finding.level == "problem"]
-    if as_json:
-        print_document({"ok": report.ok, "schema": report.schema, "findings": report.findings})
-    else:
-        if report.findings:
-            table(
-                ["LEVEL", "CODE", "COUNT", "MESSAGE"],
-                ([finding.level, finding.code, str(finding.count), _message(finding)] for finding in report.findings),
-            )
-        click.echo(f"problems: {len(problems)}" if problems else f"ok (schema {report.schema})")
-    if problems:
-        raise click.exceptions.Exit(1)
-
-
-def _message(finding: Finding) -> str:
-    return finding.message + (f" ({', '.join(finding.examples)})" if finding.examples else "")
-
-
 def status_of(job: JobInfo) -> str:
     return job.status.name + ("*" if job.paused and not job.status.terminal else "")
 
@@ -314,21 +242,3 @@ def _took(run: JobRun) -> str:
     if run.started_at is None or run.finished_at is None:
         return "-"
     return f"{(run.finished_at - run.started_at).total_seconds():.3f} s"
-
-
-def _counts(counts: Stats, local: bool) -> Iterator[tuple[str, str]]:
-    yield "store", str(counts.store_id)
-    for name in STATUSES:
-        yield name, f"{getattr(counts, name):,}"
-    yield "paused", f"{counts.paused:,}"
-    yield "due now", f"{counts.due:,}"
-    yield "earliest due", at(counts.oldest_due, local)
-    yield "history rows", f"{counts.runs:,}"
-    yield "size", f"{counts.size / 1024**2:,.1f} MiB"
-
-
-def _process(process: Process, local: bool) -> list[str]:
-    return [
-        str(process.id), process.state, str(process.pid), process.host, at(process.started_at, local),
-        at(process.beat_at, local), ", ".join(sorted(process.handlers)) or "-",
-    ]  # fmt: skip

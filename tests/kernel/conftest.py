@@ -14,7 +14,7 @@ import pytest
 
 from aether_bg import hookimpl
 from aether_bg._app.registration import Registration
-from aether_bg._handlers.handlers import info_of
+from aether_bg._handlers.registry import info_of
 from aether_bg._kernel.alarm import Alarm
 from aether_bg._kernel.batcher import Batcher
 from aether_bg._kernel.identity import Identity
