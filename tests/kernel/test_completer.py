@@ -15,6 +15,7 @@ from aether_bg import StoreBusy
 from aether_bg._kernel.attempt import Attempt
 from aether_bg._kernel.completer import Completer, Outcome
 from aether_bg._kernel.decider import Decider
+from aether_bg._kernel.notes import Notes
 from aether_bg._kernel.timings import Timings
 from aether_bg._rules.changes import Moment
 from aether_bg._rules.commands import cancel, pause
@@ -61,7 +62,8 @@ class Desk:
 async def desk(make_world: Callable[..., World], running: Any) -> AsyncIterator[Desk]:
     world = make_world(timings=QUICK)
     await world.join()
-    completer = Completer(shared=world.shared, decider=Decider(world.shared), journal=world.journal)
+    notes = Notes(shared=world.shared, on_loop=lambda fn: fn(), call=lambda fn: None, limit=1000)
+    completer = Completer(shared=world.shared, decider=Decider(world.shared), journal=world.journal, notes=notes)
     async with running(world.batcher.run, world.shared.observers.run):
         yield Desk(world, completer)
 
