@@ -32,6 +32,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 KNOWN_OPTIONS = (
     "scheduler", "plugins", "concurrency", "grace", "lease", "clock", "actor", "retention", "entry_points",
     "max_payload",
+    "prune_declared",
 )  # fmt: skip
 
 
@@ -45,6 +46,8 @@ class Aether(OwnerVerbs):
     which an owner counts as dead. `clock`: where time is read. `actor`: a name for the audit fields, or a function that
     returns one. `retention`: an age (timedelta) or count of terminal jobs to keep, or a mapping of status to either;
     None keeps all. `entry_points`: also load plugins that installed packages announce. `max_payload`: bytes of JSON.
+    `prune_declared`: at the start, cancel jobs that were declared and that no living process declares any more; without
+    it they are named in the log and by `aether-bg check` (docs/protocol.md, N9).
 
     Raises `InvalidOption` or a `PluginError`, each with its remedy.
     """
@@ -63,12 +66,13 @@ class Aether(OwnerVerbs):
         retention: Any = None,
         entry_points: bool = False,
         max_payload: int = 262_144,
+        prune_declared: bool = False,
         **unknown: Never,
     ) -> None:
         checks.unknown_options(unknown, KNOWN_OPTIONS)
         options = Options.checked(
             concurrency=concurrency, grace=grace, lease=lease, clock=clock, actor=actor, retention=retention,
-            max_payload=max_payload,
+            max_payload=max_payload, prune_declared=prune_declared,
         )  # fmt: skip
         self._session = None
         self.registration = Registration.of(store, scheduler, plugins, entry_points, options)

@@ -3,18 +3,27 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import anyio
+import attrs
 
 from aether_bg._app.enqueue import Enqueuer
 from aether_bg._kernel.kernel import Kernel
-from aether_bg.errors import InputError, JobConflict, JobError, shown
-from aether_bg.model import JobStatus
+from aether_bg._rules import commands
+from aether_bg.errors import InputError, JobConflict, JobError, Stale, shown
+from aether_bg.model import JobInfo, JobStatus, Query
+
+log = logging.getLogger("aether_bg")
 
 PART: Final = "declarations"
 """What `health` calls it."""
+GONE: Final = "its declaration is gone from the code"
+NAMED: Final = 10
+"""Jobs that one line of the log names."""
 AGAIN: Final = 1.0
 """Seconds between tries of a declaration that waits for a running job to end."""
 
@@ -41,6 +50,30 @@ class Declarations:
         if self._waiting:
             self._kernel.spawn(self._later, "declaring again")
 
+    async def drop_gone(self, *, prune: bool) -> None:
+        """Name the jobs that no code declares any more, or end them (docs/protocol.md, N9). Raises a `StoreError`."""
+        if not (gone := await self._gone()):
+            return
+        names = ", ".join(shown(job.job_name) for job in gone[:NAMED]) + (", …" if len(gone) > NAMED else "")
+        if not prune:
+            log.warning("no code declares these jobs any more: %s; delete them, or pass prune_declared=True", names)
+            return
+        for job in gone:
+            change = commands.cancel(job, self._enqueuer.moment())
+            assert change is not None  # it has not ended
+            with suppress(Stale):  # changed meanwhile: the next start looks again
+                await self._kernel.journal.update(attrs.evolve(change, last_error=GONE), job, "delete")
+        log.info("ended, since no code declares them any more: %s", names)
+
+    async def _gone(self) -> list[JobInfo]:
+        known = {arguments["job_name"] for arguments in self._declared}
+        known |= (await self._kernel.heartbeats.beat()).declared
+        gone, query = list[JobInfo](), Query(declared=True)
+        while page := await self._kernel.shared.calls.find(query):
+            gone += [job for job in page if job.job_name not in known]
+            query = attrs.evolve(query, after=page[-1].id)
+        return gone
+
     async def _later(self) -> None:
         while self._waiting:
             await anyio.sleep(AGAIN)
@@ -53,7 +86,7 @@ class Declarations:
         """Enqueue it, or report why not. True: only because the job of that name runs now."""
         name = arguments["job_name"]
         try:
-            await self._enqueuer.enqueue(**arguments)
+            await self._enqueuer.enqueue(**arguments, declared=True)
         except (InputError, JobError) as error:
             problem = f"the declaration of {shown(name)} is not applied: {error}"
             if problem != self._open.get(name):

@@ -39,7 +39,10 @@ class Enqueuer:
         self, handler: Any, job_name: str | None, payload: Any, schedule: Any, metadata: Any, **options: Any
     ) -> UUID:
         if_exists = checks.one_of("if_exists", options.pop("if_exists", "raise"), IF_EXISTS)
+        declared = options.pop("declared", False)
         job = self.admission.job(self.moment(), handler, job_name, payload, schedule, metadata, **options)
+        if declared:
+            job = attrs.evolve(job, declared=True)
         unit = self.unit()
         if unit is not None and (known := await self._join(unit, job, job_name is not None, if_exists)) is not None:
             return known
@@ -91,7 +94,8 @@ class Enqueuer:
         itself = runs and held.id == work.running.get()
         if itself and if_exists == "raise":
             raise own(held)
-        if if_exists != "replace" or not (differs or itself or held.status is JobStatus.FAILED):
+        marks = job.declared and not (held.declared or held.status.terminal or runs)
+        if if_exists != "replace" or not (differs or itself or marks or held.status is JobStatus.FAILED):
             return kept(held, job, if_exists)
         if runs and not itself:
             raise busy(held)

@@ -48,7 +48,7 @@ class Session:
             options=options, timings=registration.timings, calls=registration.calls, handlers=registration.handlers,
             runners={} if client else registration.runners(), dependencies=registration.dependencies, clock=clock,
             spawn=spawn, client=client, enqueue_in=InTransaction(admission, registration.calls, clock),
-            call=self.crossing.call,
+            call=self.crossing.call, declares=[arguments["job_name"] for arguments in registration.declared],
         )  # fmt: skip
         self.enqueuer = Enqueuer(kernel, admission)
         self.on_connection = OnConnection(self.enqueuer, registration.calls)
@@ -127,6 +127,7 @@ class Session:
         watch = Watch(running=lambda: list(running.values()), problems=shared.problems, timings=shared.timings)
         try:
             await self.declarations.apply()
+            await self.declarations.drop_gone(prune=kernel.options.prune_declared)
             supervise(kernel.heartbeats.run, "heartbeat")
             supervise(kernel.clocks.run, "clocks")
             if kernel.arming is not None:

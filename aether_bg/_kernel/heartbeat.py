@@ -31,6 +31,7 @@ class Heartbeats:
     _monitor: Monitor
     _look: Signal
     _lease: float
+    _declares: tuple[str, ...] = ()
     alive: Alive | None = attrs.field(default=None, init=False)
     """The last answer; a client has none."""
     _not_applied: tuple[str, ...] = attrs.field(default=(), init=False)
@@ -114,7 +115,7 @@ class Heartbeats:
             owner=self._shared.identity.owner, handlers=tuple(self._shared.handlers), now=self._shared.clock.now(),
             interval=self._lease / 3, keep_for=10 * self._lease if keep_for is None else keep_for, join=join,
             leave=leave, recovered=recovered, stopping=stopping or (join and self._shared.identity.stopping),
-            stop_asked=lambda: self._shared.identity.stop_asked, problems=self._not_applied,
+            stop_asked=lambda: self._shared.identity.stop_asked, problems=self._not_applied, declares=self._declares,
             limits=self._shared.handlers.limits if join else {},
         ))  # fmt: skip
         self._compare_clocks(alive, asked)

@@ -54,6 +54,7 @@ class Kernel:
         self, *, options: Options, timings: Timings, calls: Calls, handlers: Handlers, runners: Mapping[str, Runner],
         dependencies: Dependencies, clock: Timekeeper, spawn: Spawn, client: bool,
         enqueue_in: Callable[[Transaction, list[JobInfo]], Callable[..., UUID]], call: Blocking,
+        declares: Sequence[str] = (),
     ) -> None:  # fmt: skip
         self.options, self.start_task, self.client = options, spawn, client
         self._enqueue_in = enqueue_in
@@ -84,7 +85,7 @@ class Kernel:
         triggers = Triggers(shared=shared, claimer=self.claimer, arm=arm, look=look)
         unserved = Unserved(shared)
         self.heartbeats = Heartbeats(
-            shared=shared, lease=options.lease, look=look,
+            shared=shared, lease=options.lease, look=look, declares=tuple(declares),
             rescuer=Rescuer(shared=shared, journal=self.journal, standstill=Standstill(options.lease)),
             monitor=Monitor(shared=shared, unserved=unserved, arm=arm, wake=alarm.wake),
         )  # fmt: skip

@@ -52,6 +52,7 @@ class Options:
     actor: str | Callable[[], str | None] | None
     retention: Mapping[JobStatus, Keep]
     max_payload: int
+    prune_declared: bool = False
 
     @classmethod
     def checked(
@@ -64,6 +65,7 @@ class Options:
         actor: Any,
         retention: Any,
         max_payload: Any,
+        prune_declared: Any,
     ) -> Options:
         clock = SystemClock() if clock is None else clock
         if not callable(getattr(clock, "now", None)) or not callable(getattr(clock, "monotonic", None)):
@@ -72,7 +74,10 @@ class Options:
             checks.refuse(
                 "actor", actor, "must be a name, or a function that returns one", 'For example: actor="billing".'
             )
+        if not isinstance(prune_declared, bool):
+            checks.refuse("prune_declared", prune_declared, "must be True or False")
         return cls(
+            prune_declared=prune_declared,
             concurrency=checks.whole("concurrency", concurrency, least=1),
             grace=checks.seconds("grace", grace, zero=True),
             lease=checks.seconds("lease", lease),

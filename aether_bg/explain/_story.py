@@ -236,7 +236,8 @@ class Story:
             case JobStatus.CANCELLED:
                 by = f" by {plain(job.modified_by)}" if job.modified_by else ""
                 name = "" if job.holds_name else "; its name is free"
-                return [f"It was cancelled at {when}{by}{name}. `retry` brings it back."]
+                why = f": {job.last_error}" if job.last_error == "its declaration is gone from the code" else ""
+                return [f"It was cancelled at {when}{by}{why}{name}. `retry` brings it back."]
         count = "" if job.occurrences == 1 else f", after {job.occurrences} occurrences"
         return [f"It completed at {when}{count}."]
 

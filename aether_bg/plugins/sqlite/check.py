@@ -204,6 +204,7 @@ async def _unattended(db: Inspection) -> Findings:
         if process.state == "alive":
             message = f"{process.name} could not apply declarations"
             found += _as_notes(_found("declarations", message, process.problems))
+    found += await db.ask(partial(_undeclared, known=known))
     return found + await db.ask(partial(_late, known=known))
 
 
@@ -256,6 +257,18 @@ def _late(conn: sqlite3.Connection, known: list[Process]) -> Findings:
     rows = f"main.aether_jobs WHERE {READY} AND due_at <= ? AND handler_name IN ({_places(handlers)})"
     message = f"jobs are more than {OVERDUE:g} s late: all slots are taken, or the scheduler does not call (see health)"
     return _as_notes(_rows(conn, "overdue", "id", rows, message, _ago(OVERDUE), *handlers))
+
+
+def _undeclared(conn: sqlite3.Connection, known: list[Process]) -> Findings:
+    """Only living processes can tell what the code declares (docs/protocol.md, N9)."""
+    live, _ = _live(known)
+    if not live:
+        return []
+    declares = "SELECT value FROM main.aether_owners AS o, json_each(iif(json_valid(o.declares), o.declares, '[]'))"
+    rows = f"main.aether_jobs WHERE declared = 1 AND status < 2 AND job_name NOT IN ({declares} WHERE o.id IN ({{}}))"
+    ids = [str(process.id) for process in live]
+    message = "declared jobs that no live process declares any more: delete them, or start with prune_declared=True"
+    return _as_notes(_rows(conn, "undeclared", "job_name", rows.format(_places(ids)), message, *ids))
 
 
 def _live(known: list[Process]) -> tuple[list[Process], list[str]]:
