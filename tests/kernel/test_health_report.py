@@ -143,7 +143,7 @@ async def test_a_dependency_that_does_not_answer(ward: Callable[[], Ward]) -> No
         raise OSError("refused")
 
     here = ward()
-    here.world.registration.provide(Beats, None, fails)
+    here.world.registration.provide(Beats, None, fails, lasts=False)
     here.world.registration.resolve()
     report = await here.report()
     assert not report["ok"]
