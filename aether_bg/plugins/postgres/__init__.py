@@ -2,14 +2,15 @@
 
 `columns` values as columns · `schema` tables and migrations · `changes`, `units`, `claims`, `queries`, `listing` SQL ·
 `owners` who is alive, `session` the thread that says so · `workers` threads with a connection each · `opened` all of
-them while the store is open · `places` connection strings, `connections` sessions, `trouble` errors
+them while the store is open · `places` connection strings, `connections` sessions, `trouble` errors · `inspection` read
+only, `check`
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -17,7 +18,7 @@ from uuid import UUID
 
 import anyio
 
-from aether_bg.errors import ForkedProcess, InvalidOption, NotStarted, UnitOfWorkTimeout, Unsupported, UsageError, shown
+from aether_bg.errors import ForkedProcess, InvalidOption, NotStarted, UnitOfWorkTimeout, UsageError, shown
 from aether_bg.hookspecs import hookimpl
 from aether_bg.model import (
     Alive,
@@ -31,15 +32,16 @@ from aether_bg.model import (
     Purge,
     Query,
     Ran,
+    Report,
     Runs,
     Stats,
     Write,
 )
 from aether_bg.model.attempts import LONGEST, in_seconds
-from aether_bg.plugins.postgres import _extra, listing, queries  # noqa: F401 - the first says what is missing
-from aether_bg.plugins.postgres.opened import Opened, Options
+from aether_bg.plugins.postgres import _extra, check, inspection, listing, queries  # noqa: F401 - the first says what is missing
+from aether_bg.plugins.postgres.opened import Opened, Options, migrate, threads
 from aether_bg.plugins.postgres.places import Place, checked_schema
-from aether_bg.plugins.postgres.schema import Schema
+from aether_bg.plugins.postgres.schema import Schema, steps_sql
 from aether_bg.protocols import Kernel
 
 __all__ = ["PostgresStore"]
@@ -187,10 +189,27 @@ class PostgresStore:
 
     async def backup(self, target: Path, progress: Callable[[int, int], object]) -> None:
         """Raises `Unsupported`: a server is backed up by its own tools."""
-        raise Unsupported(
-            repr(self), "a server's database is backed up by its own tools",
-            f"Use pg_dump --schema={self.schema}, or the backups of whoever runs the server.",
-        )  # fmt: skip
+        raise inspection.no_backup(self._options)
+
+    async def migrate(self, *, sql: bool = False) -> str | list[str]:
+        """Make the tables, or bring them up to date; the steps applied. `sql`: only the statements that a new database
+        needs, and nothing is done. The store need not be open. Raises a `StoreError`."""
+        if sql:
+            return steps_sql(self._options.schema)
+        return await threads.run(migrate, self._options)
+
+    def inspect(self) -> AbstractAsyncContextManager[inspection.Inspection]:
+        """`async with store.inspect() as inspection`: read a database that other processes use, without joining them.
+        The store need not be open. Nothing is created, migrated or locked. Raises a `StoreError`."""
+        return inspection.opened(self._options)
+
+    async def check(self, *, quick: bool = False, progress: Callable[[], object] = bool) -> Report:
+        """Whether the rows agree, some process runs the jobs, and the server keeps up. The store need not be open.
+
+        `quick`: without the comparison of all rows. Raises a `StoreError` for a server that does not answer, and for a
+        database without the tables of this version.
+        """
+        return await check.check(self._options, quick, progress)
 
 
 def _place(given: Any, name: str) -> Place:

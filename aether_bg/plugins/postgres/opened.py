@@ -80,7 +80,17 @@ class Opened:
         await threads.run(self._stop)
 
     def _prepare(self) -> None:
-        with self._first_connection() as conn:
+        try:
+            self._look_at()
+        except psycopg.Error as error:
+            raise trouble.translate(error, self.where) from None
+        link = self._session_link()
+        crew = partial(Crew, self._link, where=self.where, bridge=self.bridge)
+        self._writers, self._readers, self._units = crew("hot", 2), crew("read", 2), crew("unit", 1)
+        self.session = Session(link, self.schema, self.where, lambda: self.bridge.post(self._wake))
+
+    def _look_at(self) -> None:
+        with closing(first(self._link, "schema", self.where, self.options.connect_for)) as conn:
             if conn.info.server_version < OLDEST:
                 rule = f"the server must be PostgreSQL 14 or newer, it is {conn.info.server_version // 10000}"
                 raise StoreError(self.where, rule, "Upgrade the server.")
@@ -93,24 +103,13 @@ class Opened:
             elif self.options.migrate == "check":
                 schema.require(conn, self.schema, self.where)
             self.store_id = schema.store_id(conn, self.schema, self.where)
-        link = self._session_link()
-        crew = partial(Crew, self._link, where=self.where, bridge=self.bridge)
-        self._writers, self._readers, self._units = crew("hot", 2), crew("read", 2), crew("unit", 1)
-        self.session = Session(link, self.schema, self.where, lambda: self.bridge.post(self._wake))
-
-    def _first_connection(self) -> Connection:
-        """Waits for a server that is not there yet."""
-        try:
-            return patiently(lambda: self._link.connect("schema"), self.where, self.options.connect_for)
-        except psycopg.Error as error:
-            raise trouble.translate(error, self.where) from None
 
     def _session_link(self) -> Link:
         """The session's own way to the server, around a pooler. Raises a `StoreError` where it leads elsewhere."""
         if (place := self.options.session) is None:
             return self._link
         link, where = Link(place), f"database {place} (session=)"
-        with patiently(lambda: link.connect("session"), where, self.options.connect_for) as conn:
+        with closing(first(link, "session", where, self.options.connect_for)) as conn:
             if is_pooled(conn):
                 rule = "it must lead to the server itself, not to a pooler"
                 raise StoreError(where, rule, "Name the server's own host and port.")
@@ -218,18 +217,28 @@ class Opened:
         await threads.run(self.session.ask, run, 2 * self.options.busy)
 
 
-def patiently(connect: Callable[[], Connection], where: str, within: float) -> Connection:
-    """Raises a `StoreError`; for a server that cannot be reached only after `within` seconds."""
+def first(link: Link, kind: str, where: str, within: float) -> Connection:
+    """Waits for a server that is not there yet. Raises a `StoreError`; for one that cannot be reached only after
+    `within` seconds."""
     deadline, wait = time.monotonic() + within, 0.05
     while True:
         try:
-            return connect()
+            return link.connect(kind)
         except psycopg.Error as error:
             problem = trouble.refused(error, where)
             if not trouble.passes(problem) or time.monotonic() + wait > deadline:
                 raise problem from None  # the driver's own error shows how it was called
         time.sleep(wait)
         wait = min(2 * wait, 1.0)
+
+
+def migrate(options: Options) -> list[str]:
+    """The steps applied. Raises a `StoreError`."""
+    with closing(first(Link(options.place), "schema", options.where, options.connect_for)) as conn:
+        try:
+            return schema.migrate(conn, options.schema, options.where, options.connect_for)
+        except psycopg.Error as error:
+            raise trouble.translate(error, options.where) from None
 
 
 _all: weakref.WeakSet[Opened] = weakref.WeakSet()
