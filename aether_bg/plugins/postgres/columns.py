@@ -112,9 +112,14 @@ def quoted(text: str) -> str:
 _ODD: Final = re.compile("[\0\ud800-\udfff]")
 
 
+def is_odd(text: str) -> bool:
+    """Whether PostgreSQL's text cannot hold it."""
+    return "\0" in text if text.isascii() else _ODD.search(text) is not None
+
+
 def to_text(text: str) -> str:
     """As it is stored: as it is, or after the character 1 as JSON where PostgreSQL could not hold it."""
-    if text[:1] == "\x01" or ("\0" in text if text.isascii() else _ODD.search(text)):
+    if text[:1] == "\x01" or is_odd(text):
         return f"\x01{encode(text)}"
     return text
 

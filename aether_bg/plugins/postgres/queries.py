@@ -8,7 +8,7 @@ from uuid import UUID
 
 from aether_bg.model import JobInfo, JobRun, JobStatus, Purge, Query, Stats
 from aether_bg.plugins.postgres import listing
-from aether_bg.plugins.postgres.columns import JOB_COLUMNS, RUN_COLUMNS, encode_sorted, job_of, run_of, selected
+from aether_bg.plugins.postgres.columns import JOB_COLUMNS, RUN_COLUMNS, encode_sorted, is_odd, job_of, run_of, selected
 from aether_bg.plugins.postgres.connections import Connection
 from aether_bg.plugins.postgres.owners import SIZE
 from aether_bg.plugins.postgres.schema import NOT_HELD, READY, Schema
@@ -28,6 +28,8 @@ SELECT {selected(RUN_COLUMNS)} FROM {{schema}}.runs WHERE job_id = %s ORDER BY t
 
 
 def find(conn: Connection, schema: Schema, query: Query) -> list[JobInfo]:
+    if any(is_odd(text) for text in (query.job_name, query.handler_name, query.name_prefix, query.error_line) if text):
+        return []  # no column can hold it
     terms, given = _where(query)
     place, down = _PLACE[query.order], query.order in _DOWN
     if query.order == "due" and (query.due_before is not None or query.unarmed):

@@ -75,7 +75,7 @@ def translate(error: psycopg.Error, where: str) -> AetherError:
         return unreachable(where, error)
     if state.startswith(("58", "XX", "F0")):
         return StoreBroken(where, f"the server has failed ({said})", _ADMIN)
-    if state.startswith(("22", "23")):
+    if state.startswith(("22", "23")) or isinstance(error, psycopg.DataError):
         return StoreRefused("a write", f"a constraint of the schema refused it ({said})", "Run `aether-bg check`.")
     return StoreError(where, said, "See the server's log.")
 

@@ -120,7 +120,7 @@ async def test_ended_sessions_are_made_again(url: str) -> None:
         for job in jobs:
             assert (await other.wait(job, timeout=20)).status is JobStatus.COMPLETED
             assert await outcomes(app, job) == [RunOutcome.COMPLETED]
-        
+
 
 async def test_a_server_that_crashes_and_comes_back(own: PostgresCluster) -> None:
     with own.database() as url:

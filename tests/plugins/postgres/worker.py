@@ -1,4 +1,4 @@
-"""A process that runs jobs until it is killed: `worker.py URL`; it writes a line for each job that starts."""
+"""A process that runs jobs until it is killed: `worker.py URL`; it says when it is ready."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ app = Aether(sys.argv[1], scheduler="timer")
 
 @app.handler("Sleep")
 async def sleep(payload: float) -> None:
-    print("started", flush=True)
     await anyio.sleep(payload)
 
 
 async def main() -> None:
     async with app:
-        print("ready", flush=True)
+        sys.stdout.write("ready\n")
+        sys.stdout.flush()
         await anyio.sleep(300)
 
 
