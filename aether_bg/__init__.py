@@ -22,6 +22,7 @@ from aether_bg.errors import *  # noqa: F403 - every error is part of the surfac
 from aether_bg.hookspecs import hookimpl
 from aether_bg.model import (
     Backoff,
+    CancelReason,
     GiveUp,
     JobContext,
     JobInfo,
@@ -46,9 +47,9 @@ _LAZY = {
 }  # fmt: skip
 
 __all__ = [
-    "Aether", "Backoff", "DaprScheduler", "GiveUp", "JobContext", "JobInfo", "JobRun", "JobStatus", "JobType",
-    "NewJob", "PostgresStore", "Progress", "RunOutcome", "SQLiteStore", "Snooze", "UnitOfWork", "hookimpl", "schedule",
-    *errors.__all__,
+    "Aether", "Backoff", "CancelReason", "DaprScheduler", "GiveUp", "JobContext", "JobInfo", "JobRun", "JobStatus",
+    "JobType", "NewJob", "PostgresStore", "Progress", "RunOutcome", "SQLiteStore", "Snooze", "UnitOfWork", "hookimpl",
+    "schedule", *errors.__all__,
 ]  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from aether_bg._kernel.timekeeper import Timekeeper
 from aether_bg._rules import transitions
 from aether_bg._rules.results import Released
 from aether_bg.errors import NotStarted, StoreError
-from aether_bg.model import AppStarted, AppStopped, Purge
+from aether_bg.model import AppStarted, AppStopped, CancelReason, Purge
 
 LARGE: Final = 1024**3
 _outliving: list[AsyncExitStack] = []
@@ -156,6 +156,7 @@ class Session:
         await self._until(lambda: not running and not kernel.claimer.claiming, kernel.options.grace, hurried=True)
         for attempt in list(running.values()):
             attempt.releasing = True
+            attempt.context.cancel(CancelReason.STOP)
             attempt.scope.cancel()
         await self._until(lambda: not running and not kernel.claimer.claiming, timings.after_cancel)
         threads = [attempt for attempt in running.values() if attempt.in_thread]

@@ -9,7 +9,7 @@ from aether_bg._handlers.dependencies import Closing
 from aether_bg._handlers.handlers import Handler
 from aether_bg._handlers.work import UnitOfWork
 from aether_bg.errors import InvalidPayload
-from aether_bg.model import Change, JobContext, JobInfo
+from aether_bg.model import CancelReason, Change, JobContext, JobInfo
 
 
 @attrs.define(eq=False)
@@ -44,8 +44,9 @@ class Attempt:
     closing: Closing | None = None
     """The clean-up of its dependencies."""
 
-    def revoke(self) -> None:
+    def revoke(self, reason: CancelReason = CancelReason.LOST) -> None:
         self.revoked = True
+        self.context.cancel(reason)
         self.scope.cancel()
 
     @property

@@ -11,7 +11,7 @@ from aether_bg._kernel.shared import Shared
 from aether_bg._rules import decisions, transitions
 from aether_bg._rules.recurrence import Plan
 from aether_bg._rules.results import Released, Result
-from aether_bg.model import Change, Failure, RetryAt
+from aether_bg.model import Change, Failure, Postpone, RetryAt
 from aether_bg.schedule._model import utc
 
 
@@ -37,6 +37,8 @@ class Decider:
             decision = self._shared.calls.decide(attempt.context, failure)
             if isinstance(decision, RetryAt):
                 decision = RetryAt(utc(decision.when))
+            elif isinstance(decision, Postpone):
+                decision = Postpone(utc(decision.until))
         except Exception as error:
             self._shared.problems.report("dispatch_decide", error)
             decision = None

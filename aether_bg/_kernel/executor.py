@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
-from datetime import timedelta
 from typing import Any
 
 import anyio
@@ -97,7 +96,7 @@ class Executor:
         handler = attempt.handler = self._shared.handlers.compiled(attempt.job.handler_name)
         timeout = handler.info.timeout
         if timeout is not None:
-            ctx.deadline = self._shared.clock.now() + timedelta(seconds=timeout)
+            ctx.ends_within(timeout, self._shared.clock.now())
             attempt.scope.deadline = anyio.current_time() + timeout
         attempt.begun, attempt.threaded = True, not handler.info.is_async
         work.running.set(attempt.job.id)

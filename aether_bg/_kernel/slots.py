@@ -8,7 +8,7 @@ from uuid import UUID
 
 from aether_bg._kernel.attempt import Attempt
 from aether_bg._kernel.tasks import Signal
-from aether_bg.model import JobInfo
+from aether_bg.model import CancelReason, JobInfo
 
 
 class Slots:
@@ -91,4 +91,4 @@ class Slots:
     def revoke(self, job_id: UUID) -> None:
         """A verb moved the row: the attempt here, if any, has lost its token (docs/protocol.md, U2)."""
         if attempt := self.running.get(job_id):
-            attempt.revoke()
+            attempt.revoke(CancelReason.DELETED)

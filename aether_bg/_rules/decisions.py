@@ -18,6 +18,7 @@ from aether_bg.model import (
     GiveUpNow,
     HandlerInfo,
     JobInfo,
+    Postpone,
     Raised,
     RetryAt,
     RunOutcome,
@@ -69,7 +70,7 @@ def noted(result: Result, notes: Sequence[str]) -> Result:
 
 def after(
     failure: Failure, decision: Decision | None, job: JobInfo, info: HandlerInfo, now: datetime, spread: float
-) -> Failed:
+) -> Failed | Snoozed:
     """As `decision` says; without one, by the handler's retries and backoff. `spread`: see `Backoff.delay`."""
     outcome = RunOutcome.TIMED_OUT if isinstance(failure, TimedOut) else RunOutcome.FAILED
     match failure:
@@ -82,6 +83,8 @@ def after(
     match decision:
         case RetryAt(when):
             return Failed(error=error, outcome=outcome, retry_at=when)
+        case Postpone(until):
+            return Snoozed(until, error=error)
         case GiveUpNow(reason):
             return Failed(error=f"{error}\ngiven up: {reason}", outcome=outcome)
     if job.retry_count >= info.retries:

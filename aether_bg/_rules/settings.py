@@ -65,7 +65,7 @@ class Options:
         actor: Any,
         retention: Any,
         max_payload: Any,
-        prune_declared: Any,
+        prune_declared: Any = False,
     ) -> Options:
         clock = SystemClock() if clock is None else clock
         if not callable(getattr(clock, "now", None)) or not callable(getattr(clock, "monotonic", None)):

@@ -11,6 +11,7 @@ processes and findings
 from aether_bg.model.after import Parent, Settled, placed, relieved
 from aether_bg.model.attempts import (
     Backoff,
+    CancelReason,
     Decision,
     Failure,
     GiveUp,
@@ -18,6 +19,7 @@ from aether_bg.model.attempts import (
     HandlerInfo,
     Invocation,
     JobContext,
+    Postpone,
     Raised,
     RetryAt,
     Snooze,
@@ -86,6 +88,7 @@ __all__ = [
     "AppStopped",
     "Backoff",
     "Call",
+    "CancelReason",
     "Change",
     "Claim",
     "Claimed",
@@ -119,6 +122,7 @@ __all__ = [
     "Owner",
     "ParamStyle",
     "Parent",
+    "Postpone",
     "Problem",
     "Process",
     "Progress",

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import math
+import time
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from copy import deepcopy
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, cast
 
@@ -152,6 +154,19 @@ class _Done:
 DONE: Final[Awaitable[None]] = cast(Awaitable[None], _Done())
 
 
+class CancelReason(StrEnum):
+    """Why an attempt is cancelled."""
+
+    TIMEOUT = "timeout"
+    """It has taken longer than its handler's `timeout`."""
+    STOP = "stop"
+    """The app stops, and the grace is over. The job is put back."""
+    DELETED = "deleted"
+    """The job was deleted, or moved to an end by hand, in this process."""
+    LOST = "lost"
+    """Another process deleted the job or has taken it over; nothing of this attempt counts."""
+
+
 @attrs.define(eq=False, repr=False)
 class JobContext:
     """One attempt, as its handler and the wraps around it see it."""
@@ -165,6 +180,9 @@ class JobContext:
     """The kernel's; None in a context made by hand, for a test."""
     _kept: Any = None
     """The last checkpoint of this attempt, in a list of one."""
+    _until: float = math.inf
+    """When its timeout is over, by `time.monotonic`."""
+    _cancelled: CancelReason | None = None
 
     @property
     def attempt(self) -> int:
@@ -233,9 +251,24 @@ class JobContext:
         """The last checkpoint of this occurrence, a copy; None if there is none."""
         return deepcopy(self.job.checkpoint if self._kept is None else self._kept[0])
 
+    @property
+    def cancel_reason(self) -> CancelReason | None:
+        """Why the attempt is being cancelled; None while it is not. From any thread: nothing can cancel one, so a long
+        plain handler looks now and then, and returns."""
+        timed_out = CancelReason.TIMEOUT if time.monotonic() >= self._until else None
+        return self._cancelled or timed_out
+
     def keep(self, checkpoint: Any) -> None:
         """For the kernel: this checkpoint is durable."""
         self._kept = [checkpoint]
+
+    def ends_within(self, timeout: float, now: datetime) -> None:
+        """For the kernel: the attempt begins, and has this many seconds."""
+        self.deadline, self._until = now + timedelta(seconds=timeout), time.monotonic() + timeout
+
+    def cancel(self, reason: CancelReason) -> None:
+        """For the kernel: the attempt is cancelled now; the first reason counts."""
+        self._cancelled = self.cancel_reason or reason
 
     @property
     def log(self) -> LoggerAdapter[logging.Logger]:
@@ -276,10 +309,17 @@ class RetryAt:
 
 
 @attrs.frozen
+class Postpone:
+    """Try this occurrence again at `until` (aware); like a `Snooze`, it costs no retry."""
+
+    until: datetime
+
+
+@attrs.frozen
 class GiveUpNow:
     """No further attempt at this occurrence."""
 
     reason: str
 
 
-Decision: TypeAlias = RetryAt | GiveUpNow
+Decision: TypeAlias = RetryAt | Postpone | GiveUpNow

@@ -17,7 +17,7 @@ import attrs
 
 from aether_bg import Aether, GiveUp, JobContext, Snooze, hookimpl
 from aether_bg.errors import InvalidSchedule
-from aether_bg.model import Event, GiveUpNow, JobStatus, Problem, Raised, RetryAt, TimedOut
+from aether_bg.model import Event, GiveUpNow, JobStatus, Postpone, Problem, Raised, RetryAt, TimedOut
 from aether_bg.testing.contracts.opening import hooks_of, implements
 from aether_bg.testing.contracts.suite import Suite, expect, expect_same, only_if
 from aether_bg.testing.contracts.values import PAYLOADS, a_job, alike, now
@@ -97,7 +97,7 @@ POLICY: Suite[PolicyWorld] = Suite("policy")
 
 @POLICY.rule(
     "dispatch_decide",
-    "it answers None, RetryAt or GiveUpNow, and raises nothing",
+    "it answers None, RetryAt, Postpone or GiveUpNow, and raises nothing",
     because="its error would reach no caller",
 )
 async def a_decision(world: PolicyWorld) -> None:
@@ -105,7 +105,7 @@ async def a_decision(world: PolicyWorld) -> None:
     async with world.started():
         for failure in (Raised(Mishap("no")), Raised(KeyError("x")), Raised(SystemExit(1)), TimedOut(1.0)):
             decided = world.hooks.dispatch_decide(ctx=_attempt(), failure=failure)
-            expect(decided is None or isinstance(decided, RetryAt | GiveUpNow), f"of {failure}: {decided!r}")
+            expect(decided is None or isinstance(decided, RetryAt | Postpone | GiveUpNow), f"of {failure}: {decided!r}")
             if isinstance(decided, RetryAt):
                 expect(decided.when.utcoffset() is not None, f"of {failure}: {decided!r} has no time zone")
 
