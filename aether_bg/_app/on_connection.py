@@ -8,9 +8,11 @@ from uuid import UUID
 from aether_bg._app.enqueue import Enqueuer, kept_inside
 from aether_bg._hooks.calls import Calls
 from aether_bg._rules import validation as checks
+from aether_bg._rules.changes import Moment
+from aether_bg._rules.commands import release_name
 from aether_bg._rules.recurrence import check_comes
 from aether_bg.errors import StoreContended, shown
-from aether_bg.model import Insert, Insertion, JobInfo
+from aether_bg.model import Insert, Insertion, JobInfo, Update
 
 STYLES: Final = ("%s", "$1", ":name")
 _TRIES: Final = 3
@@ -36,8 +38,14 @@ class OnConnection:
             check_comes(job)
         for _ in range(_TRIES):
             row = await self._calls.write_on(connection, Insert(job), notify=notify)
-            if row is not None:
-                return job.id if row.id == job.id else kept_inside(self._calls, row, job, if_exists)
+            if row is None:
+                continue
+            if row.id == job.id:
+                return job.id
+            if not row.gives_way_to(job):
+                return kept_inside(self._calls, row, job, if_exists)
+            release = release_name(row, Moment(job.created_at, job.created_by))
+            await self._calls.write_on(connection, Update(release), notify=False)
         raise StoreContended(
             f"job name {shown(job.job_name)}", "other transactions take it and give it up at the same moment",
             "Nothing was stored; your transaction can go on. Try it again.",

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import Any, Final
 
 import attrs
 
 from aether_bg._handlers import work
 from aether_bg._kernel.attempt import Attempt
-from aether_bg._kernel.journal import was_written
+from aether_bg._kernel.journal import Journal, was_written
+from aether_bg._kernel.notes import Blocking, lost
 from aether_bg._kernel.shared import Shared
 from aether_bg._rules import transitions
 from aether_bg._rules.results import Completed
-from aether_bg.errors import InsideUnitOfWork, Stale, StoreContended, UsageError
+from aether_bg.bridge import Bridge
+from aether_bg.errors import InsideUnitOfWork, StoreContended, UsageError
 from aether_bg.model import JobContext, JobInfo, JobStatus, Query, Update
+from aether_bg.model.attempts import DONE
 
 _TRIES: Final = 5
 """Verbs may change the row while its outcome is on its way."""
@@ -22,9 +26,20 @@ _TRIES: Final = 5
 @attrs.frozen(eq=False)
 class Inside:
     _shared: Shared
+    _journal: Journal
+    _call: Blocking
+    """Carries a call from another thread to the loop."""
+    _bridge: Bridge = attrs.field(factory=Bridge, init=False)
 
-    async def complete(self, ctx: JobContext, connection: Any) -> None:
-        """What `ctx.complete` does. It says that the attempt is written; the commit is the handler's."""
+    def complete(self, ctx: JobContext, connection: Any) -> Awaitable[None]:
+        """To be awaited on the loop; in other threads it is done when this returns."""
+        if self._bridge.is_here:
+            return self._complete(ctx, connection)
+        self._call(lambda: self._complete(ctx, connection))
+        return DONE
+
+    async def _complete(self, ctx: JobContext, connection: Any) -> None:
+        """The attempt is written; the commit is the handler's."""
         attempt, shared = self._shared.slots.running.get(ctx.job.id), self._shared
         if attempt is None or attempt.context is not ctx:
             raise UsageError(repr(ctx), "its attempt has ended", "Call complete in the handler, and await it.")
@@ -48,18 +63,22 @@ class Inside:
 
     async def check(self, attempt: Attempt) -> None:
         """The handler has returned. Raises `UsageError` unless its transaction is committed."""
-        found = await self._shared.calls.find(Query(ids=(attempt.job.id,)))
-        if attempt.written is None or not was_written(attempt.written, found[0] if found else None):
+        found, change = await self._shared.calls.find(Query(ids=(attempt.job.id,))), attempt.written
+        if change is None or not was_written(change, found[0] if found else None):
             attempt.written = None
             raise UsageError(
                 repr(attempt.context), "complete was called, but its transaction was not committed",
                 "Commit before the handler returns.",
             )  # fmt: skip
+        children = Query(children_of=attempt.job.id, limit=1)
+        if change.status.terminal and await self._shared.calls.find(children):  # the store has to tell them
+            again = attrs.evolve(change, seq=change.next_seq, schedule_rev=change.next_rev, runs=())
+            await self._journal.try_update(again)
 
     async def _current(self, attempt: Attempt) -> JobInfo:
-        """The row, which verbs may have changed. Raises `Stale` when it is no longer this attempt's."""
+        """The row, which verbs may have changed. Raises `TokenLost` when it is no longer this attempt's."""
         found = await self._shared.calls.find(Query(ids=(attempt.job.id,)))
         job = found[0] if found else None
         if job is None or job.seq != attempt.job.seq or job.status is not JobStatus.RUNNING:
-            raise Stale(attempt.job.id, job)
+            raise lost(attempt.context)
         return job

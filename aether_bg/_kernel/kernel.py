@@ -79,7 +79,7 @@ class Kernel:
         completer = Completer(shared=shared, decider=decider, journal=self.journal, notes=notes)
         executor = Executor(
             shared=shared, runners=runners, dependencies=dependencies, new_work=self.new_work, decider=decider,
-            completer=completer, inside=Inside(shared), notes=notes,
+            completer=completer, inside=Inside(shared, self.journal, call), notes=notes,
         )  # fmt: skip
         self.claimer = Claimer(shared=shared, alarm=alarm, start=executor.start)
         triggers = Triggers(shared=shared, claimer=self.claimer, arm=arm, look=look)

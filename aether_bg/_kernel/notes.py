@@ -133,9 +133,13 @@ class Notes:
             attempt = self._shared.slots.running.get(ctx.job.id)
             if attempt is not None and attempt.context is ctx:
                 attempt.revoke()
-            raise TokenLost(
-                f"attempt {ctx.attempt} of job {shown(ctx.job.job_name)}",
-                "it no longer holds the job: it has ended, the job was deleted, or another process has taken it over",
-                "Nothing of it counts any more: let the error pass.",
-            ) from stale  # fmt: skip
+            raise lost(ctx) from stale
         ctx.keep(plain)
+
+
+def lost(ctx: JobContext) -> TokenLost:
+    return TokenLost(
+        f"attempt {ctx.attempt} of job {shown(ctx.job.job_name)}",
+        "it no longer holds the job: it has ended, the job was deleted, or another process has taken it over",
+        "Nothing of it counts any more: let the error pass.",
+    )  # fmt: skip

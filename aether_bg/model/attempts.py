@@ -205,19 +205,21 @@ class JobContext:
         """The same for every attempt at this occurrence: a unique key for effects elsewhere (docs/protocol.md, W9)."""
         return f"{self.job.id}/{self.occurrence:%Y-%m-%dT%H:%M:%S.%fZ}"
 
-    async def complete(self, connection: Any) -> None:
-        """Make *Completed* part of your own transaction, as its last statement: your commit is the outcome of the
-        attempt, together with your rows (docs/protocol.md, W13).
+    def complete(self, connection: Any) -> Awaitable[None]:
+        """Make *Completed* part of your own transaction, as its last statement: `await ctx.complete(session)`. Your
+        commit is the outcome of the attempt, together with your rows (docs/protocol.md, W13). In a plain handler, and
+        in any other thread, write `ctx.complete(session)`: it waits by itself.
 
-        `connection`: what `enqueue(connection=…)` takes, with a PostgreSQL store. Return after the commit; without one
-        the attempt has failed. In plain handlers: `anyio.from_thread.run(ctx.complete, session)`.
+        `connection`: what `enqueue(connection=…)` takes, with a PostgreSQL store. Return after the commit: without one
+        the attempt has failed.
 
-        Raises `Stale` when the job has been taken from this attempt (roll back then), `UsageError` outside of its
-        handler or for the second time, `InsideUnitOfWork` in a handler with a unit of work, `Unsupported`.
+        Raises `TokenLost` when the job has been taken from this attempt (let it pass, so that your work is rolled
+        back), `UsageError` outside of its handler or for the second time, `InsideUnitOfWork` in a handler with a unit
+        of work, `Unsupported`, and what the driver raises.
         """
         if self._complete is None:
             raise UsageError(repr(self), "it is not the context of a running attempt", "Call it in the handler.")
-        await self._complete(self, connection)
+        return self._complete(self, connection)
 
     def progress(self, done: float, total: float | None = None, note: str | None = None) -> None:
         """Say how far the attempt has come: `ctx.progress(30, 120, "customers")`. From any thread; never waits.

@@ -35,7 +35,7 @@ def machinery(world: World) -> Machinery:
     executor = Executor(
         shared=shared, runners=registration.runners(), dependencies=registration.dependencies,
         new_work=lambda: UnitOfWork(lambda tx, made: None, UUID(int=0)), decider=decider,  # type: ignore[arg-type,return-value]
-        completer=completer, inside=Inside(shared), notes=notes,
+        completer=completer, inside=Inside(shared, world.journal, lambda fn: None), notes=notes,
     )  # fmt: skip
     claimer = Claimer(shared=shared, alarm=world.alarm, start=executor.start)
     triggers = Triggers(shared=shared, claimer=claimer, arm=world.armed.append, look=look)

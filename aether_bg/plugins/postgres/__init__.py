@@ -3,7 +3,7 @@
 `columns` values as columns · `schema` tables and migrations · `changes`, `units`, `claims`, `queries`, `listing` SQL ·
 `owners` who is alive, `session` the thread that says so · `workers` threads with a connection each · `opened` all of
 them while the store is open · `places` connection strings, `connections` sessions, `trouble` errors · `inspection` read
-only, `check`
+only, `check` · `statements`, `functions` for transactions of users
 """
 
 from __future__ import annotations
@@ -29,11 +29,13 @@ from aether_bg.model import (
     Heartbeat,
     JobInfo,
     JobRun,
+    ParamStyle,
     Purge,
     Query,
     Ran,
     Report,
     Runs,
+    Statement,
     Stats,
     Write,
 )
@@ -42,6 +44,7 @@ from aether_bg.plugins.postgres import _extra, check, inspection, listing, queri
 from aether_bg.plugins.postgres.opened import Opened, Options, migrate, threads
 from aether_bg.plugins.postgres.places import Place, checked_schema
 from aether_bg.plugins.postgres.schema import Schema, steps_sql
+from aether_bg.plugins.postgres.statements import Statements
 from aether_bg.protocols import Kernel
 
 __all__ = ["PostgresStore"]
@@ -61,6 +64,8 @@ class PostgresStore:
 
     placeholder: Final = "%s"
     """How SQL in a unit of work marks a parameter; `%(name)s` works as well."""
+    dialect: Final = "postgresql"
+    """What SQLAlchemy calls its database."""
 
     def __init__(
         self, dsn: str, *, schema: str = "aether_bg", migrate: Literal["auto", "check", "off"] = "auto",
@@ -77,6 +82,7 @@ class PostgresStore:
             connect_for=_seconds("connect_for", connect_for, least=0.0), busy=_seconds("busy", busy),
             unit_timeout=_seconds("unit_timeout", unit_timeout),
         )  # fmt: skip
+        self._statements = Statements(self._options.schema)
         self._opened: Opened | None = None
         self._users: list[Kernel] = []
         self._opening: anyio.Event | None = None
@@ -187,6 +193,10 @@ class PostgresStore:
         opened = self._open()
         return await opened.write(partial(queries.purge, schema=opened.schema, purge=purge))
 
+    @hookimpl
+    def store_statements(self, writes: Sequence[Write], style: ParamStyle) -> Sequence[Statement]:
+        return self._statements.make(writes, style)
+
     async def backup(self, target: Path, progress: Callable[[int, int], object]) -> None:
         """Raises `Unsupported`: a server is backed up by its own tools."""
         raise inspection.no_backup(self._options)
@@ -229,4 +239,5 @@ def _seconds(name: str, value: Any, least: float | None = None) -> float:
 def _restored(options: Options) -> PostgresStore:
     store = PostgresStore.__new__(PostgresStore)
     store._options, store._opened, store._users, store._opening = options, None, [], None
+    store._statements = Statements(options.schema)
     return store

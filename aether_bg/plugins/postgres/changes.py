@@ -76,14 +76,16 @@ HOLDERS: Final = f"SELECT {selected(JOB_COLUMNS)} FROM {{schema}}.jobs WHERE job
 def transact(conn: Connection, schema: Schema, writes: Sequence[Write]) -> list[object] | None:
     """All of `writes` or none, in one round trip; None where that does not do (see `steps`), and nothing has happened.
 
-    Between an Insert and an Update of two jobs the order makes no difference, but for a name that one gives up and the
-    other takes: so the Updates come first.
+    Between an Insert of one job and an Update of another the order makes no difference, but for a name that one gives
+    up and the other takes: so the Updates come first.
     """
     updates = [write.change for write in writes if type(write) is Update]
     inserts = [write for write in writes if type(write) is Insert]
     if any(write.after for write in inserts) or any(change.rejoins for change in updates):
         return None
     jobs = [write.job for write in inserts]
+    if jobs and not {change.job_id for change in updates}.isdisjoint(job.id for job in jobs):
+        return None
     try:
         if len(updates) + len(inserts) < len(writes):
             with conn.pipeline():  # until its end one transaction

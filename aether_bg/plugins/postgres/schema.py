@@ -21,6 +21,7 @@ from aether_bg.model.job import SUSPECT as CRASHES
 from aether_bg.plugins.postgres import trouble
 from aether_bg.plugins.postgres.columns import SORTED, declared
 from aether_bg.plugins.postgres.connections import Connection
+from aether_bg.plugins.postgres.functions import ENQUEUE
 
 READY: Final = "status = 0 AND waits_for = 0 AND (NOT paused OR manual)"
 """What can be claimed once it is due. Queries repeat it to the letter, so that the partial indexes serve them."""
@@ -108,7 +109,7 @@ BEGIN  -- makes one statement all or nothing; its own queries see what others ha
     END IF;
     RETURN got;
 END $$;
-"""
+{ENQUEUE}"""
 
 ATTEMPTED: Final = "started_at IS NOT NULL AND finished_at IS NOT NULL AND outcome IS NOT NULL"
 _INDEX: Final = "CREATE INDEX CONCURRENTLY IF NOT EXISTS"

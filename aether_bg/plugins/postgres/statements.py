@@ -1,0 +1,142 @@
+"""SQL for a connection of the user's own, in the user's transaction (docs/protocol.md, W13).
+
+A row goes in as one text: an array with the text of each column, whose types are written out in the statement. It comes
+back as one text as well: a JSON array. So any driver can send and receive it, whatever it makes of other types.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+from uuid import UUID
+
+from aether_bg.errors import Unsupported
+from aether_bg.model import Change, Insert, JobInfo, ParamStyle, Statement, Update, Write
+from aether_bg.plugins.postgres.columns import (
+    GUARD_COLUMNS,
+    JOB_COLUMNS,
+    RUN_COLUMNS,
+    STATE_COLUMNS,
+    job_of,
+    quoted,
+    type_of,
+    write_changes,
+    write_jobs,
+    write_runs,
+)
+from aether_bg.plugins.postgres.schema import Schema
+
+_APART: Final = 0.05
+"""Seconds between two NOTIFYs in users' transactions: each makes its commit wait for every other one that has one."""
+_CHANGE: Final = (*GUARD_COLUMNS, *STATE_COLUMNS)
+_KEY: Final = ("job_id", "token", "gap")
+_TEXT: Final = "CAST({place} AS text)"
+
+
+def _values(columns: Sequence[str], array: str) -> str:
+    return ", ".join(f"CAST({array}[{number}] AS {type_of(name)})" for number, name in enumerate(columns, 1))
+
+
+def _named(columns: Sequence[str], array: str) -> str:
+    return ", ".join(f"CAST({array}[{number}] AS {type_of(name)}) AS {name}" for number, name in enumerate(columns, 1))
+
+
+def _answer(table: str) -> str:
+    """The id, and the row."""
+    columns = ", ".join(
+        f"CAST({table}.{name} AS text)" if type_of(name) == "json" else f"{table}.{name}" for name in JOB_COLUMNS
+    )
+    return f"CAST({table}.id AS text) AS id, CAST(json_build_array({columns}) AS text) AS row"
+
+
+INSERT: Final = f"""
+WITH given AS MATERIALIZED (SELECT CAST({_TEXT.format(place="{job}")} AS text[]) AS v), put AS (
+    INSERT INTO {{schema}}.jobs AS j ({", ".join(JOB_COLUMNS)}) SELECT {_values(JOB_COLUMNS, "v")} FROM given
+    ON CONFLICT (job_name) WHERE holds_name DO NOTHING RETURNING {_answer("j")}
+)
+SELECT id, row FROM put
+UNION ALL
+SELECT {_answer("h")} FROM {{schema}}.jobs AS h WHERE h.holds_name AND NOT EXISTS (SELECT FROM put)
+AND h.job_name = (SELECT v[{JOB_COLUMNS.index("job_name") + 1}] FROM given)
+"""
+UPDATE: Final = f"""
+WITH v AS MATERIALIZED (
+    SELECT {_named(_CHANGE, "given.v")} FROM (SELECT CAST({_TEXT.format(place="{change}")} AS text[]) AS v) AS given
+), saved AS (
+    UPDATE {{schema}}.jobs AS j SET seq = v.next_seq, schedule_rev = v.next_rev,
+        {", ".join(f"{name} = v.{name}" for name in STATE_COLUMNS)}
+    FROM v WHERE j.id = v.job_id AND j.seq = v.seq AND j.schedule_rev = v.schedule_rev RETURNING {_answer("j")}
+), told AS (
+    INSERT INTO {{schema}}.runs ({", ".join(RUN_COLUMNS)}) SELECT {_values(RUN_COLUMNS, "run.v")}
+    FROM (SELECT CAST(r AS text[]) AS v FROM unnest(CAST({_TEXT.format(place="{runs}")} AS text[])) AS r) AS run
+    WHERE EXISTS (SELECT FROM saved) ON CONFLICT ({", ".join(_KEY)}) DO UPDATE SET
+        {", ".join(f"{name} = excluded.{name}" for name in RUN_COLUMNS if name not in _KEY)}
+)
+SELECT id, row FROM saved
+UNION ALL
+SELECT NULL, NULL FROM v WHERE NOT EXISTS (SELECT FROM saved) AND {{schema}}.all_of(
+    (SELECT count(*) FROM {{schema}}.jobs AS j WHERE j.id = v.job_id AND j.seq = v.seq), 1, '{{}}') <> 1
+"""
+"""All, none where schedule_rev has moved on, or the error of a guard that did not hold where seq has."""
+NOTIFY: Final = f"SELECT pg_notify({_TEXT.format(place='{channel}')}, '')"
+
+
+class Statements:
+    """Of one schema. From any thread."""
+
+    def __init__(self, schema: Schema) -> None:
+        self._schema, self._notified = schema, 0.0
+
+    def make(self, writes: Sequence[Write], style: ParamStyle) -> list[Statement]:
+        """Raises `Unsupported` for what is not one row."""
+        made = [self._of(write, style) for write in writes]
+        now = time.monotonic()
+        if any(write.wakes for write in writes) and now - self._notified > _APART:
+            self._notified = now
+            made.append(self._statement(NOTIFY, style, None, channel=self._schema.channel))
+        return made
+
+    def _of(self, write: Write, style: ParamStyle) -> Statement:
+        if isinstance(write, Insert) and not write.after:
+            return self._statement(INSERT, style, _row, job=_array(write_jobs([write.job])))
+        if isinstance(write, Update) and _of_one_row(write.change):
+            runs = ",".join(quoted(_array(write_runs([run]))) for run in write.change.runs)
+            change = _array(write_changes([write.change]))
+            return self._statement(UPDATE, style, _row, change=change, runs=f"{{{runs}}}")
+        what = "a job that runs after others" if isinstance(write, Insert) else f"{type(write).__name__} of this kind"
+        raise Unsupported(
+            what, "it is more than one row, and a connection of yours writes one", "Use unit_of_work, or no connection."
+        )
+
+    def _statement(
+        self, template: str, style: ParamStyle, read: Callable[[Sequence[Any]], JobInfo] | None, **texts: str
+    ) -> Statement:
+        places = {"%s": "%s", "$1": "${}", ":name": ":{}"}[style]
+        for number, name in enumerate(texts, 1):
+            template = template.replace(f"{{{name}}}", places.format(name if style == ":name" else number))
+        sql = self._schema.once(template).decode().strip()
+        return Statement(sql, texts if style == ":name" else tuple(texts.values()), read, hint=read is None)
+
+
+def _of_one_row(change: Change) -> bool:
+    return change.definition is None and not change.rejoins
+
+
+def _array(literals: Iterable[str]) -> str:
+    """Of arrays with one value each, one array of them all."""
+    return f"{{{','.join([text[1:-1] for text in literals])}}}"
+
+
+_READ: Final[dict[str, Callable[[Any], Any]]] = {
+    "uuid": UUID, "timestamptz": lambda text: datetime.fromisoformat(text).astimezone(UTC)
+}  # fmt: skip
+
+
+def _row(row: Sequence[Any]) -> JobInfo:
+    values = zip(JOB_COLUMNS, json.loads(row[1]), strict=True)
+    return job_of([
+        value if value is None or (read := _READ.get(type_of(name))) is None else read(value) for name, value in values
+    ])  # fmt: skip
