@@ -114,6 +114,8 @@ class Plan:
         (docs/protocol.md, R5).
         """
         plan = self.grounded(now)
+        if not self.schedule.recurring:  # one that was triggered has run, however early
+            return plan.after(last)
         if not plan.loose and (last is None or last <= now + _EARLY):
             return plan.after(last)
         if last is not None and last > now and not self._repeats(last, now, ran) and not self._often(last):

@@ -300,6 +300,22 @@ async def test_trigger(work: Aether, clock: FakeClock, ran: list[JobContext]) ->
         assert len([ctx for ctx in ran if ctx.job.job_name == "many"]) == 3
 
 
+@pytest.mark.parametrize("early", [timedelta(minutes=1), timedelta(hours=4), timedelta(days=400)])
+async def test_a_triggered_one_shot_has_run(
+    work: Aether, clock: FakeClock, ran: list[JobContext], early: timedelta
+) -> None:
+    async with work:
+        await work.enqueue("Work", "later", schedule=early)
+        await work.enqueue("Work", "at", schedule=NOW + early)
+        for name in ("later", "at"):
+            await work.trigger(name)
+        await work.drain()
+        clock.advance(early + timedelta(days=1))
+        await work.drain()
+        assert [(await row(work, name)).status for name in ("later", "at")] == [JobStatus.COMPLETED] * 2
+        assert len(ran) == 2
+
+
 async def test_trigger_works_while_paused_and_leaves_it_paused(
     work: Aether, clock: FakeClock, ran: list[JobContext]
 ) -> None:
