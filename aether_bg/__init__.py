@@ -29,6 +29,7 @@ from aether_bg.model import (
     JobRun,
     JobStatus,
     JobType,
+    Parent,
     Progress,
     RunOutcome,
     Snooze,
@@ -48,8 +49,8 @@ _LAZY = {
 
 __all__ = [
     "Aether", "Backoff", "CancelReason", "DaprScheduler", "GiveUp", "JobContext", "JobInfo", "JobRun", "JobStatus",
-    "JobType", "NewJob", "PostgresStore", "Progress", "RunOutcome", "SQLiteStore", "Snooze", "UnitOfWork", "hookimpl",
-    "schedule", *errors.__all__,
+    "JobType", "NewJob", "Parent", "PostgresStore", "Progress", "RunOutcome", "SQLiteStore", "Snooze", "UnitOfWork",
+    "hookimpl", "schedule", *errors.__all__,
 ]  # fmt: skip
 
 

@@ -145,6 +145,25 @@ async def _(make: Make, path: Path) -> None:
         await app.wait("one", 0.01)
 
 
+@raises("JobFailed", r"^the result of job 'one': it is CANCELLED\. `retry` runs it again\.$")
+async def _(make: Make, path: Path) -> None:
+    async with waiting(make) as app:
+        await app.enqueue("Work", "one", schedule=HOUR)
+        await app.delete("one")
+        await app.result("one", 1)
+
+
+@raises(
+    "NoResult",
+    r"^the result of job 'one': none was kept\. Register its handler with keep_result: @app\.handler\('Work'",
+)
+async def _(make: Make, path: Path) -> None:
+    async with waiting(make) as app:
+        await app.enqueue("Work", "one", schedule=HOUR)
+        await app.store.update_status((await app.store.find())[0].id, JobStatus.COMPLETED)
+        await app.result("one", 1)
+
+
 @raises(
     "NeverEnds", r"^wait for job 'one': it recurs without end\. Give it repeats or until, or look at its history\.$"
 )

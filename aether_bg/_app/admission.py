@@ -24,6 +24,7 @@ from aether_bg.schedule import Schedule
 IF_EXISTS: Final = ("raise", "keep", "replace")
 ENQUEUE_OPTIONS: Final = (
     "timezone", "start", "if_exists", "repeats", "until", "misfire", "misfire_grace", "jitter", "priority",
+    "unique_for", "after", "after_any",
 )  # fmt: skip
 ARGUMENTS: Final = ("job_name", "payload", "schedule", "metadata", *ENQUEUE_OPTIONS)
 
@@ -44,6 +45,7 @@ class Draft:
     misfire_grace: float
     jitter: float
     priority: int
+    unique_for: float | None
 
 
 class Admission:
@@ -68,6 +70,7 @@ class Admission:
         misfire_grace: Any = 10.0,
         jitter: Any = 0.0,
         priority: Any = None,
+        unique_for: Any = None,
         before_start: bool = False,
     ) -> Draft:
         """Raises an `InputError`. `before_start`: handlers and payload types may still come; checked where known."""
@@ -82,8 +85,13 @@ class Admission:
             if not parsed.recurring:
                 rule = "must be left out for a job that does not recur"
                 checks.refuse("repeats", repeats, rule, "Or give a recurring schedule.")
+        if unique_for is not None:
+            unique_for = checks.seconds("unique_for", unique_for, zero=True)
+            if job_name is None:
+                checks.refuse("unique_for", unique_for, "must come with a job_name", "It says how long a name is held.")
         return Draft(
-            handler_name=handler_name, job_name=None if job_name is None else checks.name(job_name, "job"),
+            unique_for=unique_for, handler_name=handler_name,
+            job_name=None if job_name is None else checks.name(job_name, "job"),
             payload=value, metadata=check_metadata(metadata), schedule=parsed, start=checks.instant("start", start),
             until=checks.instant("until", until), repeats=repeats,
             misfire=checks.one_of("misfire", misfire, ("once", "skip", "all")),
@@ -107,7 +115,7 @@ class Admission:
             modified_by=by, due_at=None if due is None else due + plan.lag(due, name), occurrence=due,
             timezone=draft.schedule.timezone, start=draft.start, repeats=draft.repeats, until=draft.until,
             misfire=draft.misfire, misfire_grace=draft.misfire_grace, jitter=draft.jitter, anchor=anchor,
-            priority=draft.priority,
+            priority=draft.priority, unique_for=draft.unique_for,
         )  # fmt: skip
         if stamped := self._calls.stamp(job):
             return attrs.evolve(job, extra_properties=check_metadata({**stamped, **job.extra_properties}))
@@ -138,6 +146,10 @@ class Admission:
         name = arguments["job_name"]
         checks.name(name, "job")
         checks.one_of("if_exists", arguments["if_exists"], IF_EXISTS)
+        for option in ("after", "after_any"):
+            if option in arguments:
+                rule = "must be left out of a declaration"
+                checks.refuse(option, arguments[option], rule, "Enqueue the job once its parents are there.")
         self.draft(**_without_if_exists(arguments), before_start=True)
         if any(other["job_name"] == name for other in declared):
             raise JobConflict(

@@ -114,6 +114,7 @@ class Aether(OwnerVerbs):
         jitter: float | timedelta = 0,
         concurrency: int | None = None,
         priority: int = 0,
+        keep_result: bool = False,
         **unknown: Never,
     ) -> Callable[[F], F]:
         """Register a function, or a class with `handle`, as the code for this kind of work; returns it unchanged.
@@ -122,10 +123,11 @@ class Aether(OwnerVerbs):
         attempt. `schedule`: also declares the job of that name, applied at every start; `jitter`: as for `enqueue`.
         `concurrency`: how many of its attempts may run at a time in the whole store, over all processes; None for any
         number (docs/protocol.md, L1). `priority`: -100 to 100, of its jobs that are given none; of what is due, higher
-        goes first (docs/protocol.md, L5).
+        goes first (docs/protocol.md, L5). `keep_result`: keep what it returns, a JSON value or of the type that its
+        return annotation names; see `result` (docs/protocol.md, K).
         """
         checks.unknown_options(
-            unknown, ("retries", "backoff", "timeout", "schedule", "jitter", "concurrency", "priority")
+            unknown, ("retries", "backoff", "timeout", "schedule", "jitter", "concurrency", "priority", "keep_result")
         )
         self._before_start("handler")
         if callable(name):
@@ -139,6 +141,8 @@ class Aether(OwnerVerbs):
         if concurrency is not None:
             checks.whole("concurrency", concurrency, least=1)
         checks.priority(priority)
+        if not isinstance(keep_result, bool):
+            checks.refuse("keep_result", keep_result, "must be True or False")
         if schedule is not None:
             self.calls.parse(schedule, None)
         if checks.seconds("jitter", jitter, zero=True) and schedule is None:
@@ -147,7 +151,7 @@ class Aether(OwnerVerbs):
         def register(target: F) -> F:
             info = info_of(
                 name, target, retries=retries, backoff=backoff or Backoff(), timeout=timeout, concurrency=concurrency,
-                priority=priority,
+                priority=priority, keep_result=keep_result,
             )  # fmt: skip
             self.handlers.add(info)
             if schedule is not None:

@@ -14,7 +14,17 @@ from uuid import UUID
 import anyio
 
 from aether_bg._app.blocks import PlainBlock, misused
-from aether_bg._app.client import OWNERS_ONLY, EnqueueOptions, Handles, IfExists, OwnerVerbs, Verbs, When, not_an_owner
+from aether_bg._app.client import (
+    OWNERS_ONLY,
+    After,
+    EnqueueOptions,
+    Handles,
+    IfExists,
+    OwnerVerbs,
+    Verbs,
+    When,
+    not_an_owner,
+)
 from aether_bg._app.store_view import StoreView
 from aether_bg._handlers import work
 from aether_bg._handlers.work import UnitOfWork
@@ -107,6 +117,7 @@ class BlockingClient(Plain):
 
     enqueue_many = plain(Verbs.enqueue_many)
     wait = plain(Verbs.wait)
+    result = plain(Verbs.result)
     explain = plain(Verbs.explain)
 
     @overload
@@ -143,6 +154,9 @@ class BlockingClient(Plain):
         misfire_grace: float = 10,
         jitter: float | timedelta = 0,
         priority: int | None = None,
+        unique_for: float | timedelta | None = None,
+        after: After | None = None,
+        after_any: bool = False,
         connection: Any = None,
         notify: bool = True,
         **unknown: Never,
@@ -150,7 +164,8 @@ class BlockingClient(Plain):
         stored: UUID = self._call(
             "enqueue", handler, job_name, payload, schedule, metadata, timezone=timezone, start=start,
             if_exists=if_exists, repeats=repeats, until=until, misfire=misfire, misfire_grace=misfire_grace,
-            jitter=jitter, priority=priority, connection=connection, notify=notify, **unknown,
+            jitter=jitter, priority=priority, unique_for=unique_for, after=after, after_any=after_any,
+            connection=connection, notify=notify, **unknown,
         )  # fmt: skip
         return stored
 

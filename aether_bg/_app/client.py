@@ -14,6 +14,7 @@ from aether_bg._app.commands import Commands
 from aether_bg._app.declarations import PART
 from aether_bg._app.following import OnProgress
 from aether_bg._app.new_job import NewJob
+from aether_bg._app.results import result_of
 from aether_bg._app.session import Session
 from aether_bg._app.store_view import StoreView
 from aether_bg._handlers import work
@@ -26,6 +27,7 @@ T = TypeVar("T")
 T_contra = TypeVar("T_contra", contravariant=True)
 IfExists = Literal["raise", "keep", "replace"]
 When = str | datetime | timedelta
+After = UUID | str | JobInfo | Iterable[UUID | str | JobInfo]
 Kind = str | JobType[Any] | Callable[..., Any]
 
 
@@ -41,6 +43,9 @@ class EnqueueOptions(TypedDict, total=False):
     misfire_grace: float
     jitter: float | timedelta
     priority: int | None
+    unique_for: float | timedelta | None
+    after: After | None
+    after_any: bool
     connection: Any
     notify: bool
 
@@ -118,6 +123,9 @@ class Verbs:
         misfire_grace: float = 10,
         jitter: float | timedelta = 0,
         priority: int | None = None,
+        unique_for: float | timedelta | None = None,
+        after: After | None = None,
+        after_any: bool = False,
         connection: Any = None,
         notify: bool = True,
         **unknown: Never,
@@ -135,12 +143,17 @@ class Verbs:
         of what is due higher first (docs/protocol.md, L5); None: the handler's, or 0 where the handler is not known.
         `if_exists`: what to do when a different job holds the name. The same enqueue once more returns the same id,
         whatever has become of the job; "replace" runs it again if it has FAILED, or if its own handler makes the call.
+        `unique_for`: seconds, or a timedelta, for which the name is held after the job's end; 0: only while it waits or
+        runs; None: until it is purged (docs/protocol.md, N10). `after`: ids or names of jobs, or `JobInfo`s; it runs
+        when all of them are COMPLETED, and is CANCELLED if one fails for good; with `after_any`, when all have ended,
+        whatever their status (docs/protocol.md, A).
 
         `connection`: of psycopg, asyncpg or SQLAlchemy (a session too, sync or async), to the database of a PostgreSQL
         store. The job is written there, in your transaction, and exists with your commit (docs/protocol.md, W13);
         "replace" is not possible. `notify=False`: without a NOTIFY; the job is seen within a second.
 
-        Raises an `InputError` for arguments that break a rule, `JobConflict` for a held name, a `StoreError` when
+        Raises an `InputError` for arguments that break a rule, `JobNotFound` for a job of `after` that is not there,
+        `JobConflict` for a held name, a `StoreError` when
         the store is in trouble; nothing has been stored then. Inside a unit of work: durable when that commits.
         """
         checks.unknown_options(unknown, (*ARGUMENTS, "connection", "notify"))
@@ -148,6 +161,7 @@ class Verbs:
         options: dict[str, Any] = {
             "timezone": timezone, "start": start, "if_exists": if_exists, "repeats": repeats, "until": until,
             "misfire": misfire, "misfire_grace": misfire_grace, "jitter": jitter, "priority": priority,
+            "unique_for": unique_for, "after": after, "after_any": after_any,
         }  # fmt: skip
         if connection is not None:
             return await self._running.on_connection.enqueue(connection, *arguments, notify=notify, **options)
@@ -193,6 +207,16 @@ class Verbs:
         Raises `WaitTimeout`, `JobNotFound`, and `NeverEnds` for a recurring job without an end.
         """
         return await self._commands.wait(job, timeout, on_progress)
+
+    async def result(self, job: UUID | str | JobInfo, timeout: float | timedelta | None = None) -> Any:
+        """Wait until a job has ended; what its handler returned, if that keeps results: of the type that the handler is
+        annotated with where it is registered here, else a JSON value. Of a recurring job with an end: what its last
+        completed occurrence returned. `timeout`: seconds, or a timedelta.
+
+        Raises `JobFailed` for a job that is FAILED or CANCELLED, `NoResult` where none was kept, and what `wait` does.
+        """
+        session = self._running
+        return await result_of(session.kernel, session.commands, job, timeout)
 
     def unit_of_work(self) -> AbstractAsyncContextManager[UnitOfWork]:
         """`async with`: what is written and enqueued inside the block exists all together or not at all

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Final
@@ -13,6 +12,7 @@ import anyio
 import attrs
 
 from aether_bg._app.following import Following, OnProgress
+from aether_bg._app.parents import not_found
 from aether_bg._handlers import work
 from aether_bg._kernel.kernel import Kernel
 from aether_bg._rules import commands as rules
@@ -24,7 +24,6 @@ from aether_bg.errors import (
     InvalidSchedule,
     InvalidTransition,
     JobConflict,
-    JobNotFound,
     NameHeld,
     NeverEnds,
     Stale,
@@ -91,6 +90,11 @@ class Commands:
         await self._apply("trigger", job, partial(self._planned, rules.trigger))
 
     async def retry(self, job: UUID | str) -> None:
+        work.outside("retry", self._kernel.store_id)
+        row = await self.find(job)
+        if row.parents and not row.after_any:  # docs/protocol.md, A3
+            for parent in await self._calls.find(Query(parents_of=row.id, limit=row.parents)):
+                rules.refuse_retry_after(row, parent)
         await self._apply("retry", job, partial(self._planned, rules.retry))
 
     def _planned(self, rule: Callable[[JobInfo, Plan, Moment], Change | None], row: JobInfo, moment: Moment) -> Any:
@@ -171,6 +175,8 @@ class Commands:
             gone=dict.fromkeys(alive.dead, "has died"), handlers=alive.advertised,
             free=self._shared.slots.free if mine else None, here=kernel.owner, arms=calls.arms, trouble=cause,
         )  # fmt: skip
+        if row.waits_for:
+            around = attrs.evolve(around, parents=await calls.find(Query(parents_of=row.id, limit=row.parents)))
         try:
             schedule = self._shared.schedules.load(row.expression_value, row.timezone)
         except InvalidSchedule:
@@ -182,7 +188,7 @@ class Commands:
     async def find(self, job: UUID | str) -> JobInfo:
         row = await self._look(job)
         if row is None:
-            raise _not_found(job)
+            raise not_found(job)
         return row
 
     async def _look(self, job: UUID | str) -> JobInfo | None:
@@ -237,14 +243,6 @@ def _query(job: UUID | str) -> Query:
     raise InvalidOption(
         shown(job), "must be a job's id (uuid.UUID) or its name", "Pass what enqueue returned.", name="job"
     )
-
-
-def _not_found(job: UUID | str) -> JobNotFound:
-    remedy = "Was it purged? app.store.find() lists jobs."
-    if isinstance(job, str):
-        with suppress(ValueError):
-            remedy = f"It looks like an id, and text is taken for a name: pass uuid.UUID({str(UUID(job))!r})."
-    return JobNotFound(f"job {shown(str(job))}", "there is no such job", remedy)
 
 
 def _readable(row: JobInfo, verb: str) -> JobInfo:

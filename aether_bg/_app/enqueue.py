@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 from uuid import UUID
 
 import attrs
 
 from aether_bg._app.admission import ARGUMENTS, ENQUEUE_OPTIONS, IF_EXISTS, Admission
+from aether_bg._app.parents import Asked, asked, not_found, queries
 from aether_bg._handlers import work
 from aether_bg._hooks.calls import Calls
 from aether_bg._kernel.kernel import Kernel
@@ -17,7 +18,7 @@ from aether_bg._rules import commands as rules
 from aether_bg._rules import validation as checks
 from aether_bg._rules.changes import Moment
 from aether_bg._rules.recurrence import Plan, check_comes
-from aether_bg._rules.uniqueness import busy, differences, kept, own, same_schedule, taken
+from aether_bg._rules.uniqueness import busy, differences, kept, other_parents, own, same_schedule, taken
 from aether_bg.errors import InvalidSchedule, NameHeld, Stale
 from aether_bg.model import Change, Insert, JobInfo, JobStatus, Query, Transaction, Unreadable
 
@@ -40,29 +41,45 @@ class Enqueuer:
     ) -> UUID:
         if_exists = checks.one_of("if_exists", options.pop("if_exists", "raise"), IF_EXISTS)
         declared = options.pop("declared", False)
+        wanted = asked(options.pop("after", None), options.pop("after_any", False))
         job = self.admission.job(self.moment(), handler, job_name, payload, schedule, metadata, **options)
         if declared:
             job = attrs.evolve(job, declared=True)
-        unit = self.unit()
-        if unit is not None and (known := await self._join(unit, job, job_name is not None, if_exists)) is not None:
+        named, unit = job_name is not None, self.unit()
+        after: tuple[UUID, ...] = ()
+        if wanted is not None:
+            after = await self.parents(wanted, () if unit is None else unit.jobs, job.job_name if named else None)
+            job = wanted.given_to(job, after)
+        if unit is not None and (known := await self._join(unit, job, after, named, if_exists)) is not None:
             return known
         while True:
-            held = await self._insert(job)
+            held = await self._insert(job, after)
             if held is None:
                 return job.id
-            done = await self._resolve(held, job, if_exists)
+            done = await self._resolve(held, job, after, if_exists)
             if done is not None:
                 return done
 
-    async def _insert(self, job: JobInfo) -> JobInfo | None:
+    async def parents(self, wanted: Asked, made: Iterable[JobInfo], name: str | None) -> tuple[UUID, ...]:
+        """Their ids. `made`: jobs that will be in the same transaction; `name`: of the child, if it has one. Raises
+        `JobNotFound` unless that name is held: an identical job may be older than a purge (docs/protocol.md, N0)."""
+        found = [*made]
+        for query in queries(wanted):
+            found += await self._calls.find(query)
+        after, missing = wanted.among(found, self._calls.load)
+        if missing and (name is None or await self.holder(name) is None):
+            raise not_found(missing[0])
+        return after
+
+    async def _insert(self, job: JobInfo, after: tuple[UUID, ...]) -> JobInfo | None:
         """None: it is stored. Else the holder of its name, which is asked for first of all (docs/protocol.md, N0)."""
         if job.due_at is None:
             held = await self.holder(job.job_name)
-            if held is None:
+            if held is None or held.gives_way_to(job):
                 check_comes(job)
             return held
         try:
-            await self.journal.insert(job)
+            await self.journal.insert(job, after)
         except NameHeld as held:
             return self._calls.decoded(held.current)
         return None
@@ -71,8 +88,12 @@ class Enqueuer:
         found = await self._calls.find(Query(job_name=name, limit=1))
         return found[0] if found and found[0].holds_name else None
 
-    async def _resolve(self, held: JobInfo, job: JobInfo, if_exists: str) -> UUID | None:
+    async def _resolve(self, held: JobInfo, job: JobInfo, after: tuple[UUID, ...], if_exists: str) -> UUID | None:
         """The name is held. None: it no longer is; try again."""
+        if if_exists != "keep" and held.parents and held.parents == job.parents:
+            before = await self._calls.find(Query(parents_of=held.id, limit=held.parents))
+            if not {parent.id for parent in before} <= set(after):  # those that are purged are not compared
+                job = attrs.evolve(job, parents=-1)
         answer = self.instead(held, job, if_exists)
         if isinstance(answer, UUID):
             return answer
@@ -81,7 +102,7 @@ class Enqueuer:
                 await self.journal.update(answer, held, "update")
                 return held.id
             check_comes(job)
-            await self.journal.replace(answer, job)
+            await self.journal.replace(answer, attrs.evolve(job, parents=len(after)), after)
             return job.id
         except (Stale, NameHeld):
             return None
@@ -99,6 +120,8 @@ class Enqueuer:
             return kept(held, job, if_exists)
         if runs and not itself:
             raise busy(held)
+        if not held.status.terminal and {"after", "after_any"}.intersection(differs):
+            raise other_parents(held, differs)
         if held.status.terminal:
             return rules.release_name(held, Moment(job.created_at, job.created_by))
         return self._redefine(held, job, same=same_schedule(differs) and not itself, again=itself)
@@ -127,7 +150,9 @@ class Enqueuer:
         except NameHeld as held:
             raise taken(self._calls.decoded(held.current)) from held
 
-    async def _join(self, unit: work.UnitOfWork, job: JobInfo, named: bool, if_exists: str) -> UUID | None:
+    async def _join(
+        self, unit: work.UnitOfWork, job: JobInfo, after: tuple[UUID, ...], named: bool, if_exists: str
+    ) -> UUID | None:
         """Looked up now, checked again in the transaction (docs/protocol.md, W6). None: the unit has ended."""
         if named:
             if (joined := unit.named.get(job.job_name)) is not None:
@@ -137,10 +162,10 @@ class Enqueuer:
                 return None
             if (joined := unit.named.get(job.job_name)) is not None:  # by another task meanwhile
                 return kept(joined, job, if_exists)
-            if held is not None:
+            if held is not None and not held.gives_way_to(job):
                 return self.kept_inside(held, job, if_exists)
         check_comes(job)
-        unit.queue(Insert(job))
+        unit.queue(Insert(job, after))
         return job.id
 
     def kept_inside(self, held: JobInfo, job: JobInfo, if_exists: str) -> UUID:
@@ -163,10 +188,18 @@ class InTransaction:
         ) -> UUID:  # fmt: skip
             checks.unknown_options({k: v for k, v in options.items() if k not in ENQUEUE_OPTIONS}, ARGUMENTS)
             if_exists = checks.one_of("if_exists", options.pop("if_exists", "raise"), ("raise", "keep"))
+            wanted = asked(options.pop("after", None), options.pop("after_any", False))
             arguments = (handler, job_name, payload, schedule, metadata)
             job = self._admission.job(self._clock.moment(), *arguments, **options)
+            after: tuple[UUID, ...] = ()
+            if wanted is not None:
+                found = [row for query in queries(wanted) for row in tx.find(query)]
+                after, missing = wanted.among(found, self._calls.load)
+                if missing:
+                    raise not_found(missing[0])
+                job = wanted.given_to(job, after)
             try:
-                tx.add(self._calls.encoded_job(job))
+                tx.add(self._calls.encoded_job(job), after)
             except NameHeld as held:
                 return kept_inside(self._calls, self._calls.decoded(held.current), job, if_exists)
             made.append(job)

@@ -12,6 +12,7 @@ import attrs
 from aether_bg._app.admission import IF_EXISTS
 from aether_bg._app.enqueue import Enqueuer
 from aether_bg._app.new_job import NewJob, checked
+from aether_bg._app.parents import asked
 from aether_bg._handlers import work
 from aether_bg._kernel.journal import Written
 from aether_bg._rules import validation as checks
@@ -32,6 +33,7 @@ class _Entry(NamedTuple):
     named: bool
     """The name is the caller's, not one made here."""
     if_exists: str
+    after: tuple[UUID, ...] = ()
 
 
 class Many:
@@ -58,15 +60,21 @@ class Many:
 
     async def _entries(self, items: list[Any]) -> list[_Entry]:
         moment, admission = self._enqueuer.moment(), self._enqueuer.admission
-        entries = []
+        entries = list[_Entry]()
         for index, item in enumerate(items):
             if index % STRETCH == STRETCH - 1:
                 await anyio.lowlevel.checkpoint()
             try:
                 arguments = dict(_arguments(item))
                 if_exists = checks.one_of("if_exists", arguments.pop("if_exists", "raise"), IF_EXISTS)
+                wanted = asked(arguments.pop("after", None), arguments.pop("after_any", False))
                 job = admission.job(moment, **{**_DEFAULTS, **arguments})
-                entries.append(_Entry(job, arguments.get("job_name") is not None, if_exists))
+                named, after = arguments.get("job_name") is not None, tuple[UUID, ...]()
+                if wanted is not None:
+                    made = [entry.job for entry in entries]
+                    after = await self._enqueuer.parents(wanted, made, job.job_name if named else None)
+                    job = wanted.given_to(job, after)
+                entries.append(_Entry(job, named, if_exists, after))
             except AetherError as error:
                 raise error.at(f"items[{index}]") from error.__cause__
         return entries
@@ -80,8 +88,10 @@ class Many:
         rows, writes, ids = dict(held), list[Written](), list[UUID]()
         changed: dict[UUID, int] = {}
         """Where in `writes` a row is changed: a statement of many rows can change each of them once."""
-        for index, (job, _, if_exists) in enumerate(entries):
+        for index, (job, _, if_exists, after) in enumerate(entries):
             holder = rows.get(job.job_name)
+            if holder is not None and holder.gives_way_to(job):
+                holder = None
             try:
                 answer = None if holder is None else self._enqueuer.instead(holder, job, if_exists)
                 if isinstance(answer, UUID):
@@ -102,7 +112,7 @@ class Many:
             if answer is not None:
                 writes.append(Written(Update(answer), None))
             rows[job.job_name] = job
-            writes.append(Written(Insert(job), job))
+            writes.append(Written(Insert(job, after), job))
             ids.append(job.id)
         return writes, ids
 
@@ -112,17 +122,17 @@ class Many:
         if not unit.is_open:
             return None
         joined, new, ids = dict(unit.named), list[Insert](), list[UUID]()
-        for index, (job, _, if_exists) in enumerate(entries):
+        for index, (job, _, if_exists, after) in enumerate(entries):
             name = job.job_name
             try:
                 if name in joined:
                     ids.append(kept(joined[name], job, if_exists))
-                elif name in held:
+                elif name in held and not held[name].gives_way_to(job):
                     ids.append(self._enqueuer.kept_inside(held[name], job, if_exists))
                 else:
                     check_comes(job)
                     joined[name] = job
-                    new.append(Insert(job))
+                    new.append(Insert(job, after))
                     ids.append(job.id)
             except AetherError as error:
                 raise error.at(f"items[{index}]") from error.__cause__

@@ -59,5 +59,9 @@ class OnConnection:
         statement = self._calls.statements([Insert(job)], style)[0]
         return Insertion(statement.sql, statement.params, job.id)
 
-    def _job(self, *arguments: Any, **options: Any) -> JobInfo:
+    def _job(self, *arguments: Any, after: Any = None, after_any: Any = False, **options: Any) -> JobInfo:
+        if after is not None or after_any:
+            checks.refuse(
+                "after", after, "must be left out in a transaction of your own", "Enqueue it after the commit."
+            )
         return self._enqueuer.admission.job(self._enqueuer.moment(), *arguments, **options)

@@ -45,6 +45,9 @@ class Handler:
     """Of the payload parameter."""
     optional: bool
     """The payload parameter has a default."""
+    returns: PayloadType | None = None
+    """The type of its result, if that is kept."""
+    told_of_result: bool = False
     parameters: Sequence[inspect.Parameter]
     hints: Mapping[str, Any]
     context_names: frozenset[str]

@@ -125,7 +125,7 @@ class Handlers:
         self._types.clear()
         self._compiled.clear()
 
-    def payload_type(self, of: Any, what: str) -> PayloadType:
+    def payload_type(self, of: Any, what: str, kind: str = "payload") -> PayloadType:
         """Compiled once per type. Raises `InvalidHandler` for a type that cannot be structured."""
         try:
             if of not in self._types:
@@ -134,7 +134,7 @@ class Handlers:
             return self._types[of]
         except Exception as error:
             raise InvalidHandler(
-                what, f"its payload type {name_of(of)} cannot be read from JSON ({type(error).__name__}: {error})",
+                what, f"its {kind} type {name_of(of)} cannot be read from JSON ({type(error).__name__}: {error})",
                 "Use an attrs class, dataclass, TypedDict or dict, or register it: app.payload_type(Type, …);"
                 " to have it injected: app.provide(Type, factory).",
             ) from error  # fmt: skip
@@ -159,6 +159,8 @@ class Handlers:
         signature, hints = hints_of(call, what)
         parameters = list(signature.parameters.values())[takes_self:]
         payload, context, work = None, [], []
+        returned = hints.get("return", Any)
+        returned = Any if returned is type(None) else returned
         for parameter in parameters:
             hint = hints.get(parameter.name, Any)
             if without_none(hint) is JobContext:
@@ -181,6 +183,7 @@ class Handlers:
             payload_name=None if payload is None else payload.name,
             default=payload.default if payload is not None and has_default else None,
             optional=has_default,
+            returns=self.payload_type(returned, what, "result") if info.keep_result else None,
             parameters=parameters,
             hints=hints,
             context_names=frozenset(context),

@@ -84,7 +84,8 @@ class Calls:
         return [self.decoded(job) for job in found] if self._codecs else list(found)
 
     async def history(self, job_id: UUID, limit: int) -> list[JobRun]:
-        return list(await self._hook.store_history(job_id=job_id, limit=limit))
+        runs: Sequence[JobRun] = await self._hook.store_history(job_id=job_id, limit=limit)
+        return [self._decoded_run(run) for run in runs] if self._codecs else list(runs)
 
     async def runs(self, query: Runs) -> list[Ran]:
         return list(await self._hook.store_runs(query=query))
@@ -213,18 +214,22 @@ class Calls:
         """Raises `InvalidPayload` when the codec that knew the payload is gone, or its key."""
         if not self._codecs:
             return job
-        payload, checkpoint = job.payload, job.checkpoint
+        checkpoint = job.checkpoint
         try:
-            for codec in reversed(self._codecs):
-                payload = codec.decode(payload)
-                if checkpoint is not None:
-                    checkpoint = codec.decode(checkpoint)
+            payload = self._decode(job.payload)
+            if checkpoint is not None:
+                checkpoint = self._decode(checkpoint)
         except Exception as error:
             raise InvalidPayload(
                 "the payload", f"it cannot be decoded ({type(error).__name__}: {error})",
                 "Run it where the codec that encoded it is registered; it is kept, and `retry` runs the job again.",
             ) from error  # fmt: skip
         return attrs.evolve(job, payload=payload, checkpoint=checkpoint)
+
+    def _decode(self, payload: Any) -> Any:
+        for codec in reversed(self._codecs):
+            payload = codec.decode(payload)
+        return payload
 
     def _encode(self, payload: Any) -> Any:
         if isinstance(payload, Undecoded):
@@ -235,14 +240,35 @@ class Calls:
 
     def _encoded(self, write: Write) -> Write:
         if isinstance(write, Insert):
-            return Insert(attrs.evolve(write.job, payload=self._encode(write.job.payload)))
-        if isinstance(write, Update) and write.change.definition is not None:
-            definition = write.change.definition
-            definition = attrs.evolve(definition, payload=self._encode(definition.payload))
-            return Update(attrs.evolve(write.change, definition=definition))
+            return Insert(attrs.evolve(write.job, payload=self._encode(write.job.payload)), write.after)
         if isinstance(write, Note) and write.checkpoint is not KEEP and write.checkpoint is not None:
             return attrs.evolve(write, checkpoint=self._encode(write.checkpoint))
-        return write
+        if not isinstance(write, Update):
+            return write
+        change = write.change
+        if (definition := change.definition) is not None:
+            definition = attrs.evolve(definition, payload=self._encode(definition.payload))
+            change = attrs.evolve(change, definition=definition)
+        if any(run.has_result for run in change.runs):
+            change = attrs.evolve(change, runs=tuple(map(self._encoded_run, change.runs)))
+        return write if change is write.change else Update(change)
+
+    def _encoded_run(self, run: JobRun) -> JobRun:
+        if not run.has_result:
+            return run
+        try:
+            return attrs.evolve(run, result=self._encode(run.result))
+        except Exception as error:  # the work is done (docs/protocol.md, K2)
+            text = f"its result is not kept: a codec failed ({type(error).__name__}: {error})"
+            return attrs.evolve(run, result=None, has_result=False, error=text)
+
+    def _decoded_run(self, run: JobRun) -> JobRun:
+        if not run.has_result:
+            return run
+        try:
+            return attrs.evolve(run, result=self._decode(run.result))
+        except Exception:
+            return attrs.evolve(run, result=Undecoded(undecoded=run.result))
 
     def encoded_job(self, job: JobInfo) -> JobInfo:
         return attrs.evolve(job, payload=self._encode(job.payload)) if self._codecs else job

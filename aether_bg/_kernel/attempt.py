@@ -8,6 +8,7 @@ import attrs
 from aether_bg._handlers.dependencies import Closing
 from aether_bg._handlers.handlers import Handler
 from aether_bg._handlers.work import UnitOfWork
+from aether_bg._rules.results import COMPLETED, Completed
 from aether_bg.errors import InvalidPayload
 from aether_bg.model import CancelReason, Change, JobContext, JobInfo
 
@@ -39,6 +40,8 @@ class Attempt:
     work: UnitOfWork | None = None
     written: Change | None = None
     """Its outcome, written in a transaction of the handler's own (docs/protocol.md, W13)."""
+    completed: Completed = COMPLETED
+    """Its result if it completes."""
     threaded: bool = False
     """Its code runs in a thread: nothing can cancel it."""
     closing: Closing | None = None

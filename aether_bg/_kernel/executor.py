@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -14,6 +14,7 @@ import attrs
 from aether_bg._handlers import work
 from aether_bg._handlers.dependencies import Closing, Dependencies
 from aether_bg._handlers.handlers import NOTHING, Handler
+from aether_bg._handlers.kept import completed
 from aether_bg._handlers.work import UnitOfWork
 from aether_bg._kernel.attempt import Attempt
 from aether_bg._kernel.completer import Completer, Outcome
@@ -23,15 +24,16 @@ from aether_bg._kernel.notes import Notes
 from aether_bg._kernel.shared import Shared
 from aether_bg._rules.decisions import as_asked, asked_for, noted, text_of
 from aether_bg._rules.recurrence import Plan
-from aether_bg._rules.results import COMPLETED, Completed, Failed, Released, Result
+from aether_bg._rules.results import Completed, Failed, Released, Result
 from aether_bg.errors import InvalidHandler, InvalidPayload
-from aether_bg.model import Change, Failure, JobContext, JobInfo, Raised, Started, TimedOut
+from aether_bg.model import Change, Failure, JobContext, JobInfo, Parent, Raised, Started, TimedOut
 from aether_bg.protocols import Runner
 
 
 @attrs.define(kw_only=True, eq=False)
 class Executor:
-    """`runners`: where each handler's code runs, by name. `new_work`: makes the unit of work of a handler."""
+    """`runners`: where each handler's code runs, by name. `new_work`: makes the unit of work of a handler.
+    `parents`: what `ctx.parents` does. `max_result`: bytes of JSON."""
 
     _shared: Shared
     _runners: Mapping[str, Runner]
@@ -41,12 +43,14 @@ class Executor:
     _completer: Completer
     _inside: Inside
     _notes: Notes
+    _parents: Callable[[JobContext], Awaitable[list[Parent]]]
+    _max_result: int
     _new_scope: Callable[[], anyio.CancelScope] = attrs.field(factory=lambda: type(anyio.CancelScope()), init=False)
     """The class of this loop: `anyio.CancelScope()` asks each time which loop it is on."""
 
     def start(self, job: JobInfo) -> None:
         """Synchronous: no await between the commit of a claim and the start (docs/protocol.md, C5)."""
-        context = JobContext(job, complete=self._inside.complete, notes=self._notes)
+        context = JobContext(job, complete=self._inside.complete, notes=self._notes, parents=self._parents)
         attempt = Attempt(job, context, scope=self._new_scope())
         try:
             attempt.job = attempt.context.job = self._shared.calls.to_run(job)
@@ -114,7 +118,7 @@ class Executor:
             if not attempt.scope.cancelled_caught and not attempt.late:
                 if attempt.written is not None:
                     await self._inside.check(attempt)
-                return COMPLETED
+                return attempt.completed
             if attempt.releasing or attempt.revoked:
                 return Released(begun=True)
             failure = TimedOut(timeout or 0.0)
@@ -152,9 +156,10 @@ class Executor:
     ) -> None:
         call = handler.bind(attempt.context, attempt.job.payload, unit, injected)
         result = await self._runners[handler.info.name](attempt.context, call)
-        if result is None:
+        if result is None and handler.returns is None:
             return
         while inspect.isawaitable(result):  # of a plain function: a wrapper's, a lambda's
             attempt.threaded = False
             result = await result
         handler.check_result(result)
+        attempt.completed = completed(handler, result, self._max_result)

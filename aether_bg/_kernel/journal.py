@@ -16,6 +16,7 @@ from aether_bg._handlers.work import UnitOfWork
 from aether_bg._hooks.calls import Calls
 from aether_bg._kernel.alarm import Alarm
 from aether_bg._kernel.batcher import Batcher, Finished
+from aether_bg._kernel.commits import Commits
 from aether_bg._kernel.observers import Observers
 from aether_bg.errors import NameHeld, Stale, StoreRefused, StoreUnsure
 from aether_bg.model import Altered, Change, Enqueued, Hold, Insert, JobInfo, JobStatus, Query, Update
@@ -32,9 +33,11 @@ class Journal:
     """`arm`: told of each row that has changed, for a scheduler that holds due times itself."""
 
     def __init__(
-        self, *, calls: Calls, batcher: Batcher, alarm: Alarm, observers: Observers, arm: Callable[[UUID], object]
-    ) -> None:
-        self._calls, self._batcher, self._alarm, self._observers, self.arm = calls, batcher, alarm, observers, arm
+        self, *, calls: Calls, commits: Commits, batcher: Batcher, alarm: Alarm, observers: Observers,
+        arm: Callable[[UUID], object],
+    ) -> None:  # fmt: skip
+        self._calls, self._commits, self._batcher = calls, commits, batcher
+        self._alarm, self._observers, self.arm = alarm, observers, arm
         self._waiters: WeakValueDictionary[UUID, anyio.Event] = WeakValueDictionary()
         """By job; each is kept alive only by those who wait for it."""
 
@@ -45,11 +48,13 @@ class Journal:
 
     # -- commit ----------------------------------------------------------------------------------
 
-    async def insert(self, job: JobInfo) -> None:
-        """Raises `NameHeld`, or a `StoreError`."""
-        if self._batcher.idle:  # a claim made now reaches the store after it and can share its transaction
+    async def insert(self, job: JobInfo, after: tuple[UUID, ...] = ()) -> None:
+        """Raises `NameHeld`, `JobNotFound` for one of `after`, or a `StoreError`."""
+        if (
+            self._batcher.idle and not after
+        ):  # a claim made now reaches the store after it and can share its transaction
             self._alarm.expect(job.id, job.seq, job.due_at)
-        await self._write(Insert(job))
+        await self._write(Insert(job, after))
         self._inserted(job)
 
     async def update(self, change: Change, job: JobInfo | None = None, verb: str = "") -> None:
@@ -77,7 +82,7 @@ class Journal:
     async def record(self, change: Change, unit: UnitOfWork, finished: Finished) -> None:
         """An outcome and the handler's unit of work in one transaction."""
         try:
-            _, *results = await self._calls.transact([Update(change), *unit.close()])
+            _, *results = await self._commits.transact([Update(change), *unit.close()])
         except Exception as error:
             finished(error)
             return
@@ -89,12 +94,12 @@ class Journal:
     async def commit(self, unit: UnitOfWork) -> None:
         """A caller's own unit of work. Raises `NameHeld`, what its functions raise, or a `StoreError`."""
         if steps := unit.close():
-            unit.fill(await self._calls.transact(steps))
+            unit.fill(await self._commits.transact(steps))
             self.announce_jobs(unit.jobs)
 
-    async def replace(self, release: Change, job: JobInfo) -> None:
+    async def replace(self, release: Change, job: JobInfo, after: tuple[UUID, ...] = ()) -> None:
         """Insert `job` under the name that `release` gives up. Raises `Stale`, `NameHeld`, or a `StoreError`."""
-        await self._calls.transact([Update(release), Insert(job)])
+        await self._commits.transact([Update(release), Insert(job, after)])
         self._inserted(job)
 
     async def write_all(self, written: Sequence[Written]) -> None:
@@ -102,7 +107,7 @@ class Journal:
         if not written:
             return
         writes = [each.write for each in written]
-        await self._surely(partial(self._calls.transact, writes), writes[0])
+        await self._surely(partial(self._commits.transact, writes), writes[0])
         for number, (write, row) in enumerate(written, 1):
             if isinstance(write, Insert):
                 self._inserted(write.job)
@@ -114,9 +119,9 @@ class Journal:
     async def hold(self, write: Hold) -> None:
         """Pause a handler or let it go on (docs/protocol.md, L3). Raises a `StoreError`."""
         with suppress(StoreUnsure):  # then once more: twice is as once
-            await self._calls.transact([write])
+            await self._commits.transact([write])
             return self._alarm.wake()
-        await self._calls.transact([write])
+        await self._commits.transact([write])
         return self._alarm.wake()
 
     async def _write(self, write: Insert | Update) -> None:
@@ -156,7 +161,8 @@ class Journal:
         if self._observers.present:
             self._observers.emit(Enqueued(job))
         self.arm(job.id)
-        self._alarm.expect(job.id, job.seq, job.due_at)
+        if not job.waits_for:
+            self._alarm.expect(job.id, job.seq, job.due_at)
 
     def _updated(self, change: Change, row: JobInfo | None, verb: str) -> None:
         self._changed(change)

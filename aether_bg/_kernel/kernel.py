@@ -14,6 +14,7 @@ from aether_bg._kernel.arming import Arming
 from aether_bg._kernel.batcher import Batcher
 from aether_bg._kernel.claimer import Claimer
 from aether_bg._kernel.clocks import Clocks
+from aether_bg._kernel.commits import Commits
 from aether_bg._kernel.completer import Completer
 from aether_bg._kernel.decider import Decider
 from aether_bg._kernel.executor import Executor
@@ -22,6 +23,7 @@ from aether_bg._kernel.heartbeat import Heartbeats
 from aether_bg._kernel.identity import Identity
 from aether_bg._kernel.inside import Inside
 from aether_bg._kernel.journal import Journal
+from aether_bg._kernel.kept import Kept
 from aether_bg._kernel.monitor import Monitor
 from aether_bg._kernel.notes import Blocking, Notes
 from aether_bg._kernel.observers import Observers
@@ -62,7 +64,8 @@ class Kernel:
         observers = Observers(calls.observers(), timings.slow_observer)
         problems = Problems(clock=clock, identity=identity, observers=observers, on_loop=on_loop, recent=timings.recent)
         alarm = Alarm(clock=clock, nap=timings.nap, on_loop=on_loop)
-        self.store, self.batcher = Reads(calls), Batcher(calls.transact)
+        commits = Commits(calls, alarm)
+        self.store, self.batcher = Reads(calls), Batcher(commits.transact)
         self.shared = shared = Shared(
             calls=calls, handlers=handlers, schedules=Schedules(calls.load, clock),
             slots=Slots(options.concurrency, alarm.wake), identity=identity, clock=clock, observers=observers,
@@ -73,13 +76,16 @@ class Kernel:
         )
         self.arming = Arming(shared=shared, batcher=self.batcher, roused=alarm.roused) if calls.arms else None
         arm = self.arming.changed if self.arming is not None else _nothing
-        self.journal = Journal(calls=calls, batcher=self.batcher, alarm=alarm, observers=observers, arm=arm)
-        decider = Decider(shared)
+        self.journal = Journal(
+            calls=calls, commits=commits, batcher=self.batcher, alarm=alarm, observers=observers, arm=arm
+        )
+        self.kept, decider = Kept(shared), Decider(shared)
         self.notes = notes = Notes(shared=shared, on_loop=on_loop, call=call, limit=options.max_payload)
         completer = Completer(shared=shared, decider=decider, journal=self.journal, notes=notes)
         executor = Executor(
             shared=shared, runners=runners, dependencies=dependencies, new_work=self.new_work, decider=decider,
-            completer=completer, inside=Inside(shared, self.journal, call), notes=notes,
+            completer=completer, inside=Inside(shared, self.journal, call), notes=notes, parents=self.kept.parents,
+            max_result=options.max_payload,
         )  # fmt: skip
         self.claimer = Claimer(shared=shared, alarm=alarm, start=executor.start)
         triggers = Triggers(shared=shared, claimer=self.claimer, arm=arm, look=look)

@@ -175,6 +175,16 @@ def retry(job: JobInfo, plan: Plan, moment: Moment) -> Change:
     return wait(job, following, plan, moment, (), **counters, last_occurrence=last)
 
 
+def refuse_retry_after(job: JobInfo, parent: JobInfo) -> None:
+    """The retry of a child whose parent did not complete would be cancelled again (docs/protocol.md, A3)."""
+    if job.status.terminal and parent.status in (JobStatus.FAILED, JobStatus.CANCELLED):
+        raise InvalidTransition(
+            f"retry of job {shown(job.job_name)}",
+            f"it runs after {shown(parent.job_name)} ({parent.id}), which is {parent.status.name}",
+            "Retry that one first; this one then waits for it.",
+        )  # fmt: skip
+
+
 def _refuse_expired(job: JobInfo, verb: str, plan: Plan, now: datetime) -> None:
     """The claim would end a one-shot whose end has passed, before its first attempt."""
     if (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import attrs
 
@@ -15,9 +15,12 @@ LEAST_CRASHES: Final = 5
 
 @attrs.frozen
 class Completed:
-    """It returned. `error`: what went wrong afterwards, while its scope was closed."""
+    """It returned. `error`: what went wrong afterwards, while its scope was closed, or why its result is not kept.
+    `result`: what it returned, as JSON, if `has_result`."""
 
     error: str | None = None
+    result: Any = None
+    has_result: bool = False
 
 
 COMPLETED: Final = Completed()

@@ -52,8 +52,8 @@ def finish(job: JobInfo, result: Result, plan: Plan | None, moment: Moment) -> C
     if plan is None:
         return once_more(job, moment, attempt_run(job, RunOutcome.RELEASED, now))
     match result:
-        case Completed(noted):
-            return _completed(job, plan, moment, noted)
+        case Completed():
+            return _completed(job, plan, moment, result)
         case Repeated(error):
             run = attempt_run(job, RunOutcome.DUPLICATE, now, error)
             return next_occurrence(job, plan, moment, run, last_error=None, crash_count=0)
@@ -63,13 +63,17 @@ def finish(job: JobInfo, result: Result, plan: Plan | None, moment: Moment) -> C
             assert_never(result)
 
 
-def _completed(job: JobInfo, plan: Plan, moment: Moment, noted: str | None = None) -> Change:
-    run = attempt_run(job, RunOutcome.COMPLETED, moment.now, noted)
+def _completed(job: JobInfo, plan: Plan, moment: Moment, done: Completed = COMPLETED) -> Change:
+    run = attempt_run(job, RunOutcome.COMPLETED, moment.now, done.error)
+    if done.has_result:
+        run = attrs.evolve(run, result=done.result, has_result=True)
     return next_occurrence(job, plan, moment, run, last_error=None, crash_count=0)
 
 
 def _is_last(job: JobInfo, plan: Plan, now: datetime) -> bool:
-    """Whether nothing follows the attempt of a one-shot: else `next_occurrence` says what does."""
+    """Whether nothing follows the attempt of a one-shot that keeps its name; else `next_occurrence` says what does."""
+    if job.unique_for == 0:
+        return False
     if plan.schedule.recurring or job.off_schedule or job.trigger_pending or job.occurrence is None:
         return False
     return plan.following(later(job.last_occurrence, job.occurrence), now, job.occurrence) is None

@@ -12,7 +12,7 @@ from aether_bg.model import JobInfo, Unreadable
 _COMPARED: Final = {
     "handler_name": "handler", "payload": "payload", "expression_value": "schedule", "timezone": "timezone",
     "start": "start", "repeats": "repeats", "until": "until", "misfire": "misfire", "misfire_grace": "misfire_grace",
-    "jitter": "jitter", "priority": "priority",
+    "jitter": "jitter", "priority": "priority", "parents": "after", "after_any": "after_any",
 }  # fmt: skip
 """What makes two definitions identical, and what `enqueue` calls it."""
 
@@ -46,6 +46,14 @@ def kept(held: JobInfo, wanted: JobInfo, if_exists: str) -> UUID:
     if if_exists == "keep" or not differs:
         return held.id
     raise conflict(held, differs, replaceable=if_exists != "replace")
+
+
+def other_parents(held: JobInfo, differs: list[str]) -> JobConflict:
+    """A job keeps its parents as long as it waits or runs (docs/protocol.md, A5)."""
+    return JobConflict(
+        f"job name {shown(held.job_name)}", f"it is held by a {held.status.name} job that runs after others",
+        "Its parents cannot be replaced: delete it first.", existing=held, differences=differs,
+    )  # fmt: skip
 
 
 def conflict(held: JobInfo, differs: list[str], *, replaceable: bool = True) -> JobConflict:

@@ -29,10 +29,12 @@ from aether_bg.cli.output import (
 from aether_bg.cli.stores import app_option, database_argument, find_job, job_argument, read
 from aether_bg.errors import InvalidOption, InvalidSchedule, JobNotFound, shown
 from aether_bg.explain import Around, explain, plain, waiting
-from aether_bg.model import JobInfo, JobRun, JobStatus, Process, Query
+from aether_bg.model import JobInfo, JobRun, JobStatus, Query
+from aether_bg.model.plain import to_plain
 from aether_bg.protocols import Inspection
 from aether_bg.schedule import load
 
+_MOST_LINKED = 10
 STATUSES = [status.name.lower() for status in JobStatus]
 
 
@@ -53,12 +55,13 @@ def explain_(database: str, job: str, limit: int, local: bool, app: Aether | Non
     aether-bg explain jobs.db send-email-order-123
     """
 
-    async def question(store: Inspection) -> tuple[JobInfo, Sequence[JobRun], list[Process]]:
+    async def question(store: Inspection) -> tuple[JobInfo, Sequence[JobRun], Around]:
         row = await find_job(store.store_find, job)
-        return row, await store.store_history(row.id, limit), await store.processes()
+        parents = await store.store_find(Query(parents_of=row.id, limit=row.parents)) if row.waits_for else ()
+        facts = attrs.evolve(Around.of(await store.processes()), parents=parents)
+        return row, await store.store_history(row.id, limit), facts
 
-    row, runs, known = read(database, question)
-    facts = Around.of(known)
+    row, runs, facts = read(database, question)
     now = datetime.now(UTC)
     zone = zone_of(local) or now.astimezone().tzinfo or UTC
     schedule = None
@@ -145,16 +148,29 @@ def show(database: str, job: str, local: bool, as_json: bool, follow: bool) -> N
     aether-bg show jobs.db send-email-order-123 --json
     aether-bg show jobs.db import-7 --follow
     """
+
+    async def question(store: Inspection) -> tuple[JobInfo, Sequence[JobInfo], Sequence[JobInfo], Sequence[JobRun]]:
+        row = await find_job(store.store_find, job)
+        parents = await store.store_find(Query(parents_of=row.id))
+        children = await store.store_find(Query(children_of=row.id))
+        return row, parents, children, await store.store_history(row.id, 1)
+
     if follow:
         row = following.follow(database, job, local, as_json)
-    else:
-        row = read(database, lambda store: find_job(store.store_find, job))
-    if as_json and follow:
-        print_line(row)
-    elif as_json:
-        print_document(row)
-    else:
-        fields(_shown(row, local))
+        if as_json:
+            return print_line(row)
+    row, parents, children, runs = read(database, question)
+    kept = [run.result for run in runs if run.has_result]
+    if as_json:
+        links = {"parent_ids": [job.id for job in parents], "child_ids": [job.id for job in children]}
+        more = {name: to_plain(ids) for name, ids in links.items() if ids}
+        return print_document(to_plain(row) | more | ({"result": kept[0]} if kept else {}))
+    linked = (("after", parents), ("before", children))
+    fields([
+        *_shown(row, local), *((name, _linked(jobs)) for name, jobs in linked if jobs),
+        *(("result", pretty(result)) for result in kept),
+    ])  # fmt: skip
+    return None
 
 
 @click.command()
@@ -236,6 +252,12 @@ def _shown(job: JobInfo, local: bool) -> Iterator[tuple[str, str]]:
     if job.checkpoint is not None:
         yield "checkpoint", pretty(job.checkpoint)
     yield "payload", pretty(job.payload)
+
+
+def _linked(jobs: Sequence[JobInfo]) -> str:
+    """The jobs that one runs after, or that run after it."""
+    names = [f"{plain(job.job_name)} ({job.status.name})" for job in jobs[:_MOST_LINKED]]
+    return "\n".join([*names, *([f"and {len(jobs) - _MOST_LINKED} more"] if len(jobs) > _MOST_LINKED else [])])
 
 
 def _took(run: JobRun) -> str:

@@ -6,6 +6,7 @@ AetherError
 │   └── UnknownHandler
 ├── JobError                       the job's state does not allow what was asked
 │   ├── JobNotFound (LookupError), JobConflict, InvalidTransition
+│   ├── JobFailed, NoResult (LookupError)
 │   ├── WaitTimeout (TimeoutError), NeverEnds
 │   └── TokenLost                  of an attempt that no longer holds its job
 ├── UsageError (RuntimeError)      the call is right, but its time or place is not
@@ -56,9 +57,11 @@ from aether_bg.errors._calls import (
     InvalidTransition,
     JobConflict,
     JobError,
+    JobFailed,
     JobNotFound,
     LayerConflict,
     NeverEnds,
+    NoResult,
     NotAnOwner,
     NotAPlugin,
     NotStarted,
@@ -105,7 +108,8 @@ __all__ = [
     "AetherError", "AlreadyStarted", "DeniedSQL", "DependencyFailed", "DuplicateHandler", "DuplicatePlugin",
     "ForkedProcess", "HandlerError", "HookShape", "IncompleteLayer", "InputError", "InsideUnitOfWork",
     "InvalidHandler", "InvalidMetadata", "InvalidName", "InvalidOption", "InvalidPayload", "InvalidSchedule",
-    "InvalidTransition", "JobConflict", "JobError", "JobNotFound", "LayerConflict", "NameHeld", "NeverEnds",
+    "InvalidTransition", "JobConflict", "JobError", "JobFailed", "JobNotFound", "LayerConflict", "NameHeld",
+    "NeverEnds", "NoResult",
     "NotADatabase", "NotAPlugin", "NotAnOwner", "NotStarted", "PluginError", "SchedulerError",
     "SchedulerMisconfigured", "SchedulerUnavailable", "SchemaMissing", "SchemaTooNew", "Stale", "StoreBroken",
     "StoreBusy", "StoreContended", "StoreDenied", "StoreError", "StoreFolderMissing", "StoreFull", "StoreGone",

@@ -95,8 +95,20 @@ class TokenLost(JobError):
     """An attempt no longer holds its job: it has ended, the job was deleted, or another process has taken it over."""
 
 
+class JobFailed(JobError):
+    """`result` of a job that FAILED or was CANCELLED. `last_error`: the job's, or None."""
+
+    def __init__(self, last_error: str | None, value: str = "the job", rule: str = "", remedy: str = "") -> None:
+        self.last_error = last_error
+        super().__init__(value, rule or f"it failed: {last_error}", remedy)
+
+
+class NoResult(JobError, LookupError):
+    """The job has completed, and no result of it was kept."""
+
+
 class NeverEnds(JobError):
-    """`wait` on a recurring job without `repeats` or `until`."""
+    """`wait` on a recurring job without `repeats` or `until`, or `result` of one."""
 
 
 # -- usage ---------------------------------------------------------------------------------------

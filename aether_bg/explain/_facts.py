@@ -23,6 +23,8 @@ class Waiting(StrEnum):
     TIME = "time"
     RETRY = "retry"
     """The backoff after a failure, or the instant a snoozed handler asked for."""
+    PARENTS = "parents"
+    """The jobs that it runs after have not all ended (docs/protocol.md, A1)."""
     RESUME = "resume"
     OWNER = "owner"
     """No live process runs jobs on this store."""
@@ -43,7 +45,7 @@ class Around:
     `owners`: the live processes, with a name for each; `gone`: those that no longer count, and why ("has died");
     `handlers`: those of the live processes; `free`: free slots; `here`: this process itself, if it is an owner;
     `arms`: the scheduler must be armed for each job; `trouble`: what is wrong with it; `readable`: whether this process
-    can read the schedule.
+    can read the schedule; `parents`: the jobs that it runs after.
     """
 
     owners: Mapping[UUID, str] | None = None
@@ -54,6 +56,7 @@ class Around:
     arms: bool = False
     trouble: str | None = None
     readable: bool = True
+    parents: Sequence[JobInfo] = ()
 
     @classmethod
     def of(cls, known: Sequence[Process]) -> Around:
@@ -75,6 +78,8 @@ def waiting(job: JobInfo, now: datetime, around: Around) -> Waiting | None:
     """What it waits for; None when it is not SCHEDULED."""
     if job.status is not JobStatus.SCHEDULED:
         return None
+    if job.waits_for:
+        return Waiting.PARENTS
     if job.held:
         return Waiting.RESUME
     if job.due_at is not None and job.due_at > now:

@@ -74,6 +74,8 @@ class Story:
         if job.due_at is None:
             return ["It has no due instant, though it is SCHEDULED: the row is damaged."]
         passed = late(job, self.now)
+        if job.waits_for and passed >= 0:
+            return []
         if job.held:
             verb = "It would be" if passed <= 0 else "It would have been"
         else:
@@ -108,6 +110,9 @@ class Story:
     def _waiting(self) -> list[str]:
         job, around = self.job, self.around
         match waiting(job, self.now, around):
+            case Waiting.PARENTS:
+                told = [self._parents()]
+                return [*told, "It is paused as well: it also waits for `resume`."] if job.held else told
             case Waiting.RESUME:
                 return ["It is paused: `resume` lets it go on, `trigger` runs it once."]
             case Waiting.TIME | Waiting.RETRY as what:
@@ -149,11 +154,21 @@ class Story:
                 return told
         return []
 
+    def _parents(self) -> str:
+        """The jobs that have not ended, running ones first."""
+        job = self.job
+        left = sorted((each for each in self.around.parents if not each.status.terminal), key=lambda each: -each.status)
+        names = ", ".join(f"{shown(each.job_name)} ({each.status.name})" for each in left[:_MOST_NAMES])
+        names += f" and {len(left) - _MOST_NAMES} more" if len(left) > _MOST_NAMES else ""
+        count = f"{job.waits_for} of {job.parents} jobs" if job.parents > 1 else "1 job"
+        until = "to end" if job.after_any else "to complete"
+        return f"It waits for {count} {until}{': ' if names else ''}{names}."
+
     def _misfire(self) -> list[str]:
         """What its next claim will do about the delay (docs/protocol.md, R2)."""
         job = self.job
         passed = late(job, self.now)
-        if job.attempt or job.off_schedule or job.held:
+        if job.attempt or job.off_schedule or job.held or job.waits_for:
             return []
         if not self._recurring():
             ended = job.until is not None and self.now > job.until
@@ -233,6 +248,10 @@ class Story:
                     return [f"It expired: at {when}, when it could have begun, its `until` had passed. {remedy}"]
                 grace = f'its grace of {job.misfire_grace:g} s allows (misfire="skip")'
                 return [f"It expired: at {when} it was later than {grace}. `retry` runs it now."]
+            case JobStatus.CANCELLED if job.parents and job.last_error:
+                return [
+                    f"It was cancelled at {when}: {first_line(job.last_error)}. Retry that job first, then this one."
+                ]
             case JobStatus.CANCELLED:
                 by = f" by {plain(job.modified_by)}" if job.modified_by else ""
                 name = "" if job.holds_name else "; its name is free"

@@ -17,6 +17,7 @@ import attrs
 from attrs import field
 
 from aether_bg.errors import InvalidOption, UsageError, shown
+from aether_bg.model.after import Parent
 from aether_bg.model.job import JobInfo, log_fields
 from aether_bg.model.progress import Progress
 
@@ -110,6 +111,7 @@ class HandlerInfo:
     timeout: float | None = None
     concurrency: int | None = None
     priority: int = 0
+    keep_result: bool = False
 
 
 class _JobLog(_Adapter):
@@ -183,6 +185,7 @@ class JobContext:
     _until: float = math.inf
     """When its timeout is over, by `time.monotonic`."""
     _cancelled: CancelReason | None = None
+    _parents: Callable[[JobContext], Awaitable[list[Parent]]] | None = None
 
     @property
     def attempt(self) -> int:
@@ -271,6 +274,16 @@ class JobContext:
     def cancel(self, reason: CancelReason) -> None:
         """For the kernel: the attempt is cancelled now; the first reason counts."""
         self._cancelled = self.cancel_reason or reason
+
+    async def parents(self) -> list[Parent]:
+        """The jobs that this one runs after, in the order of `after=`, with what they returned; empty for a job that
+        runs after no other. In plain handlers: `app.sync.store.find(parents_of=ctx.job.id)` and `app.sync.result(job)`.
+
+        Raises a `StoreError`, and `UsageError` outside of a handler.
+        """
+        if self._parents is None:
+            raise UsageError(repr(self), "it is not the context of a running attempt", "Call it in the handler.")
+        return await self._parents(self)
 
     @property
     def log(self) -> LoggerAdapter[logging.Logger]:

@@ -26,8 +26,8 @@ from .snippets import ROOT
 
 EXAMPLES = ROOT / "examples"
 RUN_HERE = {
-    "cron_in_three_lines.py", "fastapi_service.py", "import_with_checkpoints.py", "own_tables.py", "producer.py",
-    "quickstart.py", "schedule_words.py", "script_sync.py", "shared_jobs.py", "worker.py",
+    "crawler.py", "cron_in_three_lines.py", "fastapi_service.py", "import_with_checkpoints.py", "own_tables.py",
+    "producer.py", "quickstart.py", "schedule_words.py", "script_sync.py", "shared_jobs.py", "worker.py",
 }  # fmt: skip
 Start = Callable[..., subprocess.Popen[str]]
 
@@ -158,6 +158,11 @@ def test_import_with_checkpoints(start: Start, run: Callable[..., str], tmp_path
     assert said.endswith("completed: 1000 of 1000 (100 %), customers\n")
     with closing(sqlite3.connect(tmp_path / "customers.db")) as customers:
         assert customers.execute("SELECT count(*), max(number) FROM customers").fetchone() == (1000, 1000)
+
+
+def test_crawler(run: Callable[..., str]) -> None:
+    for _ in range(2):
+        assert run(EXAMPLES / "crawler.py") == "25 pages, 205 bytes\n"
 
 
 def test_own_tables(run: Callable[..., str], tmp_path: Path) -> None:

@@ -44,18 +44,19 @@ def test_an_app_with_the_timer_needs_no_dapr() -> None:
 
 
 PUBLIC = [
-    "Aether", "AetherError", "AlreadyStarted", "Backoff", "DaprScheduler", "DeniedSQL", "DependencyFailed",
-    "DuplicateHandler", "DuplicatePlugin", "ForkedProcess", "GiveUp", "HandlerError", "HookShape", "IncompleteLayer",
-    "InputError", "InsideUnitOfWork", "InvalidHandler", "InvalidMetadata", "InvalidName", "InvalidOption",
-    "InvalidPayload", "InvalidSchedule", "InvalidTransition", "JobConflict", "JobContext", "JobError", "JobInfo",
-    "JobNotFound", "JobRun", "JobStatus", "JobType", "LayerConflict", "NameHeld", "NeverEnds", "NewJob", "NotADatabase",
-    "NotAPlugin", "NotAnOwner", "NotStarted", "PluginError", "PostgresStore", "Progress", "RunOutcome", "SQLiteStore",
+    "Aether", "AetherError", "AlreadyStarted", "Backoff", "CancelReason", "DaprScheduler", "DeniedSQL",
+    "DependencyFailed", "DuplicateHandler", "DuplicatePlugin", "ForkedProcess", "GiveUp", "HandlerError",
+    "HookShape", "IncompleteLayer", "InputError", "InsideUnitOfWork", "InvalidHandler", "InvalidMetadata",
+    "InvalidName", "InvalidOption", "InvalidPayload", "InvalidSchedule", "InvalidTransition", "JobConflict",
+    "JobContext", "JobError", "JobFailed", "JobInfo", "JobNotFound", "JobRun", "JobStatus", "JobType",
+    "LayerConflict", "NameHeld", "NeverEnds", "NewJob", "NoResult", "NotADatabase", "NotAPlugin", "NotAnOwner",
+    "NotStarted", "Parent", "PluginError", "PostgresStore", "Progress", "RunOutcome", "SQLiteStore",
     "SchedulerError", "SchedulerMisconfigured", "SchedulerUnavailable", "SchemaMissing", "SchemaTooNew", "Snooze",
     "Stale", "StoreBroken", "StoreBusy", "StoreContended", "StoreDenied", "StoreError", "StoreFolderMissing",
-    "StoreFull", "StoreGone", "StoreIsDirectory", "StoreReadOnly", "StoreRefused", "StoreTrouble", "StoreUnreachable",
-    "StoreUnsure", "TablesTaken", "TokenLost", "UnitOfWork", "UnitOfWorkClosed", "UnitOfWorkTimeout", "UnknownHandler",
-    "UnknownHook", "UnresolvedDependency", "Unsupported", "UsageError", "WaitTimeout", "WrongLoop", "hookimpl",
-    "schedule",
+    "StoreFull", "StoreGone", "StoreIsDirectory", "StoreReadOnly", "StoreRefused", "StoreTrouble",
+    "StoreUnreachable", "StoreUnsure", "TablesTaken", "TokenLost", "UnitOfWork", "UnitOfWorkClosed",
+    "UnitOfWorkTimeout", "UnknownHandler", "UnknownHook", "UnresolvedDependency", "Unsupported", "UsageError",
+    "WaitTimeout", "WrongLoop", "hookimpl", "schedule",
 ]  # fmt: skip
 
 

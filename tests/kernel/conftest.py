@@ -17,6 +17,7 @@ from aether_bg._app.registration import Registration
 from aether_bg._handlers.registry import info_of
 from aether_bg._kernel.alarm import Alarm
 from aether_bg._kernel.batcher import Batcher
+from aether_bg._kernel.commits import Commits
 from aether_bg._kernel.identity import Identity
 from aether_bg._kernel.journal import Journal
 from aether_bg._kernel.observers import Observers
@@ -121,8 +122,11 @@ def make_world(clock: FakeClock) -> Callable[..., World]:
             slots=Slots(2, alarm.wake), identity=identity, clock=keeper, observers=observers, problems=problems,
             timings=kept, spawn=spawner(),
         )  # fmt: skip
-        batcher = Batcher(calls.transact)
-        journal = Journal(calls=calls, batcher=batcher, alarm=alarm, observers=observers, arm=armed.append)
+        commits = Commits(calls, alarm)
+        batcher = Batcher(commits.transact)
+        journal = Journal(
+            calls=calls, commits=commits, batcher=batcher, alarm=alarm, observers=observers, arm=armed.append
+        )
         return World(store, clock, registration, shared, alarm, batcher, journal, armed, events)
 
     return make

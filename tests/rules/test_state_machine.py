@@ -37,6 +37,7 @@ from aether_bg.model import (
     Update,
 )
 from aether_bg.plugins.sqlite import changes, claims, files, schema
+from aether_bg.plugins.sqlite.columns import RUN_COLUMNS
 from aether_bg.plugins.sqlite.guard import Guard
 from aether_bg.plugins.sqlite.rows import read_jobs, read_run
 from aether_bg.schedule import Schedule, parse
@@ -129,7 +130,7 @@ class Bench:
         return found
 
     def runs(self, *outcomes: RunOutcome) -> list[JobRun]:
-        columns = ", ".join(field.name for field in attrs.fields(JobRun))
+        columns = ", ".join(RUN_COLUMNS)
         rows = self.conn.execute(
             f"SELECT {columns} FROM aether_runs WHERE job_id = ? ORDER BY token, gap", [str(self.job_id)]
         )

@@ -56,6 +56,7 @@ from aether_bg.plugins.sqlite.columns import (
     write_run,
 )
 from aether_bg.plugins.sqlite.guard import Guard
+from aether_bg.plugins.sqlite.schema import NOT_NEEDED
 from aether_bg.plugins.sqlite.statements import Statement, insert
 
 INSERT_JOBS = insert("aether_jobs", JOB_COLUMNS)
@@ -331,13 +332,6 @@ def purge(conn: sqlite3.Connection, purge: Purge) -> int:
         params += [int(purge.status or 0), purge.keep]
     oldest = f"SELECT id FROM main.aether_jobs WHERE {' AND '.join(terms)} ORDER BY handled_time LIMIT ?"
     return conn.execute(f"DELETE FROM main.aether_jobs WHERE id IN ({oldest})", [*params, purge.limit]).rowcount
-
-
-NOT_NEEDED = """NOT EXISTS (
-    SELECT 1 FROM main.aether_links JOIN main.aether_jobs AS children ON children.id = child
-    WHERE parent = aether_jobs.id AND children.status < 2
-)"""
-"""No job that has not ended runs after it (docs/protocol.md, A4)."""
 
 
 def _beyond(rows: str) -> str:

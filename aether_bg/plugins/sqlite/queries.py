@@ -15,7 +15,16 @@ from aether_bg.plugins.sqlite import listing, reading
 from aether_bg.plugins.sqlite.choosing import lanes_of
 from aether_bg.plugins.sqlite.columns import RUN_COLUMNS, readable_time, to_sorted_json, to_time, to_uuid
 from aether_bg.plugins.sqlite.rows import read_run
-from aether_bg.plugins.sqlite.schema import LISTED, MANUAL, NOT_HELD, PAUSED, PAUSED_HANDLERS, READY, RECURS
+from aether_bg.plugins.sqlite.schema import (
+    LISTED,
+    MANUAL,
+    NOT_HELD,
+    NOT_NEEDED,
+    PAUSED,
+    PAUSED_HANDLERS,
+    READY,
+    RECURS,
+)
 
 _SAME_METADATA = """(
     SELECT count(*) FROM json_each(extra_properties) AS has JOIN json_each(?) AS wants
@@ -182,7 +191,11 @@ def purgeable(conn: sqlite3.Connection, purge: Purge) -> int:
     old = total
     if purge.before is not None:
         (old,) = conn.execute(f"{sql} AND handled_time < ?", [*params, to_time(purge.before)]).fetchone()
-    return min(int(old), int(total) if purge.keep is None else max(int(total) - purge.keep, 0))
+    most = min(int(old), int(total) if purge.keep is None else max(int(total) - purge.keep, 0))
+    oldest = "SELECT id FROM main.aether_jobs WHERE status = ? ORDER BY handled_time LIMIT ?"
+    sql = f"SELECT count(*) FROM ({oldest}) AS aether_jobs WHERE {NOT_NEEDED}"
+    count: int = conn.execute(sql, [*params, most]).fetchone()[0]
+    return count
 
 
 def store_id(conn: sqlite3.Connection) -> UUID:

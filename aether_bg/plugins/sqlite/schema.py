@@ -30,6 +30,12 @@ NOT_HELD = f"(manual = 1 OR handler_name NOT IN ({PAUSED_HANDLERS}))"
 MANUAL = "status = 0 AND waits_for = 0 AND manual = 1"
 """What can be claimed of a handler that is paused."""
 
+NOT_NEEDED = """NOT EXISTS (
+    SELECT 1 FROM main.aether_links JOIN main.aether_jobs AS children ON children.id = child
+    WHERE parent = aether_jobs.id AND children.status < 2
+)"""
+"""No job that has not ended runs after it (docs/protocol.md, A4)."""
+
 SUSPECT = f"crash_count >= {CRASHES}"
 
 _TABLES = f"""
