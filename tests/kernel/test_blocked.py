@@ -51,7 +51,11 @@ async def with_arguments(_: int) -> None:
     hold()
 
 
-@pytest.mark.parametrize("handler", [holds, through_a_helper, Holds, partial(with_arguments, 1)])
+@pytest.mark.parametrize(
+    "handler",
+    [holds, *(pytest.param(other, marks=pytest.mark.one_loop)
+              for other in (through_a_helper, Holds, partial(with_arguments, 1)))],
+)  # fmt: skip
 async def test_the_handler_is_named_once(app: Aether, caplog: pytest.LogCaptureFixture, handler: Any) -> None:
     app.handler("Holds")(handler)
 

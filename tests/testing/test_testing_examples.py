@@ -15,8 +15,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples" / "testing_jobs"
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["-m", "pytest", "-q", "test_async.py"], "3 passed"),
-        (["-m", "pytest", "-q", "test_sync.py"], "2 passed"),
+        (["-m", "pytest", "-q", "test_async.py", "test_sync.py"], "5 passed"),
         (["without_pytest.py"], "Ran 2 tests"),
     ],
 )
