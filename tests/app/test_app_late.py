@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from one_job import job_of
 
 from aether_bg import (
     Aether,
@@ -15,7 +16,6 @@ from aether_bg import (
     InvalidSchedule,
     InvalidTransition,
     JobContext,
-    JobInfo,
     JobStatus,
     RunOutcome,
     Snooze,
@@ -26,26 +26,6 @@ pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 SECOND, MINUTE, HOUR, DAY = timedelta(seconds=1), timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
-
-
-@pytest.fixture
-def ran() -> list[JobContext]:
-    return []
-
-
-@pytest.fixture
-def work(fake_app: Aether, ran: list[JobContext]) -> Aether:
-    @fake_app.handler("Work")
-    async def work(ctx: JobContext) -> None:
-        ran.append(ctx)
-
-    return fake_app
-
-
-async def job_of(app: Aether, name: str = "job") -> JobInfo:
-    found = await app.store.get_by_job_name(name)
-    assert found is not None
-    return found
 
 
 Row = tuple[RunOutcome | None, datetime | None, datetime | None, int]

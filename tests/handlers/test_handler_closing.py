@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 import pytest
 
-from aether_bg import Aether, JobContext, JobStatus, RunOutcome, Snooze
+from aether_bg import Aether, JobContext, JobInfo, JobRun, JobStatus, RunOutcome, Snooze
 from aether_bg._handlers import dependencies
 
 pytestmark = pytest.mark.anyio
@@ -96,8 +96,9 @@ async def test_after_a_delete(app: Aether, world: World) -> None:
     assert world.closed == ["inner", "outer"]
 
 
-async def test_after_a_stop(make_app: Callable[..., Aether], path: Any) -> None:
-    app, world = make_app(grace=0), World()
+async def stopped(make_app: Callable[..., Aether], world: World) -> tuple[JobInfo, JobRun]:
+    """A job that waits inside its dependencies when the app stops: its row, and its attempt."""
+    app = make_app(grace=0)
     app.provide(Outer, world.outer_dependency)
     app.provide(Inner, world.inner_dependency)
 
@@ -109,31 +110,25 @@ async def test_after_a_stop(make_app: Callable[..., Aether], path: Any) -> None:
     async with app:
         job_id = await app.enqueue("Work")
         await world.started.wait()
-    assert world.closed == ["inner", "outer"]
     async with make_app().client() as jobs:
         job = await jobs.store.get(job_id)
         (run,) = await jobs.store.history(job_id)
     assert job is not None
+    return job, run
+
+
+async def test_after_a_stop(make_app: Callable[..., Aether], path: Any) -> None:
+    world = World()
+    job, run = await stopped(make_app, world)
+    assert world.closed == ["inner", "outer"]
     assert (job.status, run.outcome) == (JobStatus.SCHEDULED, RunOutcome.RELEASED)
 
 
 async def test_at_the_stop_one_that_hangs_leaves_time_for_the_next(make_app: Callable[..., Aether]) -> None:
-    app, world = make_app(grace=0), World()
+    world = World()
     world.inner = anyio.sleep_forever
-    app.provide(Outer, world.outer_dependency)
-    app.provide(Inner, world.inner_dependency)
-
-    @app.handler("Work")
-    async def work(inner: Inner) -> None:
-        world.started.set()
-        await anyio.sleep_forever()
-
-    async with app:
-        job_id = await app.enqueue("Work")
-        await world.started.wait()
+    _, run = await stopped(make_app, world)
     assert world.closed == ["outer"]
-    async with make_app().client() as jobs:
-        (run,) = await jobs.store.history(job_id)
     assert run.outcome is RunOutcome.RELEASED
     assert "closing Inner: it did not end within" in str(run.error)
 

@@ -11,8 +11,9 @@ from uuid import UUID
 
 import attrs
 import pytest
+from handlers.through import through
 
-from aether_bg import Aether, InvalidPayload, JobStatus
+from aether_bg import Aether, InvalidPayload
 
 pydantic = pytest.importorskip("pydantic")
 msgspec = pytest.importorskip("msgspec")
@@ -116,20 +117,6 @@ class Holds:
 class Around(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(arbitrary_types_allowed=True)
     checked: Checked
-
-
-async def through(app: Aether, kind: Any, payload: Any) -> Any:
-    got: list[Any] = []
-
-    async def handler(args: Any) -> None:
-        got.append(args)
-
-    handler.__annotations__["args"] = kind
-    app.handler("Typed")(handler)
-    async with app:
-        job = await app.wait(await app.enqueue("Typed", payload=payload), 10)
-    assert job.status is JobStatus.COMPLETED, job.last_error
-    return got[0]
 
 
 ORDER = Order(

@@ -17,8 +17,9 @@ from zoneinfo import ZoneInfo
 
 import attrs
 import pytest
+from handlers.through import through
 
-from aether_bg import Aether, AlreadyStarted, InvalidHandler, InvalidOption, InvalidPayload, JobStatus, JobType
+from aether_bg import Aether, AlreadyStarted, InvalidHandler, InvalidOption, InvalidPayload, JobType
 
 pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
 
@@ -119,21 +120,6 @@ class Holds:
     number: float = 0.0
     numbers: list[int] = attrs.field(factory=list)
     several: set[Color] = attrs.field(factory=set)
-
-
-async def through(app: Aether, kind: Any, payload: Any) -> Any:
-    """What the handler gets; raises what the enqueue raises."""
-    got: list[Any] = []
-
-    async def handler(args: Any) -> None:
-        got.append(args)
-
-    handler.__annotations__["args"] = kind
-    app.handler("Typed")(handler)
-    async with app:
-        job = await app.wait(await app.enqueue("Typed", payload=payload), 10)
-    assert job.status is JobStatus.COMPLETED, job.last_error
-    return got[0]
 
 
 GOOD: list[tuple[Any, Any]] = [
