@@ -102,6 +102,7 @@ class Worker:
             "sync": (self.sync, {}),
             "flaky": (self.flaky, {"retries": 50, "backoff": Backoff(first=0.05, factor=1, max=0.1)}),
             "poison": (self.poison, {}),
+            "steps": (self.steps, {"retries": 100}),
             "tick": (self.quick_tick, {}),
             "hold": (self.hold, {}),
         }
@@ -147,6 +148,17 @@ class Worker:
         with self.logged(ctx):
             await anyio.sleep(args.get("ms", 0) / 1000)
             os.kill(os.getpid(), signal.SIGKILL)
+
+    async def steps(self, args: dict, ctx: JobContext) -> None:
+        """Goes on after the last step that an earlier attempt has kept."""
+        with self.logged(ctx):
+            done = ctx.checkpointed or 0
+            self.history.write("resumed", job=str(ctx.job.id), step=done)
+            for step in range(done + 1, args["steps"] + 1):
+                ctx.progress(step, args["steps"])
+                await ctx.checkpoint(step)
+                self.history.write("kept", job=str(ctx.job.id), step=step)
+                await anyio.sleep(0.005)
 
     # -- enqueuing -------------------------------------------------------------------------------
 
