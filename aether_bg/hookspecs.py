@@ -114,8 +114,8 @@ class Persistence(Protocol):
 
     @hookspec(firstresult=True)
     async def store_claim(self, claim: Claim) -> Claimed:
-        """Take due rows atomically, earliest due first: status, seq, attempt, owner and history row (docs/protocol.md,
-        C1).
+        """Take due rows atomically, in the order of `Claim.rank`: status, seq, attempt, owner and history row
+        (docs/protocol.md, C1, L1 to L5).
 
         Shape: owned. Also answers when the next row of these handlers is due. Raises a `StoreError`.
         """

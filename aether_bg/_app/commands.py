@@ -168,11 +168,15 @@ class Commands:
         runs = await calls.history(row.id, 10)
         alive, schedule = await kernel.heartbeats.others(), None
         passed = (now - row.due_at).total_seconds() if row.due_at else 0.0
-        cause = kernel.health.likely_cause() if passed > OVERDUE else kernel.health.scheduler_says("health")
+        cause = (
+            kernel.health.likely_cause(row.handler_name) if passed > OVERDUE else kernel.health.scheduler_says("health")
+        )
+        running = Query(handler_name=row.handler_name, status=(JobStatus.RUNNING,))
         mine = not kernel.client and row.handler_name in self._shared.handlers
         around = Around(
             owners=dict.fromkeys(alive.beats.keys() - set(alive.dead), ""),
             gone=dict.fromkeys(alive.dead, "has died"), handlers=alive.advertised,
+            running=len(await calls.find(running)), limit=self._shared.handlers.limits.get(row.handler_name),
             free=self._shared.slots.free if mine else None, here=kernel.owner, arms=calls.arms, trouble=cause,
         )  # fmt: skip
         if row.waits_for:

@@ -14,7 +14,7 @@ from aether_bg._kernel.shared import Shared
 from aether_bg._kernel.tasks import Signal, longer
 from aether_bg._rules import commands
 from aether_bg.errors import Stale, StoreError
-from aether_bg.model import JobInfo, Query, Update
+from aether_bg.model import JobInfo, JobStatus, Query, Update
 
 MOST: Final = 500
 AT_ONCE: Final = 32
@@ -89,9 +89,9 @@ class Arming:
         except Exception as error:
             self._shared.problems.report("schedule_arm", error)
             held = False
-        if held and job.waiting and job.armed_seq != job.seq:
+        if held and job.status is JobStatus.SCHEDULED and job.waiting is (job.armed_seq != job.seq):
             try:  # a mark that no waiter, scheduler or observer needs to know: not through the journal
-                await self._batcher.write(Update(commands.armed(job)))
+                await self._batcher.write(Update((commands.armed if job.waiting else commands.disarmed)(job)))
             except Stale:
                 self._held[job.id] = job.seq  # it moved on meanwhile: look again
                 self.changed(job.id)

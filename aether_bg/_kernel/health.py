@@ -17,7 +17,7 @@ from aether_bg._kernel.supervisor import Supervisor
 from aether_bg._kernel.unserved import Unserved
 from aether_bg.errors import shown
 from aether_bg.explain import OVERDUE
-from aether_bg.model import JobInfo, Query
+from aether_bg.model import JobInfo, Query, Stats
 
 _MOST: Final = 100
 
@@ -60,16 +60,20 @@ class Health:
                 problems.pop(part, None)
             if alive is not None:
                 problems |= (await self._unserved.find(alive)).sentences()
-            if (late := await self._overdue()) is not None:
+            if (late := await self._overdue(stats)) is not None:
                 problems["overdue"] = late
         except Exception as error:
             return None, {**self._shared.problems.current, "store": f"{type(error).__name__}: {error}"}
         return stats.to_dict(), problems
 
-    async def _overdue(self) -> str | None:
+    async def _overdue(self, stats: Stats) -> str | None:
         """Due jobs that this process should have run, and the likely cause. Raises a `StoreError`."""
         alive, now = self._heartbeats.alive, self._shared.clock.now()
         names = set(self._shared.handlers) if alive is None else alive.due.intersection(self._shared.handlers)
+        limits, running = self._shared.handlers.limits, stats.by_handler
+        names -= {
+            name for name in limits if running.get(name, {}).get("running", 0) >= limits[name]
+        }  # they wait rightly
         before = now - timedelta(seconds=OVERDUE)
         late: list[JobInfo] = []
         for name in sorted(names):
@@ -82,13 +86,15 @@ class Health:
         count = f"{len(late)} jobs are" if len(late) > 1 else "1 job is"
         return (
             f"{count} overdue by more than {OVERDUE:g} s; the first, {shown(first.job_name)}, has been due for "
-            f"{since:.0f} s: {self.likely_cause()}"
+            f"{since:.0f} s: {self.likely_cause(first.handler_name)}"
         )
 
-    def likely_cause(self) -> str:
-        """Why due jobs may not run, as far as this process knows."""
+    def likely_cause(self, handler: str) -> str:
+        """Why due jobs of this handler may not run, as far as this process knows."""
         if self._shared.slots.free < 1:
             return f"all {self._shared.slots.concurrency} slots of this process are taken"
+        if not self._claimer.has_room(handler):
+            return "the free slots of this process are kept for handlers of which nothing runs"
         if self._claimer.error is not None:
             return f"the store refuses claims: {self._claimer.error}"
         return self.scheduler_says("likely_cause") or "the scheduler does not call; check that it runs"

@@ -88,7 +88,7 @@ class Kernel:
             max_result=options.max_payload,
         )  # fmt: skip
         self.claimer = Claimer(shared=shared, alarm=alarm, start=executor.start)
-        triggers = Triggers(shared=shared, claimer=self.claimer, arm=arm, look=look)
+        triggers = Triggers(shared=shared, claimer=self.claimer, arm=arm, look=look, write=self.journal.try_update)
         unserved = Unserved(shared)
         self.heartbeats = Heartbeats(
             shared=shared, lease=options.lease, look=look, declares=tuple(declares),

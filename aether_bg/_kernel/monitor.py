@@ -10,7 +10,7 @@ import attrs
 
 from aether_bg._kernel.shared import Shared
 from aether_bg._kernel.unserved import Unserved
-from aether_bg.model import Alive, JobInfo, Query
+from aether_bg.model import Alive, JobInfo, JobStatus, Query
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -50,20 +50,30 @@ class Monitor:
                 text = f"{attempt} is past its time, and {kind}; it keeps its slot"
                 self._shared.problems.report("attempts", text, attempt.job)
 
+    async def _full(self, handler: str) -> bool:
+        """As many of its jobs run as may: the others wait rightly."""
+        if (limit := self._shared.handlers.limits.get(handler)) is None:
+            return False
+        running = Query(handler_name=handler, status=(JobStatus.RUNNING,), limit=limit)
+        return len(await self._shared.calls.find(running)) >= limit
+
     async def _overdue(self, alive: Alive) -> None:
         """Whatever the scheduler: what is long overdue is armed again. It is reported at the second look (at the first
         it may be the clock that was moved), and once until nothing is overdue any more."""
         mine: list[JobInfo] = []
         before = self._shared.clock.now() - timedelta(seconds=self._shared.timings.overdue)
         for name in sorted(alive.due.intersection(self._shared.handlers)):
-            mine += await self._shared.calls.find(Query(handler_name=name, due_before=before, order="due", limit=100))
+            if not await self._full(name):
+                mine += await self._shared.calls.find(
+                    Query(handler_name=name, due_before=before, order="due", limit=100)
+                )
         for job in mine:
             self._arm(job.id)
         mine = [job for job in mine if not self._shared.schedules.cannot_read(job)]
         again = [job for job in mine if (job.id, job.seq) in self._late]
         self._late = {(job.id, job.seq) for job in mine}
         self._warned = self._warned and bool(mine)
-        if again and self._shared.slots.free > 0 and not self._warned:
+        if again and self._shared.slots.free > self._shared.slots.kept and not self._warned:
             self._warned = True
             self._shared.problems.report(
                 "scheduler",

@@ -4,7 +4,7 @@ C2)."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -14,18 +14,20 @@ import attrs
 from aether_bg._kernel.claimer import Claimer
 from aether_bg._kernel.shared import Shared
 from aether_bg._kernel.tasks import Signal
+from aether_bg._rules import commands
 from aether_bg.errors import NotStarted, StoreError
-from aether_bg.model import Fired, JobInfo, JobStatus, Query
+from aether_bg.model import Change, Fired, JobInfo, JobStatus, Query
 
 
 @attrs.define(kw_only=True, eq=False)
 class Triggers:
-    """`arm`: as of the journal. `look`: set when the owner of a running job should be looked at now."""
+    """`arm`, `write`: as of the journal. `look`: set when the owner of a running job should be looked at now."""
 
     _shared: Shared
     _claimer: Claimer
     _arm: Callable[[UUID], object]
     _look: Signal
+    _write: Callable[[Change], Awaitable[bool]]
     _quiet_until: float = attrs.field(default=-math.inf, init=False)
     """No further trigger of another store is reported before."""
 
@@ -56,8 +58,8 @@ class Triggers:
             return Fired.CONSUMED
         if job.status is JobStatus.RUNNING or job.seq != seq:
             return self._old(job)
-        if job.held:
-            return Fired.CONSUMED
+        if job.held:  # of a paused handler: armed again at its resume (docs/protocol.md, L3)
+            return Fired.CONSUMED if await self._write(commands.disarmed(job)) else Fired.RETRY
         if not self._can_run(job) or not await self._is_due(job) or not await self._has_slot(job):
             return Fired.RETRY
         if await self._claimer.take(job):

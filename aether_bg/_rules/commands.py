@@ -231,3 +231,9 @@ def armed(job: JobInfo) -> Change:
     """The scheduler holds this seq durably (docs/protocol.md, D4). Moves the revision, so that a verb which has read
     the row before does not write back that nothing is held."""
     return change(job, Moment(job.modified_at, job.modified_by), bump=False, armed_seq=job.seq)
+
+
+def disarmed(job: JobInfo) -> Change:
+    """The scheduler no longer holds this seq, though it waits: armed again once its handler is resumed
+    (docs/protocol.md, L3)."""
+    return change(job, Moment(job.modified_at, job.modified_by), bump=False, armed_seq=-1)

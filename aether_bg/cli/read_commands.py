@@ -29,7 +29,7 @@ from aether_bg.cli.output import (
 from aether_bg.cli.stores import app_option, database_argument, find_job, job_argument, read
 from aether_bg.errors import InvalidOption, InvalidSchedule, JobNotFound, shown
 from aether_bg.explain import Around, explain, plain, waiting
-from aether_bg.model import JobInfo, JobRun, JobStatus, Query
+from aether_bg.model import JobInfo, JobRun, JobStatus, Process, Query
 from aether_bg.model.plain import to_plain
 from aether_bg.protocols import Inspection
 from aether_bg.schedule import load
@@ -58,7 +58,10 @@ def explain_(database: str, job: str, limit: int, local: bool, app: Aether | Non
     async def question(store: Inspection) -> tuple[JobInfo, Sequence[JobRun], Around]:
         row = await find_job(store.store_find, job)
         parents = await store.store_find(Query(parents_of=row.id, limit=row.parents)) if row.waits_for else ()
-        facts = attrs.evolve(Around.of(await store.processes()), parents=parents)
+        known = await store.processes()
+        most = max(limits_of(known, row.handler_name), default=None)
+        running = await store.store_find(Query(handler_name=row.handler_name, status=(JobStatus.RUNNING,)))
+        facts = attrs.evolve(Around.of(known), parents=parents, running=len(running), limit=most)
         return row, await store.store_history(row.id, limit), facts
 
     row, runs, facts = read(database, question)
@@ -98,7 +101,7 @@ def list_(
 ) -> None:  # fmt: skip
     """List jobs, oldest first.
 
-    With --json one job a line. A star marks a paused one.
+    With --json one job a line. A star marks one that is paused, or whose handler is.
 
     \b
     aether-bg list jobs.db --status failed --handler SendEmail
@@ -206,8 +209,14 @@ def history(database: str, job: str, limit: int, local: bool, as_json: bool) -> 
         note("It has no history yet.")
 
 
+def limits_of(processes: Sequence[Process], handler: str) -> list[int]:
+    """The limits that live processes have for it; they may disagree (docs/protocol.md, L1)."""
+    live = [process for process in processes if process.state == "alive"]
+    return sorted({process.limits[handler] for process in live if handler in process.limits})
+
+
 def status_of(job: JobInfo) -> str:
-    return job.status.name + ("*" if job.paused and not job.status.terminal else "")
+    return job.status.name + ("*" if (job.paused or job.handler_paused) and not job.status.terminal else "")
 
 
 def _pair(text: str) -> tuple[str, Any]:
@@ -236,7 +245,7 @@ def _shown(job: JobInfo, local: bool) -> Iterator[tuple[str, str]]:
     except InvalidSchedule:
         words = "in the words of a plugin"
     yield "job_name", plain(job.job_name)
-    yield "status", job.status.name + (", paused" if job.paused else "")
+    yield "status", job.status.name + (", paused" if job.paused else ", handler paused" if job.handler_paused else "")
     yield "schedule", plain(f"{job.expression_value} ({words})")
     told = {"job_name", "status", "paused", "expression_value", "payload", "extra_properties", "checkpoint"}
     for field in attrs.fields(JobInfo):

@@ -8,7 +8,7 @@ from functools import partial
 import click
 
 from aether_bg.cli.output import at, fields, json_option, local_option, print_document, progress_bar, table
-from aether_bg.cli.read_commands import STATUSES
+from aether_bg.cli.read_commands import STATUSES, limits_of
 from aether_bg.cli.stores import ask, database_argument, read
 from aether_bg.model import Finding, Process, Stats
 from aether_bg.model.plain import to_plain
@@ -34,12 +34,14 @@ def stats(database: str, local: bool, as_json: bool) -> None:
         print_document({**to_plain(counts), "total": counts.total, "processes": running})
         return
     fields(_counts(counts, local))
-    if counts.by_handler:
+    if counts.by_handler or counts.paused_handlers:
         click.echo()
         table(
-            ["HANDLER", *(name.upper() for name in STATUSES)],
-            ([handler, *(str(numbers.get(name, 0)) for name in STATUSES)]
-             for handler, numbers in sorted(counts.by_handler.items())),
+            ["HANDLER", *(name.upper() for name in STATUSES), "LIMIT", "PAUSED"],
+            ([handler, *(str(counts.by_handler.get(handler, {}).get(name, 0)) for name in STATUSES),
+              " or ".join(map(str, limits_of(running, handler))) or "-",
+              "paused" if handler in counts.paused_handlers else "-"]
+             for handler in sorted({*counts.by_handler, *counts.paused_handlers})),
         )  # fmt: skip
     if running:
         click.echo()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 import anyio
 import attrs
@@ -43,6 +43,25 @@ def _verb(name: str, help_: str, *, with_app: bool = False) -> click.Command:
     return click.command(name, help=help_)(database_argument(app_option(command) if with_app else command))
 
 
+def _verb_of_two(name: str, help_: str, *, with_app: bool = False) -> click.Command:
+    """The same for a verb that takes handlers as well."""
+
+    def command(
+        database: str, jobs: tuple[str, ...], handler: tuple[str, ...], as_json: bool, app: Aether | None = None
+    ) -> None:
+        if bool(jobs) == bool(handler):
+            raise click.UsageError(f"Name jobs, or handlers with --handler: {name} takes one of the two")
+        if jobs:
+            _each(name, database, jobs, as_json, app)
+        else:
+            _handlers(name, database, handler, as_json)
+
+    each = "Every job of this handler, those to come included. Repeatable."
+    command = click.option("--handler", metavar="NAME", multiple=True, help=each)(json_option(command))
+    command = click.argument("jobs", metavar="[JOB...]", nargs=-1)(command)
+    return click.command(name, help=help_)(database_argument(app_option(command) if with_app else command))
+
+
 # `retry`, `resume` and `trigger` compute a due instant, which takes the plugin that knows the schedule.
 VERBS: Final = (
     _verb("retry", """Bring FAILED or CANCELLED jobs back.
@@ -59,19 +78,22 @@ VERBS: Final = (
     \b
     aether-bg delete jobs.db send-email-order-123
     """),
-    _verb("pause", """Hold jobs back, their retries included.
+    _verb_of_two("pause", """Hold jobs back, their retries included.
 
-    A running attempt ends normally.
+    A running attempt ends normally. With --handler all jobs of a kind wait, in every process, until `resume --handler`.
 
     \b
     aether-bg pause jobs.db Backup
+    aether-bg pause jobs.db --handler Render
     """),
-    _verb("resume", """Let paused jobs go on.
+    _verb_of_two("resume", """Let paused jobs go on.
 
-    Overdue one-shots and retries run at once, recurring ones from now.
+    Overdue one-shots and retries run at once, recurring ones from now. With --handler, what became due meanwhile runs
+    by its misfire policy, as after a time without a process.
 
     \b
     aether-bg resume jobs.db Backup
+    aether-bg resume jobs.db --handler Render
     """, with_app=True),
     _verb("trigger", """Run jobs now.
 
@@ -99,6 +121,27 @@ def _each(verb: str, database: str, jobs: tuple[str, ...], as_json: bool, app: A
             note(f"aether-bg: {' '.join((done.error or '').split())}")
     if not all(done.ok for done in results):
         raise click.exceptions.Exit(1)
+
+
+def _handlers(verb: str, database: str, names: tuple[str, ...], as_json: bool) -> None:
+    async def all_of_them(operator: Operator) -> list[dict[str, Any]]:
+        done = []
+        for name in names:
+            before = (await operator.stats()).paused_handlers
+            await getattr(operator.verbs, verb)(None, name)
+            after = await operator.stats()
+            waiting = after.by_handler.get(name, {}).get("scheduled", 0)
+            changed = (name in before) is not (name in after.paused_handlers)
+            paused = name in after.paused_handlers
+            done.append({"verb": verb, "handler": name, "changed": changed, "paused": paused, "waiting": waiting})
+        return done
+
+    for done in operate(database, all_of_them):
+        if as_json:
+            print_line(done)
+        else:
+            state = f"{'paused' if done['paused'] else 'not paused'}, {done['waiting']:,} jobs wait"
+            click.echo(plain(f"{verb} {done['handler']}: {'' if done['changed'] else 'it was so already; '}{state}"))
 
 
 async def _one(verb: str, text: str, operator: Operator) -> Done:

@@ -32,6 +32,8 @@ class Waiting(StrEnum):
     """There are live processes, but none has its handler (docs/protocol.md, C7)."""
     SCHEDULE = "schedule"
     """This process cannot read its schedule: another one must (docs/protocol.md, C8)."""
+    LIMIT = "limit"
+    """As many of its handler's jobs run as may (docs/protocol.md, L1)."""
     SLOT = "slot"
     SCHEDULER = "scheduler"
     CLAIM = "claim"
@@ -43,7 +45,8 @@ class Around:
     """Who could run it, as far as is known; None means: not known.
 
     `owners`: the live processes, with a name for each; `gone`: those that no longer count, and why ("has died");
-    `handlers`: those of the live processes; `free`: free slots; `here`: this process itself, if it is an owner;
+    `handlers`: those of the live processes; `running` and `limit`: how many jobs of its handler run now, and may;
+    `free`: free slots; `here`: this process itself, if it is an owner;
     `arms`: the scheduler must be armed for each job; `trouble`: what is wrong with it; `readable`: whether this process
     can read the schedule; `parents`: the jobs that it runs after.
     """
@@ -51,6 +54,8 @@ class Around:
     owners: Mapping[UUID, str] | None = None
     gone: Mapping[UUID, str] = field(factory=dict)
     handlers: frozenset[str] | None = None
+    running: int = 0
+    limit: int | None = None
     free: int | None = None
     here: UUID | None = None
     arms: bool = False
@@ -90,6 +95,8 @@ def waiting(job: JobInfo, now: datetime, around: Around) -> Waiting | None:
         return Waiting.HANDLER
     if not around.readable:
         return Waiting.SCHEDULE
+    if around.limit is not None and around.running >= around.limit:
+        return Waiting.LIMIT
     if around.free is not None and around.free < 1:
         return Waiting.SLOT
     if around.trouble or (around.arms and job.armed_seq != job.seq) or (around.free and late(job, now) > OVERDUE):

@@ -43,6 +43,7 @@ class Story:
         ]
         match job.status:
             case JobStatus.SCHEDULED:
+                told += [f"Its priority is {job.priority}."] if job.priority else []
                 told += [*self._due(), *self._past(), *self._waiting(), *self._misfire()]
             case JobStatus.RUNNING:
                 told += self._running()
@@ -85,7 +86,10 @@ class Story:
             lag = span((job.due_at - job.occurrence).total_seconds())
             told.append(f"That is {lag} after its occurrence, {self._at(job.occurrence)}: its jitter.")
         if job.manual:
-            told.append("It was triggered: it runs as soon as it can" + (", though paused." if job.paused else "."))
+            told.append(
+                "It was triggered: it runs as soon as it can"
+                + (", though paused." if job.paused or job.handler_paused else ".")
+            )
         return told
 
     def _past(self) -> list[str]:
@@ -113,6 +117,12 @@ class Story:
             case Waiting.PARENTS:
                 told = [self._parents()]
                 return [*told, "It is paused as well: it also waits for `resume`."] if job.held else told
+            case Waiting.RESUME if job.handler_paused:
+                also = ", and so is the job" if job.paused else ""
+                return [
+                    f"The handler {shown(job.handler_name)} is paused{also}: `resume` lets it go on, "
+                    "`trigger` runs this job once."
+                ]
             case Waiting.RESUME:
                 return ["It is paused: `resume` lets it go on, `trigger` runs it once."]
             case Waiting.TIME | Waiting.RETRY as what:
@@ -136,6 +146,9 @@ class Story:
                     f"It waits for a process that can read its schedule {shown(job.expression_value)}, "
                     f"which this one cannot. It has waited since {self._at(job.due_at)}."
                 ]
+            case Waiting.LIMIT:
+                runs = f"{around.running} of {around.limit} run"
+                return [f"It waits for its turn: of the handler {shown(job.handler_name)} {runs}, over all processes."]
             case Waiting.SLOT:
                 return ["It waits for a free slot: all of this process's are taken."]
             case Waiting.SCHEDULER:

@@ -40,5 +40,7 @@ def machinery(world: World) -> Machinery:
         parents=Kept(shared).parents, max_result=1000,
     )  # fmt: skip
     claimer = Claimer(shared=shared, alarm=world.alarm, start=executor.start)
-    triggers = Triggers(shared=shared, claimer=claimer, arm=world.armed.append, look=look)
+    triggers = Triggers(
+        shared=shared, claimer=claimer, arm=world.armed.append, look=look, write=world.journal.try_update
+    )
     return Machinery(completer, executor, claimer, triggers, look)

@@ -93,3 +93,8 @@ def _read_time(text: str) -> datetime:
 def waits(job: JobInfo) -> bool:
     """Whether the scheduler is to hold the row: it waits for an instant and is not paused."""
     return job.waiting and job.due_at is not None
+
+
+def stays(job: JobInfo) -> bool:
+    """Whether it may go on holding the row: as `waits`, and while only the handler is paused (docs/protocol.md, L3)."""
+    return waits(job.under(()))

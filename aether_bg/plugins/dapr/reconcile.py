@@ -20,7 +20,7 @@ import anyio
 import attrs
 
 from aether_bg.model import JobInfo, JobStatus, Query
-from aether_bg.plugins.dapr.names import name_of, read_name, waits
+from aether_bg.plugins.dapr.names import name_of, read_name, stays, waits
 from aether_bg.protocols import Reader
 
 T = TypeVar("T")
@@ -62,7 +62,7 @@ class _List:
             rows = {row.id: row for row in await store.find(Query(ids=ids, limit=len(ids)))}
             for job_id, seq in page:
                 row = rows.get(job_id)
-                if row is None or row.seq != seq or not waits(row):
+                if row is None or row.seq != seq or not stays(row):
                     found.append(self.names[job_id, seq])
         return found
 
@@ -87,7 +87,7 @@ class _Rows:
         found = []
         async for rows in _all(store, JobStatus.SCHEDULED, JobStatus.CANCELLED):
             for row in rows:
-                if row.armed_seq >= 0 and (row.armed_seq != row.seq or not waits(row)):
+                if row.armed_seq >= 0 and (row.armed_seq != row.seq or not stays(row)):
                     found.append(name_of(self.store_id, row.id, row.armed_seq))
         return found
 

@@ -19,7 +19,7 @@ from aether_bg.plugins.sqlite.columns import JOB_COLUMNS, RUN_COLUMNS, to_time
 from aether_bg.plugins.sqlite.inspection import PROCESSES, Inspection, opened, read_process
 from aether_bg.plugins.sqlite.reading import any_text
 from aether_bg.plugins.sqlite.rows import REMEDY, read_job, read_run
-from aether_bg.plugins.sqlite.schema import READY, STEPS, applied, migrations
+from aether_bg.plugins.sqlite.schema import NOT_HELD, PAUSED_HANDLERS, READY, STEPS, applied, migrations
 from aether_bg.schedule import load
 
 _MOST: Final = 5
@@ -205,7 +205,7 @@ async def _unattended(db: Inspection) -> Findings:
             message = f"{process.name} could not apply declarations"
             found += _as_notes(_found("declarations", message, process.problems))
     found += await db.ask(partial(_undeclared, known=known))
-    return found + await db.ask(partial(_late, known=known))
+    return [*found, *await db.ask(partial(_late, known=known)), *await db.ask(_paused)]
 
 
 def _held(conn: sqlite3.Connection, known: list[Process]) -> Findings:
@@ -217,7 +217,9 @@ def _held(conn: sqlite3.Connection, known: list[Process]) -> Findings:
 
 def _no_handler(conn: sqlite3.Connection, known: list[Process]) -> Findings:
     live, handlers = _live(known)
-    rows = f"main.aether_jobs WHERE {READY} AND due_at <= ? AND handler_name NOT IN ({_places(handlers)})"
+    rows = (
+        f"main.aether_jobs WHERE {READY} AND {NOT_HELD} AND due_at <= ? AND handler_name NOT IN ({_places(handlers)})"
+    )
     params = (_ago(1), *handlers)
     if not live:
         message = "jobs are due and no live process runs jobs here: start the app"
@@ -233,7 +235,7 @@ def _unreadable_schedules(conn: sqlite3.Connection) -> Findings:
     sql = "SELECT expression_value, timezone, min(due_at), count(*) FROM main.aether_jobs"
     found = []
     for text, zone, since, count in _all(
-        conn, f"{sql} WHERE {READY} AND due_at <= ? GROUP BY 1, 2 ORDER BY 3", _ago(1)
+        conn, f"{sql} WHERE {READY} AND {NOT_HELD} AND due_at <= ? GROUP BY 1, 2 ORDER BY 3", _ago(1)
     ):
         if not isinstance(text, str) or not isinstance(zone, str | None):
             continue
@@ -254,7 +256,7 @@ def _unreadable_schedules(conn: sqlite3.Connection) -> Findings:
 
 def _late(conn: sqlite3.Connection, known: list[Process]) -> Findings:
     _, handlers = _live(known)
-    rows = f"main.aether_jobs WHERE {READY} AND due_at <= ? AND handler_name IN ({_places(handlers)})"
+    rows = f"main.aether_jobs WHERE {READY} AND {NOT_HELD} AND due_at <= ? AND handler_name IN ({_places(handlers)})"
     message = f"jobs are more than {OVERDUE:g} s late: all slots are taken, or the scheduler does not call (see health)"
     return _as_notes(_rows(conn, "overdue", "id", rows, message, _ago(OVERDUE), *handlers))
 
@@ -269,6 +271,11 @@ def _undeclared(conn: sqlite3.Connection, known: list[Process]) -> Findings:
     ids = [str(process.id) for process in live]
     message = "declared jobs that no live process declares any more: delete them, or start with prune_declared=True"
     return _as_notes(_rows(conn, "undeclared", "job_name", rows.format(_places(ids)), message, *ids))
+
+
+def _paused(conn: sqlite3.Connection) -> Findings:
+    names = [str(name) for (name,) in _all(conn, PAUSED_HANDLERS)]
+    return _as_notes(_found("paused_handlers", "handlers are paused: their jobs wait for `resume --handler`", names))
 
 
 def _live(known: list[Process]) -> tuple[list[Process], list[str]]:
