@@ -12,6 +12,7 @@ import attrs
 from aether_bg._kernel.alarm import Alarm
 from aether_bg._kernel.shared import Shared
 from aether_bg._kernel.tasks import longer
+from aether_bg._kernel.turns import Turns
 from aether_bg.errors import StoreError
 from aether_bg.model import Claim, Claimed, JobInfo
 
@@ -25,8 +26,12 @@ class Claimer:
     _start: Callable[[JobInfo], object]
     error: StoreError | None = attrs.field(default=None, init=False)
     """Why the last claim failed, if it did."""
+    _turns: Turns = attrs.field(init=False)
     _trouble: float = attrs.field(default=0.0, init=False)
     _lock: anyio.Lock = attrs.field(factory=lambda: anyio.Lock(fast_acquire=True), init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._turns = Turns(self._shared)
 
     @property
     def claiming(self) -> bool:
@@ -44,13 +49,14 @@ class Claimer:
         except StoreError as error:
             return await self._failed(error)
         self._trouble, self.error = 0.0, None
-        return claim.now if len(claimed.jobs) >= claim.limit > 0 else claimed.next_due
+        again = [due for due in (self._turns.looked(claimed), claimed.next_due) if due is not None]
+        return claim.now if len(claimed.jobs) >= claim.limit > 0 else min(again, default=None)
 
     async def _claim_due(self) -> tuple[Claim, Claimed]:
         async with self._lock:
             claim = self._claim(
                 self._shared.clock.now(), limit=self._shared.slots.free, suspect=not self._shared.slots.suspect,
-                unreadable=tuple(self._shared.schedules.unreadable),
+                unreadable=tuple(self._shared.schedules.unreadable), limits=self._turns.limits,
             )  # fmt: skip
             taken: Sequence[JobInfo] = ()
             self._alarm.looking()
@@ -64,9 +70,10 @@ class Claimer:
 
     def _claim(self, now: datetime, **fields: Any) -> Claim:
         slots, handlers = self._shared.slots, self._shared.handlers
+        about = {"limits": handlers.limits} | fields
         return Claim(
-            owner=self._shared.identity.owner, now=now, handlers=tuple(handlers), limits=handlers.limits,
-            busy=frozenset(slots.kinds), kept=slots.kept, **fields,
+            owner=self._shared.identity.owner, now=now, handlers=tuple(handlers), busy=frozenset(slots.kinds),
+            kept=slots.kept, **about,
         )  # fmt: skip
 
     def has_room(self, handler: str) -> bool:

@@ -98,7 +98,7 @@ class Heartbeats:
             looked, late = clock.monotonic(), clock.monotonic() - looked > within + third
             if late:  # what happened meanwhile is unknown
                 self._rescuer.forget()
-            company = len(alive.beats) > 1
+            self._shared.identity.company = company = len(alive.beats) > 1
             if not alive.known:
                 await self._start_over()
                 continue

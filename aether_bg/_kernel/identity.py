@@ -21,3 +21,5 @@ class Identity:
     """Set in any thread or signal handler, ahead of `stopping`: what runs now may block the loop until the process
     ends, and that is not a crash (docs/protocol.md, S7)."""
     stopping: bool = False
+    company: bool = False
+    """Other owners are registered; as of the last heartbeat."""

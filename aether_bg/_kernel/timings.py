@@ -20,6 +20,10 @@ class Timings:
     (docs/protocol.md, C2)."""
     room: float = 5.0
     """How long a trigger waits for a free slot."""
+    turn: tuple[float, float] = (0.1, 1.0)
+    """First and longest time for which a process fills a limit before others go first (docs/protocol.md, L2)."""
+    aside: float = 0.15
+    """How long they do: a little more than a store takes to notice another process."""
     foreign: float = 600.0
     """How long a trigger of another store is delivered again (docs/protocol.md, D5)."""
     progress: float = 1.0

@@ -105,6 +105,7 @@ class Worker:
             "steps": (self.steps, {"retries": 100}),
             "tick": (self.quick_tick, {}),
             "hold": (self.hold, {}),
+            "limited": (self.limited, {"concurrency": 2}),
         }
         for name, (target, options) in handlers.items():
             if name not in without:
@@ -115,6 +116,9 @@ class Worker:
             self.failpoint("mid-handler")
             if args.get("ms"):
                 await anyio.sleep(args["ms"] / 1000)
+
+    async def limited(self, args: dict, ctx: JobContext) -> None:
+        await self.quick(args, ctx)
 
     async def quick_tick(self, args: dict, ctx: JobContext) -> None:
         await self.quick(args, ctx)

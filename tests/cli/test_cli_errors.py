@@ -106,7 +106,7 @@ def test_a_job_that_is_not_there(run: Run, db: Path, command: str, machine: list
         (["list", "x.db", "--limit", "0"], "Invalid value for '--limit'"),
         (["list", "x.db", "--after", "7"], "is not a job's id"),
         (["list", "x.db", "--metadata", "OrderId"], "is not KEY=VALUE"),
-        (["pause", "x.db"], "Missing argument 'JOB...'"),
+        (["pause", "x.db"], "pause takes one of the two"),
         (["list", "x.db", "a\x1b[1m\r\nb"], "unexpected extra argument"),
     ],
 )

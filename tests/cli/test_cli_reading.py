@@ -143,7 +143,7 @@ def test_stats(run: Run, db: Path) -> None:
     assert counts["processes"] == []
     text = run("stats", db).stdout
     assert "completed:    3\n" in text
-    assert [line.split() for line in text.splitlines() if line.startswith("Fails")] == [["Fails", *"00010"]]
+    assert [line.split() for line in text.splitlines() if line.startswith("Fails")] == [["Fails", *"00010--"]]
 
 
 def test_explain(run: Run, db: Path) -> None:
