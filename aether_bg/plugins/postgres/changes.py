@@ -11,9 +11,10 @@ from typing import Final
 import psycopg
 
 from aether_bg.errors import AetherError, NameHeld, Stale, StoreContended, StoreRefused
-from aether_bg.model import KEEP, Call, Change, Hold, Insert, JobInfo, Note, Update, Write
+from aether_bg.model import KEEP, Call, Change, Completion, Hold, Insert, JobInfo, Note, Update, Write
 from aether_bg.plugins.postgres import trouble
 from aether_bg.plugins.postgres.columns import (
+    COMPLETION_COLUMNS,
     DEFINITION_COLUMNS,
     GUARD_COLUMNS,
     JOB_COLUMNS,
@@ -27,6 +28,7 @@ from aether_bg.plugins.postgres.columns import (
     to_text,
     uuids,
     write_changes,
+    write_completions,
     write_definitions,
     write_jobs,
     write_runs,
@@ -38,12 +40,13 @@ INSERT_JOBS: Final = (
     f"INSERT INTO {{schema}}.jobs ({', '.join(JOB_COLUMNS)}) SELECT * FROM unnest({arrays(JOB_COLUMNS)})"
 )
 INSERT_IF_FREE: Final = f"{INSERT_JOBS} ON CONFLICT (job_name) WHERE holds_name DO NOTHING RETURNING id"
-_CHANGES: Final = (*GUARD_COLUMNS, *STATE_COLUMNS)
+_CHANGES: Final = (*GUARD_COLUMNS, *STATE_COLUMNS, "progress")
 _RUN_KEY: Final = ("job_id", "token", "gap")
 UPDATE_JOBS: Final = f"""
 WITH saved AS (
     UPDATE {{schema}}.jobs AS j SET seq = v.next_seq, schedule_rev = v.next_rev,
         {", ".join(f"{name} = v.{name}" for name in STATE_COLUMNS)},
+        progress = coalesce(v.progress, j.progress),
         checkpoint = CASE WHEN v.status > 1 OR v.attempt = 0 THEN NULL ELSE j.checkpoint END
     FROM unnest({arrays(_CHANGES)}) AS v({", ".join(_CHANGES)})
     WHERE j.id = v.job_id AND j.seq = v.seq AND j.schedule_rev = v.schedule_rev RETURNING 1
@@ -54,6 +57,22 @@ WITH saved AS (
 )
 SELECT {{schema}}.all_of(count(*), %s, %s::uuid[]) FROM saved
 """
+COMPLETE_JOBS: Final = f"""
+WITH saved AS (
+    UPDATE {{schema}}.jobs AS j SET status = 2, seq = j.seq + 1, due_at = NULL, owner = NULL, manual = false,
+        off_schedule = false, trigger_pending = false, last_error = NULL, crash_count = 0, checkpoint = NULL,
+        occurrences = j.occurrences + 1, last_occurrence = greatest(j.last_occurrence, j.occurrence),
+        handled_time = v.modified_at, modified_at = v.modified_at, modified_by = v.modified_by
+    FROM unnest({arrays(COMPLETION_COLUMNS)}) AS v({", ".join(COMPLETION_COLUMNS)})
+    WHERE j.id = v.job_id AND j.seq = v.seq AND j.schedule_rev = v.schedule_rev
+    RETURNING v.job_id, v.seq, v.modified_at
+), told AS (
+    UPDATE {{schema}}.runs AS r SET outcome = 'completed', finished_at = saved.modified_at FROM saved
+    WHERE r.job_id = saved.job_id AND r.token = saved.seq AND r.gap = 0
+)
+SELECT {{schema}}.all_of(count(*), %s, %s::uuid[]) FROM saved
+"""
+"""What a `Completion` does to its row, and to the history row that its claim has written."""
 UPDATE_DEFINITIONS: Final = f"""
 UPDATE {{schema}}.jobs AS j SET {", ".join(f"{name} = v.{name}" for name in DEFINITION_COLUMNS)}
 FROM unnest(%s::uuid[], {arrays(DEFINITION_COLUMNS)}) AS v(job_id, {", ".join(DEFINITION_COLUMNS)})
@@ -81,24 +100,24 @@ def transact(conn: Connection, schema: Schema, writes: Sequence[Write]) -> list[
     """
     updates = [write.change for write in writes if type(write) is Update]
     inserts = [write for write in writes if type(write) is Insert]
-    if any(write.after for write in inserts) or any(change.rejoins for change in updates):
+    if any(write.after for write in inserts) or any(type(one) is not Completion and one.rejoins for one in updates):
         return None
     jobs = [write.job for write in inserts]
     if jobs and not {change.job_id for change in updates}.isdisjoint(job.id for job in jobs):
         return None
     try:
-        if len(updates) + len(inserts) < len(writes):
-            with conn.pipeline():  # until its end one transaction
-                for write in writes:
-                    one(conn, schema, write)
-        elif not inserts and not any(change.definition for change in updates):
+        if not inserts and len(updates) == len(writes) and _are_one(updates):
             update(conn, schema, updates)
-        elif not updates:
+        elif not updates and len(inserts) == len(writes):
             insert(conn, schema, jobs)
         else:
-            with conn.pipeline():
-                update(conn, schema, updates)
-                insert(conn, schema, jobs)
+            with conn.pipeline():  # until its end one transaction
+                if len(updates) + len(inserts) < len(writes):
+                    for write in writes:
+                        one(conn, schema, write)
+                else:
+                    update(conn, schema, updates)
+                    insert(conn, schema, jobs)
     except psycopg.Error as error:
         if conn.closed or trouble.is_lost(error):
             raise
@@ -109,6 +128,12 @@ def transact(conn: Connection, schema: Schema, writes: Sequence[Write]) -> list[
             return None
         raise refused or error from error
     return [None] * len(writes)
+
+
+def _are_one(changes: list[Change]) -> bool:
+    """Whether one statement writes all of them."""
+    kinds = {type(change) for change in changes}
+    return len(kinds) == 1 and (kinds == {Completion} or not any(change.definition for change in changes))
 
 
 def one(conn: Connection, schema: Schema, write: Write) -> None:
@@ -134,13 +159,16 @@ def one(conn: Connection, schema: Schema, write: Write) -> None:
 def update(conn: Connection, schema: Schema, changes: list[Change], *, alone: bool = True) -> None:
     """`alone`: refuse those whose end other jobs wait for."""
     changes = sorted(changes, key=lambda change: change.job_id.int)
-    runs = [run for change in changes for run in change.runs]
     ended = uuids(change.job_id for change in changes if alone and change.status.terminal)
-    conn.execute(schema(UPDATE_JOBS), [*write_changes(changes), *write_runs(runs), len(changes), ended])
-    if defined := [change for change in changes if change.definition is not None]:
-        ids = uuids(change.job_id for change in defined)
-        definitions = [change.definition for change in defined if change.definition is not None]
-        conn.execute(schema(UPDATE_DEFINITIONS), [ids, *write_definitions(definitions)])
+    if completions := [change for change in changes if type(change) is Completion]:
+        conn.execute(schema(COMPLETE_JOBS), [*write_completions(completions), len(completions), ended])
+    if others := [change for change in changes if type(change) is not Completion]:
+        runs = [run for change in others for run in change.runs]
+        conn.execute(schema(UPDATE_JOBS), [*write_changes(others), *write_runs(runs), len(others), ended])
+        if defined := [change for change in others if change.definition is not None]:
+            ids = uuids(change.job_id for change in defined)
+            definitions = [change.definition for change in defined if change.definition is not None]
+            conn.execute(schema(UPDATE_DEFINITIONS), [ids, *write_definitions(definitions)])
 
 
 def insert(conn: Connection, schema: Schema, jobs: list[JobInfo]) -> None:

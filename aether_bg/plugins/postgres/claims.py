@@ -1,8 +1,14 @@
-"""Claims: due rows, locked where they are found and skipped where others hold them, in one statement (C1, C7, R3)."""
+"""Claims: due rows, locked where they are found and skipped where others hold them, in one statement (C1, C7, L, R3).
+
+A **lane** is the waiting rows of one handler at one priority: the index has them in the order of their due instants.
+Each lane gives as many rows as its handler may take at most; what of them is taken is dealt as `Claim.deal` says. The
+rest stays locked until the statement has ended, which other claims do not wait for.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -15,6 +21,12 @@ _LONG_AGO: Final = datetime(1, 1, 1, tzinfo=UTC)
 _FRESH: Final = 1.0
 """Seconds between two claims that begin at the earliest row, however fast they follow each other."""
 
+SERIALIZE: Final = """
+SELECT pg_advisory_xact_lock(%s, hashtext(name)) FROM (
+    SELECT DISTINCT name FROM unnest(%s::text[]) AS u(name) ORDER BY name
+) AS names
+"""
+"""Claims of handlers with a limit come one after the other: each counts what the one before it has taken."""
 _TAKEN: Final = f"""
 taken AS (
     UPDATE {{schema}}.jobs AS j SET status = 1, seq = j.seq + 1, attempt = j.attempt + 1, manual = false,
@@ -25,44 +37,80 @@ taken AS (
     INSERT INTO {{schema}}.runs (job_id, token, gap, attempt, occurrence, started_at, owner, count)
     SELECT id, seq, 0, attempt, occurrence, started_at, owner, 1 FROM taken
 )"""
-_HANDLERS: Final = """(
-    SELECT name, EXISTS (SELECT FROM {schema}.handlers AS p WHERE p.name = u.name) AS held
-    FROM unnest(%(handlers)s::text[]) AS u(name)
-) AS h"""
 _READABLE: Final = "AND expression_value || chr(10) || coalesce(timezone, '') <> ALL (%(unreadable)s)"
 """Part of the statements only while this process knows schedules that it cannot read (docs/protocol.md, C8)."""
-
-
-def _earliest(test: str, limit: str, since: str = "") -> str:
-    return f"""
-    SELECT p.id, p.due_at FROM {_HANDLERS} CROSS JOIN LATERAL (
-        SELECT id, due_at FROM {{schema}}.jobs WHERE {READY} AND handler_name = h.name
-        AND due_at <= %(now)s {since} AND {test} AND (manual OR NOT h.held) {{readable}}
-        ORDER BY due_at LIMIT {limit} FOR UPDATE SKIP LOCKED
-    ) AS p ORDER BY p.due_at LIMIT {limit}"""
-
+_RUNNING: Final = "(SELECT count(*) FROM {schema}.jobs AS r WHERE r.status = 1 AND r.handler_name = %s)"
+_LANE: Final = f"(SELECT max(priority) FROM {{schema}}.jobs WHERE {READY} AND handler_name ="
 
 CLAIM: Final = f"""
-WITH suspect AS MATERIALIZED ({_earliest(SUSPECT, "%(suspects)s")}
-), calm AS MATERIALIZED ({_earliest(f"NOT ({SUSPECT})", "%(limit)s", "AND due_at >= %(floor)s")}
+WITH RECURSIVE h AS MATERIALIZED (
+    SELECT name, busy, EXISTS (SELECT FROM {{schema}}.handlers AS p WHERE p.name = u.name) AS held, runs,
+        CASE WHEN cap IS NULL THEN most ELSE greatest(least(most, cap - runs), 0) END AS most
+    FROM unnest(%(handlers)s::text[], %(busy)s::boolean[], %(most)s::integer[], %(caps)s::integer[])
+        AS u(name, busy, most, cap)
+    CROSS JOIN LATERAL (SELECT CASE WHEN cap IS NULL THEN 0 ELSE {_RUNNING.replace("%s", "u.name")} END AS runs) AS r
+), lane(name, held, most, priority) AS (
+    SELECT name, held, most, {_LANE} h.name) FROM h
+    UNION ALL
+    SELECT name, held, most, {_LANE} lane.name AND priority < lane.priority) FROM lane WHERE priority IS NOT NULL
+), suspect AS MATERIALIZED (
+    SELECT p.id, p.due_at, p.priority, h.name FROM h CROSS JOIN LATERAL (
+        SELECT id, due_at, priority FROM {{schema}}.jobs WHERE {READY} AND handler_name = h.name AND {SUSPECT}
+        AND due_at <= %(now)s AND (manual OR NOT h.held) {{readable}} ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED
+    ) AS p WHERE %(suspects)s > 0 AND h.most > 0
+), calm AS MATERIALIZED (
+    SELECT p.id, p.due_at, l.priority, l.name FROM lane AS l
+    LEFT JOIN unnest(%(names)s::text[], %(priorities)s::integer[], %(floors)s::timestamptz[])
+        AS f(name, priority, since) ON f.name = l.name AND f.priority = l.priority
+    CROSS JOIN LATERAL (
+        SELECT id, due_at FROM {{schema}}.jobs WHERE {READY} AND handler_name = l.name AND priority = l.priority
+        AND due_at >= coalesce(f.since, '-infinity') AND due_at <= %(now)s AND NOT ({SUSPECT})
+        AND (manual OR NOT l.held) {{readable}} ORDER BY due_at LIMIT l.most FOR UPDATE SKIP LOCKED
+    ) AS p WHERE l.priority IS NOT NULL AND l.most > 0
+), ranked AS (
+    SELECT *, -priority - floor(extract(epoch FROM %(now)s - due_at) / 60) AS rank FROM calm
+    UNION ALL (
+        SELECT *, -priority - floor(extract(epoch FROM %(now)s - due_at) / 60) AS rank FROM suspect
+        ORDER BY rank, due_at, id LIMIT %(suspects)s
+    )
+), numbered AS (
+    SELECT r.*, h.busy, h.most, row_number() OVER (PARTITION BY h.name ORDER BY rank, due_at, r.id) AS number
+    FROM ranked AS r JOIN h ON h.name = r.name
+), dealt AS MATERIALIZED (
+    SELECT id, number = 1 AND NOT busy AS first,
+        row_number() OVER (ORDER BY number > 1 OR busy, rank, due_at, id) AS place FROM numbered WHERE number <= most
 ), picked AS (
-    SELECT id FROM (SELECT id, due_at, 0 AS rank FROM suspect UNION ALL SELECT id, due_at, 1 FROM calm) AS u
-    ORDER BY rank, due_at LIMIT %(limit)s
+    SELECT id FROM dealt WHERE place <= CASE WHEN first THEN %(limit)s ELSE %(limit)s - least(%(kept)s,
+        (SELECT count(*) FROM h WHERE NOT busy) - (SELECT count(*) FROM dealt WHERE first AND place <= %(limit)s)
+    ) END
 ), {_TAKEN}, next AS (
-    SELECT min(n.due_at) AS due FROM {_HANDLERS} CROSS JOIN LATERAL (
-        SELECT due_at FROM {{schema}}.jobs WHERE {READY} AND handler_name = h.name AND due_at > %(since)s
-        AND (NOT ({SUSPECT}) OR %(suspects)s > 0) AND (manual OR NOT h.held) {{readable}} ORDER BY due_at LIMIT 1
-    ) AS n
+    SELECT array_agg(h.name) AS names, array_agg(h.runs) AS runs, array_agg(n.due) AS due, array_agg(EXISTS (
+        SELECT FROM {{schema}}.jobs AS j WHERE {READY} AND handler_name = h.name AND (manual OR NOT h.held)
+        AND NOT EXISTS (SELECT FROM picked WHERE picked.id = j.id) {{readable}}
+        ORDER BY priority DESC, due_at DESC LIMIT 1
+    )) AS waits
+    FROM h LEFT JOIN (
+        SELECT l.name, min(p.due_at) AS due FROM lane AS l CROSS JOIN LATERAL (
+            SELECT due_at FROM {{schema}}.jobs WHERE {READY} AND handler_name = l.name AND priority = l.priority
+            AND due_at > %(since)s AND (NOT ({SUSPECT}) OR %(suspects)s > 0) AND (manual OR NOT l.held) {{readable}}
+            ORDER BY due_at LIMIT 1
+        ) AS p GROUP BY l.name
+    ) AS n ON n.name = h.name
 )
-SELECT next.due, taken.* FROM next LEFT JOIN taken ON true ORDER BY taken.due_at, taken.id
+SELECT next.*, taken.* FROM next LEFT JOIN taken ON true
 """
 EXACTLY: Final = f"""
 WITH picked AS MATERIALIZED (
-    SELECT id FROM {{schema}}.jobs WHERE id = %(id)s AND seq = %(seq)s AND {READY} AND {NOT_HELD} AND due_at <= %(now)s
-    FOR UPDATE SKIP LOCKED
+    SELECT id FROM {{schema}}.jobs WHERE id = %(id)s AND seq = %(seq)s AND {READY} AND {NOT_HELD}
+    AND due_at <= %(now)s AND NOT EXISTS (
+        SELECT FROM unnest(%(handlers)s::text[], %(caps)s::integer[]) AS u(name, cap)
+        WHERE name = handler_name AND cap <= {_RUNNING.replace("%s", "u.name")}
+    ) FOR UPDATE SKIP LOCKED
 ), {_TAKEN} SELECT taken.* FROM taken
 """
 _STATEMENTS: Final = {False: CLAIM.replace("{readable}", ""), True: CLAIM.replace("{readable}", _READABLE)}
+_HEADS: Final = 4
+"""Columns of an answer before those of a row."""
 
 
 class Claims:
@@ -74,45 +122,70 @@ class Claims:
 
     def __init__(self, schema: Schema) -> None:
         self._schema = schema
-        self._floors: dict[tuple[str, ...], datetime] = {}
+        self._floors: dict[tuple[str, int], datetime] = {}
         self._whole = 0.0
 
     def forget(self) -> None:
         """Something may have become due before the rows that were taken last."""
-        self._floors.clear()
+        self._floors = {}
 
     def claim(self, conn: Connection, claim: Claim) -> Claimed:
+        if not claim.limits:
+            return self._claim(conn, claim)
+        with conn.transaction():
+            conn.execute(self._schema(SERIALIZE), [self._schema.lock_class + 1, sorted(claim.limits)])
+            return self._claim(conn, claim)
+
+    def _claim(self, conn: Connection, claim: Claim) -> Claimed:
         if claim.job_id is not None:
             about = {"owner": claim.owner, "now": claim.now, "id": claim.job_id, "seq": claim.seq}
-            rows = conn.execute(self._schema(EXACTLY), about, binary=True).fetchall()
+            caps = {"handlers": list(claim.limits), "caps": list(claim.limits.values())}
+            rows = conn.execute(self._schema(EXACTLY), about | caps, binary=True).fetchall()
             return Claimed(jobs=tuple(map(job_of, rows)))
         now = time.monotonic()
         if now - self._whole > _FRESH:
-            self._floors.clear()
-            self._whole = now
-        floor = self._floors.pop(claim.handlers, None)
-        jobs, due = self._take(conn, claim, claim.limit, claim.suspect, floor)
-        if floor is not None and len(jobs) < claim.limit:
-            suspect = claim.suspect and not any(job.suspect for job in jobs)
-            more, due = self._take(conn, claim, claim.limit - len(jobs), suspect, None)
-            jobs = sorted([*jobs, *more], key=lambda job: job.due_at or claim.now)
-        if claim.limit < 1 or len(jobs) < claim.limit:
-            return Claimed(jobs=tuple(jobs), next_due=due)
-        last = jobs[-1].due_at
-        if last is not None:
-            self._floors[claim.handlers] = last
-        return Claimed(jobs=tuple(jobs), next_due=last)  # more may be due by then
+            self._floors, self._whole = {}, now
+        floors = self._floors
+        jobs, answer = self._take(conn, claim, floors)
+        if floors and len(jobs) < claim.limit:
+            self._floors = {}
+            rest = claim.after(jobs)
+            more, answer = self._take(conn, rest, {}, suspect=not any(job.suspect for job in jobs))
+            jobs += more
+        jobs.sort(key=claim.rank)
+        if 0 < claim.limit <= len(jobs):
+            last = {(job.handler_name, job.priority): job.due_at for job in jobs if job.due_at is not None}
+            self._floors = floors | last
+        return _answered(claim, jobs, answer)
 
     def _take(
-        self, conn: Connection, claim: Claim, limit: int, suspect: bool, floor: datetime | None
-    ) -> tuple[list[JobInfo], datetime | None]:
+        self, conn: Connection, claim: Claim, floors: Mapping[tuple[str, int], datetime], suspect: bool = True
+    ) -> tuple[list[JobInfo], tuple[Any, ...]]:
+        names = list(dict.fromkeys(claim.handlers))
         about: dict[str, Any] = {
-            "owner": claim.owner, "now": claim.now, "limit": max(limit, 0), "handlers": list(claim.handlers),
-            "suspects": int(suspect), "floor": floor or _LONG_AGO,
-            "since": claim.now if limit > 0 else _LONG_AGO,
+            "owner": claim.owner, "now": claim.now, "limit": max(claim.limit, 0), "kept": claim.kept,
+            "handlers": names, "busy": [name in claim.busy for name in names],
+            "most": [claim.most(name, {}) if name not in claim.limits else max(claim.limit, 0) for name in names],
+            "caps": [claim.limits.get(name) for name in names], "suspects": int(claim.suspect and suspect),
+            "names": [name for name, _ in floors], "priorities": [priority for _, priority in floors],
+            "floors": list(floors.values()), "since": claim.now if claim.limit > 0 else _LONG_AGO,
         }  # fmt: skip
         if claim.unreadable:
             about["unreadable"] = [f"{to_text(text)}\n{zone or ''}" for text, zone in claim.unreadable]
-        sql = self._schema(_STATEMENTS[bool(claim.unreadable)])
-        rows = conn.execute(sql, about, binary=True).fetchall()
-        return [job_of(row[1:]) for row in rows if row[1] is not None], rows[0][0]
+        rows = conn.execute(self._schema(_STATEMENTS[bool(claim.unreadable)]), about, binary=True).fetchall()
+        return [job_of(row[_HEADS:]) for row in rows if row[_HEADS] is not None], rows[0][:_HEADS]
+
+
+def _answered(claim: Claim, jobs: list[JobInfo], answer: Iterable[Any]) -> Claimed:
+    """Of a claim that is full, only that there may be more; else rows that are due and left are being taken by others,
+    or wait for a limit or a slot."""
+    names, runs, due, waits = answer
+    rest, running = claim.after(jobs), dict(zip(names or (), runs or (), strict=True))
+    for job in jobs:
+        running[job.handler_name] = running.get(job.handler_name, 0) + 1
+    free = {name for name in names or () if not rest.waits_for_others(name, running)}
+    short = any(waiting for name, waiting in zip(names or (), waits or (), strict=True) if name not in free)
+    ahead = [at for name, at in zip(names or (), due or (), strict=True) if at is not None and name in free]
+    if 0 < claim.limit <= len(jobs):
+        ahead += [job.due_at for job in jobs[:1] if job.due_at is not None]
+    return Claimed(jobs=tuple(jobs), next_due=min(ahead, default=None), short=short)

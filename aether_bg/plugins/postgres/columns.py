@@ -26,9 +26,13 @@ JOB_COLUMNS: Final = tuple(name for name in attrs.fields_dict(JobInfo) if name !
 RUN_COLUMNS: Final = tuple(attrs.fields_dict(JobRun))
 DEFINITION_COLUMNS: Final = tuple(attrs.fields_dict(Definition))
 STATE_COLUMNS: Final = tuple(
-    name for name in attrs.fields_dict(Change) if name in JOB_COLUMNS and name not in ("seq", "schedule_rev")
+    name
+    for name in attrs.fields_dict(Change)
+    if name in JOB_COLUMNS and name not in ("seq", "schedule_rev", "progress")
 )
 """What every `Change` writes, besides seq and schedule_rev."""
+COMPLETION_COLUMNS: Final = ("job_id", "seq", "schedule_rev", "modified_at", "modified_by")
+"""What a `Completion` says; the rest follows from the row."""
 SETTLED_COLUMNS: Final = (
     "id", "status", "seq", "waits_for", "due_at", "holds_name", "manual", "off_schedule", "handled_time", "last_error",
     "modified_at",
@@ -192,7 +196,8 @@ def _writer(name: str) -> tuple[str, Callable[[Sequence[Any]], str]]:
 
 
 _JOB: Final = tuple(map(_writer, JOB_COLUMNS))
-_CHANGE: Final = tuple(map(_writer, (*GUARD_COLUMNS, *STATE_COLUMNS)))
+_CHANGE: Final = tuple(map(_writer, (*GUARD_COLUMNS, *STATE_COLUMNS, "progress")))
+_COMPLETION: Final = tuple(map(_writer, COMPLETION_COLUMNS))
 _RUN: Final = tuple(map(_writer, RUN_COLUMNS))
 _DEFINITION: Final = tuple(map(_writer, DEFINITION_COLUMNS))
 _SETTLED: Final = tuple(map(_writer, SETTLED_COLUMNS))
@@ -214,8 +219,13 @@ def write_settled(jobs: Sequence[JobInfo]) -> list[str]:
 
 
 def write_changes(changes: Sequence[Change]) -> list[str]:
-    """GUARD_COLUMNS and STATE_COLUMNS."""
+    """GUARD_COLUMNS, STATE_COLUMNS, progress."""
     return _literals(_CHANGE, changes)
+
+
+def write_completions(changes: Sequence[Change]) -> list[str]:
+    """COMPLETION_COLUMNS."""
+    return _literals(_COMPLETION, changes)
 
 
 def write_runs(runs: Sequence[JobRun]) -> list[str]:

@@ -76,7 +76,7 @@ CREATE TABLE {{schema}}.jobs (
 ) WITH (fillfactor = 90, {_VACUUM});
 CREATE UNIQUE INDEX jobs_name ON {{schema}}.jobs (job_name) WHERE holds_name;
 CREATE INDEX jobs_former_name ON {{schema}}.jobs (job_name) WHERE NOT holds_name;
-CREATE INDEX jobs_ready ON {{schema}}.jobs (handler_name, due_at) WHERE {READY};
+CREATE INDEX jobs_ready ON {{schema}}.jobs (handler_name, priority, due_at) WHERE {READY};
 CREATE INDEX jobs_suspect ON {{schema}}.jobs (handler_name, due_at) WHERE {READY} AND {SUSPECT};
 CREATE INDEX jobs_changed ON {{schema}}.jobs (modified_at) WHERE status = 0 AND seq > 0;
 CREATE INDEX jobs_zoned ON {{schema}}.jobs (id) WHERE status = 0 AND timezone IS NOT NULL;

@@ -9,7 +9,7 @@ from typing import Any, Final
 import psycopg
 
 from aether_bg.errors import JobNotFound, NameHeld, StoreContended
-from aether_bg.model import Insert, JobInfo, Settled, Update, Write
+from aether_bg.model import Completion, Insert, JobInfo, Settled, Update, Write
 from aether_bg.plugins.postgres import links, trouble
 from aether_bg.plugins.postgres.changes import HOLDERS, INSERT_IF_FREE, one, refusal, update
 from aether_bg.plugins.postgres.columns import job_of, write_jobs
@@ -51,7 +51,8 @@ def carry_out(conn: Connection, schema: Schema, writes: Sequence[Write]) -> list
 def _update(conn: Connection, schema: Schema, writes: list[Update]) -> list[Settled]:
     changes = [write.change for write in writes]
     update(conn, schema, changes, alone=False)
-    settled = [told for change in changes if change.rejoins for told in links.rejoin(conn, schema, change)]
+    again = [change for change in changes if type(change) is not Completion and change.rejoins]
+    settled = [told for change in again for told in links.rejoin(conn, schema, change)]
     return settled + links.settle(conn, schema, [change for change in changes if change.status.terminal])
 
 
