@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
-from datetime import datetime, timedelta
+from functools import update_wrapper
 from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, Never, ParamSpec, TypeVar, Unpack, overload
 from uuid import UUID
 
@@ -16,10 +16,8 @@ import anyio
 from aether_bg._app.blocks import PlainBlock, misused
 from aether_bg._app.client import (
     OWNERS_ONLY,
-    After,
     EnqueueOptions,
     Handles,
-    IfExists,
     OwnerVerbs,
     Verbs,
     When,
@@ -29,7 +27,7 @@ from aether_bg._app.store_view import StoreView
 from aether_bg._handlers import work
 from aether_bg._handlers.work import UnitOfWork
 from aether_bg.bridge import Bridge
-from aether_bg.model import Insertion, JobInfo, JobType, Misfire, ParamStyle, Query
+from aether_bg.model import Insertion, JobInfo, JobType, ParamStyle, Query
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -136,40 +134,11 @@ class BlockingClient(Plain):
         self, /, handler: Callable[..., Any], job_name: str | None = None, payload: None = None,
         schedule: When = "@once", metadata: Mapping[str, Any] | None = None, **options: Unpack[EnqueueOptions],
     ) -> UUID: ...  # fmt: skip
-    def enqueue(
-        self,
-        /,
-        handler: Any,
-        job_name: str | None = None,
-        payload: Any = None,
-        schedule: When = "@once",
-        metadata: Mapping[str, Any] | None = None,
-        *,
-        timezone: str | None = None,
-        start: datetime | None = None,
-        if_exists: IfExists = "raise",
-        repeats: int | None = None,
-        until: datetime | None = None,
-        misfire: Misfire = "once",
-        misfire_grace: float = 10,
-        jitter: float | timedelta = 0,
-        priority: int | None = None,
-        unique_for: float | timedelta | None = None,
-        after: After | None = None,
-        after_any: bool = False,
-        connection: Any = None,
-        notify: bool = True,
-        **unknown: Never,
-    ) -> UUID:
-        stored: UUID = self._call(
-            "enqueue", handler, job_name, payload, schedule, metadata, timezone=timezone, start=start,
-            if_exists=if_exists, repeats=repeats, until=until, misfire=misfire, misfire_grace=misfire_grace,
-            jitter=jitter, priority=priority, unique_for=unique_for, after=after, after_any=after_any,
-            connection=connection, notify=notify, **unknown,
-        )  # fmt: skip
+    def enqueue(self, /, *arguments: Any, **options: Any) -> UUID:
+        stored: UUID = self._call("enqueue", *arguments, **options)
         return stored
 
-    enqueue.__doc__ = Verbs.enqueue.__doc__
+    update_wrapper(enqueue, Verbs.enqueue)  # its documentation and its parameters
 
     def insertion(
         self, /, handler: Any, job_name: str | None = None, payload: Any = None, schedule: When = "@once",
