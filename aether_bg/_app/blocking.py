@@ -95,6 +95,8 @@ class PlainStore(Plain):
     get_by_handler_name = plain(StoreView.get_by_handler_name)
     get_active = plain(StoreView.get_active)
     history = plain(StoreView.history)
+    runs = plain(StoreView.runs)
+    failures = plain(StoreView.failures)
     stats = plain(StoreView.stats)
     update_status = plain(StoreView.update_status)
     purge = plain(StoreView.purge)
