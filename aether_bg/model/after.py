@@ -82,9 +82,9 @@ def relieved(child: JobInfo, ended: Iterable[Parent], now: datetime) -> JobInfo:
     if cause is not None:
         return attrs.evolve(_cancelled(child, cause, now), seq=child.seq + 1)
     left = max(child.waits_for - len(ended), 0)
+    due = child.due_at and max(child.due_at, now)  # of several ends the latest, in whatever order they are committed
     if left:
-        return attrs.evolve(child, waits_for=left)
-    due = child.due_at and max(child.due_at, now)
+        return attrs.evolve(child, waits_for=left, due_at=due)
     return attrs.evolve(child, waits_for=0, seq=child.seq + 1, due_at=due, modified_at=now)
 
 

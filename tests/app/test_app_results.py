@@ -29,8 +29,8 @@ from aether_bg import (
     WaitTimeout,
     hookimpl,
 )
-from aether_bg._handlers.handlers import Handlers, info_of
 from aether_bg._handlers.kept import completed
+from aether_bg._handlers.registry import Handlers, info_of
 from aether_bg.plugins.memory import MemoryStore
 from aether_bg.testing import sandbox
 

@@ -42,6 +42,10 @@ def run(outcome: RunOutcome | None, **fields: Any) -> JobRun:
 HOURLY = {"expression_value": "@every 1h", "anchor": at(-7200)}
 RETRYING = {"attempt": 2, "retry_count": 2, "last_error": "ValueError: no\nTraceback …", "due_at": at(4)}
 
+PARENTS = attrs.evolve(ALIVE, parents=[
+    job(job_name="a"), job(job_name="b", status=JobStatus.RUNNING), job(job_name="c", status=JobStatus.COMPLETED),
+])  # fmt: skip
+
 WAITING: list[tuple[str, dict[str, Any], Around, Waiting | None, str]] = [
     ("later", {"due_at": at(30)}, ALIVE, Waiting.TIME, "It waits for that instant."),
     ("later, nobody", {"due_at": at(30)}, NOBODY, Waiting.TIME, "start the app by then"),
@@ -54,6 +58,12 @@ WAITING: list[tuple[str, dict[str, Any], Around, Waiting | None, str]] = [
     ("paused and later", {"paused": True, "due_at": at(30)}, NOBODY, Waiting.RESUME, "It would be due at"),
     ("paused, triggered", {"paused": True, "manual": True}, ALIVE, Waiting.CLAIM,
      "runs as soon as it can, though paused"),
+    ("after others", {"parents": 5, "waits_for": 2}, PARENTS, Waiting.PARENTS,
+     "It waits for 2 of 5 jobs to complete: 'b' (RUNNING), 'a' (SCHEDULED)."),
+    ("after any end", {"parents": 1, "waits_for": 1, "after_any": True}, ALIVE, Waiting.PARENTS,
+     "It waits for 1 job to end."),
+    ("after others, paused", {"parents": 5, "waits_for": 2, "paused": True}, ALIVE, Waiting.PARENTS,
+     "It is paused as well: it also waits for `resume`."),
     ("nobody lives", {}, NOBODY, Waiting.OWNER, "No live process runs jobs on this store"),
     ("no handler", {"handler_name": "Other"}, ALIVE, Waiting.HANDLER,
      "It waits for a process that has the handler 'Other': the one live process has Send."),
