@@ -7,7 +7,7 @@ from typing import Final
 
 import anyio
 
-from aether_bg._kernel.tasks import Gate, gates
+from aether_bg.bridge import Waiter, waiters
 from aether_bg.errors import NotStarted, StoreContended, StoreTrouble
 from aether_bg.model import Insert, Update, Write
 
@@ -30,7 +30,9 @@ class Batcher:
         self._busy = 0
         self._closed = False
         self._runs = 0
-        self._gate: Callable[[], Gate] | None = None
+        self._waiter: Callable[[], Waiter] | None = None
+        self._together = False
+        """The last batch had more than one write: what comes now has company too."""
 
     def put(self, write: Insert | Update, finished: Finished) -> None:
         if self._closed:
@@ -42,23 +44,22 @@ class Batcher:
 
     async def write(self, write: Insert | Update) -> None:
         """Commit one write. Raises what the store raises for it."""
-        if self.idle and not self._closed:  # nothing to share a transaction with: spare the hop
+        if self.idle and not self._together and not self._closed:  # nothing to share a transaction with
             self._busy += 1
             try:
                 await self._transact([write])
             finally:
                 self._busy -= 1
             return
-        self._gate = self._gate or gates()
-        done = self._gate()
-        outcome: list[BaseException | None] = []
+        self._waiter = self._waiter or waiters()
+        waiter, outcome = self._waiter(), list[BaseException | None]()
 
         def finished(error: BaseException | None) -> None:
             outcome.append(error)
-            done.set()
+            waiter.finish()
 
         self.put(write, finished)
-        await done.wait()
+        await waiter.wait()
         if outcome[0] is not None:
             raise outcome[0]
 
@@ -81,6 +82,7 @@ class Batcher:
                 self._something = anyio.Event()
             if batch:
                 self._busy += len(batch)
+                self._together = len(batch) > 1
                 try:
                     await self._commit(batch)
                 finally:

@@ -10,8 +10,7 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable
 from contextvars import Context
-from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import anyio
 
@@ -64,37 +63,6 @@ def runner() -> Run:
             bridge.post(fn)
 
     return on_loop
-
-
-class Gate(Protocol):
-    """Opened once, by `set`, for the one task that waits."""
-
-    def set(self) -> object: ...
-    async def wait(self) -> object: ...
-
-
-def gates() -> Callable[[], Gate]:
-    """For the loop this is called on. On asyncio a bare future, at a fraction of what `anyio.Event` costs."""
-    if "trio" in sys.modules:
-        import trio
-
-        if trio.lowlevel.in_trio_run():
-            return trio.Event
-    return partial(_Future, asyncio.get_running_loop())
-
-
-class _Future:
-    __slots__ = ("_future",)
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._future: asyncio.Future[None] = loop.create_future()
-
-    def set(self) -> None:
-        if not self._future.done():  # done: the waiting task was cancelled
-            self._future.set_result(None)
-
-    async def wait(self) -> None:
-        await self._future
 
 
 def longer(wait: float, bounds: tuple[float, float]) -> float:

@@ -15,7 +15,7 @@ from uuid import UUID
 
 import anyio
 
-from aether_bg.bridge import Bridge
+from aether_bg.bridge import Bridge, Waiter, waiters
 from aether_bg.model import Alive, Heartbeat, Owner
 from aether_bg.plugins.sqlite import changes, claims, files, queries, reading
 from aether_bg.plugins.sqlite.backup import Progress, live, threads
@@ -37,7 +37,7 @@ class Session:
 
     def __init__(self, busy: float, wake: Callable[[], object]) -> None:
         self._busy, self._wake, self.bridge = busy, wake, Bridge()
-        self._limiter = anyio.CapacityLimiter(_READERS)
+        self._limiter, self._waiter = anyio.CapacityLimiter(_READERS), waiters()
         self._owners: dict[UUID, tuple[str, ...]] = {}
         """This store's owners, and what their rows say about their problems."""
 
@@ -73,31 +73,38 @@ class Session:
         writer = self.file.writer
         if stuck := writer.stuck:
             raise files.stuck(self.file.path, stuck.name())
-        finished = anyio.Event()
+        finished = self._waiter()
         op = Operation(
-            run, rank, time.monotonic() + self._busy, self.bridge, finished.set, theirs=theirs, limit=limit, name=name
+            run,
+            rank,
+            time.monotonic() + self._busy,
+            self.bridge,
+            finished.finish,
+            theirs=theirs,
+            limit=limit,
+            name=name,
         )
         writer.submit(op)
         try:
             await self._finished(op, finished)
         finally:
-            if not (finished.is_set() or op.given_up or op.expire()):
+            if not (finished.done or op.given_up or op.expire()):
                 with anyio.CancelScope(shield=True):
                     await self._finished(op, finished)
         if op.abandoned and op.overdue:
             raise files.slow(self.file.path, OWN) if limit is None else too_long(op)
-        if not finished.is_set():
+        if not finished.done:
             raise files.stuck(self.file.path, stuck.name()) if (stuck := writer.stuck) else files.busy(self.file.path)
         if op.error is not None:
             raise op.error
         result: R = op.result
         return result
 
-    async def _finished(self, op: Operation, finished: anyio.Event) -> None:
+    async def _finished(self, op: Operation, finished: Waiter) -> None:
         """Wait for it, or until it can be given up."""
-        while not finished.is_set():
-            with anyio.move_on_after(_LOOK):
-                await finished.wait()
+        while True:
+            await finished.wait(_LOOK)
+            if finished.done:
                 return
             stuck = self.file.writer.stuck is not None
             if (stuck or (op.limit is not None and op.overdue)) and op.abandon():
