@@ -19,6 +19,7 @@ from aether_bg._rules.ids import uuid7
 from aether_bg._rules.recurrence import Plan, anchor_for, first_due
 from aether_bg.errors import InvalidHandler, JobConflict, UnknownHandler, shown
 from aether_bg.model import JobInfo, JobType, Misfire
+from aether_bg.model.filled import filled
 from aether_bg.schedule import Schedule
 
 IF_EXISTS: Final = ("raise", "keep", "replace")
@@ -26,6 +27,12 @@ ENQUEUE_OPTIONS: Final = (
     "timezone", "start", "if_exists", "repeats", "until", "misfire", "misfire_grace", "jitter", "priority",
     "unique_for", "after", "after_any",
 )  # fmt: skip
+_FRESH: Final[dict[str, Any]] = {
+    field.name: field.default
+    for field in attrs.fields(JobInfo)
+    if not isinstance(field.default, attrs.Factory)  # type: ignore[arg-type]
+}
+"""What a new job has beside what it is given."""
 ARGUMENTS: Final = ("job_name", "payload", "schedule", "metadata", *ENQUEUE_OPTIONS)
 
 
@@ -77,7 +84,9 @@ class Admission:
         if before_start:
             handler_name, value = self._so_far(handler, payload)
         else:
-            handler_name = checks.name(self._handlers.name_of(handler), "handler")
+            handler_name = self._handlers.name_of(handler)
+            if type(handler_name) is not str or handler_name not in self._handlers:
+                handler_name = checks.name(handler_name, "handler")
             value = self._payload(handler, handler_name, payload)
         parsed = self._calls.parse(schedule, timezone)
         if repeats is not None:
@@ -109,14 +118,15 @@ class Admission:
         plan = Plan(draft.schedule, anchor, draft.start, draft.until, draft.repeats, jitter=draft.jitter)
         name = f"{draft.handler_name[:160]}-{job_id}" if draft.job_name is None else draft.job_name
         due = first_due(plan, now)
-        job = JobInfo(
-            id=job_id, handler_name=draft.handler_name, expression_value=draft.schedule.text, payload=draft.payload,
-            job_name=name, extra_properties=draft.metadata, created_at=now, created_by=by, modified_at=now,
-            modified_by=by, due_at=None if due is None else due + plan.lag(due, name), occurrence=due,
-            timezone=draft.schedule.timezone, start=draft.start, repeats=draft.repeats, until=draft.until,
-            misfire=draft.misfire, misfire_grace=draft.misfire_grace, jitter=draft.jitter, anchor=anchor,
-            priority=draft.priority, unique_for=draft.unique_for,
-        )  # fmt: skip
+        job = filled(JobInfo, _FRESH | {
+            "id": job_id, "handler_name": draft.handler_name, "expression_value": draft.schedule.text,
+            "payload": draft.payload, "job_name": name, "extra_properties": draft.metadata, "created_at": now,
+            "created_by": by, "modified_at": now, "modified_by": by,
+            "due_at": due + plan.lag(due, name) if due is not None and draft.jitter else due, "occurrence": due,
+            "timezone": draft.schedule.timezone, "start": draft.start, "repeats": draft.repeats, "until": draft.until,
+            "misfire": draft.misfire, "misfire_grace": draft.misfire_grace, "jitter": draft.jitter, "anchor": anchor,
+            "priority": draft.priority, "unique_for": draft.unique_for,
+        })  # fmt: skip
         if stamped := self._calls.stamp(job):
             return attrs.evolve(job, extra_properties=check_metadata({**stamped, **job.extra_properties}))
         return job

@@ -17,7 +17,7 @@ from aether_bg._kernel.timekeeper import Timekeeper
 from aether_bg._rules import commands as rules
 from aether_bg._rules import validation as checks
 from aether_bg._rules.changes import Moment
-from aether_bg._rules.recurrence import Plan, check_comes
+from aether_bg._rules.recurrence import Plan, check_comes, no_occurrence
 from aether_bg._rules.uniqueness import busy, differences, kept, other_parents, own, same_schedule, taken
 from aether_bg.errors import InvalidSchedule, NameHeld, Stale
 from aether_bg.model import Change, Insert, JobInfo, JobStatus, Query, Transaction, Unreadable
@@ -53,9 +53,16 @@ class Enqueuer:
         if unit is not None and (known := await self._join(unit, job, after, named, if_exists)) is not None:
             return known
         while True:
-            held = await self._insert(job, after)
-            if held is None:
-                return job.id
+            if job.due_at is None:  # its name is asked for first of all (docs/protocol.md, N0)
+                held = await self.holder(job.job_name)
+                if held is None or held.gives_way_to(job):
+                    raise no_occurrence(job.expression_value, job.until)
+            else:
+                try:
+                    await self.journal.insert(job, after)
+                    return job.id
+                except NameHeld as error:
+                    held = self._calls.decoded(error.current)
             done = await self._resolve(held, job, after, if_exists)
             if done is not None:
                 return done
@@ -70,19 +77,6 @@ class Enqueuer:
         if missing and (name is None or await self.holder(name) is None):
             raise not_found(missing[0])
         return after
-
-    async def _insert(self, job: JobInfo, after: tuple[UUID, ...]) -> JobInfo | None:
-        """None: it is stored. Else the holder of its name, which is asked for first of all (docs/protocol.md, N0)."""
-        if job.due_at is None:
-            held = await self.holder(job.job_name)
-            if held is None or held.gives_way_to(job):
-                check_comes(job)
-            return held
-        try:
-            await self.journal.insert(job, after)
-        except NameHeld as held:
-            return self._calls.decoded(held.current)
-        return None
 
     async def holder(self, name: str) -> JobInfo | None:
         found = await self._calls.find(Query(job_name=name, limit=1))

@@ -43,6 +43,7 @@ from aether_bg.model import (
 )
 from aether_bg.protocols import Kernel, PayloadCodec, Runner
 from aether_bg.schedule import Schedule
+from aether_bg.schedule._parse import parse_kept
 
 
 class Undecoded(dict[str, Any]):
@@ -145,7 +146,7 @@ class Calls:
 
     def parse(self, text: Any, timezone: str | None) -> Schedule:
         """A user's schedule. Raises `InvalidSchedule`."""
-        return self._theirs(text, timezone) or language.parse(text, timezone)
+        return self._theirs(text, timezone) or parse_kept(text, timezone)
 
     def load(self, text: str, timezone: str | None) -> Schedule:
         """A stored schedule. Raises `InvalidSchedule` when the plugin that knew it is gone."""

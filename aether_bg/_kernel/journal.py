@@ -107,7 +107,10 @@ class Journal:
         if not written:
             return
         writes = [each.write for each in written]
-        await self._surely(partial(self._commits.transact, writes), writes[0])
+        try:
+            await self._commits.transact(writes)
+        except StoreUnsure:
+            await self._again(partial(self._commits.transact, writes), writes[0])
         for number, (write, row) in enumerate(written, 1):
             if isinstance(write, Insert):
                 self._inserted(write.job)
@@ -125,18 +128,18 @@ class Journal:
         return self._alarm.wake()
 
     async def _write(self, write: Insert | Update) -> None:
-        await self._surely(partial(self._batcher.write, write), write)
+        try:
+            await self._batcher.write(write)
+        except StoreUnsure:
+            await self._again(partial(self._batcher.write, write), write)
 
-    async def _surely(self, commit: Callable[[], Awaitable[object]], write: Insert | Update) -> None:
-        """`write`: what is committed, or a part of it."""
+    async def _again(self, commit: Callable[[], Awaitable[object]], write: Insert | Update) -> None:
+        """The same once more says whether the first one happened. `write`: what is committed, or a part of it."""
         try:
             await commit()
-        except StoreUnsure:  # the same once more says whether the first one happened
-            try:
-                await commit()
-            except (NameHeld, Stale, StoreRefused) as error:
-                if not await self._happened(write, error):
-                    raise
+        except (NameHeld, Stale, StoreRefused) as error:
+            if not await self._happened(write, error):
+                raise
 
     async def _happened(self, write: Insert | Update, refused: Exception) -> bool:
         if isinstance(write, Update):

@@ -33,7 +33,7 @@ class Gap:
     exact: bool = True
 
 
-@attrs.frozen
+@attrs.define(eq=False)  # made for every attempt: frozen, it would take three times as long
 class Plan:
     """A schedule with the bounds of one job. All instants are aware and in UTC."""
 

@@ -49,6 +49,13 @@ def parse(text: str | datetime | timedelta, timezone: str | None = None) -> Sche
     return schedule.again() if isinstance(schedule, Simple | EveryDays) else schedule
 
 
+def parse_kept(text: object, timezone: object) -> Schedule:
+    """The same for what counts from an anchor of its own: one value for the same text, not one made now."""
+    if type(text) is str and (timezone is None or type(timezone) is str):
+        return read(text, timezone)
+    return parse_other(text, timezone)
+
+
 def load(text: str, timezone: str | None) -> Schedule:
     """The schedule that was stored as `text` and `timezone`: also `@at …` and `@after …`.
 

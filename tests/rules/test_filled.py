@@ -9,6 +9,7 @@ from uuid import uuid4
 import attrs
 import pytest
 
+from aether_bg._app.admission import _FRESH
 from aether_bg._rules.changes import Moment, attempt_run, change
 from aether_bg.model import Change, JobInfo, JobRun, JobStatus, RunOutcome
 from aether_bg.model.filled import filled
@@ -47,3 +48,10 @@ def test_it_is_the_same_as_by_init(made: Any) -> None:
 )
 def test_every_use_sets_every_field(made: Any) -> None:
     assert set(vars(made)) == {field.name for field in attrs.fields(type(made))}
+
+
+def test_a_new_job_has_every_field() -> None:
+    given = {"id", "handler_name", "job_name", "expression_value", "created_at", "modified_at", "anchor"}
+    fields = {field.name for field in attrs.fields(JobInfo)}
+    assert _FRESH.keys() | given | {"extra_properties"} == fields
+    assert {name for name, value in _FRESH.items() if value is attrs.NOTHING} <= given
