@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from typing import Final
 from uuid import UUID
 
 import anyio
@@ -11,6 +12,8 @@ import anyio
 from aether_bg._kernel.tasks import Run, Signal
 from aether_bg.protocols import Clock
 
+_NAPS: Final = 5
+_NEVER: Final = datetime.max.replace(tzinfo=UTC)
 Waiting = tuple[UUID, int]
 """A job at one seq."""
 
@@ -28,9 +31,9 @@ class Alarm:
         """Set by `wake`, for others who wait for news."""
         self._woken = anyio.Event()
         self._until: datetime | None = None
-        """When the scheduler will look again, while it sleeps."""
+        """When its nap ends, while the scheduler sleeps."""
         self._expected: datetime | None = None
-        """The earliest due time that became known while it was awake."""
+        """The earliest due time that is known, since the last look."""
         self._during: dict[Waiting, datetime] | None = None
         """Due times that became known during the look that goes on."""
         self._taken: frozenset[Waiting] = frozenset()
@@ -50,11 +53,11 @@ class Alarm:
             return
         if self._during is not None:
             self._during[job_id, seq] = due
-        elif self._until is not None:
-            if due < self._until:
-                self._woken.set()
-        elif self._expected is None or due < self._expected:
+            return
+        if self._expected is None or due < self._expected:
             self._expected = due
+        if self._until is not None and due < self._until:
+            self._woken.set()
 
     def looking(self) -> None:
         """The scheduler looks now, and will find what has been expected so far."""
@@ -67,16 +70,19 @@ class Alarm:
             self.expect(*waiting, due)
 
     async def sleep_until(self, when: datetime | None) -> None:
-        now = self._clock.now()
-        expected, self._expected = self._expected, None
-        self._until = min(due for due in (when, expected, now + self._nap) if due is not None)
-        wait = (self._until - now).total_seconds()
+        """Until then, or until something earlier is expected; the clock is read again after each nap
+        (docs/protocol.md, R4). Ends after a few naps at the latest: another program may have made a job due."""
+        if when is not None and (self._expected is None or when < self._expected):
+            self._expected = when
         try:
-            if wait > 0:
+            for _ in range(_NAPS):
+                now = self._clock.now()
+                self._until = min(self._expected or _NEVER, now + self._nap)
+                if (wait := (self._until - now).total_seconds()) <= 0:
+                    return await anyio.sleep(0)
                 with anyio.move_on_after(wait):
-                    await self._woken.wait()
-            else:
-                await anyio.sleep(0)
+                    return await self._woken.wait()
+            return None
         finally:
-            self._until = None
+            self._until = self._expected = None
             self._woken = anyio.Event()
