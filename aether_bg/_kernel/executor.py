@@ -89,6 +89,7 @@ class Executor:
         if attempt.work is not None and (attempt.revoked or not isinstance(result, Completed)):
             attempt.work.close()  # what its tasks enqueue from now on must not vanish with it
         self._shared.slots.end(attempt)
+        del attempt.scope  # its task goes with it: what waits for the commit, the garbage collector walks through
         if attempt.revoked:
             self._shared.slots.settle(attempt.job)
         else:
@@ -114,7 +115,10 @@ class Executor:
                 if self._shared.calls.wrapped or handler.wants_scope or handler.wants_work:
                     await self._call_wrapped(attempt, handler)
                 else:
-                    await self._call(attempt, handler, None, NOTHING)
+                    call = handler.bind(ctx, attempt.job.payload, None, NOTHING)
+                    result = await self._runners[handler.info.name](ctx, call)
+                    if result is not None or handler.returns is not None:
+                        await self._returned(attempt, handler, result)
             if not attempt.scope.cancelled_caught and not attempt.late:
                 if attempt.written is not None:
                     await self._inside.check(attempt)
@@ -147,19 +151,15 @@ class Executor:
                 attempt.closing = Closing(str(attempt), lambda: attempt.releasing)
                 scope = await stack.enter_async_context(self._dependencies.scope(ctx, attempt.closing))
                 injected = await handler.inject(scope)
-            await self._call(attempt, handler, unit, injected)
+            call = handler.bind(ctx, attempt.job.payload, unit, injected)
+            await self._returned(attempt, handler, await self._runners[handler.info.name](ctx, call))
             if attempt.late:
                 await anyio.lowlevel.checkpoint_if_cancelled()
 
-    async def _call(
-        self, attempt: Attempt, handler: Handler, unit: UnitOfWork | None, injected: Mapping[str, Any]
-    ) -> None:
-        call = handler.bind(attempt.context, attempt.job.payload, unit, injected)
-        result = await self._runners[handler.info.name](attempt.context, call)
-        if result is None and handler.returns is None:
-            return
+    async def _returned(self, attempt: Attempt, handler: Handler, result: Any) -> None:
         while inspect.isawaitable(result):  # of a plain function: a wrapper's, a lambda's
             attempt.threaded = False
             result = await result
-        handler.check_result(result)
-        attempt.completed = completed(handler, result, self._max_result)
+        if result is not None or handler.returns is not None:
+            handler.check_result(result)
+            attempt.completed = completed(handler, result, self._max_result)

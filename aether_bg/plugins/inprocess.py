@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from typing import Any
 
 from aether_bg.bridge import Threads
@@ -23,8 +24,9 @@ class InProcess:
     def dispatch_runner(self, handler: HandlerInfo) -> Runner | None:
         return self._on_loop if handler.is_async else self._in_thread
 
-    async def _on_loop(self, ctx: JobContext, call: Invocation) -> Any:
-        return await call()
+    def _on_loop(self, ctx: JobContext, call: Invocation) -> Coroutine[Any, Any, Any]:
+        made: Coroutine[Any, Any, Any] = call()
+        return made
 
     async def _in_thread(self, ctx: JobContext, call: Invocation) -> Any:
         return await self._threads.run(call)
