@@ -78,6 +78,7 @@ UPDATE {{schema}}.jobs AS j SET {", ".join(f"{name} = v.{name}" for name in DEFI
 FROM unnest(%s::uuid[], {arrays(DEFINITION_COLUMNS)}) AS v(job_id, {", ".join(DEFINITION_COLUMNS)})
 WHERE j.id = v.job_id
 """
+UPDATE_PROGRESS: Final = "UPDATE {schema}.jobs SET progress = %s::json WHERE id = %s"
 NOTE: Final = """
 WITH noted AS (
     UPDATE {schema}.jobs SET progress = coalesce(%s::json, progress),
@@ -133,7 +134,9 @@ def transact(conn: Connection, schema: Schema, writes: Sequence[Write]) -> list[
 def _are_one(changes: list[Change]) -> bool:
     """Whether one statement writes all of them."""
     kinds = {type(change) for change in changes}
-    return len(kinds) == 1 and (kinds == {Completion} or not any(change.definition for change in changes))
+    return len(kinds) == 1 and (
+        kinds == {Completion} or not any(change.definition or change.progress for change in changes)
+    )
 
 
 def one(conn: Connection, schema: Schema, write: Write) -> None:
@@ -169,6 +172,9 @@ def update(conn: Connection, schema: Schema, changes: list[Change], *, alone: bo
             ids = uuids(change.job_id for change in defined)
             definitions = [change.definition for change in defined if change.definition is not None]
             conn.execute(schema(UPDATE_DEFINITIONS), [ids, *write_definitions(definitions)])
+        for change in others:
+            if change.progress is not None:
+                conn.execute(schema(UPDATE_PROGRESS), [to_progress(change.progress), change.job_id])
 
 
 def insert(conn: Connection, schema: Schema, jobs: list[JobInfo]) -> None:

@@ -30,7 +30,7 @@ STATE_COLUMNS: Final = tuple(
     for name in attrs.fields_dict(Change)
     if name in JOB_COLUMNS and name not in ("seq", "schedule_rev", "progress")
 )
-"""What every `Change` writes, besides seq and schedule_rev."""
+"""What every `Change` writes, besides seq and schedule_rev. Few have progress: it is written apart."""
 COMPLETION_COLUMNS: Final = ("job_id", "seq", "schedule_rev", "modified_at", "modified_by")
 """What a `Completion` says; the rest follows from the row."""
 SETTLED_COLUMNS: Final = (

@@ -105,7 +105,7 @@ async def an_old_token_writes_nothing(world: StoreWorld) -> None:
         expect(lost.current is None, "Stale carries a row, though there is none")
 
 
-@STORE.rule("G1", "a Note and an outcome share a transaction", because="the last progress is written with the outcome")
+@STORE.rule("G1", "a Note and an outcome share a transaction", because="they come in one batch")
 async def a_note_and_an_outcome(world: StoreWorld) -> None:
     async with world.open() as store:
         job = await store.running()
@@ -113,6 +113,20 @@ async def a_note_and_an_outcome(world: StoreWorld) -> None:
         await store.transact(note(job, progress=last, checkpoint=3), Update(completed(job)))
         row = await store.the(job)
         expect_same((row.status, row.progress, row.checkpoint), (JobStatus.COMPLETED, last, None), "the row after both")
+
+
+@STORE.rule("G1", "an Update takes progress along", because="the last progress is written with the outcome")
+async def an_outcome_takes_progress_along(world: StoreWorld) -> None:
+    async with world.open() as store:
+        first, second = await store.running(), await store.running()
+        before, last = Progress(1, 3, None, now()), Progress(3, 3, "done", now())
+        await store.transact(note(first, progress=before), note(second, progress=before))
+        await store.save(completed(first, progress=last), completed(second, progress=None))
+        expect_same((await store.the(first)).progress, last, "progress that came with the outcome")
+        expect_same((await store.the(second)).progress, before, "progress after an outcome that brought none")
+        other = await store.running()
+        await store.save(completed(other, progress=last))
+        expect_same((await store.the(other)).progress, last, "progress that came with a single outcome")
 
 
 @STORE.rule("N9", "declared rows that have not ended are found", because="at each start their code may be gone")
