@@ -23,6 +23,7 @@ REMEDIES: Final = (
     (r"(MONTH|YEAR|QUARTER)", "months and years are written in cron fields", "0 9 1 */2 *"),
     (r"[0-9 ](SEC|MIN|H(OU)?R)", "a length of time is written 1h30m, and a time of day belongs to days and weeks",
      "@every 2h"),
+    (r"^(WEEKDAY|MON|TUE|WED|THU|FRI|SAT|SUN)", "weekdays stand after on", "@every week on MON-FRI at 09:00"),
     (r" AT .* ON ", "on must stand before at", EXAMPLE),
 )  # fmt: skip
 

@@ -33,7 +33,7 @@ OTHER_ZONE = re.compile(r"(?:TZ|CRON_TZ|TIMEZONE|ZONE)[ \t]*=[ \t]*([^ \t]*)[ \t
 DURATION = re.compile(r"[+-]?P(?=[\dT])[\dTYMWDHS.,]+", re.IGNORECASE)
 INSTANT = re.compile(r"\d{4}-?\d\d-?\d\d(?:[T ]|$)")
 LENGTH = re.compile(r"(?:every[ \t]+)?(\d+)[ \t]*(s|secs?|seconds?|m|mins?|minutes?|h|hours?|hrs?)", re.IGNORECASE)
-EVERY_DAYS = re.compile(r"every[ \t]+(?:[^ \t]+[ \t]+)?(?:days?|weeks?)\b", re.IGNORECASE)
+EVERY_WORDS = re.compile(r"every[ \t]", re.IGNORECASE)
 EVERY = re.compile(r"@every(?:[ \t]+(.*))?", re.IGNORECASE)
 
 
@@ -189,7 +189,7 @@ def written_otherwise(text: str) -> Refused | None:
         return Refused(None, "a word for a schedule must begin with @", f"@{word}")
     if match := LENGTH.fullmatch(text):
         return Refused(None, "write an interval with @every", f"@every {match[1]}{match[2][0].lower()}")
-    if EVERY_DAYS.match(text):
+    if EVERY_WORDS.match(text):
         return Refused(None, "it must begin with @", _days.EXAMPLE)
     return None
 

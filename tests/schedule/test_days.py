@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aether_bg._rules.recurrence import Plan
 from aether_bg.schedule import parse
 from aether_bg.schedule._days import EveryDays
 
@@ -110,6 +111,27 @@ def test_a_skipped_time_moves_and_a_repeated_one_runs_once() -> None:
 )  # fmt: skip
 def test_words(text: str, words: str) -> None:
     assert parse(text, "Europe/Berlin").describe() == words
+
+
+def test_each_date_of_a_skipped_day_has_its_run() -> None:
+    """Apia had no 2011-12-30: what that day names runs when the next one begins."""
+    begin = datetime(2011, 12, 28, tzinfo=UTC)
+    coming = parse("@every day at 10:00", "Pacific/Apia").upcoming(4, begin, begin)
+    assert [(f"{one.at:%d %H:%M}", one.note) for one in coming] == [
+        ("28 10:00", None), ("29 10:00", None), ("31 00:00", "moved"), ("31 10:00", None),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("start", [None, datetime(2026, 1, 5, tzinfo=UTC)])
+def test_a_clock_that_was_set_back_keeps_the_weeks(start: datetime | None) -> None:
+    """The anchor lies in the future then, and bounds nothing; what is counted from stays (docs/protocol.md, R5)."""
+    now = datetime(2026, 6, 1, 12, tzinfo=UTC)
+    plan = Plan(parse("@every 2 weeks on MON at 09:00"), now + timedelta(days=30), start, None, None)
+    later, again = plan.after(plan.anchor), plan.grounded(now).after(now)
+    assert later is not None
+    assert again is not None
+    assert now < again < now + timedelta(days=15)
+    assert (later - again).days % 14 == 0
 
 
 def test_what_is_counted_from_is_no_part_of_the_text() -> None:

@@ -26,7 +26,8 @@ WORDS = """
 @once @every @at @after @hourly @DAILY @reboot @ CRON_TZ= TZ= CRON_TZ=Europe/Berlin CRON_TZ=../x UTC MON
 SUN-TUE JAN-DEC/3 feb L LW W 15W L-3 1-L 5L # 5#2 1#6 ? ?/2 * */2 */0 */-5 */61 ** *-5 5-5 50-10 1-2-3 1,,2 ,
 1.5 0x10 +1 -1 -0 7/2 7 0-7 H R H(1-5) 0 00 31 30 29 13 60 24 1h 90s 1h30m 0s -5m 1.5h 99999999h PT90S P1D
-P1M P1Y P P9W 1e3 1_000 2026 é % {0} %s ' " \\ ; | ~ =
+P1M P1Y P P9W 1e3 1_000 2026
+day days week weeks on at 09:00 24:00 9:5 999 MON,THU FRIL L-3W 31W é % {0} %s ' " \\ ; | ~ =
 """
 STRANGE = [
     "\u0663",
@@ -58,6 +59,7 @@ ZONES = (
     " ",
     "\x00",
 )
+EVERY_DAYS = ("@every 3 days at 02:30", "@every 2 weeks on MON at 09:00", "@every 999 weeks on SUN at 23:59:59")
 AFTER = datetime(2026, 3, 28, 23, 59, 59, 999_999, tzinfo=UTC)
 LIMIT = 0.25
 """Seconds; the promise is 0.05, on a machine that has nothing else to do."""
@@ -71,6 +73,10 @@ def hostile(random: Random) -> str:
         return random.choice((" ", "\t", "", ",", "/")).join(random.choices(TOKENS, k=random.randint(0, 8)))
     if kind == 2:
         return " ".join(random.choices(TOKENS, k=random.choice((5, 6))))
+    if kind == 3 and random.random() < 0.5:
+        words = random.choice(EVERY_DAYS).split()
+        words[random.randrange(len(words))] = random.choice((random.choice(TOKENS), random.choice(words)))
+        return " ".join(words)
     text = list(expression(random))
     for _ in range(random.randint(0, 3)):
         here = random.randrange(len(text) + 1)
@@ -211,6 +217,11 @@ def test_a_str_of_another_class_is_read_as_a_str() -> None:
         "59 59 23 31 12 ?",
         "0 0 */30 2,4,6,9,11 */2",
         "0 0 29,30,31 2 SUN#5",
+        "0 0 29W 2 SUNL",
+        "0 0 L-28 2 *",
+        "59 59 23 31W 12 5L",
+        "@every 999 weeks on SUN at 23:59:59",
+        "@every 999 days at 02:30",
         "* 0-59 0-23 * * *",
         "0 0 29 FEB 1-6/5",
         "0,59 0,59 0,23 29 2 *",
