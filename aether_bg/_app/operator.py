@@ -1,19 +1,42 @@
-"""An operator's session: the verbs of an app on its store, from a process that runs no jobs and is no owner."""
+"""What front ends hold, the command line and the page: reads, and the verbs of an app, in the name of somebody."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 import attrs
 
+from aether_bg._app.client import Client
 from aether_bg._app.session import Session
+from aether_bg._hooks.calls import Calls
+from aether_bg._hooks.listed import full_name, hooks_of
+from aether_bg._kernel.tasks import Spawn, spawner
+from aether_bg._rules.recurrence import Plan
+from aether_bg._rules.settings import Options, acting
 
 if TYPE_CHECKING:
     from aether_bg._app.aether import Aether
+    from aether_bg._app.client import Verbs
     from aether_bg._app.commands import Commands
-    from aether_bg.model import JobInfo, Purge, Query, Stats, Write
+    from aether_bg.model import Alive, JobInfo, Purge, Query, Stats, Write
+    from aether_bg.schedule import Schedule, Upcoming
+
+__all__ = [
+    "Client",
+    "Operator",
+    "Spawn",
+    "acting_as",
+    "coming",
+    "full_name",
+    "hooks_of",
+    "operating",
+    "operator_of",
+    "spawner",
+]
 
 
 @attrs.frozen
@@ -27,19 +50,40 @@ class Operator:
     def verbs(self) -> Commands:
         return self._session.commands
 
+    @property
+    def calls(self) -> Calls:
+        """Every hook, with payloads decoded."""
+        return self._session.kernel.shared.calls
+
+    @property
+    def options(self) -> Options:
+        return self._session.kernel.options
+
+    @property
+    def owner(self) -> UUID | None:
+        """This process, if it runs jobs."""
+        return None if self._session.kernel.client else self._session.kernel.owner
+
+    def now(self) -> datetime:
+        return self._session.kernel.clock.now()
+
+    async def alive(self) -> Alive:
+        """Which processes run jobs now."""
+        return await self._session.kernel.heartbeats.others()
+
     async def find(self, query: Query) -> Sequence[JobInfo]:
-        return await self._session.kernel.shared.calls.find(query)
+        return await self.calls.find(query)
 
     async def stats(self) -> Stats:
-        return await self._session.kernel.shared.calls.stats()
+        return await self.calls.stats()
 
     async def write(self, writes: Sequence[Write]) -> None:
         """Rows as they are, in one transaction: for copies. Raises what the store raises."""
-        await self._session.kernel.shared.calls.transact(writes)
+        await self.calls.transact(writes)
 
     async def purge(self, purge: Purge) -> int:
         """One bounded part of it; how many went."""
-        return await self._session.kernel.shared.calls.purge(purge)
+        return await self.calls.purge(purge)
 
 
 @asynccontextmanager
@@ -47,3 +91,27 @@ async def operating(app: Aether) -> AsyncIterator[Operator]:
     """Open `app`'s store. No owner row, no declarations, no scheduler: a client with an owner's verbs."""
     async with app._session_of(client=True) as session:
         yield Operator(session)
+
+
+def operator_of(app: Verbs) -> Operator:
+    """Of an app or a client that is running, on its event loop. Raises `NotStarted` and `WrongLoop`."""
+    return Operator(app._running)
+
+
+def coming(schedule: Schedule, job: JobInfo, now: datetime, count: int) -> list[Upcoming]:
+    """The next occurrences of a job, within its bounds, as previews."""
+    plan, after = Plan.of(schedule, job), now
+    if job.start is not None:
+        after = max(after, job.start - timedelta(microseconds=1))
+    found = schedule.upcoming(count, after=after, anchor=plan.origin)
+    return [one for one in found if job.until is None or one.at <= job.until]
+
+
+@contextmanager
+def acting_as(name: str) -> Iterator[None]:
+    """Inside, the audit fields name `name`, whatever the app's `actor` says."""
+    token = acting.set(name)
+    try:
+        yield
+    finally:
+        acting.reset(token)

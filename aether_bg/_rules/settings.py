@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -37,6 +38,8 @@ class SystemClock:
         return "<SystemClock>"
 
 
+acting: ContextVar[str | None] = ContextVar("acting", default=None)
+"""The person for whom the caller acts, where a page or another front end knows it."""
 Keep = timedelta | int
 """How long a terminal job is kept, or how many of them."""
 
@@ -89,6 +92,8 @@ class Options:
 
     def by(self) -> str | None:
         """Who acts now, for the audit fields."""
+        if (name := acting.get()) is not None:
+            return name
         return self.actor() if callable(self.actor) else self.actor
 
 

@@ -14,6 +14,7 @@ from aether_bg.cli.app_commands import next_, plugins
 from aether_bg.cli.read_commands import explain_, history, list_, show
 from aether_bg.cli.state_commands import check, stats
 from aether_bg.cli.store_commands import backup, copy_, migrate
+from aether_bg.cli.web_command import web
 from aether_bg.cli.write_commands import VERBS, purge
 from aether_bg.errors import AetherError, InputError, brief
 from aether_bg.explain import plain
@@ -79,5 +80,6 @@ def cli() -> None:
     """
 
 
-for command in (next_, explain_, list_, show, history, stats, *VERBS, purge, check, backup, copy_, migrate, plugins):
+LOOK, MOVE = (next_, explain_, list_, show, history, stats, check, plugins, web), (purge, backup, copy_, migrate)
+for command in (*LOOK, *VERBS, *MOVE):
     cli.add_command(command)

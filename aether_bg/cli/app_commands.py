@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import inspect
-import re
 from datetime import UTC, datetime, timedelta
 
-import attrs
 import click
 
 from aether_bg import Aether
 from aether_bg import schedule as language
+from aether_bg._app.operator import full_name, hooks_of
 from aether_bg._rules.recurrence import Plan, anchor_for
 from aether_bg.cli.output import at, json_option, note, print_document, table
 from aether_bg.cli.stores import app_option, load_app
 from aether_bg.errors import InvalidOption, shown
 from aether_bg.explain import plain
-from aether_bg.hookspecs import SPECS
 from aether_bg.schedule import Upcoming
 
 
@@ -111,16 +108,6 @@ def _wall(when: datetime) -> str:
     return f"{when:%a %Y-%m-%d %H:%M:%S}{zone} {offset[:3]}:{offset[3:5]}"
 
 
-@attrs.frozen(kw_only=True)
-class Hook:
-    """`plugins`: who implements it, in the order in which they count: asked first, merged first, outermost first."""
-
-    hook: str
-    layer: str
-    shape: str
-    plugins: list[str]
-
-
 @click.command()
 @click.argument("app", metavar="MODULE:APP")
 @json_option
@@ -134,10 +121,10 @@ def plugins(app: str, as_json: bool) -> None:
     aether-bg plugins myservice.jobs:app
     """
     found = load_app(app)
-    hooks = [_hook(found, name) for name in SPECS]
+    hooks = hooks_of(found.plugins)
     if as_json:
         print_document({
-            "plugins": [_name(plugin) for plugin in found.plugins.all], "handlers": sorted(found.handlers),
+            "plugins": [full_name(plugin) for plugin in found.plugins.all], "handlers": sorted(found.handlers),
             "hooks": hooks,
         })  # fmt: skip
     else:
@@ -145,24 +132,3 @@ def plugins(app: str, as_json: bool) -> None:
             ["HOOK", "LAYER", "SHAPE", "PLUGINS"],
             ([hook.hook, hook.layer, hook.shape, " > ".join(hook.plugins) or "-"] for hook in hooks),
         )
-
-
-def _hook(app: Aether, name: str) -> Hook:
-    doc = inspect.getdoc(SPECS[name]) or ""
-    said = re.search(r"Shape: (\w+)", doc)
-    shape = said[1] if said else "?"
-    order = [implementation.plugin for implementation in getattr(app.plugins.pm.hook, name).get_hookimpls()]
-    if shape == "policy":
-        order.reverse()  # pluggy asks the last one first
-    elif name == "lifecycle_start":
-        order = [plugin for plugin in app.plugins.in_layer_order() if any(plugin is one for one in order)]
-    prefixes = {"store": "persistence", "schedule": "scheduling"}
-    layer = name.partition("_")[0]
-    return Hook(hook=name, layer=prefixes.get(layer, layer), shape=shape, plugins=[_name(plugin) for plugin in order])
-
-
-def _name(plugin: object) -> str:
-    if inspect.ismodule(plugin):
-        return plugin.__name__
-    kind = type(plugin)
-    return f"{kind.__module__}.{kind.__qualname__}"

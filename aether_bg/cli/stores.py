@@ -88,7 +88,7 @@ def operate(database: str, act: Callable[[Operator], Awaitable[R]], plugins: Seq
     The rows say who acted. The processes that run jobs notice within a moment.
     """
     read(database, lambda store: store.writable())
-    app = Aether(database, scheduler="timer", plugins=plugins, actor=_actor())
+    app = Aether(database, scheduler="timer", plugins=plugins, actor=actor())
 
     async def session() -> R:
         async with operating(app) as operator:
@@ -98,7 +98,7 @@ def operate(database: str, act: Callable[[Operator], Awaitable[R]], plugins: Seq
         return anyio.run(session)
 
 
-def _actor() -> str:
+def actor() -> str:
     try:
         return f"aether-bg ({getpass.getuser()})"
     except (OSError, KeyError, ImportError):  # a user id without a name

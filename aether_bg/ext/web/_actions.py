@@ -1,0 +1,135 @@
+"""What the page can do to jobs: the verbs of an app, in the name of the person, one job or all that match."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+from uuid import UUID
+
+import anyio
+import attrs
+
+from aether_bg._app.operator import Operator, acting_as
+from aether_bg.errors import AetherError, InvalidOption, shown
+from aether_bg.ext.web._filters import Filter
+from aether_bg.ext.web._guard import Refused
+from aether_bg.ext.web._source import Source
+from aether_bg.model import JobStatus
+
+MOST: Final = 1000
+"""Jobs that one bulk action changes."""
+_BITE, _AT_ONCE, _BREATH = 100, 20, 0.01
+_MAY: Final = {
+    "retry": (JobStatus.FAILED, JobStatus.CANCELLED),
+    "delete": (JobStatus.SCHEDULED, JobStatus.RUNNING),
+}
+SINGLE: Final = ("retry", "delete", "run", "pause", "resume", "schedule")
+
+
+@attrs.frozen(kw_only=True)
+class Outcome:
+    """What a bulk action did. `refused`: jobs that did not let it, and why the first of them; `more`: others match."""
+
+    verb: str
+    done: int
+    refused: int = 0
+    why: str = ""
+    more: bool = False
+
+
+class Actions:
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._bulk = anyio.Lock()
+
+    async def one(self, verb: str, job: UUID, fields: Mapping[str, str], actor: str) -> None:
+        """Raises what the verb raises."""
+        with acting_as(actor):
+            await self._verb(verb, fields)(job)
+
+    async def kind(self, verb: str, handler: str, actor: str) -> None:
+        """Pause or resume all jobs of a handler."""
+        with acting_as(actor):
+            await getattr(self._source.operator.verbs, verb)(None, handler)
+
+    def _verb(self, verb: str, fields: Mapping[str, str]) -> Callable[[UUID], Awaitable[object]]:
+        verbs = self._source.operator.verbs
+        if verb == "schedule":
+            text, zone = fields.get("schedule", "").strip(), fields.get("timezone", "").strip()
+            if not text:
+                raise InvalidOption(shown(text), "must say when", "For example: 30 2 * * *.", name="schedule")
+            return lambda job: verbs.update(job, text, zone or None)
+        known: dict[str, Callable[[UUID], Awaitable[object]]] = {
+            "retry": verbs.retry, "delete": verbs.delete, "run": verbs.trigger, "pause": verbs.pause,
+            "resume": verbs.resume,
+        }  # fmt: skip
+        return known[verb]
+
+    # -- all that match --------------------------------------------------------------------------
+
+    def statuses(self, verb: str, chosen: Filter) -> tuple[JobStatus, ...]:
+        """Which of those that match it can change. Without a status, `retry` leaves CANCELLED jobs alone: somebody
+        meant them to end."""
+        if not chosen.status:
+            return _MAY[verb][:1] if verb == "retry" else _MAY[verb]
+        return tuple(status for status in _MAY[verb] if status.name.lower() == chosen.status)
+
+    async def count(self, verb: str, chosen: Filter) -> int:
+        """How many that would be: at most one more than one action takes."""
+        if not (statuses := self.statuses(verb, chosen)):
+            return 0
+        seen, after = 0, None
+        async with self._source.open() as reader:
+            while seen <= MOST:
+                query = chosen.query(status=statuses, order="newest", after=after, limit=_BITE)
+                page = await reader.find(query)
+                seen += len(page)
+                if len(page) < _BITE:
+                    break
+                after = page[-1].id
+        return min(seen, MOST + 1)
+
+    async def bulk(self, verb: str, chosen: Filter, actor: str) -> Outcome:
+        """Raises `Refused` while another one runs."""
+        if self._bulk.locked():
+            raise Refused(429, "One at a time", "Another bulk action is running. Try again when it is done.")
+        async with self._bulk:
+            with acting_as(actor):
+                return await self._through(verb, chosen)
+
+    async def _through(self, verb: str, chosen: Filter) -> Outcome:
+        if not (statuses := self.statuses(verb, chosen)):
+            return Outcome(verb=verb, done=0)
+        act, operator = self._verb(verb, {}), self._source.operator
+        told: list[AetherError | None] = []
+        after = None
+        while len(told) < MOST:
+            query = chosen.query(status=statuses, order="newest", after=after, limit=_BITE)
+            page = await operator.find(query)
+            limiter = anyio.CapacityLimiter(_AT_ONCE)
+            async with anyio.create_task_group() as group:
+                for job in page:
+                    group.start_soon(_tried, act, job.id, limiter, told)
+            if len(page) < _BITE:
+                break
+            after = page[-1].id
+            await anyio.sleep(_BREATH)  # for live work
+        errors = [error for error in told if error is not None]
+        return Outcome(
+            verb=verb, done=len(told) - len(errors), refused=len(errors), why=str(errors[0]) if errors else "",
+            more=len(told) >= MOST and await self._any(operator, statuses, chosen),
+        )  # fmt: skip
+
+    async def _any(self, operator: Operator, statuses: tuple[JobStatus, ...], chosen: Filter) -> bool:
+        return bool(await operator.find(chosen.query(status=statuses, order="newest", limit=1)))
+
+
+async def _tried(
+    act: Callable[[UUID], Awaitable[Any]], job: UUID, limiter: anyio.CapacityLimiter, told: list[AetherError | None]
+) -> None:
+    async with limiter:
+        try:
+            await act(job)
+            told.append(None)
+        except AetherError as error:  # it has moved on, or another job has its name
+            told.append(error)

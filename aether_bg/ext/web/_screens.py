@@ -1,0 +1,188 @@
+"""The eight screens: what each reads, as the values its template shows. They read only."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+from aether_bg._app.operator import coming, hooks_of
+from aether_bg.errors import AetherError, JobNotFound
+from aether_bg.ext.web._activity import DAY, MOST, Activity, activity
+from aether_bg.ext.web._cache import Cached
+from aether_bg.ext.web._filters import STATUSES, Filter, job_id
+from aether_bg.ext.web._source import Reader, Seen, Source
+from aether_bg.ext.web._words import Payloads, payload
+from aether_bg.model import FailureGroup, Failures, JobInfo, JobRun, JobStatus, Query, Runs, Stats, Unreadable
+from aether_bg.schedule import Upcoming
+
+PAGE: Final = 50
+RECURRING_PAGE: Final = 20
+ACTIVE: Final = (JobStatus.SCHEDULED, JobStatus.RUNNING)
+Context = dict[str, Any]
+
+
+class Screens:
+    """`payloads`: how much of them is shown."""
+
+    def __init__(self, source: Source, payloads: Payloads) -> None:
+        self._source, self._payloads = source, payloads
+        self.stats = Cached[Stats](self._stats, 2.0)
+        self.activity = Cached[Activity](self._activity, 10.0)
+        self.failed = Cached[list[FailureGroup]](self._failures, 3.0)
+        self.health = Cached[dict[str, Any]](self._health, 5.0)
+
+    # -- what is kept for some seconds -----------------------------------------------------------
+
+    async def _stats(self) -> tuple[Stats, datetime]:
+        async with self._source.open() as reader:
+            return await reader.stats(), reader.now()
+
+    async def _activity(self) -> tuple[Activity, datetime]:
+        async with self._source.open() as reader:
+            now = reader.now()
+            return activity(await reader.runs(Runs(after=now - DAY, limit=MOST)), now), now
+
+    async def _failures(self) -> tuple[list[FailureGroup], datetime]:
+        async with self._source.open() as reader:
+            return list(await reader.failures(Failures(limit=PAGE))), reader.now()
+
+    async def _health(self) -> tuple[dict[str, Any], datetime]:
+        app = self._source.app
+        async with self._source.open() as reader:
+            return {} if app is None else await app.health(), reader.now()
+
+    def forget(self) -> None:
+        for kept in (self.stats, self.failed, self.health):
+            kept.forget()
+
+    # -- the screens -----------------------------------------------------------------------------
+
+    async def overview(self, reader: Reader, fields: Mapping[str, str]) -> Context:
+        failed = await reader.find(Query(status=(JobStatus.FAILED,), order="ended", limit=5))
+        running = await reader.find(Query(status=(JobStatus.RUNNING,), order="newest", limit=5))
+        return {
+            "stats": await self.stats.get(), "activity": await self.activity.get(), "failed": failed,
+            "running": running, "health": await self.health.get(), "processes": await reader.processes(),
+        }  # fmt: skip
+
+    async def jobs(self, reader: Reader, fields: Mapping[str, str]) -> Context:
+        chosen = Filter.of(fields)
+        found = await reader.find(chosen.query(after=job_id(fields.get("after")), limit=PAGE + 1))
+        stats = await self.stats.get()
+        return {
+            "filter": chosen, "statuses": STATUSES, "jobs": found[:PAGE], "first": not fields.get("after"),
+            "older": found[PAGE - 1].id if len(found) > PAGE else None, "stats": stats,
+            "handlers": self._names(stats.value), "can_retry": chosen.status in ("failed", "cancelled"),
+            "can_delete": chosen.status in ("scheduled", "running"),
+        }  # fmt: skip
+
+    def _names(self, stats: Stats | None) -> list[str]:
+        return sorted({*self._source.handlers, *(stats.by_handler if stats else ())})
+
+    async def job(self, reader: Reader, id_: UUID, fields: Mapping[str, str]) -> Context:
+        """Raises `JobNotFound`."""
+        job = next(iter(await reader.find(Query(ids=(id_,)))), None)
+        if job is None:
+            raise JobNotFound(f"job {id_}", "there is no such job", "It may have been purged, by retention perhaps.")
+        runs = await reader.history(id_, PAGE)
+        schedule = reader.schedule(job)
+        return {
+            "job": job, "runs": runs, "sentences": await _told(reader, job), "last_error": _last_error(job, runs),
+            "schedule": schedule, "words": schedule.describe() if schedule else "a schedule that cannot be read here",
+            "coming": _coming(reader, job) if job.recurs and not job.status.terminal else [],
+            "payload": payload(job.payload, self._payloads), "readable": not isinstance(job, Unreadable),
+            "metadata": payload(dict(job.extra_properties), self._payloads) if job.extra_properties else None,
+            "extra": _extra(job, runs, self._payloads), "commands": _commands(self._source, job),
+        }  # fmt: skip
+
+    async def failures(self, reader: Reader, fields: Mapping[str, str]) -> Context:
+        return {"groups": await self.failed.get(1.0), "among": Failures().among, "Filter": Filter}
+
+    async def recurring(self, reader: Reader, fields: Mapping[str, str]) -> Context:
+        after = job_id(fields.get("after"))
+        query = Query(recurring=True, status=ACTIVE, order="newest", after=after, limit=RECURRING_PAGE + 1)
+        found = await reader.find(query)
+        ended = Query(recurring=True, status=(JobStatus.FAILED,), order="newest", limit=5)
+        return {
+            "rows": [await _recurring(reader, job) for job in found[:RECURRING_PAGE]],
+            "ended": await reader.find(ended) if after is None else [],
+            "older": found[RECURRING_PAGE - 1].id if len(found) > RECURRING_PAGE else None, "first": after is None,
+        }  # fmt: skip
+
+    async def handlers(self, reader: Reader, fields: Mapping[str, str]) -> Context:
+        stats, seen = await self.stats.get(), await reader.processes()
+        served = {name for one in seen if one.state == "alive" and one.handlers for name in one.handlers}
+        return {
+            "stats": stats, "activity": await self.activity.get(), "infos": self._source.handlers,
+            "names": sorted({*self._names(stats.value), *served}), "served": served,
+            "paused": frozenset(stats.value.paused_handlers if stats.value else ()),
+        }  # fmt: skip
+
+    async def processes(self, reader: Reader, fields: Mapping[str, str]) -> Context:
+        seen = await reader.processes()
+        return {"processes": [(one, await _runs_of(reader, one)) for one in seen]}
+
+    async def system(self, reader: Reader, fields: Mapping[str, str]) -> Context:
+        app = self._source.app
+        return {
+            "stats": await self.stats.get(1.0), "store": self._source.store,
+            "hooks": [] if app is None else hooks_of(app.plugins), "options": None if app is None else app.options,
+            "payloads": self._payloads,
+        }  # fmt: skip
+
+
+async def _told(reader: Reader, job: JobInfo) -> list[str]:
+    """What `explain` says, without what the page shows anyway: the name, and the history."""
+    try:
+        lines = (await reader.explain(job)).split("\n")
+    except AetherError as error:
+        return [f"It cannot be explained now: {error}"]
+    return [line for line in lines[1:] if not line.startswith("- ")]
+
+
+def _last_error(job: JobInfo, runs: Sequence[JobRun]) -> str | None:
+    """Of the last attempt, if that failed."""
+    last = next((run for run in runs if run.started_at and run.outcome), None)
+    if job.last_error and job.status is not JobStatus.COMPLETED:
+        return job.last_error
+    return last.error if last is not None else None
+
+
+def _coming(reader: Reader, job: JobInfo) -> list[Upcoming]:
+    schedule = reader.schedule(job)
+    if schedule is None:
+        return []
+    with contextlib.suppress(AetherError, OverflowError):
+        return coming(schedule, job, reader.now(), 5)
+    return []
+
+
+async def _recurring(reader: Reader, job: JobInfo) -> Context:
+    schedule = reader.schedule(job)
+    last = next((run for run in await reader.history(job.id, 3) if run.outcome is not None), None)
+    words = "a schedule that cannot be read here" if schedule is None else schedule.describe()
+    return {"job": job, "words": words, "coming": _coming(reader, job), "last": last}
+
+
+async def _runs_of(reader: Reader, one: Seen) -> Sequence[JobInfo]:
+    return await reader.find(Query(owner=one.id, limit=20))
+
+
+def _extra(job: JobInfo, runs: Sequence[JobRun], how: Payloads) -> list[tuple[str, str | None]]:
+    """Other values of the user's: the last result, the last checkpoint."""
+    kept = next((run for run in runs if run.has_result), None)
+    found = [] if kept is None else [("result", payload(kept.result, how))]
+    return found + ([] if job.checkpoint is None else [("checkpoint", payload(job.checkpoint, how))])
+
+
+def _commands(source: Source, job: JobInfo) -> list[str]:
+    """The same as command lines."""
+    verbs = {
+        JobStatus.SCHEDULED: ("explain", "trigger", "resume" if job.paused else "pause", "delete"),
+        JobStatus.RUNNING: ("explain", "resume" if job.paused else "pause", "delete"),
+        JobStatus.COMPLETED: ("explain",),
+    }.get(job.status, ("explain", "retry"))
+    return [f"aether-bg {verb} {source.file} {job.id}" for verb in verbs]

@@ -1,0 +1,121 @@
+"""A service whose jobs are in every state, and a client of it, on both event loops."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+if find_spec("starlette") is None or find_spec("httpx2") is None:
+    collect_ignore_glob = ["test_*.py"]  # `pip install 'aether-bg[web]' httpx2`
+else:
+    from starlette.applications import Starlette
+    from starlette.routing import Mount
+    from starlette.testclient import TestClient
+
+    from aether_bg import Aether, JobStatus
+    from aether_bg.ext.web import dashboard, health, lifespan
+    from aether_bg.plugins.memory import MemoryStore
+
+SECRET = "4111-SECRET"
+MARK = "<script>alert(1)</script><b onmouseover=x>\u202e&\"'\u2066"
+NAME = "<img src=x onerror=alert(1)>"
+"""No name may have a slash or a direction character."""
+
+
+class Service:
+    """`client` speaks to it; `call` runs a coroutine on its loop."""
+
+    def __init__(self, client: Any, jobs: Any, ids: dict[str, Any]) -> None:
+        self.client, self.jobs, self.ids = client, jobs, ids
+
+    def call(self, fn: Callable[..., Awaitable[Any]], *args: Any) -> Any:
+        return self.client.portal.call(fn, *args)
+
+    def get(self, path: str, **more: Any) -> Any:
+        return self.client.get(f"/ops/{path}", **more)
+
+    def post(self, path: str, data: dict[str, str] | None = None, **more: Any) -> Any:
+        headers = {"Sec-Fetch-Site": "same-origin"} | more.pop("headers", {})
+        return self.client.post(f"/ops/{path}", data=data or {}, headers=headers, follow_redirects=False, **more)
+
+    def row(self, name: str) -> Any:
+        return self.call(self.jobs.store.get_by_job_name, name)
+
+
+def make_jobs(store: Any) -> Any:
+    app = Aether(store, scheduler="timer", actor="service")
+
+    @app.handler("Fine")
+    def fine(payload: Any = None) -> None: ...
+
+    @app.handler("Fails")
+    def fails(payload: Any = None) -> None:
+        raise ValueError(f"{MARK} went wrong\nmore {MARK}")
+
+    @app.handler("Long")
+    async def long() -> None:
+        import anyio
+
+        await anyio.sleep(60)
+
+    return app
+
+
+async def fill(app: Any, ids: dict[str, Any]) -> None:
+    payload = {"card": SECRET, "deep": [{"iban": SECRET}], "key": MARK}
+    for n in range(3):
+        ids[f"fine-{n}"] = await app.enqueue("Fine", f"fine-{n}", payload)
+        ids[f"failed-{n}"] = await app.enqueue("Fails", f"failed-{n}", payload, metadata={"tenant": SECRET})
+    ids["later"] = await app.enqueue("Fine", "later", payload, timedelta(days=1))
+    ids["nightly"] = await app.enqueue("Fine", "nightly", payload, "30 2 * * *", timezone="Europe/Berlin")
+    ids["paused"] = await app.enqueue("Fine", "paused", payload, "@hourly")
+    await app.pause(ids["paused"])
+    ids["mark"] = await app.enqueue("Fine", NAME, None, timedelta(days=2))
+    ids["long"] = await app.enqueue("Long", "long")
+    for name in (*(f"fine-{n}" for n in range(3)), *(f"failed-{n}" for n in range(3))):
+        await app.wait(name, 10)
+    while (await app.store.get(ids["long"])).status is not JobStatus.RUNNING:
+        import anyio
+
+        await anyio.sleep(0.01)
+
+
+@pytest.fixture(params=["sqlite", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    return MemoryStore() if request.param == "memory" else tmp_path / "jobs.db"
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def loop(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def serve(store: Any, loop: str) -> Callable[..., Any]:
+    """`with serve(**options of the dashboard) as service`."""
+    from contextlib import contextmanager
+
+    @contextmanager
+    def serving(shown: Callable[[Any], Any] = lambda app: app, **options: Any) -> Iterator[Service]:
+        app, ids = make_jobs(store), dict[str, Any]()
+
+        @asynccontextmanager
+        async def filled(_: Any) -> AsyncIterator[None]:
+            await fill(app, ids)
+            yield
+
+        page = dashboard(shown(app), **{"allow": lambda request: "ada"} | options)
+        service = Starlette(routes=[Mount("/ops", page), Mount("/health", health(app))], lifespan=lifespan(app, filled))
+        with TestClient(service, backend=loop, base_url="http://shop.test") as client:
+            yield Service(client, app, ids)
+
+    return serving
+
+
+SCREENS = ("", "jobs", "failures", "recurring", "handlers", "processes", "system")

@@ -1,0 +1,179 @@
+"""What the screens say, over SQLite and memory, on both event loops, without a browser."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from conftest import NAME, SCREENS, SECRET
+
+Serve = Callable[..., Any]
+RAW = ("<script>alert", "<img", "<b onmouseover", "\u202e", "\u2066")
+
+
+def pages(service: Any) -> dict[str, str]:
+    """Every screen, and the page of every job."""
+    paths = [*SCREENS, "jobs?status=failed", *(f"jobs/{id_}" for id_ in service.ids.values())]
+    found = {}
+    for path in paths:
+        answer = service.get(path)
+        assert answer.status_code == 200, (path, answer.text)
+        found[path] = answer.text
+    return found
+
+
+def test_each_screen_shows_what_there_is(serve: Serve) -> None:
+    with serve() as service:
+        found = pages(service)
+        assert re.search(r"<b>3</b> failed", found[""])
+        assert all(text in found[""] for text in ("failed-2", "went wrong"))
+        for name in ("fine-0", "failed-1", "nightly", "paused", "long"):
+            assert name in found["jobs"]
+        assert "fine-0" not in found["jobs?status=failed"]
+        assert all(text in found["failures"] for text in ("3 ×", "Fails"))
+        assert "at 02:30 every day, Europe/Berlin" in found["recurring"]
+        assert found["recurring"].count("<li><time") == 10  # two jobs, five instants each
+        assert all(name in found["handlers"] for name in ("Fine", "Fails", "Long"))
+        assert "long" in found["processes"]
+        assert "store_transact" in found["system"]
+        job = found[f"jobs/{service.ids['failed-1']}"]
+        assert "It failed for good" in job
+        assert job.index("Why it failed") < job.index("Attempts")
+        assert all(text in job for text in ("<details", "Traceback"))
+        assert "It waits for that instant." in found[f"jobs/{service.ids['later']}"]
+        assert "It is paused" in found[f"jobs/{service.ids['paused']}"]
+
+
+@pytest.mark.parametrize("payloads", ["hidden", "keys", "shown"])
+def test_no_screen_shows_more_of_payloads_than_it_may(serve: Serve, payloads: str) -> None:
+    with serve(payloads=payloads) as service:
+        found = pages(service)
+        with_secret = {path for path, text in found.items() if SECRET in text}
+        with_key = {path for path, text in found.items() if "iban" in text}
+        of_jobs = {f"jobs/{id_}" for name, id_ in service.ids.items() if name not in ("mark", "long")}
+        assert with_secret == (of_jobs if payloads == "shown" else set())
+        assert with_key == (set() if payloads == "hidden" else of_jobs)
+
+
+def test_stored_text_does_no_harm(serve: Serve) -> None:
+    with serve(payloads="shown") as service:
+        for path, page in pages(service).items():
+            text = re.sub(r'<input type="hidden" name="error" value="[^"]*">', "", page)  # what a form must say again
+            for raw in RAW:
+                assert raw not in text, (path, raw)
+        assert "&lt;script&gt;" in service.get("failures").text
+
+
+def test_long_stored_text_is_cut(serve: Serve) -> None:
+    with serve(payloads="shown") as service:
+        long = {"text": "x" * 200_000, "<i>": ["\u202e" * 1000] * 9}
+        id_ = service.call(service.jobs.enqueue, "Fine", "y" * 200, long, timedelta(days=1))
+        text = service.get(f"jobs/{id_}").text
+        assert len(text) < 200_000
+        assert "more characters" in text
+        assert len(service.get("jobs").text) < 100_000
+
+
+def test_jobs_are_filtered_and_paged(serve: Serve) -> None:
+    with serve() as service:
+        for n in range(60):
+            service.call(service.jobs.enqueue, "Fine", f"bulk:{n:02}", None, timedelta(days=1))
+        text = service.get("jobs", params={"name": "bulk:"}).text
+        names = re.findall(r"<bdi>(bulk:\d\d)</bdi>", text)
+        assert names == [f"bulk:{n:02}" for n in range(59, 9, -1)]
+        older = re.search(r'href="jobs(\?[^"]*)" rel="next"', text)
+        assert older
+        rest = service.get("jobs" + older[1].replace("&amp;", "&")).text
+        assert re.findall(r"<bdi>(bulk:\d\d)</bdi>", rest) == [f"bulk:{n:02}" for n in range(9, -1, -1)]
+        assert "No job matches" in service.get("jobs", params={"name": "Bulk:"}).text
+        assert "nightly" in service.get("jobs", params={"recurring": "1"}).text
+        only = service.get("jobs", params={"paused": "1"}).text
+        assert ("paused</bdi>" in only, "nightly" in only) == (True, False)
+        line = service.call(service.jobs.store.failures)[0].error_line
+        assert len(set(re.findall(r"failed-\d", service.get("jobs", params={"error": line}).text))) == 3
+
+
+NOWHERE = ("nope", "jobs/nope", f"jobs/{uuid4()}", "jobs/x/y", "static/../_page.py", "static/none.css", "bulk", "a/b/c")
+
+
+def test_what_is_not_there_is_404(serve: Serve) -> None:
+    with serve() as service:
+        for path in NOWHERE:
+            answer = service.get(path)
+            assert answer.status_code == 404
+            assert "Content-Security-Policy" in answer.headers
+
+
+ODD = (
+    "status=<script>", "after=x", "after=" + str(uuid4()), "name=%00", "name=%ed%a0%80", "handler=" + "x" * 5000,
+    "done=%3Cscript%3E", "error=" + "%22%3E" * 300, "recurring=&paused=", "status=failed&after=" + str(uuid4()),
+)  # fmt: skip
+
+
+def test_odd_queries_are_answered(serve: Serve) -> None:
+    with serve() as service:
+        for query in ODD:
+            for screen in ("jobs", "recurring", ""):
+                answer = service.get(f"{screen}?{query}")
+                assert answer.status_code == 200, answer.text
+                assert "<script>" not in answer.text
+
+
+def test_links_work_under_any_prefix(serve: Serve) -> None:
+    with serve() as service:
+        assert service.get("").url.path == "/ops/"
+        answer = service.client.get("/ops", follow_redirects=False)
+        assert (answer.status_code, answer.headers["location"].rstrip("/")[-4:]) == (307, "/ops")
+        for path, up in (("", "./"), ("jobs", "./"), (f"jobs/{service.ids['later']}", "../")):
+            text = service.get(path).text
+            links = re.findall(r'(?:href|src|action)="([^"#]*)', text)
+            assert f"{up}static/style.css" in text
+            assert [link for link in links if link.startswith(("/", "http"))] == []
+
+
+def test_a_name_of_html_is_a_link_to_its_job(serve: Serve) -> None:
+    with serve() as service:
+        text = service.get("jobs").text
+        assert f'jobs/{service.ids["mark"]}"><bdi>&lt;img src=x' in text
+        assert NAME not in text
+
+
+def test_a_client_and_a_store_are_shown_read_only(serve: Serve, store: Any) -> None:
+    from aether_bg import SQLiteStore
+
+    if not hasattr(store, "joinpath"):
+        pytest.skip("a store in memory cannot be inspected")
+    with serve(shown=lambda app: SQLiteStore(store)) as service:
+        found = pages(service)
+        assert "It failed for good" in found[f"jobs/{service.ids['failed-0']}"]
+        assert all('<form method="post"' not in text for text in found.values())
+        answer = service.post(f"jobs/{service.ids['failed-0']}/retry")
+        assert answer.status_code == 403
+        assert "from outside" in answer.text
+
+
+def test_an_app_that_does_not_run_says_so(tmp_path: Any) -> None:
+    from starlette.testclient import TestClient
+
+    from aether_bg import Aether
+    from aether_bg.ext.web import dashboard, health
+
+    app = Aether(tmp_path / "jobs.db", scheduler="timer")
+    answer = TestClient(dashboard(app, allow=lambda request: True)).get("/")
+    assert answer.status_code == 503
+    assert "not running" in answer.text
+    probe = TestClient(health(app))
+    assert (probe.get("/live").status_code, probe.get("/ready").status_code) == (200, 503)
+
+
+def test_probes(serve: Serve) -> None:
+    with serve() as service:
+        assert service.client.get("/health/live").json() == {"ok": True}
+        ready = service.client.get("/health/ready")
+        assert (ready.status_code, ready.json()["ok"]) == (200, True)
+        assert service.client.get("/health/other").status_code == 404
+        assert service.client.post("/health/ready").status_code == 405
