@@ -72,6 +72,7 @@ WAITING: list[tuple[str, dict[str, Any], Around, Waiting | None, str]] = [
     ("unreadable schedule", {"expression_value": "@lunch"}, attrs.evolve(ALIVE, readable=False), Waiting.SCHEDULE,
      "It waits for a process that can read its schedule '@lunch', which this one cannot. It has waited since 2026-"),
     ("unreadable, later", {"due_at": at(30)}, attrs.evolve(ALIVE, readable=False), Waiting.TIME, "for that instant."),
+    ("parents", {"waits_for": 1, "parents": 1}, ALIVE, Waiting.PARENTS, "It waits for 1 job to complete."),
     ("limit", {}, attrs.evolve(ALIVE, running=2, limit=2), Waiting.LIMIT, "2 of 2 run, over all processes"),
     ("handler paused", {"handler_paused": True}, ALIVE, Waiting.RESUME, "is paused: `resume` lets it go on"),
     ("no slot", {}, attrs.evolve(ALIVE, free=0), Waiting.SLOT, "all of this process's are taken"),
