@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
 import attrs
 
 from aether_bg._app.admission import ARGUMENTS, ENQUEUE_OPTIONS, IF_EXISTS, Admission
-from aether_bg._app.parents import Asked, asked, not_found, queries
+from aether_bg._app.parents import Asked, asked, by_any, not_found, queries
 from aether_bg._handlers import work
 from aether_bg._hooks.calls import Calls
 from aether_bg._kernel.kernel import Kernel
@@ -48,7 +48,9 @@ class Enqueuer:
         named, unit = job_name is not None, self.unit()
         after: tuple[UUID, ...] = ()
         if wanted is not None:
-            after = await self.parents(wanted, () if unit is None else unit.jobs, job.job_name if named else None)
+            after = await self.parents(
+                wanted, {} if unit is None else by_any(unit.jobs), job.job_name if named else None
+            )
             job = wanted.given_to(job, after)
         if unit is not None and (known := await self._join(unit, job, after, named, if_exists)) is not None:
             return known
@@ -67,13 +69,14 @@ class Enqueuer:
             if done is not None:
                 return done
 
-    async def parents(self, wanted: Asked, made: Iterable[JobInfo], name: str | None) -> tuple[UUID, ...]:
-        """Their ids. `made`: jobs that will be in the same transaction; `name`: of the child, if it has one. Raises
+    async def parents(self, wanted: Asked, made: dict[UUID | str, JobInfo], name: str | None) -> tuple[UUID, ...]:
+        """Their ids. `made`: jobs that will be in the same transaction, by id and name, and what has been found before;
+        `name`: of the child, if it has one. Raises
         `JobNotFound` unless that name is held: an identical job may be older than a purge (docs/protocol.md, N0)."""
-        found = [*made]
-        for query in queries(wanted):
-            found += await self._calls.find(query)
-        after, missing = wanted.among(found, self._calls.load)
+        for query in queries(wanted.without(made)):
+            for key, job in by_any(await self._calls.find(query)).items():
+                made.setdefault(key, job)
+        after, missing = wanted.among(made, self._calls.load)
         if missing and (name is None or await self.holder(name) is None):
             raise not_found(missing[0])
         return after
@@ -187,7 +190,7 @@ class InTransaction:
             job = self._admission.job(self._clock.moment(), *arguments, **options)
             after: tuple[UUID, ...] = ()
             if wanted is not None:
-                found = [row for query in queries(wanted) for row in tx.find(query)]
+                found = by_any(row for query in queries(wanted) for row in tx.find(query))
                 after, missing = wanted.among(found, self._calls.load)
                 if missing:
                     raise not_found(missing[0])

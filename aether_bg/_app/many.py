@@ -36,6 +36,21 @@ class _Entry(NamedTuple):
     after: tuple[UUID, ...] = ()
 
 
+class _Ids(list[UUID]):
+    """What the items are answered with; a parent among them may be a job that holds its name already."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._answers: dict[UUID, UUID] = {}
+
+    def add(self, job: JobInfo, answer: UUID) -> None:
+        self.append(answer)
+        self._answers[job.id] = answer
+
+    def of(self, after: tuple[UUID, ...]) -> tuple[UUID, ...]:
+        return tuple(dict.fromkeys(self._answers.get(parent, parent) for parent in after))
+
+
 class Many:
     def __init__(self, enqueuer: Enqueuer) -> None:
         self._enqueuer = enqueuer
@@ -60,7 +75,7 @@ class Many:
 
     async def _entries(self, items: list[Any]) -> list[_Entry]:
         moment, admission = self._enqueuer.moment(), self._enqueuer.admission
-        entries = list[_Entry]()
+        entries, made, seen = list[_Entry](), dict[UUID | str, JobInfo](), 0
         for index, item in enumerate(items):
             if index % STRETCH == STRETCH - 1:
                 await anyio.lowlevel.checkpoint()
@@ -71,7 +86,9 @@ class Many:
                 job = admission.job(moment, **{**_DEFAULTS, **arguments})
                 named, after = arguments.get("job_name") is not None, tuple[UUID, ...]()
                 if wanted is not None:
-                    made = [entry.job for entry in entries]
+                    for entry in entries[seen:]:
+                        made[entry.job.id] = made[entry.job.job_name] = entry.job
+                    seen = len(entries)
                     after = await self._enqueuer.parents(wanted, made, job.job_name if named else None)
                     job = wanted.given_to(job, after)
                 entries.append(_Entry(job, named, if_exists, after))
@@ -85,7 +102,7 @@ class Many:
 
     def _writes(self, entries: list[_Entry], held: Mapping[str, JobInfo]) -> tuple[list[Written], list[UUID]]:
         """As one enqueue after the other. `held`: who holds which name in the store."""
-        rows, writes, ids = dict(held), list[Written](), list[UUID]()
+        rows, writes, ids = dict(held), list[Written](), _Ids()
         changed: dict[UUID, int] = {}
         """Where in `writes` a row is changed: a statement of many rows can change each of them once."""
         for index, (job, _, if_exists, after) in enumerate(entries):
@@ -95,7 +112,7 @@ class Many:
             try:
                 answer = None if holder is None else self._enqueuer.instead(holder, job, if_exists)
                 if isinstance(answer, UUID):
-                    ids.append(answer)
+                    ids.add(job, answer)
                     continue
                 if holder is not None and answer is not None and answer.holds_name:
                     rows[job.job_name] = row = answer.applied_to(holder)
@@ -104,7 +121,7 @@ class Many:
                     else:
                         changed[holder.id] = len(writes)
                         writes.append(Written(Update(answer), row))
-                    ids.append(holder.id)
+                    ids.add(job, holder.id)
                     continue
                 check_comes(job)
             except AetherError as error:
@@ -112,8 +129,8 @@ class Many:
             if answer is not None:
                 writes.append(Written(Update(answer), None))
             rows[job.job_name] = job
-            writes.append(Written(Insert(job, after), job))
-            ids.append(job.id)
+            writes.append(Written(Insert(job, ids.of(after)), job))
+            ids.add(job, job.id)
         return writes, ids
 
     async def _join(self, unit: work.UnitOfWork, entries: list[_Entry], names: set[str]) -> list[UUID] | None:
@@ -121,19 +138,19 @@ class Many:
         held = await self._held(names)
         if not unit.is_open:
             return None
-        joined, new, ids = dict(unit.named), list[Insert](), list[UUID]()
+        joined, new, ids = dict(unit.named), list[Insert](), _Ids()
         for index, (job, _, if_exists, after) in enumerate(entries):
             name = job.job_name
             try:
                 if name in joined:
-                    ids.append(kept(joined[name], job, if_exists))
+                    ids.add(job, kept(joined[name], job, if_exists))
                 elif name in held and not held[name].gives_way_to(job):
-                    ids.append(self._enqueuer.kept_inside(held[name], job, if_exists))
+                    ids.add(job, self._enqueuer.kept_inside(held[name], job, if_exists))
                 else:
                     check_comes(job)
                     joined[name] = job
-                    new.append(Insert(job, after))
-                    ids.append(job.id)
+                    new.append(Insert(job, ids.of(after)))
+                    ids.add(job, job.id)
             except AetherError as error:
                 raise error.at(f"items[{index}]") from error.__cause__
         for insert in new:

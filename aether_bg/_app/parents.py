@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import cache, partial
 from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 
@@ -32,14 +33,16 @@ class Asked(NamedTuple):
     def names(self) -> tuple[str, ...]:
         return tuple(one for one in self.parents if isinstance(one, str))
 
-    def among(self, jobs: Iterable[JobInfo], load: Load) -> tuple[tuple[UUID, ...], list[UUID | str]]:
-        """Their ids, in order, and those that are not among `jobs`. Raises `InvalidOption` for one that recurs."""
-        known: dict[UUID | str, JobInfo] = {}
-        for job in jobs:
-            known[job.id] = job
-            known.setdefault(job.job_name, job)
+    def without(self, known: Container[UUID | str]) -> Asked:
+        """Those that are not known."""
+        return self._replace(parents=tuple(one for one in self.parents if one not in known))
+
+    def among(self, known: Mapping[UUID | str, JobInfo], load: Load) -> tuple[tuple[UUID, ...], list[UUID | str]]:
+        """Their ids, in order, and those that are not `known`, by id or name. Raises `InvalidOption` for one that
+        recurs."""
+        recurs = cache(partial(_recurs, load))
         for job in [known[parent] for parent in self.parents if parent in known]:
-            if not job.status.terminal and _recurs(job, load):
+            if not job.status.terminal and recurs(job.expression_value, job.timezone):
                 raise InvalidOption(
                     f"after={shown(job.job_name)}", "a job cannot run after one that recurs: that does not end",
                     "Enqueue it from the handler of that job.",
@@ -77,6 +80,15 @@ def queries(wanted: Asked) -> list[Query]:
     return by_id + [Query(job_name=name, limit=1) for name in wanted.names]
 
 
+def by_any(jobs: Iterable[JobInfo]) -> dict[UUID | str, JobInfo]:
+    """By id, and by name: of several that had a name the first."""
+    known: dict[UUID | str, JobInfo] = {}
+    for job in jobs:
+        known[job.id] = job
+        known.setdefault(job.job_name, job)
+    return known
+
+
 def not_found(job: UUID | str) -> JobNotFound:
     remedy = "Was it purged? app.store.find() lists jobs."
     if isinstance(job, str):
@@ -90,8 +102,8 @@ def _id(parent: UUID | str) -> UUID:
     return parent if isinstance(parent, UUID) else uuid4()
 
 
-def _recurs(job: JobInfo, load: Load) -> bool:
+def _recurs(load: Load, text: str, timezone: str | None) -> bool:
     try:
-        return load(job.expression_value, job.timezone).recurring
+        return load(text, timezone).recurring
     except InvalidSchedule:
         return False

@@ -356,6 +356,16 @@ async def test_enqueue_many(make_app: Make) -> None:
             {"handler": "Merge", "job_name": "merge", "after": ["a", "b", early]},
         ])  # fmt: skip
         assert [entry[0] for entry in await app.result(merged, 10)] == ["a", "b", "early"]
+        kept, again = await app.enqueue_many([
+            {"handler": "Work", "job_name": "a", "payload": "z", "if_exists": "keep"},
+            {"handler": "Merge", "job_name": "again", "after": ["a"]},
+        ])  # fmt: skip
+        assert [entry[2] for entry in await app.result(again, 10)] == ["A"]
+        async with app.unit_of_work():
+            inside = await app.enqueue_many([
+                {"handler": "Work", "job_name": "a", "payload": "a"}, {"handler": "Merge", "after": ["a", kept]},
+            ])  # fmt: skip
+        assert len(await app.result(inside[1], 10)) == 1
         with pytest.raises(JobNotFound, match=r"items\[0\]: job 'c'"):
             await app.enqueue_many([{"handler": "Merge", "after": ["c"]}, {"handler": "Work", "job_name": "c"}])
 
