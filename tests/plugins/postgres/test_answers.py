@@ -70,12 +70,12 @@ async def test_an_enqueue(store: PostgresStore, proxy: Proxy, how: Any) -> None:
 async def test_a_change(store: PostgresStore, proxy: Proxy, how: Any) -> None:
     async with app_on(store) as app:
         job = await app.enqueue("Work", "later", "x", "@yearly")
-        proxy.cut(how, b"marked")
-        await app.update(job, "@monthly", payload="marked")
+        proxy.cut(how, b"30 2 * * 1")
+        await app.update(job, "30 2 * * 1")
         assert proxy.cuts == 1
         row = await app.store.get(job)
         assert row is not None
-        assert (row.payload, row.schedule_rev) == ("marked", 1)
+        assert (row.expression_value, row.schedule_rev) == ("30 2 * * 1", 1)
 
 
 @pytest.mark.parametrize("how", LOST)
