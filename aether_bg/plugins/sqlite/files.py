@@ -6,7 +6,6 @@ import errno
 import os
 import sqlite3
 import stat
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,9 +27,6 @@ from aether_bg.errors import (
 
 BUSY_MS: Final = 100
 """How long one BEGIN waits for an outsider's lock before the writer looks at its deadlines again."""
-
-_LATELY: Final = 0.001
-"""Seconds for which a look at the files holds before a commit. After it they are always looked at again."""
 
 Identity = tuple[int, int]
 
@@ -126,7 +122,6 @@ class Identities:
     def __init__(self, path: Path) -> None:
         self._path, self._wal = str(path), f"{path}-wal"
         self._were = self._now()
-        self._lately = 0.0
 
     def _now(self) -> tuple[Identity | None, Identity | None]:
         return identity(self._path), identity(self._wal)
@@ -134,14 +129,7 @@ class Identities:
     @property
     def kept(self) -> bool:
         """Whether both are still the same files: what is committed now can be found by its name."""
-        kept = self._now() == self._were
-        self._lately = time.monotonic() + _LATELY if kept else 0.0
-        return kept
-
-    @property
-    def kept_lately(self) -> bool:
-        """The same, or that they were so a moment ago, after the commit before this one."""
-        return time.monotonic() < self._lately or self.kept
+        return self._now() == self._were
 
     @property
     def wal_is_away(self) -> bool:

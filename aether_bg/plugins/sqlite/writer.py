@@ -116,7 +116,7 @@ class Writer:
 
     def _commit(self, batch: list[Operation]) -> list[Operation]:
         """Run one transaction; the operations that are finished. The rest of a long batch is left for the next."""
-        if not self.identities.kept_lately:
+        if not self.identities.kept:
             return [self._fail(op, files.gone(self._path)) for op in batch if op.take()]
         ran: list[Operation] = []
         with self._lock:
