@@ -106,11 +106,14 @@ class Choice:
         due = self._best([lane for lane in self._lanes if lane.due <= (self._now or "")])
         if not due:
             return []
+        bad: list[Lane] = []
+        if wanted.suspect:
+            bad = self._best(self._find_lanes(f"AND {SUSPECT} AND due_at <= :now", suspect=True))
+        if len(due) == 1 and not bad:
+            return self._first(due[0])
         rows = self._rows(due, f"AND NOT {SUSPECT}")
-        if wanted.suspect and (bad := self._best(self._find_lanes(f"AND {SUSPECT} AND due_at <= :now", suspect=True))):
+        if bad:
             rows += [row._replace(suspect=True) for row in self._rows(bad, f"AND {SUSPECT}", most=1)]
-        if len(due) == 1 and not any(row.suspect for row in rows):
-            return rows  # as many as there may be, in order
         return wanted.deal(rows, self._running)
 
     def rest(self, chosen: list[Due]) -> tuple[datetime | None, bool]:
@@ -151,18 +154,27 @@ class Choice:
         free = [lane for lane in lanes if wanted.most(lane.handler, self._running) > 0]
         return sorted(free, key=place)[:_MOST_LANES]
 
+    def _first(self, lane: Lane) -> list[Due]:
+        """Of one lane alone: as many as there may be, in order. There is nothing to deal, so the ids are enough."""
+        sql, given = self._statement([lane], f"AND NOT {SUSPECT}")
+        ids = json.loads(self._conn.execute(f"SELECT json_group_array(id) FROM ({sql})", given).fetchone()[0])
+        return [Due(id_, lane.handler, 0, None) for id_ in ids]
+
     def _rows(self, lanes: list[Lane], more: str, most: int | None = None) -> list[Due]:
-        given: dict[str, Any] = {"now": self._now, "unreadable": self._unreadable}
-        for number, lane in enumerate(lanes):
-            given[f"handler{number}"], given[f"priority{number}"] = lane.handler, lane.priority
-            given[f"most{number}"] = most or self._wanted.most(lane.handler, self._running)
-        sql = _earliest(tuple(lane.ready for lane in lanes), f"{more} {self._readable}")
+        sql, given = self._statement(lanes, more, most)
         if self._odd:
             found = self._conn.execute(sql, given).fetchall()
         else:  # in one step: a step per row would hand the interpreter lock back and forth for each
             sql = f"SELECT json_group_array(json_array(lane, id, due_at)) FROM ({sql})"
             found = json.loads(self._conn.execute(sql, given).fetchone()[0])
         return [_due(id_, lanes[number].handler, lanes[number].priority, due) for number, id_, due in found]
+
+    def _statement(self, lanes: list[Lane], more: str, most: int | None = None) -> tuple[str, dict[str, Any]]:
+        given: dict[str, Any] = {"now": self._now, "unreadable": self._unreadable}
+        for number, lane in enumerate(lanes):
+            given[f"handler{number}"], given[f"priority{number}"] = lane.handler, lane.priority
+            given[f"most{number}"] = most or self._wanted.most(lane.handler, self._running)
+        return _earliest(tuple(lane.ready for lane in lanes), f"{more} {self._readable}"), given
 
 
 def _due(id_: int, handler: str, priority: Any, due: Any) -> Due:
