@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib
+import importlib.util
 import json
 import os
 import select
@@ -59,6 +60,8 @@ def preload() -> None:
         importlib.import_module(name)
     importlib.import_module("anyio._backends._asyncio")
     importlib.import_module("chaos.worker")
+    if importlib.util.find_spec("psycopg") is not None:
+        importlib.import_module("chaos.postgres")
 
 
 def reap(children: set[int]) -> None:

@@ -14,7 +14,7 @@ from uuid import UUID
 
 import anyio
 
-from aether_bg import JobInfo, JobRun, SQLiteStore, hookimpl
+from aether_bg import JobInfo, JobRun, hookimpl
 from aether_bg.model import (
     Alive,
     Altered,
@@ -47,7 +47,7 @@ MOMENTS = ("after claim", "mid-handler", "before commit", "in commit", "after co
 class Watched:
     """A store that passes everything on to a `SQLiteStore`, and says so."""
 
-    def __init__(self, inner: SQLiteStore, moment: Callable[[str], object] = lambda _: None) -> None:
+    def __init__(self, inner: Any, moment: Callable[[str], object] = lambda _: None) -> None:
         self.inner, self.moment = inner, moment
 
     def __repr__(self) -> str:

@@ -47,7 +47,13 @@ class Worker:
         self.failpoint: Any = lambda moment: None
         if spec.get("moment"):
             self.failpoint = Failpoint(spec["moment"], spec.get("nth", 1), self.history)
-        store = SQLiteStore(spec["db"], busy=spec.get("busy", 5.0))
+        store: Any
+        if spec.get("url"):
+            from aether_bg import PostgresStore
+
+            store = PostgresStore(spec["url"], **spec.get("store", {}))
+        else:
+            store = SQLiteStore(spec["db"], busy=spec.get("busy", 5.0))
         self.store = store
         if spec.get("locks") is False:
             from aether_bg.plugins.sqlite.locks import OwnerLocks
@@ -67,7 +73,7 @@ class Worker:
             self.app.registration = attrs.evolve(self.app.registration, timings=Timings(look=spec["look"]))
         self.register(set(spec.get("without", ())))
 
-    def wrapped(self, store: SQLiteStore) -> Any:
+    def wrapped(self, store: Any) -> Any:
         """The store plugin; a mutant puts another one there."""
         if self.spec.get("mutant"):
             from chaos.mutants import MUTANTS
@@ -125,7 +131,8 @@ class Worker:
 
     async def effect(self, args: dict, ctx: JobContext, uow: UnitOfWork) -> None:
         with self.logged(ctx):
-            uow.execute("INSERT INTO effects VALUES (?, ?, ?)", [str(ctx.job.id), text(ctx.occurrence), ctx.token])
+            places = ", ".join([self.store.placeholder] * 3)
+            uow.execute(f"INSERT INTO effects VALUES ({places})", [str(ctx.job.id), text(ctx.occurrence), ctx.token])
             self.failpoint("mid-handler")
             if args.get("ms"):
                 await anyio.sleep(args["ms"] / 1000)
