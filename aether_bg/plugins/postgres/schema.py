@@ -155,9 +155,12 @@ def steps_sql(schema: Schema) -> str:
 
 
 def applied(conn: Connection, schema: Schema) -> list[str]:
-    """The steps it has had; empty if there is none."""
-    found = conn.execute("SELECT to_regclass(%s) IS NOT NULL", [f'"{schema.name}".meta']).fetchone()
-    if found is None or not found[0]:
+    """The steps it has had; empty if there is none.
+
+    Read from the table of tables: `to_regclass` may remember, until the transaction ends, that there was none.
+    """
+    found = conn.execute("SELECT 1 FROM pg_tables WHERE schemaname = %s AND tablename = 'meta'", [schema.name])
+    if found.fetchone() is None:
         return []
     rows = conn.execute(schema("SELECT key FROM {schema}.meta WHERE key LIKE 'step %%' ORDER BY key"), []).fetchall()
     return [key.removeprefix(_STEP) for (key,) in rows]
