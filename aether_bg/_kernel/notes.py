@@ -5,8 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from itertools import count
 from typing import Any
 from uuid import UUID
+from weakref import WeakKeyDictionary
 
 import anyio
 import attrs
@@ -31,6 +34,14 @@ class Watch:
     moved: anyio.Event = attrs.field(factory=anyio.Event)
 
 
+@attrs.define(eq=False)
+class _Turn:
+    """Of the checkpoints of an attempt: one is written at a time, and none after a later one."""
+
+    lock: anyio.Lock = attrs.field(factory=partial(anyio.Lock, fast_acquire=True))
+    last: int = -1
+
+
 @attrs.define(kw_only=True, eq=False)
 class Notes:
     """`call`: carries a call from another thread to the loop. `limit`: bytes of a checkpoint."""
@@ -47,6 +58,10 @@ class Notes:
     _asked: anyio.Event = attrs.field(factory=anyio.Event, init=False)
     _posted: bool = attrs.field(default=False, init=False)
     _watches: dict[UUID, list[Watch]] = attrs.field(factory=dict, init=False)
+
+    _numbers: Iterator[int] = attrs.field(factory=count, init=False)
+    """Of checkpoints, in the order in which they are begun."""
+    _turns: WeakKeyDictionary[JobContext, _Turn] = attrs.field(factory=WeakKeyDictionary, init=False)
 
     # -- progress --------------------------------------------------------------------------------
 
@@ -115,13 +130,21 @@ class Notes:
 
     def checkpoint(self, ctx: JobContext, value: Any) -> Awaitable[None]:
         """To be awaited on the loop; in other threads it is done when this returns."""
+        number = next(self._numbers)
         if self._bridge.is_here:
-            return self._keep(ctx, value)
-        self._call(lambda: self._keep(ctx, value))
+            return self._in_turn(ctx, value, number)
+        self._call(lambda: self._in_turn(ctx, value, number))
         return DONE
 
-    async def _keep(self, ctx: JobContext, value: Any) -> None:
+    async def _in_turn(self, ctx: JobContext, value: Any, number: int) -> None:
         plain = check_json(value, self._limit, "a checkpoint")
+        turn = self._turns.setdefault(ctx, _Turn())
+        async with turn.lock:
+            if number > turn.last:  # else a later one is stored already
+                await self._keep(ctx, plain)
+                turn.last = number
+
+    async def _keep(self, ctx: JobContext, plain: Any) -> None:
         note = [Note(job_id=ctx.job.id, seq=ctx.token, checkpoint=plain)]
         calls: Calls = self._shared.calls
         try:

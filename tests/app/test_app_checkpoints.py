@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import anyio
@@ -22,6 +23,7 @@ from aether_bg import (
     UsageError,
     hookimpl,
 )
+from aether_bg.model import KEEP, Note, Write
 from aether_bg.plugins.memory import MemoryStore
 from aether_bg.testing import FakeClock, sandbox
 
@@ -181,6 +183,43 @@ async def test_an_attempt_without_its_token_is_told_and_cancelled(either: Aether
     assert row is not None
     assert (row.status, row.checkpoint) == (JobStatus.CANCELLED, None)
     assert "no longer holds the job" in str(told[0])
+
+
+class Overtaking(MemoryStore):
+    """The earlier a checkpoint is written, the longer it takes."""
+
+    waits = 0.3
+
+    @hookimpl
+    async def store_transact(self, writes: Sequence[Write]) -> Sequence[object]:
+        if any(isinstance(write, Note) and write.checkpoint is not KEEP for write in writes):
+            self.waits = wait = max(self.waits - 0.1, 0)
+            await anyio.sleep(wait)
+        return await super().store_transact(writes)
+
+
+@pytest.mark.parametrize("store", [None, Overtaking], ids=["sqlite", "overtaking"])
+async def test_of_several_at_once_the_last_one_begun_stays(make_app: Callable[..., Aether], store: Any) -> None:
+    app = make_app(store and store())
+
+    @app.handler("Several")
+    async def several(ctx: JobContext) -> None:
+        async with anyio.create_task_group() as group:
+            for number in range(5):
+                group.start_soon(ctx.checkpoint, number)
+            await anyio.sleep(0.05)
+            group.start_soon(partial(anyio.to_thread.run_sync, ctx.checkpoint, "thread"))
+        row = await app.store.get(ctx.job.id)
+        assert row is not None
+        assert row.checkpoint == ctx.checkpointed == "thread"
+        with anyio.move_on_after(0):  # one that is cancelled does not hold up the others
+            await ctx.checkpoint("never")
+        await ctx.checkpoint("last")
+        assert ctx.checkpointed == "last"
+
+    async with app:
+        row = await app.wait(await app.enqueue("Several"), 10)
+        assert row.status is JobStatus.COMPLETED, row.last_error
 
 
 class AsyncOperator:
