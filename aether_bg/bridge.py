@@ -8,6 +8,7 @@ import os
 import queue
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, Protocol, TypeVar
@@ -140,7 +141,8 @@ class Threads:
     async def run(self, fn: Callable[..., R], *args: Any) -> R:
         """`fn(*args)` in a thread, in a copy of this context. A thread cannot be cancelled: this waits until it has
         returned, also when the caller is cancelled (docs/protocol.md, S4)."""
-        done, bridge, context = anyio.Event(), Bridge(), context_to_carry()
+        way, context = _way_back(), context_to_carry()
+        done = way.waiter()
         result: list[R] = []
         raised: list[BaseException] = []
 
@@ -149,7 +151,7 @@ class Threads:
                 result.append(context.run(fn, *args))
             except BaseException as error:
                 raised.append(error)
-            bridge.post(done.set)
+            way.post(done.finish)
 
         self._start(work)
         with anyio.CancelScope(shield=True):
@@ -192,6 +194,37 @@ class Threads:
             del work
             with self._lock:
                 self._idle += 1
+
+
+class _WayBack:
+    """From threads to the loop this was made on: what several of them say at one moment crosses together."""
+
+    def __init__(self) -> None:
+        self.bridge, self.waiter = Bridge(), waiters()
+        self._said: deque[Callable[[], object]] = deque()
+        self._posted = False
+
+    def post(self, fn: Callable[[], object]) -> None:
+        self._said.append(fn)
+        if not self._posted:  # else what has been posted will find it
+            self._posted = True
+            self.bridge.post(self._tell)
+
+    def _tell(self) -> None:
+        self._posted = False
+        while self._said:
+            self._said.popleft()()
+
+
+_ways = threading.local()
+
+
+def _way_back() -> _WayBack:
+    """Of the loop that runs in this thread."""
+    way: _WayBack | None = getattr(_ways, "way", None)
+    if way is None or not way.bridge.is_here:
+        way = _ways.way = _WayBack()
+    return way
 
 
 def context_to_carry() -> contextvars.Context:
