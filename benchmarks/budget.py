@@ -1,6 +1,6 @@
 """CPU time per job by thread: the event loop's, the writer's, and what else the process takes.
 
-    python benchmarks/budget.py [--jobs 10000] [--json]
+    nox -s bench -- --layers, or python benchmarks/budget.py [--jobs 10000] [--json]
 
 Wall time on a busy machine says little; CPU time of each thread says what a job costs. Beside it the floor: bare
 asyncio and sqlite3, two threads as here, which write the same rows in the same batches.

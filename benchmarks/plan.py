@@ -47,6 +47,12 @@ STEPS = (
     Step("aether", "recovery", 5, 2, (1, 1)),
     Step("aether", "lateness", 1000, 1000, (2, 1)),
     Step("aether", "idle", 20, 5, (2, 1)),
+    Step("aether", "plain", 4000, 1000, (3, 1)),
+    Step("aether", "bulk", 20_000, 5000, (3, 1)),
+    Step("aether", "payloads", 4000, 1000, (2, 1)),
+    Step("aether", "retries", 4000, 500, (2, 1)),
+    Step("aether", "recurring", 10_000, 1000, (1, 1)),
+    Step("aether", "processes", 20_000, 3000, (2, 1)),
     *(Step("aether", "backlog", size, size, (3, 1)) for size in BACKLOGS),
 )
 

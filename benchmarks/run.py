@@ -84,14 +84,14 @@ def parsed() -> argparse.Namespace:
     only = f"measurements whose name has one of these words: {', '.join(step.key for step in STEPS)}"
     parser.add_argument("--only", nargs="+", default=[], metavar="WORD", help=only)
     parser.add_argument("--folder", help="where the databases are made; the system's folder for temporary files")
-    parser.add_argument("--layers", action="store_true", help="instead: where the time of a drain goes, per job")
+    parser.add_argument("--layers", action="store_true", help="instead: CPU time per job, by thread, beside a floor")
     return parser.parse_args()
 
 
 def main() -> int:
     asked = parsed()
     if asked.layers:
-        return subprocess.run([sys.executable, str(HERE / "layers.py")], check=False).returncode
+        return subprocess.run([sys.executable, str(HERE / "budget.py")], check=False).returncode
     steps = chosen(asked.only)
     if not steps:
         print(f"--only {' '.join(asked.only)}: no measurement has such a name; see --help", file=sys.stderr)

@@ -9,16 +9,18 @@ from plan import BACKLOGS, PEERS
 
 Best = dict[str, dict[str, float]]
 """Per step, its figures; of each the round that was least disturbed."""
+_RATES = (".speed", ".speed_alike", ".plain", ".bulk", ".payloads", ".retries", ".recurring", ".processes")
 Yardstick = tuple[str, str, str]
 """A step, its figure, and what to call them."""
 
 
 def best(found: dict[str, list[dict[str, float]]]) -> Best:
-    def pick(step: str, values: list[float]) -> float:
-        return max(values) if ".speed" in step else min(values)  # rates, and costs
+    def pick(step: str, name: str, values: list[float]) -> float:
+        rate = step.endswith(_RATES) and name not in ("p50", "p99")
+        return max(values) if rate else min(values)  # or a cost
 
     return {
-        step: {name: pick(step, [round_[name] for round_ in rounds]) for name in rounds[0]}
+        step: {name: pick(step, name, [round_[name] for round_ in rounds]) for name in rounds[0]}
         for step, rounds in found.items()
         if rounds
     }
@@ -72,6 +74,24 @@ class Table:
 
         self._add(make)
 
+    def rate(self, what: str, step: str, name: str, over: Yardstick | None = None, target: float = 0) -> None:
+        """A rate of ours in one of the other loads, over another rate."""
+
+        def make(found: Best) -> Line:
+            ours = found[f"aether.{step}"][name]
+            if over is None:
+                return Line(what, f"{ours:,.0f}/s")
+            theirs, asked = found[over[0]][over[1]], f"≥ {target} ×" if target else ""
+            against = f"{ours / theirs:.2f} × {over[2]} ({theirs:,.0f}/s)"
+            return Line(what, f"{ours:,.0f}/s", against, asked, ours / theirs >= target if target else None)
+
+        self._add(make)
+
+    def fastest(self) -> Yardstick | None:
+        """The drain of the peer that drains fastest."""
+        found = [(self._found[f"{p}.speed"]["drain"], p) for p in PEERS if f"{p}.speed" in self._found]
+        return (f"{max(found)[1]}.speed", "drain", max(found)[1]) if found else None
+
     def most(self, what: str, step: str, name: str, unit: str, target: float, beside: Yardstick | None = None) -> None:
         """A cost of ours, at most `target`; `beside`: what is there to compare it with."""
 
@@ -104,24 +124,33 @@ def table(found: Best) -> list[Line]:
     alike_one = ("raw.speed_alike", "enqueue", "raw, our kind of rows")
     alike_many = ("raw.speed_alike", "enqueue_many", "raw, our kind of rows")
     idle = ("raw.latency", "p50", "raw, a row and its claim")
-    made.ratio("enqueue, one at a time", "enqueue", one, 0.5)
+    made.ratio("enqueue, one at a time", "enqueue", one, 0.6)
     made.ratio("", "enqueue", alike_one, 0)
-    made.peer("enqueue, 64 at once", "enqueue_many", 4)
-    made.ratio("", "enqueue_many", many, 0.15)
+    made.peer("enqueue, 64 at once", "enqueue_many", 5)
+    made.ratio("", "enqueue_many", many, 0.25)
     made.ratio("", "enqueue_many", alike_many, 0)
-    made.peer("drain, no-op coroutines", "drain", 4)
-    made.ratio("", "drain", ("raw.speed", "drain_many", "raw, 100 a commit"), 0.2)
+    made.rate("enqueue_many of 1,000", "bulk", "enqueue_many", many, 0.5)
+    made.rate("unit of work of 1,000", "bulk", "unit", many, 0.5)
+    made.peer("drain, no-op coroutines", "drain", 6)
+    made.ratio("", "drain", ("raw.speed", "drain_many", "raw, 100 a commit"), 0.45)
     made.ratio("", "drain", ("raw.speed_alike", "drain_many", "raw, our kind of rows"), 0)
-    made.most("idle latency, p50", "aether.latency", "p50", "ms", 1, idle)
-    made.most("idle latency, p99", "aether.latency", "p99", "ms", 5)
-    made.most("lateness of 1,000 in 10 s, p99", "aether.lateness", "p99", "ms", 5)
+    made.rate("drain, plain functions in threads", "plain", "drain", made.fastest(), 3)
+    made.rate("drain, four processes on one file", "processes", "drain_4", ("aether.processes", "drain_1", "one"), 1)
+    for size in ("1k", "100k"):
+        made.rate(f"enqueue_many, payloads of {size[:-1]} KiB", "payloads", f"enqueue_{size}")
+        made.rate(f"drain, payloads of {size[:-1]} KiB", "payloads", f"drain_{size}")
+    made.rate("jobs that fail once and are tried again", "retries", "jobs")
+    made.rate("10,000 jobs of each second, runs", "recurring", "runs")
+    made.most("idle latency, p50", "aether.latency", "p50", "ms", 0.6, idle)
+    made.most("idle latency, p99", "aether.latency", "p99", "ms", 3)
+    made.most("lateness of 1,000 in 10 s, p99", "aether.lateness", "p99", "ms", 3)
     made.grows("10³ → 10⁶ waiting: enqueue", "enqueue", "ms", times=1.25)
     made.grows("10³ → 10⁶ waiting: claim of 100", "claim", "ms", times=1.25)
     made.grows("10³ → 10⁶ waiting: latency", "latency", "ms", times=1.25)
     made.grows("10³ → 10⁶ waiting: memory", "rss", "MiB", more=20)
     made.most("start with 10⁶ waiting", f"aether.backlog.{BACKLOGS[-1]}", "start", "s", 1)
-    made.most("recovery after kill -9, longest", "aether.recovery", "longest", "s", 1)
-    made.most("idle process", "aether.idle", "cpu", "% CPU", 0.5)
+    made.most("recovery after kill -9, longest", "aether.recovery", "longest", "s", 0.5)
+    made.most("idle process", "aether.idle", "cpu", "% CPU", 0.2)
     made.most("import aether_bg", "aether.import", "ms", "ms", 120, ("aether.import", "others", "what it imports"))
     made.most("kernel's own time per job", "aether.kernel", "us", "µs", 60)
     return made.lines

@@ -15,6 +15,7 @@ import anyio
 from aether_bg import Aether
 from systems.aether_backlog import backlog
 from systems.aether_kernel import kernel
+from systems.aether_more import FIGURES as MORE
 from systems.aether_recovery import recovery
 from systems.timing import PAUSE, TOGETHER, Countdown, Figures, Measurement, spread
 
@@ -142,5 +143,5 @@ def rss() -> int:
 
 FIGURES: dict[str, Measurement] = {
     "speed": on_asyncio(_speed), "latency": on_asyncio(_latency), "lateness": on_asyncio(_lateness),
-    "idle": on_asyncio(_idle), "import": _import, "kernel": kernel, "backlog": backlog, "recovery": recovery,
+    "idle": on_asyncio(_idle), "import": _import, "kernel": kernel, "backlog": backlog, "recovery": recovery, **MORE,
 }  # fmt: skip
