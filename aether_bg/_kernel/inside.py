@@ -16,7 +16,7 @@ from aether_bg._rules import transitions
 from aether_bg._rules.results import Completed
 from aether_bg.bridge import Bridge
 from aether_bg.errors import InsideUnitOfWork, StoreContended, UsageError
-from aether_bg.model import JobContext, JobInfo, JobStatus, Query, Update
+from aether_bg.model import JobContext, JobInfo, JobRun, JobStatus, Query, Update
 from aether_bg.model.attempts import DONE
 
 _TRIES: Final = 5
@@ -70,9 +70,13 @@ class Inside:
                 repr(attempt.context), "complete was called, but its transaction was not committed",
                 "Commit before the handler returns.",
             )  # fmt: skip
-        children = Query(children_of=attempt.job.id, limit=1)
-        if change.status.terminal and await self._shared.calls.find(children):  # the store has to tell them
-            again = attrs.evolve(change, seq=change.next_seq, schedule_rev=change.next_rev, runs=())
+        children, done = Query(children_of=attempt.job.id, limit=1), attempt.completed
+        runs: tuple[JobRun, ...] = ()
+        if done.has_result or done.error:  # which is known only now
+            run, *gaps = change.runs
+            runs = (attrs.evolve(run, result=done.result, has_result=done.has_result, error=done.error), *gaps)
+        if runs or (change.status.terminal and await self._shared.calls.find(children)):  # the store has to tell them
+            again = attrs.evolve(change, seq=change.next_seq, schedule_rev=change.next_rev, runs=runs)
             await self._journal.try_update(again)
 
     async def _current(self, attempt: Attempt) -> JobInfo:

@@ -8,10 +8,10 @@ import anyio
 import attrs
 
 from aether_bg.errors import NameHeld, Stale, StoreError
-from aether_bg.model import Insert, JobStatus, Update, Write
+from aether_bg.model import Insert, JobStatus, RunOutcome, Update, Write
 from aether_bg.testing.contracts.opening import STORE, StoreWorld
 from aether_bg.testing.contracts.suite import expect, expect_same, refused
-from aether_bg.testing.contracts.values import a_job, back_to_waiting, cancelled, change, completed
+from aether_bg.testing.contracts.values import a_job, a_run, back_to_waiting, cancelled, change, completed
 
 
 @STORE.rule("C1", "only the holder of the current token records an outcome", because="a job taken over would end twice")
@@ -77,6 +77,24 @@ async def all_or_nothing(world: StoreWorld) -> None:
                 where = f"{'before' if before else 'after'} {what}"
                 expect(await store.row(added) is None, f"an Insert {where} has happened all the same")
                 await store.same(other, f"an Update {where} has happened all the same")
+
+
+@STORE.rule(
+    "store_transact",
+    "an Update may follow the Insert of its row at once",
+    because="so jobs are copied with their history",
+)
+async def an_update_of_what_was_just_inserted(world: StoreWorld) -> None:
+    async with world.open() as store:
+        waiting = a_job()
+        ended = a_job(seq=4, status=JobStatus.COMPLETED, due_at=None, handled_time=waiting.created_at)
+        run = a_run(ended, outcome=RunOutcome.COMPLETED, finished_at=ended.handled_time)
+        told = change(ended, next_seq=4, status=JobStatus.COMPLETED, due_at=None, runs=(run,))
+        same = change(waiting, next_seq=waiting.seq, runs=())
+        await store.transact(Insert(waiting), Insert(ended), Update(same), Update(told))
+        expect_same((await store.the(ended)).seq, 4, "seq of a row that was inserted and updated")
+        expect_same(await store.history(ended.id), [run], "history that an Update brought for it")
+        expect_same((await store.the(waiting)).status, JobStatus.SCHEDULED, "the other row")
 
 
 @STORE.rule("N1", "a name is held by one job", because="a fixed name is how users say `only once`")

@@ -214,6 +214,18 @@ async def test_a_name_that_another_transaction_is_taking_is_waited_for(app: Aeth
     assert second == first
 
 
+async def test_a_name_that_is_free_by_now_changes_hands(app: Aether, url: str) -> None:
+    first = await app.enqueue("Work", "sync", if_exists="keep", unique_for=timedelta(0))
+    await app.wait(first, 10)
+    with psycopg.connect(url) as conn:
+        second = await app.enqueue("Work", "sync", if_exists="keep", unique_for=timedelta(0), connection=conn)
+        conn.commit()
+    assert second != first
+    assert (await app.wait(second, 10)).status is JobStatus.COMPLETED
+    with psycopg.connect(url) as conn, pytest.raises(errors.InvalidOption, match="after"):
+        await app.enqueue("Work", after=[first], connection=conn)
+
+
 async def test_clients_and_threads_as_well(app: Aether, url: str) -> None:
     async with Aether(url, scheduler="timer").client() as jobs:
         with psycopg.connect(url) as conn:
@@ -365,6 +377,21 @@ async def test_twice_is_an_error_and_enqueueing_beside_it_is_not(url: str) -> No
         assert (await app.wait(id_, 10)).status is JobStatus.COMPLETED
         assert (await app.wait("next", 10)).status is JobStatus.COMPLETED
     assert len(seen) == 2
+
+
+async def test_results_and_jobs_that_run_after_it_follow(url: str) -> None:
+    async def handle(ctx: JobContext) -> int:
+        async with psycopg_async(url) as mine:
+            await ctx.complete(mine.connection)
+            await mine.commit()
+        return 42
+
+    app, id_ = await run_completing(url, handle, keep_result=True)
+    app.handler("After")(lambda: None)
+    async with app:
+        after = await app.enqueue("After", after=[id_])
+        assert (await app.wait(after, 10)).status is JobStatus.COMPLETED
+        assert await app.result(id_, timeout=10) == 42
 
 
 async def test_plain_handlers(url: str) -> None:
