@@ -15,7 +15,7 @@ from typing import Any, Final
 from aether_bg.model import Claim, Claimed, JobInfo
 from aether_bg.plugins.postgres.columns import JOB_COLUMNS, job_of, selected, to_text
 from aether_bg.plugins.postgres.connections import Connection
-from aether_bg.plugins.postgres.schema import NOT_HELD, READY, SUSPECT, Schema
+from aether_bg.plugins.postgres.schema import MANUAL, NOT_HELD, READY, SUSPECT, Schema
 
 _LONG_AGO: Final = datetime(1, 1, 1, tzinfo=UTC)
 _FRESH: Final = 1.0
@@ -44,15 +44,16 @@ _LANE: Final = f"(SELECT max(priority) FROM {{schema}}.jobs WHERE {READY} AND ha
 
 CLAIM: Final = f"""
 WITH RECURSIVE h AS MATERIALIZED (
-    SELECT name, busy, EXISTS (SELECT FROM {{schema}}.handlers AS p WHERE p.name = u.name) AS held, runs,
+    SELECT name, busy, cap IS NOT NULL AS capped, runs,
+        EXISTS (SELECT FROM {{schema}}.handlers AS p WHERE p.name = u.name) AS held,
         CASE WHEN cap IS NULL THEN most ELSE greatest(least(most, cap - runs), 0) END AS most
     FROM unnest(%(handlers)s::text[], %(busy)s::boolean[], %(most)s::integer[], %(caps)s::integer[])
         AS u(name, busy, most, cap)
     CROSS JOIN LATERAL (SELECT CASE WHEN cap IS NULL THEN 0 ELSE {_RUNNING.replace("%s", "u.name")} END AS runs) AS r
-), lane(name, held, most, priority) AS (
-    SELECT name, held, most, {_LANE} h.name) FROM h
+), lane(name, most, priority) AS (
+    SELECT name, most, {_LANE} h.name) FROM h WHERE NOT held
     UNION ALL
-    SELECT name, held, most, {_LANE} lane.name AND priority < lane.priority) FROM lane WHERE priority IS NOT NULL
+    SELECT name, most, {_LANE} lane.name AND priority < lane.priority) FROM lane WHERE priority IS NOT NULL
 ), suspect AS MATERIALIZED (
     SELECT p.id, p.due_at, p.priority, h.name FROM h CROSS JOIN LATERAL (
         SELECT id, due_at, priority FROM {{schema}}.jobs WHERE {READY} AND handler_name = h.name AND {SUSPECT}
@@ -65,10 +66,16 @@ WITH RECURSIVE h AS MATERIALIZED (
     CROSS JOIN LATERAL (
         SELECT id, due_at FROM {{schema}}.jobs WHERE {READY} AND handler_name = l.name AND priority = l.priority
         AND due_at >= coalesce(f.since, '-infinity') AND due_at <= %(now)s AND NOT ({SUSPECT})
-        AND (manual OR NOT l.held) {{readable}} ORDER BY due_at LIMIT l.most FOR UPDATE SKIP LOCKED
+        {{readable}} ORDER BY due_at LIMIT l.most FOR UPDATE SKIP LOCKED
     ) AS p WHERE l.priority IS NOT NULL AND l.most > 0
+), asked AS MATERIALIZED (
+    SELECT p.id, p.due_at, p.priority, h.name FROM h CROSS JOIN LATERAL (
+        SELECT id, due_at, priority FROM {{schema}}.jobs WHERE {MANUAL} AND handler_name = h.name
+        AND due_at <= %(now)s AND NOT ({SUSPECT}) {{readable}} ORDER BY due_at LIMIT h.most FOR UPDATE SKIP LOCKED
+    ) AS p WHERE h.held AND h.most > 0
 ), ranked AS (
-    SELECT *, -priority - floor(extract(epoch FROM %(now)s - due_at) / 60) AS rank FROM calm
+    SELECT *, -priority - floor(extract(epoch FROM %(now)s - due_at) / 60) AS rank
+    FROM (SELECT * FROM calm UNION ALL SELECT * FROM asked) AS found
     UNION ALL (
         SELECT *, -priority - floor(extract(epoch FROM %(now)s - due_at) / 60) AS rank FROM suspect
         ORDER BY rank, due_at, id LIMIT %(suspects)s
@@ -84,15 +91,15 @@ WITH RECURSIVE h AS MATERIALIZED (
         (SELECT count(*) FROM h WHERE NOT busy) - (SELECT count(*) FROM dealt WHERE first AND place <= %(limit)s)
     ) END
 ), {_TAKEN}, next AS (
-    SELECT array_agg(h.name) AS names, array_agg(h.runs) AS runs, array_agg(n.due) AS due, array_agg(EXISTS (
-        SELECT FROM {{schema}}.jobs AS j WHERE {READY} AND handler_name = h.name AND (manual OR NOT h.held)
-        AND NOT EXISTS (SELECT FROM picked WHERE picked.id = j.id) {{readable}}
+    SELECT array_agg(h.name) AS names, array_agg(h.runs) AS runs, array_agg(n.due) AS due, array_agg((
+        SELECT true FROM {{schema}}.jobs WHERE {READY} AND handler_name = h.name AND NOT h.held
+        AND id <> ALL (ARRAY(SELECT id FROM picked)) {{readable}} AND (%(kept)s > 0 OR h.capped)
         ORDER BY priority DESC, due_at DESC LIMIT 1
     )) AS waits
     FROM h LEFT JOIN (
         SELECT l.name, min(p.due_at) AS due FROM lane AS l CROSS JOIN LATERAL (
             SELECT due_at FROM {{schema}}.jobs WHERE {READY} AND handler_name = l.name AND priority = l.priority
-            AND due_at > %(since)s AND (NOT ({SUSPECT}) OR %(suspects)s > 0) AND (manual OR NOT l.held) {{readable}}
+            AND due_at > %(since)s AND (NOT ({SUSPECT}) OR %(suspects)s > 0) {{readable}}
             ORDER BY due_at LIMIT 1
         ) AS p GROUP BY l.name
     ) AS n ON n.name = h.name

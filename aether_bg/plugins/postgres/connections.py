@@ -29,7 +29,7 @@ _BASE: Final = (
 SETTINGS: Final = {
     "hot": _BASE + "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_hashjoin = off; "
     "SET enable_mergejoin = off; SET default_transaction_read_only = off",
-    "read": _BASE,
+    "read": _BASE + "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off",
     "session": _BASE + "SET synchronous_commit = off; SET default_transaction_read_only = off",
     "schema": _BASE + "SET default_transaction_read_only = off",
     "inspection": _BASE + "SET default_transaction_read_only = on; SET statement_timeout = '60s'",

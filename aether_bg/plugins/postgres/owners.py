@@ -17,7 +17,7 @@ from uuid import UUID
 from aether_bg.model import Alive, Heartbeat
 from aether_bg.plugins.postgres.columns import encode
 from aether_bg.plugins.postgres.connections import Connection
-from aether_bg.plugins.postgres.schema import NOT_HELD, READY, Schema
+from aether_bg.plugins.postgres.schema import MANUAL, READY, Schema
 
 GRACE: Final = 1.0
 """Seconds; longer than an owner takes to connect again."""
@@ -25,17 +25,21 @@ _GAP: Final = 3.0
 """Seconds between two looks beyond which what was seen before does not count."""
 
 DUE_HANDLERS: Final = f"""
-WITH RECURSIVE h(name) AS (
-    (SELECT handler_name FROM {{schema}}.jobs WHERE {READY} ORDER BY handler_name LIMIT 1)
+WITH RECURSIVE lane(name, priority) AS (
+    (SELECT handler_name, priority FROM {{schema}}.jobs WHERE {READY} ORDER BY handler_name, priority LIMIT 1)
     UNION ALL
-    SELECT (
-        SELECT handler_name FROM {{schema}}.jobs WHERE {READY} AND handler_name > h.name ORDER BY handler_name LIMIT 1
-    ) FROM h WHERE name IS NOT NULL
+    SELECT n.handler_name, n.priority FROM lane CROSS JOIN LATERAL (
+        SELECT handler_name, priority FROM {{schema}}.jobs
+        WHERE {READY} AND (handler_name, priority) > (lane.name, lane.priority) ORDER BY handler_name, priority LIMIT 1
+    ) AS n
 )
-SELECT name FROM h WHERE name IS NOT NULL AND (
-    SELECT due_at FROM {{schema}}.jobs WHERE {READY} AND {NOT_HELD} AND handler_name = h.name ORDER BY due_at LIMIT 1
+SELECT name FROM lane WHERE name NOT IN (SELECT name FROM {{schema}}.handlers) AND (
+    SELECT due_at FROM {{schema}}.jobs WHERE {READY} AND handler_name = lane.name AND priority = lane.priority
+    ORDER BY due_at LIMIT 1
 ) <= %(now)s
+UNION SELECT handler_name FROM {{schema}}.jobs WHERE {MANUAL} AND due_at <= %(now)s
 """
+"""One step of the index for each handler and priority, however many rows wait."""
 HELD: Final = """
 SELECT objid::bigint FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2 AND granted
 AND classid::bigint = %(lock_class)s::bigint & 4294967295

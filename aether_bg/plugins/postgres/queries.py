@@ -31,6 +31,8 @@ def find(conn: Connection, schema: Schema, query: Query) -> list[JobInfo]:
     if any(is_odd(text) for text in (query.job_name, query.handler_name, query.name_prefix, query.error_line) if text):
         return []  # no column can hold it
     terms, given = _where(query)
+    if query.changed_after is not None and not _any_created_after(conn, schema, query.changed_after):
+        terms.append("seq > 0")  # their index has only rows that were changed since they were made
     place, down = _PLACE[query.order], query.order in _DOWN
     if query.order == "due" and (query.due_before is not None or query.unarmed):
         place = ("due_at", "id")  # what can be claimed has a due instant: the order of an index
@@ -50,7 +52,9 @@ def find(conn: Connection, schema: Schema, query: Query) -> list[JobInfo]:
             page.append(_beyond_row(place, "<" if down else ">") if query.parents_of is None else _BEYOND_PARENT)
             values["after"] = after
         where = f"WHERE {' AND '.join(page)}" if page else ""
-        sql = schema.once(f"{source} {where} ORDER BY {order} LIMIT %(limit)s")
+        sql = schema.once(
+            _by_status(query, source, where, order) or f"{source} {where} ORDER BY {order} LIMIT %(limit)s"
+        )
         rows = [job_of(row[:-1]).under(row[-1:]) for row in conn.execute(sql, values, binary=True)]
         if not approximate:
             return rows
@@ -58,6 +62,35 @@ def find(conn: Connection, schema: Schema, query: Query) -> list[JobInfo]:
         if len(rows) < query.limit or len(found) >= query.limit or query.job_name is not None:
             return found[: query.limit]
         after = rows[-1].id
+
+
+def _by_status(query: Query, source: str, where: str, order: str) -> str | None:
+    """What has ended, the latest first: one part for each status, in the order of its index."""
+    if query.order != "ended" or source is not _JOBS or query.job_name is not None:
+        return None
+    kinds = [status for status in query.status or JobStatus if status.terminal]
+    if not kinds:
+        return None
+    parts = " UNION ALL ".join(
+        f"(SELECT * FROM {{schema}}.jobs {where} AND status = {int(kind)} ORDER BY {order} LIMIT %(limit)s)"
+        for kind in dict.fromkeys(kinds)
+    )
+    return f"{source.replace('{schema}.jobs', f'({parts}) AS jobs')} ORDER BY {order} LIMIT %(limit)s"
+
+
+def following(prefix: str) -> str | None:
+    """The first text after all that begin so, compared by code points as the column is; None if there is none."""
+    last = prefix.rstrip("\U0010ffff")
+    if not last:
+        return None
+    point = ord(last[-1]) + 1
+    return last[:-1] + chr(0xE000 if 0xD800 <= point < 0xE000 else point)
+
+
+def _any_created_after(conn: Connection, schema: Schema, at: datetime) -> bool:
+    """Read from the newest row."""
+    newest = conn.execute(schema("SELECT created_at FROM {schema}.jobs ORDER BY id DESC LIMIT 1")).fetchone()
+    return newest is not None and newest[0] > at
 
 
 def _beyond_row(place: tuple[str, ...], than: str) -> str:
@@ -97,10 +130,13 @@ def _where(query: Query) -> tuple[list[str], dict[str, Any]]:
         add(f"{READY} AND {NOT_HELD} AND armed_seq <> seq")
     if query.changed_after is not None:
         add("status = 0 AND modified_at > %(changed)s", changed=query.changed_after)
+    if query.name_prefix and (end := following(query.name_prefix)) is not None:
+        add("job_name < %(end)s", end=end)
     if query.zoned:
         add("status = 0 AND timezone IS NOT NULL")
     if query.name_prefix:
-        add("job_name >= %(prefix)s AND starts_with(job_name, %(prefix)s)", prefix=query.name_prefix)
+        begins = "job_name >= %(prefix)s AND starts_with(job_name, %(prefix)s)"
+        add(f"{begins} AND (holds_name OR NOT holds_name)", prefix=query.name_prefix)
     if query.error_line is not None:
         add(listing.has_line("last_error", "%(line)s"), line=query.error_line)
     if query.paused:

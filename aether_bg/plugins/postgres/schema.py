@@ -27,6 +27,8 @@ READY: Final = "status = 0 AND waits_for = 0 AND (NOT paused OR manual)"
 """What can be claimed once it is due. Queries repeat it to the letter, so that the partial indexes serve them."""
 NOT_HELD: Final = "(manual OR NOT EXISTS (SELECT FROM {schema}.handlers AS held WHERE held.name = handler_name))"
 """And not kept waiting by the pause of its handler (docs/protocol.md, L3)."""
+MANUAL: Final = "status = 0 AND waits_for = 0 AND manual"
+"""Of these the pause of a handler holds none; few at any time, with an index of their own."""
 SUSPECT: Final = f"crash_count >= {CRASHES}"
 _BUSY: Final = "autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000, "
 _VACUUM: Final = f"{_BUSY}autovacuum_vacuum_cost_limit = 2000, autovacuum_vacuum_cost_delay = 1"
@@ -77,6 +79,7 @@ CREATE TABLE {{schema}}.jobs (
 CREATE UNIQUE INDEX jobs_name ON {{schema}}.jobs (job_name) WHERE holds_name;
 CREATE INDEX jobs_former_name ON {{schema}}.jobs (job_name) WHERE NOT holds_name;
 CREATE INDEX jobs_ready ON {{schema}}.jobs (handler_name, priority, due_at) WHERE {READY};
+CREATE INDEX jobs_manual ON {{schema}}.jobs (handler_name, due_at) WHERE {MANUAL};
 CREATE INDEX jobs_suspect ON {{schema}}.jobs (handler_name, due_at) WHERE {READY} AND {SUSPECT};
 CREATE INDEX jobs_changed ON {{schema}}.jobs (modified_at) WHERE status = 0 AND seq > 0;
 CREATE INDEX jobs_zoned ON {{schema}}.jobs (id) WHERE status = 0 AND timezone IS NOT NULL;
