@@ -194,7 +194,7 @@ class Opened:
             silent = mine is not None and time.monotonic() - mine.last > _FENCE * beat.interval
             if not self.options.fence or not silent or beat.join or beat.leave:
                 raise
-            self.session.owners.pop(beat.owner)  # another process may have its jobs by now
+            self.session.owners.pop(beat.owner)  # another process may have its jobs by now (docs/protocol.md, P10)
             return Alive(store_id=self.store_id, known=False)
 
     async def _heartbeat(self, beat: Heartbeat) -> Alive:

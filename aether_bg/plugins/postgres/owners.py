@@ -1,4 +1,4 @@
-"""Who is alive: rows of owners, and what one look at them tells (docs/protocol.md, P1 to P7).
+"""Who is alive: rows of owners, and what one look at them tells (docs/protocol.md, P1 to P8).
 
 Each owner's session holds an advisory lock, which the server lets go of when the process is gone. A lock that is free
 proves nothing by itself: it is free after a restart of the server and while a connection is made again. So it counts

@@ -136,7 +136,7 @@ class Session:
             mine.keep_until = time.monotonic() + beat.keep_for
 
     def notify(self) -> None:
-        """Tell other processes that something may be due: soon, and outside any transaction that waits for a disk."""
+        """Tell other processes that something may be due, soon (docs/protocol.md, P9)."""
         if self.trusted and self._notify_at is None:
             self._notify_at = max(time.monotonic(), self._notified + _APART)
             self._nudge()
