@@ -72,7 +72,7 @@ def tests(session: nox.Session) -> None:
 
     Tests of the real sidecar skip where there is none. `-- --thorough`: every case on both event loops, on the newest.
     """
-    session.install("-q", ".[test]", *EXAMPLES)
+    session.install("-q", ".[test,web]", *EXAMPLES)
     newest, between = session.python == found()[-1], session.python in found()[1:-1]
     arguments = [argument for argument in session.posargs if newest or argument != "--thorough"]
     if between and all(argument.startswith("-") for argument in arguments):
@@ -86,7 +86,7 @@ def tests(session: nox.Session) -> None:
 @nox.session(name="lowest", python=found()[:1])
 def lowest_dependencies(session: nox.Session) -> None:
     """The core of the suite again, on the oldest dependencies allowed."""
-    session.install("-q", ".[test]", *EXAMPLES)
+    session.install("-q", ".[test,web]", *EXAMPLES)
     session.install("-q", *lowest())
     run_pytest(session, "-n", WORKERS, "--dist", "worksteal", *core(), *session.posargs)
 
@@ -110,7 +110,7 @@ def types(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """README, hookspecs.md and the examples: they run, and agree with the code."""
-    session.install("-q", ".[test]", *EXAMPLES)
+    session.install("-q", ".[test,web]", *EXAMPLES)
     run_pytest(session, "tests/docs", *session.posargs)
 
 
@@ -163,7 +163,7 @@ def upgrade(session: nox.Session) -> None:
 @nox.session
 def dapr(session: nox.Session) -> None:
     """The suite and the main scenarios on a real sidecar and scheduler; README.md says how to get them."""
-    session.install("-q", ".[dapr,test]", *EXAMPLES, "httpx")
+    session.install("-q", ".[dapr,test,web]", *EXAMPLES, "httpx")
     suite = ["tests/plugins/dapr", "tests/app/test_scenarios.py", "tests/testing/test_pytest_plugin.py"]
     run_pytest(session, "-n", WORKERS, "--dist", "worksteal", *suite, *session.posargs)
 
@@ -174,6 +174,13 @@ def postgres(session: nox.Session) -> None:
     session.install("-q", ".[dapr,postgres,test]", *EXAMPLES, "asyncpg", "sqlalchemy[asyncio]", "pyyaml")
     suite = ["tests/plugins/postgres", "tests/testing/test_postgres.py"]
     run_pytest(session, "-n", WORKERS, "--dist", "worksteal", *suite, *session.posargs)
+
+
+@nox.session
+def web(session: nox.Session) -> None:
+    """The page in a real browser: needs Chromium, for example by `apt-get install chromium`."""
+    session.install("-q", ".[test,web]", *EXAMPLES, "playwright", "axe-playwright-python")
+    run_pytest(session, "-n", "2", "tests/ext/web", *session.posargs)
 
 
 @nox.session

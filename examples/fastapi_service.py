@@ -1,26 +1,34 @@
 """A web service that answers at once and works afterwards; the jobs live and stop with its lifespan.
 
-    pip install fastapi uvicorn
+    pip install 'aether-bg[web]' fastapi
     uvicorn --app-dir examples fastapi_service:service
     curl -d '{"to": "ada@example.org", "item": "umbrella"}' -H 'Content-Type: application/json' localhost:8000/orders
 
-The orders and their mails lie in ./fastapi-service.db. With several worker processes each runs jobs of the one file.
+Open http://localhost:8000/ops/jobs/ to look at the jobs; the key of the page is "let-me-in" as long as ADMIN_KEY is not
+set, and any name. The orders and their mails lie in ./fastapi-service.db. With several worker processes each runs jobs
+of the one file.
 """
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import os
+import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID, uuid4
 
 import attrs
-from fastapi import FastAPI, HTTPException
+from fastapi import FastAPI, HTTPException, Request, Response
 from pydantic import BaseModel
 
 from aether_bg import Aether, Backoff, JobContext, UnitOfWork
+from aether_bg.ext.web import dashboard, health, lifespan
 
 jobs = Aether("fastapi-service.db")
+ADMIN_KEY = os.environ.get("ADMIN_KEY", "let-me-in")
 
 SCHEMA = (
     "CREATE TABLE IF NOT EXISTS orders (id TEXT PRIMARY KEY, item TEXT NOT NULL)",
@@ -41,15 +49,26 @@ async def confirm(mail: Confirm, ctx: JobContext, work: UnitOfWork) -> None:
 
 
 @asynccontextmanager
-async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-    async with jobs:
-        async with jobs.unit_of_work() as work:
-            for statement in SCHEMA:
-                work.execute(statement)
-        yield
+async def tables(_: FastAPI) -> AsyncIterator[None]:
+    async with jobs.unit_of_work() as work:
+        for statement in SCHEMA:
+            work.execute(statement)
+    yield
 
 
-service = FastAPI(lifespan=lifespan)
+def admin(request: Request) -> str | Response:
+    """Who may see the page: HTTP Basic, for the example. The name stands in the audit fields."""
+    kind, _, sent = request.headers.get("authorization", "").partition(" ")
+    with contextlib.suppress(ValueError):
+        name, _, key = base64.b64decode(sent).decode().partition(":")
+        if kind.lower() == "basic" and name and secrets.compare_digest(key.encode(), ADMIN_KEY.encode()):
+            return name
+    return Response("Log in.", 401, {"WWW-Authenticate": "Basic"})
+
+
+service = FastAPI(lifespan=lifespan(jobs, tables))
+service.mount("/ops/jobs", dashboard(jobs, allow=admin))
+service.mount("/health", health(jobs))
 
 
 class Order(BaseModel):
@@ -72,9 +91,3 @@ async def job(job: UUID) -> dict[str, Any]:
     if found is None:
         raise HTTPException(404, "there is no such job")
     return {"name": found.job_name, "status": found.status.name.lower(), "why": await jobs.explain(job)}
-
-
-@service.get("/health")
-async def health() -> dict[str, Any]:
-    state = await jobs.health()
-    return {"ok": state["ok"], "running": state["running"], "problems": state["problems"]}

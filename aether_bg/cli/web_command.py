@@ -83,6 +83,7 @@ def _listening(port: int) -> socket.socket:
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         found.bind(("127.0.0.1", port))
+        found.listen()  # before the link is printed: a browser may be quick
     except OSError as error:
         found.close()
         raise InvalidOption(f"--port {port}", f"cannot be used: {error.strerror}", "Leave it out.") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
 import os
@@ -206,7 +207,7 @@ def test_producer_and_worker(start: Start, run: Callable[..., str], tmp_path: Pa
 
 # -- a service -------------------------------------------------------------------------------------
 
-needed = [name for name in ("fastapi", "uvicorn") if find_spec(name) is None]
+needed = [name for name in ("fastapi", "uvicorn", "jinja2") if find_spec(name) is None]
 
 
 def asked(url: str, body: object = None) -> Any:
@@ -226,7 +227,7 @@ def test_fastapi_service(start: Start, tmp_path: Path) -> None:
     deadline = time.monotonic() + 15
     while True:
         try:
-            assert asked(f"{url}/health")["ok"] is True
+            assert asked(f"{url}/health/ready")["ok"] is True
             break
         except urllib.error.URLError:
             assert time.monotonic() < deadline
@@ -242,5 +243,12 @@ def test_fastapi_service(start: Start, tmp_path: Path) -> None:
     with pytest.raises(urllib.error.HTTPError, match="404") as missing:
         asked(f"{url}/jobs/00000000-0000-0000-0000-000000000000")
     missing.value.close()
+    with pytest.raises(urllib.error.HTTPError, match="401") as stranger:
+        asked(f"{url}/ops/jobs/")
+    stranger.value.close()
+    key = base64.b64encode(b"ada:let-me-in").decode()
+    page = urllib.request.Request(f"{url}/ops/jobs/jobs", headers={"Authorization": f"Basic {key}"})
+    with urllib.request.urlopen(page, timeout=5) as answer:
+        assert job["name"] in answer.read().decode()
     service.terminate()  # uvicorn ends by the signal it got, after the lifespan
     assert "Application shutdown complete" in service.communicate(timeout=15)[1]

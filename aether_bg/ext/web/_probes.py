@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, TypeAlias
 
@@ -11,7 +11,7 @@ from aether_bg import Aether
 from aether_bg.errors import AetherError, InvalidOption, shown
 from aether_bg.ext.web._page import Receive, Scope, Send
 
-Lifespan: TypeAlias = Callable[[Any], AbstractAsyncContextManager[Mapping[str, Any] | None]]
+Lifespan: TypeAlias = Callable[[Any], AbstractAsyncContextManager[Any]]
 
 
 def lifespan(jobs: Aether, yours: Lifespan | None = None) -> Lifespan:
@@ -21,7 +21,7 @@ def lifespan(jobs: Aether, yours: Lifespan | None = None) -> Lifespan:
         raise InvalidOption(shown(jobs), "must be an Aether", 'For example: lifespan(Aether("jobs.db")).', name="jobs")
 
     @asynccontextmanager
-    async def live(service: Any) -> AsyncIterator[Mapping[str, Any] | None]:
+    async def live(service: Any) -> AsyncIterator[Any]:
         async with jobs:
             if yours is None:
                 yield None
@@ -66,7 +66,7 @@ class Health:
         await _answer(send, 200 if state["ok"] else 503, told)
 
 
-async def _answer(send: Send, status: int, body: MutableMapping[str, Any] | dict[str, Any]) -> None:
+async def _answer(send: Send, status: int, body: dict[str, Any]) -> None:
     text = json.dumps(body).encode()
     headers = [
         (b"content-type", b"application/json"), (b"content-length", str(len(text)).encode()),
