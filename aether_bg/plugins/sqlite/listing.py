@@ -17,7 +17,7 @@ from aether_bg.plugins.sqlite.reading import any_text
 from aether_bg.plugins.sqlite.schema import ATTEMPTED, LISTED
 
 ENDED: Final = "status > 1 AND handled_time IS NOT NULL"
-FEW: Final = 5_000
+FEW: Final = 20_000
 """Names that begin alike: up to these many are found by name and sorted; more are met soon in the order of ids."""
 _ORDER: Final = {"newest": "id DESC", "ended": "handled_time DESC, id DESC"}
 
@@ -44,20 +44,26 @@ def source(conn: sqlite3.Connection, query: Query, terms: list[str], params: lis
         return _every("job_name = ?", [query.job_name], terms, params, "holds_name DESC, id DESC", limit)
     if query.name_prefix and _few(conn, *prefix(query.name_prefix)):
         return _every(*prefix(query.name_prefix), terms, params, order, limit)
-    if query.order == "newest" and query.status is None and query.handler_name is None:
+    plain = query.status is None and query.handler_name is None
+    if query.order == "newest" and (plain or query.paused or query.recurring):  # which have small indexes by id
         return f"(SELECT * FROM {table} {_where(terms)} ORDER BY {order} LIMIT ?)", params + limit
     statuses = [status for status in query.status or JobStatus if status.terminal or query.order == "newest"]
     if query.order == "ended":
         table += " INDEXED BY aether_jobs_ended"
-    else:
-        terms.append(LISTED)
-    parts = " UNION ALL ".join(
-        f"SELECT * FROM (SELECT * FROM {table} {_where([f'status = {int(status)}', *terms])} ORDER BY {order} LIMIT ?)"
-        for status in dict.fromkeys(statuses)
-    )
+    chosen = dict.fromkeys(statuses)
+    parts = " UNION ALL ".join(_part(table, status, terms, order, query.order == "newest") for status in chosen)
     if not parts:
-        return f"(SELECT * FROM {table.split(' ')[0]} WHERE FALSE)", []
-    return f"(SELECT * FROM ({parts}) ORDER BY {order} LIMIT ?)", (params + limit) * len(set(statuses)) + limit
+        return "(SELECT * FROM main.aether_jobs WHERE FALSE)", []
+    return f"(SELECT * FROM ({parts}) ORDER BY {order} LIMIT ?)", (params + limit) * len(chosen) + limit
+
+
+def _part(table: str, status: JobStatus, terms: list[str], order: str, newest: bool) -> str:
+    terms = [f"status = {int(status)}", *terms]
+    if newest and status is JobStatus.RUNNING:
+        order = f"+{order}"  # few, and found by their own index
+    elif newest:
+        terms.append(LISTED)
+    return f"SELECT * FROM (SELECT * FROM {table} {_where(terms)} ORDER BY {order} LIMIT ?)"
 
 
 def _every(

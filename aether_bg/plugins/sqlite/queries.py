@@ -63,6 +63,9 @@ def find(conn: sqlite3.Connection, query: Query) -> list[JobInfo]:
         order = f"+{order}"  # found by its own small index, not by walking all rows in the order of ids
         if not _any_created_after(conn, query.changed_after):
             terms.append("seq > 0")  # that index has only rows that were changed since they were made
+    if query.status == (JobStatus.RUNNING,) and order == "id":  # few, and found by their own index
+        terms.append("status = 1")
+        order = "+id"
     if query.job_name is not None and query.parents_of is not None:
         terms.append("job_name = ?")
         params.append(query.job_name)

@@ -159,8 +159,9 @@ MAKE_UNARMED_INDEX = (
 RECURS = (
     "lower(expression_value) <> '@once' AND expression_value NOT GLOB '@at *' AND expression_value NOT GLOB '@after *'"
 )
-LISTED = "status >= 0"
-"""Always true. Only a statement that says it uses the indexes for listing; the kernel's own ones must not."""
+LISTED = "status + 0 >= 0"
+"""Always true, and no bound of an index. Only a statement that says it uses the indexes for listing; the kernel's own
+ones must not."""
 PAUSED = "paused = 1 AND status < 2"
 ATTEMPTED = "started_at IS NOT NULL AND finished_at IS NOT NULL AND outcome IS NOT NULL"
 
