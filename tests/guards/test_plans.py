@@ -28,6 +28,7 @@ JUSTIFIED = {
     r"json_each\(extra_properties\)": "metadata has no index: a search reads row by row",
     r"FROM aether_jobs (WHERE (created_at|handler_name|status IN).*)?ORDER BY id LIMIT": "a page of a listing: read "
         "in the order of ids until it is full",
+    r"declared = 1 AND status < 2 ORDER BY id": "declared jobs, asked for at the start: an index of just these rows",
     r"AND status = 1 ORDER BY \+id": "what runs now: an index of just these rows",
     r"ORDER BY id DESC LIMIT": "a page of a listing, newest first, from the indexes for it",
     r"ORDER BY coalesce\(due_at, ''\), id LIMIT": "a listing by due instant",
