@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import random
 import re
@@ -26,7 +27,7 @@ from aether_bg.testing.postgres import PostgresServer
 from chaos import checker
 from chaos.harness import Nursery, Process, World
 from chaos.plugins import text
-from chaos.worker import Spec, Worker
+from chaos.worker import Spec, Worker, work
 
 
 class PgWorld(World):
@@ -101,6 +102,13 @@ def produce(spec: Spec) -> None:
                 await anyio.sleep(worker.random.random() * spec.get("pause", 0.02))
 
     anyio.run(main)
+
+
+def work_in_namespace(spec: Spec) -> None:
+    """On a machine of its own, as far as the network is concerned."""
+    namespace = os.open(f"/run/netns/{spec['namespace']}", os.O_RDONLY)
+    assert ctypes.CDLL(None, use_errno=True).setns(namespace, 0x40000000) == 0, os.strerror(ctypes.get_errno())
+    work(spec)
 
 
 def migrate(spec: Spec) -> None:
