@@ -102,7 +102,7 @@ def test_a_machine_that_is_cut_off(
         first = pg.until(lambda name=name: pg.find("end", name=name, attempt=1), 40, "the end of the first")[0]
         note(f"taken after {second['at'] - began:.1f} s, given up after {first['at'] - began:.1f} s")
         if fence:
-            assert first["at"] < second["at"]
+            assert first["at"] < second["at"], "both ran at once"
         assert first["how"] != "returned"
         one.end()
         other.end()

@@ -88,10 +88,10 @@ def is_usable(conn: Connection | None) -> bool:
 
 def cut(conn: Connection | None) -> None:
     """End its network connection, from any thread: a statement that waits for an answer on it fails at once."""
-    with suppress(OSError, psycopg.Error, AttributeError):
-        assert conn is not None
-        with socket.socket(fileno=os.dup(conn.fileno())) as copy:
-            copy.shutdown(socket.SHUT_RDWR)
+    if conn is None:  # none was made yet
+        return
+    with suppress(OSError, psycopg.Error, AttributeError), socket.socket(fileno=os.dup(conn.fileno())) as copy:
+        copy.shutdown(socket.SHUT_RDWR)
 
 
 _open: weakref.WeakSet[Connection] = weakref.WeakSet()

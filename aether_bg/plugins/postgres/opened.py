@@ -207,9 +207,10 @@ class Opened:
         if beat.leave or beat.recovered:
             await self._by_session(partial(session.forget, beat=beat))
         session.keep(beat)
-        alive = await self.read(
-            lambda conn: self._observer.look(conn, beat, self.store_id, list(session.owners)), limit=beat.interval
-        )
+        alive = await self._readers.do(  # soon, or a fence would notice after the others that nothing is heard
+            lambda conn: self._observer.look(conn, beat, self.store_id, list(session.owners)),
+            within=min(self.options.busy, beat.interval / 2), limit=beat.interval / 2,
+        )  # fmt: skip
         mine = session.owners.get(beat.owner)
         return attrs.evolve(alive, known=False) if mine is not None and mine.lost else alive
 
