@@ -119,7 +119,7 @@ class PostgresStore:
         if self._opened is None:
             self._opening = opening = anyio.Event()
             try:
-                self._opened = await Opened.begin(self._options, self._wake)
+                self._opened = await Opened.begin(self._options, self._wake, self._report)
             finally:
                 self._opening = None
                 opening.set()
@@ -130,6 +130,10 @@ class PostgresStore:
         """Something else has written, or another of this store's users."""
         for kernel in self._users:
             kernel.wake()
+
+    def _report(self, problem: str) -> None:
+        for kernel in self._users[:1]:
+            kernel.report("unreadable rows", problem)
 
     async def _close(self, kernel: Kernel) -> None:
         self._users.remove(kernel)
@@ -165,7 +169,7 @@ class PostgresStore:
         opened = self._open()
         if query.unarmed:
             await opened.index("unarmed")
-        return await opened.read(lambda conn: queries.find(conn, opened.schema, query))
+        return await opened.find(query)
 
     @hookimpl
     async def store_history(self, job_id: UUID, limit: int) -> Sequence[JobRun]:

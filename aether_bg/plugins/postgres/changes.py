@@ -22,7 +22,6 @@ from aether_bg.plugins.postgres.columns import (
     STATE_COLUMNS,
     arrays,
     encode,
-    job_of,
     selected,
     to_progress,
     to_text,
@@ -34,6 +33,7 @@ from aether_bg.plugins.postgres.columns import (
     write_runs,
 )
 from aether_bg.plugins.postgres.connections import Connection
+from aether_bg.plugins.postgres.rows import read_job
 from aether_bg.plugins.postgres.schema import Schema
 
 INSERT_JOBS: Final = (
@@ -189,7 +189,7 @@ def refusal(conn: Connection, schema: Schema, writes: Sequence[Write], error: ps
     if error.sqlstate == trouble.STALE:
         guarded: list[Change | Note] = [*changes, *(write for write in writes if isinstance(write, Note))]
         rows = conn.execute(schema(BY_ID), [uuids(write.job_id for write in guarded)], binary=True).fetchall()
-        current = {job.id: job for job in map(job_of, rows)}
+        current = {job.id: job for job in map(read_job, rows)}
         for write in guarded:
             row = current.get(write.job_id)
             if not write.guards(row) or len(guarded) == 1:
@@ -202,10 +202,10 @@ def refusal(conn: Connection, schema: Schema, writes: Sequence[Write], error: ps
             write.job.job_name: write.job.id for write in writes if type(write) is Insert and write.job.holds_name
         }
         back = uuids(change.job_id for change in changes if change.holds_name)
-        for job in map(job_of, conn.execute(schema(BY_ID), [back], binary=True).fetchall()):
+        for job in map(read_job, conn.execute(schema(BY_ID), [back], binary=True).fetchall()):
             if not job.holds_name:
                 taking[job.job_name] = job.id
-        for holder in map(job_of, conn.execute(schema(HOLDERS), [list(taking)], binary=True).fetchall()):
+        for holder in map(read_job, conn.execute(schema(HOLDERS), [list(taking)], binary=True).fetchall()):
             if holder.id != taking[holder.job_name]:
                 return NameHeld(holder.job_name, holder)
     return StoreRefused(
@@ -222,7 +222,7 @@ def happened(conn: Connection, schema: Schema, writes: Sequence[Write]) -> list[
     row = conn.execute(schema(BY_ID), [uuids([job_id])], binary=True).fetchone()
     if row is None:
         return None
-    job, done = job_of(row), isinstance(write, Insert)
+    job, done = read_job(row), isinstance(write, Insert)
     if isinstance(write, Update):
         change = write.change
         wanted = (change.next_seq, change.next_rev, change.modified_at)

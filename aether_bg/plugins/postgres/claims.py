@@ -13,8 +13,9 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from aether_bg.model import Claim, Claimed, JobInfo
-from aether_bg.plugins.postgres.columns import JOB_COLUMNS, job_of, selected, to_text
+from aether_bg.plugins.postgres.columns import JOB_COLUMNS, selected, to_text
 from aether_bg.plugins.postgres.connections import Connection
+from aether_bg.plugins.postgres.rows import read_job
 from aether_bg.plugins.postgres.schema import MANUAL, NOT_HELD, READY, SUSPECT, Schema
 
 _LONG_AGO: Final = datetime(1, 1, 1, tzinfo=UTC)
@@ -148,7 +149,7 @@ class Claims:
             about = {"owner": claim.owner, "now": claim.now, "id": claim.job_id, "seq": claim.seq}
             caps = {"handlers": list(claim.limits), "caps": list(claim.limits.values())}
             rows = conn.execute(self._schema(EXACTLY), about | caps, binary=True).fetchall()
-            return Claimed(jobs=tuple(map(job_of, rows)))
+            return Claimed(jobs=tuple(map(read_job, rows)))
         now = time.monotonic()
         if now - self._whole > _FRESH:
             self._floors, self._whole = {}, now
@@ -180,7 +181,7 @@ class Claims:
         if claim.unreadable:
             about["unreadable"] = [f"{to_text(text)}\n{zone or ''}" for text, zone in claim.unreadable]
         rows = conn.execute(self._schema(_STATEMENTS[bool(claim.unreadable)]), about, binary=True).fetchall()
-        return [job_of(row[_HEADS:]) for row in rows if row[_HEADS] is not None], rows[0][:_HEADS]
+        return [read_job(row[_HEADS:]) for row in rows if row[_HEADS] is not None], rows[0][:_HEADS]
 
 
 def _answered(claim: Claim, jobs: list[JobInfo], answer: Iterable[Any]) -> Claimed:

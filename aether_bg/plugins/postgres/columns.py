@@ -113,6 +113,8 @@ def quoted(text: str) -> str:
     return f'"{text}"'
 
 
+MOST_DEPTH: Final = 256
+"""Nesting of stored JSON: more than payloads may have, with room for what codecs put around them."""
 _ODD: Final = re.compile("[\0\ud800-\udfff]")
 
 
@@ -151,13 +153,25 @@ def to_mapping(value: Mapping[str, Any]) -> str:
 
 
 def from_json(text: str) -> Any:
-    return None if text == "null" else _decode(text)
+    if text == "null":
+        return None
+    if text.count("[") + text.count("{") > MOST_DEPTH:
+        _check_depth(text)
+    return _decode(text)
+
+
+def _check_depth(text: str) -> None:
+    depth = 0
+    for bracket in re.sub(r'"(?:[^"\\]|\\.)*+"|[^\[\]{}"]', "", text, flags=re.DOTALL):
+        depth += 1 if bracket in "[{" else -1
+        if depth > MOST_DEPTH:
+            raise ValueError(f"JSON nested more than {MOST_DEPTH} deep")
 
 
 def from_mapping(text: str) -> dict[str, Any]:
     if text == "{}":
         return {}
-    found = _decode(text)
+    found = from_json(text)
     if not isinstance(found, dict):
         raise ValueError("not a JSON object")
     return found
@@ -262,13 +276,14 @@ def _readers(columns: Sequence[str]) -> tuple[tuple[str, Callable[[Any], Any]], 
     return tuple((name, readers[name]) for name in columns if name in readers)
 
 
-_JOB_READERS: Final = _readers(JOB_COLUMNS)
+JOB_READERS: Final = _readers(JOB_COLUMNS)
+"""Columns of a job that are not as the driver gives them, and how each is read."""
 _RUN_READERS: Final = _readers(RUN_COLUMNS)
 
 
 def job_of(row: Sequence[Any]) -> JobInfo:
     """The job of a row of `selected(JOB_COLUMNS)`. Raises for what cannot be read (see `rows`)."""
-    fields = _fields(JOB_COLUMNS, _JOB_READERS, row)
+    fields = _fields(JOB_COLUMNS, JOB_READERS, row)
     fields["handler_paused"] = False  # kept apart from the rows
     return filled(JobInfo, fields)
 

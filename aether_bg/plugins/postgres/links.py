@@ -18,12 +18,12 @@ from aether_bg.plugins.postgres.columns import (
     SETTLED_COLUMNS,
     arrays,
     from_text,
-    job_of,
     selected,
     uuids,
     write_settled,
 )
 from aether_bg.plugins.postgres.connections import Connection
+from aether_bg.plugins.postgres.rows import read_job
 from aether_bg.plugins.postgres.schema import Schema
 
 HOLD_PARENTS: Final = "SELECT FROM {schema}.jobs WHERE id = ANY(%s::uuid[]) ORDER BY id FOR SHARE"
@@ -85,7 +85,7 @@ def rejoin(conn: Connection, schema: Schema, change: Change) -> list[Settled]:
     conn.execute(schema(LINK_AGAIN), [child])
     parents = _parents(conn, schema, PARENTS, child)
     rows = conn.execute(schema(CHILD), [uuids([child])], binary=True).fetchall()
-    return _write(conn, schema, [placed(job_of(row), parents) for row in rows]) if parents else []
+    return _write(conn, schema, [placed(read_job(row), parents) for row in rows]) if parents else []
 
 
 def settle(conn: Connection, schema: Schema, ended: Sequence[Change]) -> list[Settled]:
@@ -111,7 +111,7 @@ def _settle_all(conn: Connection, schema: Schema, ended: dict[UUID, Parent], at:
             waited.setdefault(child, []).append(ended[parent])
         if not waited:
             break
-        jobs = map(job_of, conn.execute(schema(WAITING), [uuids(waited)], binary=True).fetchall())
+        jobs = map(read_job, conn.execute(schema(WAITING), [uuids(waited)], binary=True).fetchall())
         changed = [relieved(job, waited[job.id], at) for job in jobs]
         told += _write(conn, schema, changed)
         ended = {job.id: Parent.of(job) for job in changed if job.status is JobStatus.CANCELLED}

@@ -17,11 +17,12 @@ import psycopg
 
 from aether_bg.bridge import Bridge, Threads
 from aether_bg.errors import StoreError
-from aether_bg.model import Alive, Call, Claim, Claimed, Heartbeat, Write
-from aether_bg.plugins.postgres import changes, links, owners, schema, steps, trouble
+from aether_bg.model import Alive, Call, Claim, Claimed, Heartbeat, JobInfo, Query, Unreadable, Write
+from aether_bg.plugins.postgres import changes, links, owners, queries, schema, steps, trouble
 from aether_bg.plugins.postgres.claims import Claims
 from aether_bg.plugins.postgres.connections import Connection, Link, is_pooled
 from aether_bg.plugins.postgres.places import Place, protection
+from aether_bg.plugins.postgres.rows import set_aside
 from aether_bg.plugins.postgres.schema import Schema
 from aether_bg.plugins.postgres.session import Session
 from aether_bg.plugins.postgres.units import Unit
@@ -57,12 +58,15 @@ class Options:
 class Opened:
     """Made by `await Opened.begin(...)`, ended by `await opened.end()`."""
 
-    def __init__(self, options: Options, wake: Callable[[], object]) -> None:
+    def __init__(
+        self, options: Options, wake: Callable[[], object], report: Callable[[str], object]
+    ) -> None:  # fmt: skip
+        """`report`: a problem that has no caller."""
         self.options, self.schema, self.where = options, options.schema, options.where
         self.bridge, self.pid = Bridge(), os.getpid()
         self.store_id = UUID(int=0)
         self.protection = "local"
-        self._wake = wake
+        self._wake, self._report = wake, report
         self._link = Link(options.place)
         self._observer = owners.Observer(self.schema)
         self._claims = Claims(self.schema)
@@ -70,8 +74,10 @@ class Opened:
         self._in_steps_until = 0.0
 
     @classmethod
-    async def begin(cls, options: Options, wake: Callable[[], object]) -> Opened:
-        opened = cls(options, wake)
+    async def begin(
+        cls, options: Options, wake: Callable[[], object], report: Callable[[str], object]
+    ) -> Opened:  # fmt: skip
+        opened = cls(options, wake, report)
         await threads.run(opened._prepare)
         _all.add(opened)
         return opened
@@ -167,7 +173,21 @@ class Opened:
         return await self._writers.do(run, within=self.options.busy, limit=self.options.busy)
 
     async def claim(self, claim: Claim) -> Claimed:
-        return await self.write(partial(self._claims.claim, claim=claim))
+        claimed = await self.write(partial(self._claims.claim, claim=claim))
+        return attrs.evolve(claimed, jobs=tuple(await self.readable(claimed.jobs)))
+
+    async def find(self, query: Query) -> list[JobInfo]:
+        found = await self.read(partial(queries.find, schema=self.schema, query=query))
+        for_work = query.owner or query.unarmed or query.changed_after or query.zoned or query.due_before
+        return await self.readable(found) if for_work else found
+
+    async def readable(self, jobs: Sequence[JobInfo]) -> list[JobInfo]:
+        """Without those that had to be set aside."""
+        bad = [job for job in jobs if isinstance(job, Unreadable)]
+        if bad:
+            for problem in await self.write(partial(set_aside, schema=self.schema, found=bad)):
+                self._report(problem)
+        return [job for job in jobs if job not in bad] if bad else list(jobs)
 
     async def read(self, run: Callable[[Connection], R], limit: float | None = None) -> R:
         return await self._readers.do(run, within=self.options.busy, limit=limit or self.options.busy)

@@ -8,9 +8,10 @@ from uuid import UUID
 
 from aether_bg.model import JobInfo, JobRun, JobStatus, Purge, Query, Stats
 from aether_bg.plugins.postgres import listing
-from aether_bg.plugins.postgres.columns import JOB_COLUMNS, RUN_COLUMNS, encode_sorted, is_odd, job_of, run_of, selected
+from aether_bg.plugins.postgres.columns import JOB_COLUMNS, RUN_COLUMNS, encode_sorted, is_odd, run_of, selected
 from aether_bg.plugins.postgres.connections import Connection
 from aether_bg.plugins.postgres.owners import SIZE
+from aether_bg.plugins.postgres.rows import read_job
 from aether_bg.plugins.postgres.schema import NOT_HELD, READY, Schema
 
 _HELD: Final = "EXISTS (SELECT FROM {schema}.handlers AS p WHERE p.name = handler_name)"
@@ -55,7 +56,7 @@ def find(conn: Connection, schema: Schema, query: Query) -> list[JobInfo]:
         sql = schema.once(
             _by_status(query, source, where, order) or f"{source} {where} ORDER BY {order} LIMIT %(limit)s"
         )
-        rows = [job_of(row[:-1]).under(row[-1:]) for row in conn.execute(sql, values, binary=True)]
+        rows = [read_job(row[:-1]).under(row[-1:]) for row in conn.execute(sql, values, binary=True)]
         if not approximate:
             return rows
         found += [job for job in rows if query.matches(job)]

@@ -12,8 +12,9 @@ from aether_bg.errors import JobNotFound, NameHeld, StoreContended
 from aether_bg.model import Completion, Insert, JobInfo, Settled, Update, Write
 from aether_bg.plugins.postgres import links, trouble
 from aether_bg.plugins.postgres.changes import HOLDERS, INSERT_IF_FREE, one, refusal, update
-from aether_bg.plugins.postgres.columns import job_of, write_jobs
+from aether_bg.plugins.postgres.columns import write_jobs
 from aether_bg.plugins.postgres.connections import Connection
+from aether_bg.plugins.postgres.rows import read_job
 from aether_bg.plugins.postgres.schema import Schema
 
 GIVE_WAY: Final = "UPDATE {schema}.jobs SET holds_name = false, schedule_rev = schedule_rev + 1 WHERE id = %s"
@@ -89,7 +90,7 @@ def _insert(conn: Connection, schema: Schema, jobs: list[JobInfo]) -> None:
 def _check_name(conn: Connection, schema: Schema, job: JobInfo) -> None:
     """Have the holder give way to `job` (docs/protocol.md, N10). Raises `NameHeld` if it does not."""
     rows = conn.execute(schema(f"{HOLDERS} FOR UPDATE"), [[job.job_name] if job.holds_name else []], binary=True)
-    for holder in map(job_of, rows.fetchall()):
+    for holder in map(read_job, rows.fetchall()):
         if not holder.gives_way_to(job):
             raise NameHeld(job.job_name, holder)
         conn.execute(schema(GIVE_WAY), [holder.id])
