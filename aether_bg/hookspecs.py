@@ -197,7 +197,7 @@ class Dispatch(Protocol):
 
     @hookspec
     def dispatch_codec(self) -> PayloadCodec | None:
-        """A codec for every payload on its way to the store and back.
+        """A codec for every payload, result and checkpoint on its way to the store and back.
 
         Shape: collect. Called once, when the app is built. Several are applied in order of registration, and undone in
         reverse.

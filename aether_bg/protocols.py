@@ -13,6 +13,7 @@ from uuid import UUID
 
 from aether_bg.hookspecs import Opening, Persistence, Scheduling
 from aether_bg.model import (
+    About,
     FailureGroup,
     Failures,
     Fired,
@@ -104,10 +105,12 @@ class Kernel(Protocol):
 
 
 class PayloadCodec(Protocol):
-    """Turns a JSON value into another one for the store, and back (encryption, compression)."""
+    """Turns a JSON value into another one for the store, and back (encryption, compression). `about`: whose value it
+    is. What `encode` took from the handler or the metadata, a tenant's key for example, must be named in what it
+    returns: by the time of `decode` the job may have others."""
 
-    def encode(self, payload: Any) -> Any: ...
-    def decode(self, stored: Any) -> Any: ...
+    def encode(self, value: Any, about: About) -> Any: ...
+    def decode(self, stored: Any, about: About) -> Any: ...
 
 
 class Runner(Protocol):

@@ -8,14 +8,12 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any
 from uuid import UUID
 
-import attrs
-
 from aether_bg import schedule as language
+from aether_bg._hooks.codecs import Codecs
 from aether_bg._hooks.connections import kind_of
 from aether_bg._hooks.plugins import Plugins
-from aether_bg.errors import InvalidPayload, InvalidSchedule, Unsupported, shown
+from aether_bg.errors import InvalidSchedule, Unsupported, shown
 from aether_bg.model import (
-    KEEP,
     Alive,
     Claim,
     Claimed,
@@ -26,11 +24,9 @@ from aether_bg.model import (
     Failures,
     HandlerInfo,
     Heartbeat,
-    Insert,
     JobContext,
     JobInfo,
     JobRun,
-    Note,
     ParamStyle,
     Purge,
     Query,
@@ -38,16 +34,11 @@ from aether_bg.model import (
     Runs,
     Statement,
     Stats,
-    Update,
     Write,
 )
-from aether_bg.protocols import Kernel, PayloadCodec, Runner
+from aether_bg.protocols import Kernel, Runner
 from aether_bg.schedule import Schedule
 from aether_bg.schedule._parse import parse_kept
-
-
-class Undecoded(dict[str, Any]):
-    """Stands for a payload that no codec here can decode, `{"undecoded": …}`; written back, it is what was stored."""
 
 
 class Calls:
@@ -56,7 +47,7 @@ class Calls:
     def __init__(self, plugins: Plugins) -> None:
         self._plugins = plugins
         self._hook: Any = plugins.pm.hook
-        self._codecs: list[PayloadCodec] = self._collect(self._hook.dispatch_codec())
+        self._codecs = Codecs(self._collect(self._hook.dispatch_codec()))
         self.observed = bool(self._hook.lifecycle_event.get_hookimpls())
         self.wrapped = bool(self._hook.dispatch_wrap.get_hookimpls())
         self.arms = bool(self._hook.schedule_arm.get_hookimpls())
@@ -68,7 +59,7 @@ class Calls:
 
     async def transact(self, writes: Sequence[Write]) -> Sequence[object]:
         if self._codecs:
-            writes = [self._encoded(write) for write in writes]
+            writes = await self._codecs.encoded(writes, self._found)
         results: Sequence[object] = await self._hook.store_transact(writes=writes)
         return results
 
@@ -81,12 +72,20 @@ class Calls:
         return alive
 
     async def find(self, query: Query) -> list[JobInfo]:
-        found: Sequence[JobInfo] = await self._hook.store_find(query=query)
+        found = await self._found(query)
         return [self.decoded(job) for job in found] if self._codecs else list(found)
+
+    async def _found(self, query: Query) -> Sequence[JobInfo]:
+        """As it is stored."""
+        found: Sequence[JobInfo] = await self._hook.store_find(query=query)
+        return found
 
     async def history(self, job_id: UUID, limit: int) -> list[JobRun]:
         runs: Sequence[JobRun] = await self._hook.store_history(job_id=job_id, limit=limit)
-        return [self._decoded_run(run) for run in runs] if self._codecs else list(runs)
+        if not self._codecs or not any(run.has_result for run in runs):
+            return list(runs)
+        found = await self._found(Query(ids=(job_id,), limit=1))  # purged meanwhile, its history is gone as well
+        return [self._codecs.decoded_run(run, job) for job in found for run in runs]
 
     async def runs(self, query: Runs) -> list[Ran]:
         return list(await self._hook.store_runs(query=query))
@@ -103,9 +102,13 @@ class Calls:
         return gone
 
     def statements(self, writes: Sequence[Write], style: ParamStyle) -> Sequence[Statement]:
-        """Raises `Unsupported` for a store that no connection of the user's reaches."""
-        encoded = [self._encoded(write) for write in writes] if self._codecs else writes
-        made: Sequence[Statement] | None = self._hook.store_statements(writes=encoded, style=style)
+        """Of inserts. Raises `Unsupported` for a store that no connection of the user's reaches."""
+        if self._codecs:
+            writes = [self._codecs.encoded_write(write, {}) for write in writes]
+        return self._statements(writes, style)
+
+    def _statements(self, writes: Sequence[Write], style: ParamStyle) -> Sequence[Statement]:
+        made: Sequence[Statement] | None = self._hook.store_statements(writes=writes, style=style)
         if made is None:
             raise Unsupported(
                 shown(self.store), "it cannot write on a connection of yours, and none but its own may write to it",
@@ -115,10 +118,11 @@ class Calls:
 
     async def write_on(self, connection: Any, write: Write, *, notify: bool) -> JobInfo | None:
         """Carry out `write` on the user's connection; the row that its statement answers with."""
-        self.statements([], "%s")
+        self._statements([], "%s")
         kind = kind_of(connection, getattr(self.store, "dialect", None))
         answer = None
-        for statement in self.statements([write], kind.style):
+        writes = await self._codecs.encoded([write], self._found) if self._codecs else [write]
+        for statement in self._statements(writes, kind.style):
             if statement.hint and (answer is None or not notify):
                 break
             row = await kind.run(connection, statement)
@@ -205,74 +209,14 @@ class Calls:
 
     def decoded(self, job: JobInfo) -> JobInfo:
         """For reading: what no codec here can decode is shown as `Undecoded`."""
-        try:
-            return self.to_run(job)
-        except InvalidPayload:
-            checkpoint = None if job.checkpoint is None else Undecoded(undecoded=job.checkpoint)
-            return attrs.evolve(job, payload=Undecoded(undecoded=job.payload), checkpoint=checkpoint)
+        return self._codecs.decoded(job)
 
     def to_run(self, job: JobInfo) -> JobInfo:
         """Raises `InvalidPayload` when the codec that knew the payload is gone, or its key."""
-        if not self._codecs:
-            return job
-        checkpoint = job.checkpoint
-        try:
-            payload = self._decode(job.payload)
-            if checkpoint is not None:
-                checkpoint = self._decode(checkpoint)
-        except Exception as error:
-            raise InvalidPayload(
-                "the payload", f"it cannot be decoded ({type(error).__name__}: {error})",
-                "Run it where the codec that encoded it is registered; it is kept, and `retry` runs the job again.",
-            ) from error  # fmt: skip
-        return attrs.evolve(job, payload=payload, checkpoint=checkpoint)
-
-    def _decode(self, payload: Any) -> Any:
-        for codec in reversed(self._codecs):
-            payload = codec.decode(payload)
-        return payload
-
-    def _encode(self, payload: Any) -> Any:
-        if isinstance(payload, Undecoded):
-            return payload["undecoded"]
-        for codec in self._codecs:
-            payload = codec.encode(payload)
-        return payload
-
-    def _encoded(self, write: Write) -> Write:
-        if isinstance(write, Insert):
-            return Insert(attrs.evolve(write.job, payload=self._encode(write.job.payload)), write.after)
-        if isinstance(write, Note) and write.checkpoint is not KEEP and write.checkpoint is not None:
-            return attrs.evolve(write, checkpoint=self._encode(write.checkpoint))
-        if not isinstance(write, Update):
-            return write
-        change = write.change
-        if (definition := change.definition) is not None:
-            definition = attrs.evolve(definition, payload=self._encode(definition.payload))
-            change = attrs.evolve(change, definition=definition)
-        if any(run.has_result for run in change.runs):
-            change = attrs.evolve(change, runs=tuple(map(self._encoded_run, change.runs)))
-        return write if change is write.change else Update(change)
-
-    def _encoded_run(self, run: JobRun) -> JobRun:
-        if not run.has_result:
-            return run
-        try:
-            return attrs.evolve(run, result=self._encode(run.result))
-        except Exception as error:  # the work is done (docs/protocol.md, K2)
-            text = f"its result is not kept: a codec failed ({type(error).__name__}: {error})"
-            return attrs.evolve(run, result=None, has_result=False, error=text)
-
-    def _decoded_run(self, run: JobRun) -> JobRun:
-        if not run.has_result:
-            return run
-        try:
-            return attrs.evolve(run, result=self._decode(run.result))
-        except Exception:
-            return attrs.evolve(run, result=Undecoded(undecoded=run.result))
+        return self._codecs.to_run(job)
 
     def encoded_job(self, job: JobInfo) -> JobInfo:
-        return attrs.evolve(job, payload=self._encode(job.payload)) if self._codecs else job
+        return self._codecs.encoded_job(job)
 
     @staticmethod
     def _collect(results: Sequence[Any]) -> list[Any]:

@@ -5,9 +5,10 @@ Each value carries its own rule, so that a store or scheduler need not repeat it
 
 `job`: a job and its history · `after`: parents and children · `writes`, `claims`, `queries`, `summaries`: what stores
 are asked · `attempts`: how a handler is called and what follows · `events`: what observers are told · `inspecting`:
-processes and findings
+processes and findings · `about`: whose value a codec is given
 """
 
+from aether_bg.model.about import About
 from aether_bg.model.after import Parent, Settled, placed, relieved
 from aether_bg.model.attempts import (
     Backoff,
@@ -82,6 +83,7 @@ from aether_bg.model.writes import (
 
 __all__ = [
     "KEEP",
+    "About",
     "Alive",
     "Altered",
     "AppStarted",

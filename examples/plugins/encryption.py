@@ -11,11 +11,12 @@ key, old ones are read with theirs, whose name stands beside them. Inside of `as
 seals anew what is stored; when it leaves nothing, the old key is needed no more. For a file that has plain payloads,
 begin with `Sealed(…, accept_plain=True)` and `reseal`, then drop the option and VACUUM the file.
 
-AES-256-GCM with a random nonce; a payload that was tampered with is refused and its job fails, keeping its row.
+AES-256-GCM with a random nonce, bound to the job: a payload that was tampered with, or is another job's, is refused and
+its job fails, keeping its row. Results and checkpoints are sealed as payloads are; `reseal` leaves them, since they go
+with the run that made them.
 
 What it does not do: handler name, job name, schedule, metadata, results in your own tables and `last_error` stay
-readable; put no secret there, nor into exceptions. A codec does not see the job, so a sealed payload is not bound to
-it: who can write the file can swap two of them. The command line has no keys, and shows payloads as they are stored.
+readable; put no secret there, nor into exceptions. The command line has no keys, and shows payloads as they are stored.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from aether_bg import JobInfo, JobStatus, Stale, hookimpl
 from aether_bg.errors import InvalidOption, shown
-from aether_bg.model import Change, Definition, Query, Update
+from aether_bg.model import About, Change, Definition, Query, Update
 from aether_bg.protocols import Store
 
 MARK: Final = "sealed_with"
@@ -71,14 +72,14 @@ class Sealed:
     def dispatch_codec(self) -> Sealed:
         return self
 
-    def encode(self, payload: Json) -> Json:
+    def encode(self, value: Json, about: About) -> Json:
         """Any JSON value as an envelope, new each time."""
         nonce = os.urandom(NONCE)
-        plain = json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode()
-        data = nonce + self._ciphers[self.current].encrypt(nonce, plain, self.current.encode())
+        plain = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+        data = nonce + self._ciphers[self.current].encrypt(nonce, plain, _bound_to(self.current, about))
         return {MARK: self.current, "data": b64encode(data).decode()}
 
-    def decode(self, stored: Json) -> Json:
+    def decode(self, stored: Json, about: About) -> Json:
         """What is in the envelope. Raises `ValueError` for another's key, a broken seal, and what has none."""
         name = self.key_of(stored)
         if name is None:
@@ -89,9 +90,10 @@ class Sealed:
             raise ValueError(f"it is sealed with the key {shown(name)}, which is not here. Add it to the keys")
         data = b64decode(stored["data"], validate=True)
         try:
-            return json.loads(self._ciphers[name].decrypt(data[:NONCE], data[NONCE:], name.encode()))
+            return json.loads(self._ciphers[name].decrypt(data[:NONCE], data[NONCE:], _bound_to(name, about)))
         except InvalidTag:
-            raise ValueError(f"its seal is broken: it was changed, or the key {shown(name)} is another one") from None
+            rule = f"it was changed or is another job's, or the key {shown(name)} is another one"
+            raise ValueError(f"its seal is broken: {rule}") from None
 
     @staticmethod
     def key_of(stored: Json) -> str | None:
@@ -99,6 +101,12 @@ class Sealed:
         if isinstance(stored, dict) and stored.keys() == {MARK, "data"}:
             return str(stored[MARK])
         return None
+
+
+def _bound_to(key: str, about: About) -> bytes:
+    """What is sealed along: a value does not pass for another job's, nor a result for a payload. The id stays for the
+    life of a job, unlike its handler and its metadata."""
+    return f"{key} {about.what} {about.job_id}".encode()
 
 
 @attrs.frozen
@@ -124,8 +132,9 @@ async def reseal(store: Store, seal: Sealed) -> Resealed:
         for job in rows:
             if seal.key_of(job.payload) == seal.current:
                 continue
+            about = About.of(job)
             try:
-                payload = seal.encode(seal.decode(job.payload))
+                payload = seal.encode(seal.decode(job.payload, about), about)
             except ValueError:
                 unreadable.append(job.id)
                 continue

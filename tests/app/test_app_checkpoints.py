@@ -23,7 +23,7 @@ from aether_bg import (
     UsageError,
     hookimpl,
 )
-from aether_bg.model import KEEP, Note, Write
+from aether_bg.model import KEEP, About, Note, Write
 from aether_bg.plugins.memory import MemoryStore
 from aether_bg.testing import FakeClock, sandbox
 
@@ -257,10 +257,10 @@ async def test_what_is_not_json_within_the_limits_is_refused(app: Aether, value:
 
 async def test_codecs_see_it(make_app: Callable[..., Aether], path: Any) -> None:
     class Codec:
-        def encode(self, payload: Any) -> Any:
+        def encode(self, payload: Any, about: About) -> Any:
             return {"secret": payload}
 
-        def decode(self, stored: Any) -> Any:
+        def decode(self, stored: Any, about: About) -> Any:
             return stored["secret"]
 
     class Secrets:

@@ -31,6 +31,7 @@ from aether_bg import (
 )
 from aether_bg._handlers.kept import completed
 from aether_bg._handlers.registry import Handlers, info_of
+from aether_bg.model import About
 from aether_bg.plugins.memory import MemoryStore
 from aether_bg.testing import sandbox
 
@@ -227,10 +228,10 @@ async def test_a_unit_of_work_and_its_result_are_one(make_app: Make) -> None:
 
 async def test_results_pass_the_codecs(make_app: Make) -> None:
     class Reversed:
-        def encode(self, payload: Any) -> Any:
+        def encode(self, payload: Any, about: About) -> Any:
             return {"r": repr(payload)[::-1]}
 
-        def decode(self, payload: Any) -> Any:
+        def decode(self, payload: Any, about: About) -> Any:
             import ast
 
             return ast.literal_eval(payload["r"][::-1])
@@ -250,12 +251,12 @@ async def test_results_pass_the_codecs(make_app: Make) -> None:
 
 async def test_a_codec_that_fails_loses_the_result_alone(make_app: Make) -> None:
     class Picky:
-        def encode(self, payload: Any) -> Any:
+        def encode(self, payload: Any, about: About) -> Any:
             if payload == "secret":
                 raise ValueError("no")
             return payload
 
-        def decode(self, payload: Any) -> Any:
+        def decode(self, payload: Any, about: About) -> Any:
             return payload
 
     class Plugin:

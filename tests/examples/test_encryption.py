@@ -16,10 +16,13 @@ import pytest
 
 pytest.importorskip("cryptography", reason="the encryption plugin needs cryptography")
 
+from uuid import UUID
+
 from encryption import MARK, Resealed, Sealed, new_key, reseal
 
 from aether_bg import Aether, JobContext, JobInfo, JobStatus, SQLiteStore
 from aether_bg.errors import InvalidOption, JobConflict
+from aether_bg.model import About
 
 pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
 Make = Callable[..., Aether]
@@ -247,7 +250,8 @@ async def test_a_file_with_plain_payloads(make_app: Make, path: Path, taken: Tak
     connection.execute("VACUUM")
     connection.close()
     assert not in_files(path, SECRET)
-    assert Sealed({"k1": OLD}).decode(stored(path)["card"]) == {"number": SECRET, "owner": "Ada"}
+    about = About.of(job)
+    assert Sealed({"k1": OLD}).decode(stored(path)["card"], about) == {"number": SECRET, "owner": "Ada"}
 
 
 async def test_the_command_line_has_no_keys(make_app: Make, path: Path, taken: Taken) -> None:
@@ -271,9 +275,14 @@ async def test_the_command_line_has_no_keys(make_app: Make, path: Path, taken: T
 @pytest.mark.parametrize("value", [None, "", 0, [], {}, {MARK: "k1", "data": ""}, ["Ä" * 1000, {"a": [1.5, True]}]])
 def test_every_value_comes_back(value: Any) -> None:
     seal = Sealed({"k1": OLD}, accept_plain=True)
-    envelope = json.loads(json.dumps(seal.encode(value)))
-    assert seal.decode(envelope) == value
-    assert envelope != seal.encode(value)
+    about = About(what="result", job_id=UUID(int=1), handler_name="Charge", job_name="card", metadata={})
+    envelope = json.loads(json.dumps(seal.encode(value, about)))
+    assert seal.decode(envelope, about) == value
+    assert seal.decode(envelope, attrs.evolve(about, handler_name="Other", metadata={"a": 1})) == value
+    assert envelope != seal.encode(value, about)
+    for other in (attrs.evolve(about, what="payload"), attrs.evolve(about, job_id=UUID(int=2))):
+        with pytest.raises(ValueError, match="another job's"):
+            seal.decode(envelope, other)
 
 
 @pytest.mark.parametrize("keys", [{}, {"k1": b"short"}, {"k1": "0" * 32}])

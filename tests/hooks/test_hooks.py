@@ -34,6 +34,7 @@ from aether_bg import (
 )
 from aether_bg._kernel.timings import Timings
 from aether_bg.model import (
+    About,
     Decision,
     Failure,
     Fired,
@@ -62,18 +63,18 @@ async def ran(app: Aether, *args: Any, **options: Any) -> JobInfo:
 class Base64:
     """Not encryption, but as opaque."""
 
-    def encode(self, payload: Any) -> Any:
+    def encode(self, payload: Any, about: About) -> Any:
         return {"sealed": base64.b64encode(json.dumps(payload).encode()).decode()}
 
-    def decode(self, stored: Any) -> Any:
+    def decode(self, stored: Any, about: About) -> Any:
         return json.loads(base64.b64decode(stored["sealed"]))
 
 
 class Tagged:
-    def encode(self, payload: Any) -> Any:
+    def encode(self, payload: Any, about: About) -> Any:
         return {"tag": 1, "payload": payload}
 
-    def decode(self, stored: Any) -> Any:
+    def decode(self, stored: Any, about: About) -> Any:
         return stored["payload"]
 
 

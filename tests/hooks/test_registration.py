@@ -31,7 +31,7 @@ from aether_bg import (
     schedule,
 )
 from aether_bg.hookspecs import LAYERS, parameters_of
-from aether_bg.model import Ended, Event, Failure, GiveUpNow, HandlerInfo, Raised, RetryAt
+from aether_bg.model import About, Ended, Event, Failure, GiveUpNow, HandlerInfo, Raised, RetryAt
 from aether_bg.protocols import Kernel, Runner
 from aether_bg.testing import FakeClock
 
@@ -474,10 +474,10 @@ class Tag:
     def dispatch_codec(self) -> Tag:
         return self
 
-    def encode(self, payload: Any) -> Any:
+    def encode(self, payload: Any, about: About) -> Any:
         return [self.tag, payload]
 
-    def decode(self, stored: Any) -> Any:
+    def decode(self, stored: Any, about: About) -> Any:
         tag, payload = stored
         assert tag == self.tag, f"{tag} is not {self.tag}"
         return payload

@@ -29,6 +29,7 @@ from aether_bg import (
     UsageError,
     hookimpl,
 )
+from aether_bg.model import About
 from aether_bg.protocols import Kernel
 from aether_bg.testing import FakeClock, JobFailed, sandbox
 
@@ -312,10 +313,10 @@ async def test_what_fails_before_the_handler_is_not_passed_over() -> None:
             yield
 
     class Codec:
-        def encode(self, payload: Any) -> Any:
+        def encode(self, payload: Any, about: About) -> Any:
             return {"sealed": payload}
 
-        def decode(self, stored: Any) -> Any:
+        def decode(self, stored: Any, about: About) -> Any:
             return stored["key"] if stored["sealed"] == "lost" else stored["sealed"]
 
     class Sealed:

@@ -17,7 +17,8 @@ import attrs
 
 from aether_bg import Aether, GiveUp, JobContext, Snooze, hookimpl
 from aether_bg.errors import InvalidSchedule
-from aether_bg.model import Event, GiveUpNow, JobStatus, Postpone, Problem, Raised, RetryAt, TimedOut
+from aether_bg.model import About, Event, GiveUpNow, JobStatus, Postpone, Problem, Raised, RetryAt, TimedOut
+from aether_bg.model.about import What
 from aether_bg.testing.contracts.opening import hooks_of, implements
 from aether_bg.testing.contracts.suite import Suite, expect, expect_same, only_if
 from aether_bg.testing.contracts.values import PAYLOADS, a_job, alike, now
@@ -175,16 +176,17 @@ async def a_stamp(world: PolicyWorld) -> None:
 @POLICY.rule("dispatch_codec", "decode undoes encode, to the digit", because="a handler must get what was enqueued")
 async def a_codec(world: PolicyWorld) -> None:
     world.needs("dispatch_codec")
+    about = About.of(a_job())
     for codec in world.hooks.dispatch_codec():
         for payload in PAYLOADS:
             before = copy.deepcopy(payload)
-            stored = codec.encode(payload)
+            stored = codec.encode(payload, about)
             expect(alike(payload, before), f"encode changed the payload that it was given: {before!r:.100}")
             try:
                 read = json.loads(json.dumps(stored, allow_nan=False))
             except (TypeError, ValueError) as error:
                 expect(False, f"encode({payload!r:.100}) is not JSON: {error}")
-            back = codec.decode(read)
+            back = codec.decode(read, about)
             expect(alike(back, before), f"{before!r:.100} came back as {back!r:.100}")
 
 
@@ -193,9 +195,22 @@ async def a_codec_after_a_restart(world: PolicyWorld) -> None:
     world.needs("dispatch_codec")
     later = hooks_of(world.later).dispatch_codec()
     for codec, next_codec in zip(world.hooks.dispatch_codec(), later, strict=True):
-        payload = {"to": "ada", "n": 2**62 + 1}
-        back = next_codec.decode(json.loads(json.dumps(codec.encode(payload))))
+        payload, about = {"to": "ada", "n": 2**62 + 1}, About.of(a_job())
+        back = next_codec.decode(json.loads(json.dumps(codec.encode(payload, about))), about)
         expect(alike(back, payload), f"{payload!r} came back as {back!r} from another plugin of the same factory")
+
+
+@POLICY.rule("dispatch_codec", "results outlive the handler and the metadata", because="a job may be redefined")
+async def a_codec_after_a_change(world: PolicyWorld) -> None:
+    world.needs("dispatch_codec")
+    job = a_job(extra_properties={"tenant": "one"})
+    changed = attrs.evolve(job, handler_name="Other", extra_properties={"tenant": "two"})
+    whats: tuple[What, ...] = ("result", "checkpoint")
+    for codec in world.hooks.dispatch_codec():
+        for what in whats:
+            stored = json.loads(json.dumps(codec.encode([1, "a"], About.of(job, what))))
+            back = codec.decode(stored, About.of(changed, what))
+            expect(alike(back, [1, "a"]), f"a {what} came back as {back!r:.100} after handler and metadata had changed")
 
 
 @POLICY.rule(

@@ -13,7 +13,7 @@ import anyio.to_thread
 import attrs
 
 from aether_bg import JobContext, JobInfo, hookimpl
-from aether_bg.model import Event, Failure, HandlerInfo, Invocation
+from aether_bg.model import About, Event, Failure, HandlerInfo, Invocation
 from aether_bg.schedule import Schedule, parse
 
 
@@ -120,10 +120,10 @@ def _changes(job: JobInfo) -> dict[str, Any]:
 
 
 class Stringly:
-    def encode(self, payload: Any) -> Any:
+    def encode(self, payload: Any, about: About) -> Any:
         return json.dumps(payload, default=str)
 
-    def decode(self, stored: Any) -> Any:
+    def decode(self, stored: Any, about: About) -> Any:
         return json.loads(stored, parse_int=float)
 
 
@@ -133,12 +133,22 @@ class OfThisStart:
     def __init__(self) -> None:
         self._kept: list[Any] = []
 
-    def encode(self, payload: Any) -> Any:
+    def encode(self, payload: Any, about: About) -> Any:
         self._kept.append(payload)
         return len(self._kept) - 1
 
-    def decode(self, stored: Any) -> Any:
+    def decode(self, stored: Any, about: About) -> Any:
         return self._kept[stored]
+
+
+class OfTheTenant:
+    """Its key is that of the metadata, and what it stores does not say which."""
+
+    def encode(self, payload: Any, about: About) -> Any:
+        return {"data": payload, "check": f"{about.metadata.get('tenant')}"}
+
+    def decode(self, stored: Any, about: About) -> Any:
+        return stored["data"] if stored["check"] == f"{about.metadata.get('tenant')}" else None
 
 
 @attrs.frozen
@@ -169,6 +179,7 @@ POLICIES: Final[dict[str, tuple[str, str, Callable[[], Any]]]] = {
     "changes the job": ("dispatch_stamp", "a_stamp", lambda: Calls(stamp=_changes)),
     "loses digits": ("dispatch_codec", "a_codec", lambda: Calls(codec=Stringly)),
     "of this start": ("dispatch_codec", "a_codec_after_a_restart", lambda: Calls(codec=OfThisStart)),
+    "of the tenant": ("dispatch_codec", "a_codec_after_a_change", lambda: Calls(codec=OfTheTenant)),
     "cannot read": ("schedule_parse", "other_words", lambda: Calls(parse=_raises)),
     "stands still": ("schedule_parse", "its_own_words", lambda: Calls(parse=lambda text: StandsStill())),
     "fails to listen": ("lifecycle_event", "under_an_app", lambda: Calls(event=_raises)),
