@@ -30,15 +30,16 @@ class Query:
     `due_before`: rows that could be claimed by then. `unarmed`: waiting rows whose current seq the scheduler does not
     hold. `changed_after`: waiting rows last changed later than this instant (if that is now, the clock has been set
     back). `zoned`: waiting rows with a time zone. `declared`: declared rows that have not ended.
-    `job_name` finds the holder of the name first, then the
-    newest that had it. `name_prefix`: how the name begins, to the letter. `error_line`: that is what `error_line` says
-    of `last_error`. `paused`: paused rows that have not ended. `recurring`: rows whose schedule is not one instant.
+    `job_name` finds the holder of the name first, then the newest that had it. `holders`: rows that hold one of these
+    names. `name_prefix`: how the name begins, to the letter. `error_line`: that is what `error_line` says of
+    `last_error`. `paused`: paused rows that have not ended. `recurring`: rows whose schedule is not one instant.
     `parents_of`, `children_of`: linked by `Insert.after` with the job of this id; parents come in the order in which
     they were given, whatever `order` says.
     """
 
     ids: tuple[UUID, ...] | None = None
     job_name: str | None = None
+    holders: tuple[str, ...] | None = None
     handler_name: str | None = None
     status: tuple[JobStatus, ...] | None = None
     metadata: Mapping[str, Any] | None = None
@@ -65,6 +66,7 @@ class Query:
         return (
             (self.ids is None or job.id in self.ids)
             and (self.job_name is None or job.job_name == self.job_name)
+            and (self.holders is None or (job.holds_name and job.job_name in self.holders))
             and (self.handler_name is None or job.handler_name == self.handler_name)
             and (self.status is None or job.status in self.status)
             and (self.metadata is None or _has(job.metadata, self.metadata))

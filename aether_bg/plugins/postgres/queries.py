@@ -115,6 +115,8 @@ def _where(query: Query) -> tuple[list[str], dict[str, Any]]:
         add("id = ANY(%(ids)s)", ids=list(query.ids))
     if query.job_name is not None:  # two partial indexes cover the names: held, and given up
         add("job_name = %(name)s AND (holds_name OR NOT holds_name)", name=query.job_name)
+    if query.holders is not None:
+        add("holds_name AND job_name = ANY(%(holders)s)", holders=[name for name in query.holders if not is_odd(name)])
     if query.handler_name is not None:
         add("handler_name = %(handler)s", handler=query.handler_name)
     if query.status is not None:

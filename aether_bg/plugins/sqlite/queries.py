@@ -59,6 +59,8 @@ def find(conn: sqlite3.Connection, query: Query) -> list[JobInfo]:
         terms.append("id > ?" if place == "id" else f"({place}) > (SELECT {place} FROM main.aether_jobs WHERE id = ?)")
         params.append(str(query.after))
     order = "holds_name DESC, id DESC" if query.job_name is not None else place
+    if query.holders is not None and place == "id":
+        order = "+id"  # found by the index of names
     if query.changed_after is not None:
         order = f"+{order}"  # found by its own small index, not by walking all rows in the order of ids
         if not _any_created_after(conn, query.changed_after):
@@ -115,6 +117,8 @@ def _where(query: Query) -> tuple[list[str], list[Any]]:
 
     if query.ids is not None:
         add("id IN (SELECT value FROM json_each(?))", json.dumps([str(i) for i in query.ids]))
+    if query.holders is not None:
+        add("holds_name = 1 AND job_name IN (SELECT value FROM json_each(?))", json.dumps(query.holders))
     if query.handler_name is not None:
         add("handler_name = ?", query.handler_name)
     if query.status is not None:

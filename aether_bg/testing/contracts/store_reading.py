@@ -108,6 +108,19 @@ async def what_is_zoned(world: StoreWorld) -> None:
         await _finds(store, [zoned], zoned=True)
 
 
+@STORE.rule("N8", "`holders` finds the rows that hold one of these names", because="a batch asks for all of its names")
+async def who_holds_which_name(world: StoreWorld) -> None:
+    async with world.open() as store:
+        former = a_job("a", status=JobStatus.COMPLETED, due_at=None, handled_time=ago(9), holds_name=False)
+        a, b, c = a_job("a"), a_job("b"), a_job("c")
+        await store.add(former, a, b, c)
+        await _finds(store, [a, c], holders=("c", "a", "nothing", "a'b", "\0"))
+        await _finds(store, [c], holders=("c", "a"), after=a.id)
+        await _finds(store, [], holders=())
+        names = tuple(f"n{number}" for number in range(700))
+        await _finds(store, [b], holders=(*names, "b"))
+
+
 @STORE.rule(
     "store_find", "pages follow each other without gap or double", because="retention and outbox go page by page"
 )

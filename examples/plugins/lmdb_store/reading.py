@@ -41,6 +41,9 @@ def _candidates(rows: Rows, query: Query) -> Iterator[UUID]:
         return iter(parents[parents.index(query.after) + 1 :] if query.after in parents else parents)
     if query.job_name is not None:
         return _named(rows, query.job_name, query.after)
+    if query.holders is not None and query.order == "created":
+        holders = (rows.holder(name) for name in set(query.holders))
+        return iter(sorted(job.id for job in holders if job is not None and job.id.bytes > after))
     if query.order == "due":
         last = rows.job(query.after) if query.after is not None else None
         if query.after is not None and last is None:
