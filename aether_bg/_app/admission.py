@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
+from uuid import UUID
 
 import attrs
 
@@ -87,7 +88,7 @@ class Admission:
             handler_name = self._handlers.name_of(handler)
             if type(handler_name) is not str or handler_name not in self._handlers:
                 handler_name = checks.name(handler_name, "handler")
-            value = self._payload(handler, handler_name, payload)
+            value = self.payload(handler, handler_name, payload)
         parsed = self._calls.parse(schedule, timezone)
         if repeats is not None:
             checks.whole("repeats", repeats, least=1)
@@ -112,13 +113,17 @@ class Admission:
     def job(self, moment: Moment, *arguments: Any, **options: Any) -> JobInfo:
         """The row of an enqueue without mistakes; `due_at` is None where there is no occurrence left within its bounds.
         Raises an `InputError`."""
+        return self.stamped(self.plain_job(moment, *arguments, **options))
+
+    def plain_job(self, moment: Moment, *arguments: Any, **options: Any) -> JobInfo:
+        """The same without the stamps of plugins."""
         draft, job_id = self.draft(*arguments, **options), uuid7()
         now, by = moment
         anchor = anchor_for(draft.schedule, now, draft.start)
         plan = Plan(draft.schedule, anchor, draft.start, draft.until, draft.repeats, jitter=draft.jitter)
-        name = f"{draft.handler_name[:160]}-{job_id}" if draft.job_name is None else draft.job_name
+        name = given_name(draft.handler_name, job_id) if draft.job_name is None else draft.job_name
         due = first_due(plan, now)
-        job = filled(JobInfo, _FRESH | {
+        return filled(JobInfo, _FRESH | {
             "id": job_id, "handler_name": draft.handler_name, "expression_value": draft.schedule.text,
             "payload": draft.payload, "job_name": name, "extra_properties": draft.metadata, "created_at": now,
             "created_by": by, "modified_at": now, "modified_by": by,
@@ -127,11 +132,13 @@ class Admission:
             "misfire": draft.misfire, "misfire_grace": draft.misfire_grace, "jitter": draft.jitter, "anchor": anchor,
             "priority": draft.priority, "unique_for": draft.unique_for,
         })  # fmt: skip
+
+    def stamped(self, job: JobInfo) -> JobInfo:
         if stamped := self._calls.stamp(job):
             return attrs.evolve(job, extra_properties=check_metadata({**stamped, **job.extra_properties}))
         return job
 
-    def _payload(self, handler: Any, name: str, payload: Any) -> Any:
+    def payload(self, handler: Any, name: str, payload: Any) -> Any:
         handlers, limit = self._handlers, self._limit
         if name in handlers:
             return handlers.compiled(name).check(payload, limit)
@@ -145,7 +152,7 @@ class Admission:
     def _so_far(self, handler: Any, payload: Any) -> tuple[str, Any]:
         try:
             name = checks.name(self._handlers.name_of(handler), "handler")
-            return name, self._payload(handler, name, payload)
+            return name, self.payload(handler, name, payload)
         except (UnknownHandler, InvalidHandler):
             if isinstance(handler, str | JobType) or callable(handler):
                 return "", payload  # looked at again when the app starts
@@ -172,6 +179,11 @@ class Admission:
         """When the app starts, with all handlers there. Raises for the first that no handler can take."""
         for arguments in declared:
             self.draft(**_without_if_exists(arguments))
+
+
+def given_name(handler: str, job_id: UUID) -> str:
+    """Of a job that is enqueued without one."""
+    return f"{handler[:160]}-{job_id}"
 
 
 def _without_if_exists(arguments: Mapping[str, Any]) -> dict[str, Any]:

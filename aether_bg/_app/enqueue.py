@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -84,6 +84,9 @@ class Enqueuer:
     async def holder(self, name: str) -> JobInfo | None:
         found = await self._calls.find(Query(job_name=name, limit=1))
         return found[0] if found and found[0].holds_name else None
+
+    async def holders(self, names: Sequence[str]) -> list[JobInfo]:
+        return await self._calls.find(Query(holders=tuple(names), limit=len(names)))
 
     async def _resolve(self, held: JobInfo, job: JobInfo, after: tuple[UUID, ...], if_exists: str) -> UUID | None:
         """The name is held. None: it no longer is; try again."""

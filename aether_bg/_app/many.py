@@ -10,6 +10,7 @@ import anyio.lowlevel
 import attrs
 
 from aether_bg._app.admission import IF_EXISTS
+from aether_bg._app.alike import Alike
 from aether_bg._app.enqueue import Enqueuer
 from aether_bg._app.new_job import NewJob, checked
 from aether_bg._app.parents import asked
@@ -23,8 +24,10 @@ from aether_bg.model import Change, Insert, JobInfo, Update
 
 MOST: Final = 100_000
 """Items of one call: they share a transaction, which other writers wait for."""
-STRETCH: Final = 100
+STRETCH: Final = 250
 """Items between two turns of the event loop."""
+NAMES: Final = 500
+"""Names that are looked up at once."""
 _EXAMPLE: Final = 'For example: [NewJob("SendMail", payload=mail) for mail in mails].'
 
 
@@ -45,10 +48,11 @@ class _Ids(list[UUID]):
 
     def add(self, job: JobInfo, answer: UUID) -> None:
         self.append(answer)
-        self._answers[job.id] = answer
+        if answer is not job.id:
+            self._answers[job.id] = answer
 
     def of(self, after: tuple[UUID, ...]) -> tuple[UUID, ...]:
-        return tuple(dict.fromkeys(self._answers.get(parent, parent) for parent in after))
+        return after and tuple(dict.fromkeys(self._answers.get(parent, parent) for parent in after))
 
 
 class Many:
@@ -74,17 +78,18 @@ class Many:
                 return ids
 
     async def _entries(self, items: list[Any]) -> list[_Entry]:
-        moment, admission = self._enqueuer.moment(), self._enqueuer.admission
+        alike = Alike(self._enqueuer.admission, self._enqueuer.moment())
         entries, made, seen = list[_Entry](), dict[UUID | str, JobInfo](), 0
         for index, item in enumerate(items):
             if index % STRETCH == STRETCH - 1:
                 await anyio.lowlevel.checkpoint()
             try:
-                arguments = dict(_arguments(item))
+                arguments = {**_DEFAULTS, **_arguments(item)}
                 if_exists = checks.one_of("if_exists", arguments.pop("if_exists", "raise"), IF_EXISTS)
-                wanted = asked(arguments.pop("after", None), arguments.pop("after_any", False))
-                job = admission.job(moment, **{**_DEFAULTS, **arguments})
-                named, after = arguments.get("job_name") is not None, tuple[UUID, ...]()
+                wanted = None
+                if "after" in arguments or "after_any" in arguments:
+                    wanted = asked(arguments.pop("after", None), arguments.pop("after_any", False))
+                job, named, after = alike.job(arguments), arguments["job_name"] is not None, _NO_PARENTS
                 if wanted is not None:
                     for entry in entries[seen:]:
                         made[entry.job.id] = made[entry.job.job_name] = entry.job
@@ -97,8 +102,10 @@ class Many:
         return entries
 
     async def _held(self, names: Iterable[str]) -> dict[str, JobInfo]:
-        found = {name: await self._enqueuer.holder(name) for name in names}
-        return {name: job for name, job in found.items() if job is not None}
+        asked, held = list(names), dict[str, JobInfo]()
+        for place in range(0, len(asked), NAMES):
+            held |= {job.job_name: job for job in await self._enqueuer.holders(asked[place : place + NAMES])}
+        return held
 
     def _writes(self, entries: list[_Entry], held: Mapping[str, JobInfo]) -> tuple[list[Written], list[UUID]]:
         """As one enqueue after the other. `held`: who holds which name in the store."""
@@ -168,7 +175,8 @@ def _both(before: Insert | Update, change: Change) -> Update:
     ))  # fmt: skip
 
 
-_DEFAULTS: Final = {"job_name": None, "payload": None, "schedule": "@once", "metadata": None}
+_NO_PARENTS: Final[tuple[UUID, ...]] = ()
+_DEFAULTS: Final[dict[str, Any]] = {"job_name": None, "payload": None, "schedule": "@once", "metadata": None}
 
 
 def _listed(items: Any) -> list[Any]:

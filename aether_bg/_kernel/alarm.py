@@ -49,7 +49,7 @@ class Alarm:
 
     def expect(self, job_id: UUID, seq: int, due: datetime | None) -> None:
         """This job waits for `due`: do not sleep past that."""
-        if due is None or (job_id, seq) in self._taken:
+        if due is None or (self._taken and (job_id, seq) in self._taken):
             return
         if self._during is not None:
             self._during[job_id, seq] = due
