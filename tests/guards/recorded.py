@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
@@ -38,10 +39,12 @@ class Recording:
     statements: list[Statement] = attrs.field(factory=list)
     hops: int = 0
     """Calls from another thread into the event loop, and from the loop to a worker thread."""
+    turns: int = 0
+    """Of the asyncio loop: each is a look at sockets and timers."""
 
     def clear(self) -> None:
         self.statements.clear()
-        self.hops = 0
+        self.hops = self.turns = 0
 
     def written(self) -> list[Statement]:
         """Of the connections that write: what they ran, but for looks at the file (PRAGMA) between batches."""
@@ -79,6 +82,12 @@ def recording() -> Iterator[Recording]:
         found.hops += 1
         return post(bridge, fn)
 
+    turn: Any = asyncio.BaseEventLoop._run_once  # type: ignore[attr-defined]
+
+    def turning(loop: Any) -> None:
+        found.turns += 1
+        turn(loop)
+
     async def hopping(*args: Any, **options: Any) -> Any:
         found.hops += 1
         return await to_thread(*args, **options)
@@ -86,6 +95,7 @@ def recording() -> Iterator[Recording]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sqlite3, "connect", connecting)
         patch.setattr(Bridge, "post", posting)
+        patch.setattr(asyncio.BaseEventLoop, "_run_once", turning)
         patch.setattr(anyio.to_thread, "run_sync", hopping)
         yield found
 

@@ -60,14 +60,15 @@ async def put_together(jobs: Any, schedule: Any = FAR) -> None:
             group.start_soon(some)
 
 
-def within(counted: Recording, *, commits: int, statements: int, hops: int) -> None:
-    assert not (over := beyond(counted, commits=commits, statements=statements, hops=hops)), over
+def within(counted: Recording, **most: int) -> None:
+    assert not (over := beyond(counted, **most)), over
 
 
 def beyond(counted: Recording, **most: int) -> str:
     """What was seen more often than `most`; empty if nothing was."""
     seen = {"commits": counted.commits, "statements": len(counted.written()), "hops": counted.hops}
-    over = {name: f"{seen[name]} > {most[name]}" for name in seen if seen[name] > most[name]}
+    seen["turns"] = counted.turns
+    over = {name: f"{seen[name]} > {most[name]}" for name in most if seen[name] > most[name]}
     return f"{over}: {Counter(one.verb for one in counted.written())}" if over else ""
 
 
@@ -99,7 +100,7 @@ async def test_one_at_a_time_while_the_scheduler_runs(noop_app: Aether, counted:
 
 async def test_64_at_once(noop_app: Aether, counted: Recording) -> None:
     async with noop_app as app:
-        await at_best(counted, partial(put_together, app), commits=80, statements=700, hops=100)
+        await at_best(counted, partial(put_together, app), commits=60, statements=300, hops=75, turns=240)
 
 
 async def test_64_units_of_work_at_once(noop_app: Aether, counted: Recording) -> None:
@@ -120,13 +121,15 @@ async def test_64_units_of_work_at_once(noop_app: Aether, counted: Recording) ->
 
 
 async def test_drain(noop_app: Aether, counted: Recording) -> None:
-    """A claim of a hundred and their outcomes: two commits, a handful of statements each."""
+    """A claim of a hundred shares its commit with the outcomes of the hundred before; attempts that never suspend take
+    no turn of the loop, where tasks can begin at once."""
+    eager = sys.version_info >= (3, 12)
     async with noop_app.client() as jobs:
         await put_together(jobs, "@once")
     counted.clear()
     async with noop_app as app:
         await app.drain()
-        within(counted, commits=60, statements=500, hops=90)
+        within(counted, commits=40 if eager else 60, statements=450, hops=70 if eager else 90, turns=200)
 
 
 async def test_one_that_fires_alone(noop_app: Aether, counted: Recording) -> None:
@@ -136,7 +139,17 @@ async def test_one_that_fires_alone(noop_app: Aether, counted: Recording) -> Non
         counted.clear()
         for _ in range(50):
             await app.wait(await app.enqueue("Noop"), 10)
-        within(counted, commits=240, statements=1700, hops=450)
+        within(counted, commits=240, statements=1700, hops=450, turns=1600)
+
+
+async def test_an_idle_app_writes_nothing(noop_app: Aether, counted: Recording) -> None:
+    """It reads the clock and looks at other owners; it asks for due jobs only after some naps."""
+    async with noop_app as app:
+        await put(app, 100)
+        await anyio.sleep(0.5)
+        counted.clear()
+        await anyio.sleep(2)
+        within(counted, commits=2, statements=40, hops=25, turns=80)
 
 
 async def test_chance_is_fetched_for_many_ids(noop_app: Aether, monkeypatch: pytest.MonkeyPatch) -> None:
