@@ -10,7 +10,20 @@ from uuid import UUID, uuid4
 import attrs
 
 from aether_bg import JobInfo, JobRun, JobStatus, hookimpl
-from aether_bg.model import Alive, Claim, Claimed, Heartbeat, Purge, Query, Stats, Write
+from aether_bg.model import (
+    Alive,
+    Claim,
+    Claimed,
+    FailureGroup,
+    Failures,
+    Heartbeat,
+    Purge,
+    Query,
+    Ran,
+    Runs,
+    Stats,
+    Write,
+)
 
 
 class NoStore:
@@ -45,6 +58,14 @@ class NoStore:
     @hookimpl
     async def store_stats(self) -> Stats:
         return Stats(store_id=self._id)
+
+    @hookimpl
+    async def store_runs(self, query: Runs) -> Sequence[Ran]:
+        return []
+
+    @hookimpl
+    async def store_failures(self, query: Failures) -> Sequence[FailureGroup]:
+        return []
 
     @hookimpl
     async def store_purge(self, purge: Purge) -> int:
