@@ -86,14 +86,20 @@ async def fill(app: Any, ids: dict[str, Any]) -> None:
         await anyio.sleep(0.01)
 
 
-@pytest.fixture(params=["sqlite", "memory"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
-    return MemoryStore() if request.param == "memory" else tmp_path / "jobs.db"
+@pytest.fixture(params=[("sqlite", "asyncio"), ("memory", "trio")], ids="-".join)
+def both(request: pytest.FixtureRequest) -> Any:
+    """Each store and each event loop, not all pairs of them."""
+    return request.param
 
 
-@pytest.fixture(params=["asyncio", "trio"])
-def loop(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+@pytest.fixture
+def store(both: Any, tmp_path: Path) -> Any:
+    return MemoryStore() if both[0] == "memory" else tmp_path / "jobs.db"
+
+
+@pytest.fixture
+def loop(both: Any) -> str:
+    return str(both[1])
 
 
 @pytest.fixture
