@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from web_texts import MARK, NAME, SECRET
 
 if find_spec("starlette") is None or find_spec("httpx2") is None:
     collect_ignore_glob = ["test_*.py"]  # `pip install 'aether-bg[web]' httpx2`
@@ -21,11 +22,6 @@ else:
     from aether_bg import Aether, JobStatus
     from aether_bg.ext.web import dashboard, health, lifespan
     from aether_bg.plugins.memory import MemoryStore
-
-SECRET = "4111-SECRET"
-MARK = "<script>alert(1)</script><b onmouseover=x>\u202e&\"'\u2066"
-NAME = "<img src=x onerror=alert(1)>"
-"""No name may have a slash or a direction character."""
 
 
 class Service:
@@ -122,6 +118,3 @@ def serve(store: Any, loop: str) -> Callable[..., Any]:
             yield Service(client, app, ids)
 
     return serving
-
-
-SCREENS = ("", "jobs", "failures", "recurring", "handlers", "processes", "system")

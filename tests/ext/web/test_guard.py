@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import SCREENS
 from starlette.responses import RedirectResponse
 from starlette.testclient import TestClient
+from web_texts import SCREENS
 
 from aether_bg import Aether, InvalidOption, JobStatus
 from aether_bg.ext.web import dashboard, health, lifespan

@@ -9,7 +9,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from conftest import NAME, SCREENS, SECRET
+from web_texts import NAME, SCREENS, SECRET
 
 Serve = Callable[..., Any]
 RAW = ("<script>alert", "<img", "<b onmouseover", "\u202e", "\u2066")
