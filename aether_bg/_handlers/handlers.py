@@ -160,7 +160,9 @@ def check_typed(payload: Any, of: PayloadType, limit: int, *, optional: bool, ha
             of.load(None)
         except InvalidPayload:
             raise InvalidPayload(
-                "the payload", f"it is missing: handler {handler!r} wants {name_of(of.of)}", "Pass payload=…"
+                "the payload",
+                f"it is missing: handler {handler!r} wants {name_of(of.of)}",
+                "Pass payload=…; what comes second without a keyword is the job's name.",
             ) from None
     plain = check_json(of.to_json(payload, limit), limit)
     of.check_back(payload, plain)

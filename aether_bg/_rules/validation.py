@@ -35,14 +35,16 @@ _INSTEAD: Final = {
     "schedule=an aware datetime": "run_at at eta when due due_at run_date run_time scheduled_at schedule_at",
     'schedule="30 2 * * MON"': "cron crontab cron_expression expression trigger",
     'schedule="@every 10m"': "every interval period seconds minutes hours days weeks",
-    'timezone="Europe/Berlin"': "tz zone time_zone tzinfo",
+    'timezone="Europe/Berlin"': "timezone tz zone time_zone tzinfo",
     'job_name="send-email-order-123"': "name id job_id key task_id unique_key idempotency_key",
-    "payload=SendEmail(…)": "args kwargs data params arguments body",
-    "metadata={…}": "meta tags extra properties",
-    "until=an aware datetime": "end end_date expires expires_at not_after",
-    "start=an aware datetime": "start_date start_at not_before",
+    "payload=SendEmail(…)": "payload args kwargs data params arguments body",
+    "metadata={…}": "metadata meta tags extra properties",
+    "until=an aware datetime": "until end end_date expires expires_at not_after",
+    "start=an aware datetime": "start start_date start_at not_before",
     'if_exists="replace"': "replace replace_existing on_conflict exists_ok",
-    "repeats=3": "times count max_runs repeat",
+    'misfire="skip"': "misfire coalesce",
+    "misfire_grace=60": "misfire_grace misfire_grace_time",
+    "repeats=3": "repeats times count max_runs repeat",
     "retries=3": "max_retries retry attempts max_attempts max_tries retries",
     "timeout=30": "timeout time_limit",
     "concurrency=2": "concurrency limit max_concurrency concurrency_limit max_running max_instances",
@@ -50,6 +52,7 @@ _INSTEAD: Final = {
 }
 """How an option is written here, and what other libraries call it."""
 _OF_HANDLERS: Final = ("retries", "timeout", "concurrency")
+_OF_JOBS: Final = ("payload", "metadata", "until", "start", "misfire", "misfire_grace", "repeats")
 
 
 def _instead(name: str, known: tuple[str, ...]) -> str | None:
@@ -63,6 +66,10 @@ def _instead(name: str, known: tuple[str, ...]) -> str | None:
             return f"Write new_{written}."
         if option in _OF_HANDLERS and "job_name" in known:
             return f"It belongs to the handler: @app.handler(…, {written})."
+        if "keep_result" in known and option == "timezone":
+            return 'Write the zone into the schedule: "CRON_TZ=Europe/Berlin 30 2 * * MON".'
+        if "keep_result" in known and option in _OF_JOBS:
+            return f'It belongs to the job: app.declare("SendEmail", …, {written}), or app.enqueue.'
     return None
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from aether_bg import Aether, InvalidOption, InvalidSchedule, UsageError
+from aether_bg import Aether, InvalidOption, InvalidPayload, InvalidSchedule, UsageError
 from aether_bg.schedule import parse
 
 pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
@@ -84,6 +84,7 @@ async def test_a_block_that_is_never_entered(work: Any, make: Callable[[Any], An
         ("tz", "timezone="), ("name", "job_name="), ("args", "payload="), ("kwargs", "payload="),
         ("max_retries", "@app.handler(…, retries="), ("retries", "@app.handler(…, retries="),
         ("timeout", "@app.handler(…, timeout="), ("replace_existing", "if_exists="), ("expires", "until="),
+        ("coalesce", 'misfire="skip"'), ("misfire_grace_time", "misfire_grace="),
         ("metdata", "'metadata'"),
     ],
 )  # fmt: skip
@@ -98,8 +99,21 @@ async def test_options_of_other_libraries(work: Any, option: str, write: str) ->
         assert (await work.store.stats()).total == 0
 
 
+async def test_a_payload_in_the_place_of_the_name(work: Any) -> None:
+    @work.handler("Greet")
+    async def greet(name: str) -> None: ...
+
+    async with work:
+        with pytest.raises(InvalidPayload, match=r"Pass payload=…; what comes second .* is the job's name"):
+            await work.enqueue(greet, "Ada")
+
+
 def test_options_of_a_handler(work: Any) -> None:
-    for option, write in (("cron", "schedule="), ("max_retries", "Write retries="), ("time_limit", "Write timeout=")):
+    for option, write in (
+        ("cron", "schedule="), ("max_retries", "Write retries="), ("time_limit", "Write timeout="),
+        ("timezone", '"CRON_TZ=Europe/Berlin '), ("tz", '"CRON_TZ=Europe/Berlin '), ("repeats", "app.declare("),
+        ("misfire", "app.declare("), ("coalesce", "app.declare("), ("payload", "app.declare("),
+    ):  # fmt: skip
         with pytest.raises(InvalidOption) as caught:
             work.handler("Other", **{option: 5})
         assert write in str(caught.value)
