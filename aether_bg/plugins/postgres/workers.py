@@ -58,6 +58,7 @@ class Operation:
         self.error: BaseException | None = None
         self.conn: Connection | None = None
         self.started = 0.0
+        self.retried = False
         self._state = _State.PENDING
         self._lock = threading.Lock()
 
@@ -185,6 +186,9 @@ class _Worker:
             op.error = trouble.translate(error, self._where)
             if isinstance(op.error, StoreReadOnly) or trouble.is_lost(error):
                 self.close()
+                if self._kind == "read" and not op.retried and time.monotonic() < op.deadline:
+                    op.retried, op.error = True, None  # it changes nothing: once more, on a new connection
+                    return self.carry_out(op)
                 self._after_loss(op)
         except BaseException as error:
             op.error = error
