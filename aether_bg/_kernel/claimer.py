@@ -70,10 +70,9 @@ class Claimer:
 
     def _claim(self, now: datetime, **fields: Any) -> Claim:
         slots, handlers = self._shared.slots, self._shared.handlers
-        about = {"limits": handlers.limits} | fields
+        about = {"limits": handlers.limits, "kept": slots.kept} | fields
         return Claim(
-            owner=self._shared.identity.owner, now=now, handlers=tuple(handlers), busy=frozenset(slots.kinds),
-            kept=slots.kept, **about,
+            owner=self._shared.identity.owner, now=now, handlers=tuple(handlers), busy=frozenset(slots.kinds), **about
         )  # fmt: skip
 
     def has_room(self, handler: str) -> bool:
@@ -81,9 +80,10 @@ class Claimer:
         return self._claim(self._shared.clock.now(), limit=self._shared.slots.free).most(handler, {}) > 0
 
     async def take(self, job: JobInfo) -> bool:
-        """Claim and start exactly this row, as it was read. False: it has moved on, or this owner is unknown."""
+        """Claim and start exactly this row, as it was read. False: it has moved on, or this owner is unknown. Whether
+        there is a slot for it `has_room` says: not the store, which would keep the one slot for others."""
         now = self._shared.clock.now()
-        claim = self._claim(max(now, job.due_at or now), limit=1, job_id=job.id, seq=job.seq)
+        claim = self._claim(max(now, job.due_at or now), limit=1, kept=0, job_id=job.id, seq=job.seq)
         self._shared.slots.reserve(job)  # until the claim returns no other trigger may take the same slot
         taken = False
         try:

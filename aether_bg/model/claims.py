@@ -46,7 +46,7 @@ class Claim:
     other processes and do not count for `next_due`. An exact claim does not look at `unreadable`.
     `limits`: how many of a handler's jobs may be RUNNING in the whole store, counted inside the transaction
     (docs/protocol.md, L1). `busy`: handlers of which this process runs something already, and `kept`: how many of its
-    free slots at most are kept for the others (docs/protocol.md, L4).
+    free slots at most are kept for the others (docs/protocol.md, L4); 0 in an exact claim, whose slot is found already.
     """
 
     owner: UUID

@@ -91,14 +91,14 @@ class World:
 
 @pytest.fixture
 def make_world(clock: FakeClock) -> Callable[..., World]:
-    """`make_world(handler, timings=…, plugins=…)`: call it on the event loop."""
+    """`make_world(handler, timings=…, plugins=…)`: call it on the event loop. `others`: names of further handlers."""
 
     def make(
         handler: Callable[..., Any] = lambda: None, timings: Timings | None = None, plugins: Sequence[object] = (),
-        **bounds: Any,
+        *, slots: int = 2, others: Sequence[str] = (), **bounds: Any,
     ) -> World:  # fmt: skip
         options = Options.checked(
-            concurrency=2, grace=1, lease=1, clock=clock, actor="tests", retention=None, max_payload=10_000
+            concurrency=slots, grace=1, lease=1, clock=clock, actor="tests", retention=None, max_payload=10_000
         )
         store, events = Store(), list[Event]()
 
@@ -109,6 +109,8 @@ def make_world(clock: FakeClock) -> Callable[..., World]:
 
         registration = Registration.of(store, Never(), [Notes(), *plugins], False, options)
         registration.handlers.add(info_of("Work", handler, **bounds))
+        for name in others:
+            registration.handlers.add(info_of(name, lambda: None))
         registration.resolve()
         calls, kept = registration.calls, timings or Timings()
         keeper, identity, armed = Timekeeper(clock, options.by), Identity(), list[UUID]()
@@ -119,7 +121,7 @@ def make_world(clock: FakeClock) -> Callable[..., World]:
         alarm = Alarm(clock=keeper, nap=kept.nap, on_loop=lambda fn: fn() and None)
         shared = Shared(
             calls=calls, handlers=registration.handlers, schedules=Schedules(calls.load, keeper),
-            slots=Slots(2, alarm.wake), identity=identity, clock=keeper, observers=observers, problems=problems,
+            slots=Slots(slots, alarm.wake), identity=identity, clock=keeper, observers=observers, problems=problems,
             timings=kept, spawn=spawner(),
         )  # fmt: skip
         commits = Commits(calls, alarm)

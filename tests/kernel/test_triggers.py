@@ -12,7 +12,7 @@ import pytest
 from kernel.conftest import World, eventually
 from kernel.parts import machinery
 
-from aether_bg.model import Fired, JobStatus
+from aether_bg.model import Fired, JobInfo, JobStatus
 
 pytestmark = pytest.mark.anyio
 
@@ -48,6 +48,39 @@ async def test_answers_without_a_run(make_world: Callable[..., World]) -> None:
     assert await fire(mine, other.id, 0, now) is Fired.RETRY
     world.shared.identity.stopping = True
     assert await fire(mine, later.id, 0, now) is Fired.RETRY
+
+
+async def test_jobs_of_one_handler_are_taken_up_to_the_slots_that_are_kept(
+    make_world: Callable[..., World], running: Any
+) -> None:
+    """docs/protocol.md, L4: a busy handler gets all slots but those that are kept for the handlers that run nothing."""
+    go = anyio.Event()
+
+    async def work() -> None:
+        await go.wait()
+
+    world = make_world(work, slots=8, others=("Quiet", "Quieter", "Quietest"))
+    fire, mine = machinery(world).triggers.fire, world.shared.identity.store_id
+    await world.join()
+    jobs = [world.job(str(number)) for number in range(8)]
+    for job in jobs:
+        await world.journal.insert(job)
+    answers = []
+
+    async def trigger(job: JobInfo) -> None:
+        answers.append(await fire(mine, job.id, 0, job.occurrence))
+
+    async with running(world.batcher.run):
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as group:
+                for job in jobs:
+                    group.start_soon(trigger, job)
+                while len(answers) < len(jobs):
+                    await anyio.sleep(0.05)
+                    world.clock.advance(seconds=1)
+        go.set()
+        await eventually(lambda: not world.shared.slots.busy)
+    assert sorted(answers) == [Fired.CLAIMED] * 6 + [Fired.RETRY] * 2
 
 
 async def test_one_of_a_job_that_another_owner_runs_asks_for_a_look(make_world: Callable[..., World]) -> None:

@@ -196,9 +196,8 @@ async def test_two_replicas_share_the_triggers(dapr: DaprRuntime) -> None:
         await anyio.to_thread.run_sync(replica.wait_healthy)
         for _ in range(20):
             assert await first.schedule_arm(one.add())
-        await until(lambda: len(one.fired) + len(two.fired) == 20)
-        await anyio.sleep(0.2)
-        assert len(one.fired) + len(two.fired) == 20
+        # one that is answered late is delivered again
+        await until(lambda: len({trigger.job_id for trigger, _ in one.fired + two.fired}) == 20)
         assert one.fired
         assert two.fired
 
