@@ -13,7 +13,7 @@ from aether_bg._app.admission import IF_EXISTS
 from aether_bg._app.alike import Alike
 from aether_bg._app.enqueue import Enqueuer
 from aether_bg._app.new_job import NewJob, checked
-from aether_bg._app.parents import asked
+from aether_bg._app.parents import asked, by_any
 from aether_bg._handlers import work
 from aether_bg._kernel.journal import Written
 from aether_bg._rules import validation as checks
@@ -60,10 +60,10 @@ class Many:
         self._enqueuer = enqueuer
 
     async def enqueue(self, items: Iterable[NewJob | Mapping[str, Any]]) -> list[UUID]:
-        entries = await self._entries(_listed(items))
+        unit = self._enqueuer.unit()
+        entries = await self._entries(_listed(items), {} if unit is None else by_any(unit.jobs))
         named = [entry.job for entry in entries if entry.named]
         names = {job.job_name for job in named}
-        unit = self._enqueuer.unit()
         if unit is not None and (ids := await self._join(unit, entries, names)) is not None:
             return ids
         ask = len(names) < len(named) or any(job.due_at is None for job in named)
@@ -77,9 +77,10 @@ class Many:
             else:
                 return ids
 
-    async def _entries(self, items: list[Any]) -> list[_Entry]:
+    async def _entries(self, items: list[Any], made: dict[UUID | str, JobInfo]) -> list[_Entry]:
+        """`made`: jobs that will be in the same transaction, by id and name."""
         alike = Alike(self._enqueuer.admission, self._enqueuer.moment())
-        entries, made, seen = list[_Entry](), dict[UUID | str, JobInfo](), 0
+        entries, seen = list[_Entry](), 0
         for index, item in enumerate(items):
             if index % STRETCH == STRETCH - 1:
                 await anyio.lowlevel.checkpoint()

@@ -366,6 +366,10 @@ async def test_enqueue_many(make_app: Make) -> None:
                 {"handler": "Work", "job_name": "a", "payload": "a"}, {"handler": "Merge", "after": ["a", kept]},
             ])  # fmt: skip
         assert len(await app.result(inside[1], 10)) == 1
+        async with app.unit_of_work():
+            alone = await app.enqueue("Work", payload="alone")
+            (both,) = await app.enqueue_many([{"handler": "Merge", "after": [alone, inside[0]]}])
+        assert [entry[2] for entry in await app.result(both, 10)] == ["ALONE", "A"]
         with pytest.raises(JobNotFound, match=r"items\[0\]: job 'c'"):
             await app.enqueue_many([{"handler": "Merge", "after": ["c"]}, {"handler": "Work", "job_name": "c"}])
 
