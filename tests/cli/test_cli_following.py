@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from pathlib import Path
@@ -54,4 +55,4 @@ def test_follow_prints_progress_until_the_end(run: Any, slow: Aether, tmp_path: 
 
 def test_follow_says_what_is_not_there(run: Any, db: Path) -> None:
     assert "there is no job" in run("show", db, "nope", "--follow").stderr
-    assert "status:        COMPLETED\n" in run("show", db, "ok-0", "--follow").stdout
+    assert re.search(r"^status: +COMPLETED$", run("show", db, "ok-0", "--follow").stdout, re.MULTILINE)
