@@ -70,7 +70,7 @@ class Claimer:
 
     def _claim(self, now: datetime, **fields: Any) -> Claim:
         slots, handlers = self._shared.slots, self._shared.handlers
-        about = {"limits": handlers.limits, "kept": slots.kept} | fields
+        about: dict[str, Any] = {"limits": handlers.limits, "kept": slots.kept} | fields
         return Claim(
             owner=self._shared.identity.owner, now=now, handlers=tuple(handlers), busy=frozenset(slots.kinds), **about
         )  # fmt: skip
