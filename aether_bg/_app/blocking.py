@@ -26,6 +26,7 @@ from aether_bg._app.client import (
 from aether_bg._app.store_view import StoreView
 from aether_bg._handlers import work
 from aether_bg._handlers.work import UnitOfWork
+from aether_bg._hooks.connections import unscoped
 from aether_bg.bridge import Bridge
 from aether_bg.model import Insertion, JobInfo, JobType, ParamStyle, Query
 
@@ -137,6 +138,8 @@ class BlockingClient(Plain):
         schedule: When = "@once", metadata: Mapping[str, Any] | None = None, **options: Unpack[EnqueueOptions],
     ) -> UUID: ...  # fmt: skip
     def enqueue(self, /, *arguments: Any, **options: Any) -> UUID:
+        if "connection" in options:
+            options["connection"] = unscoped(options["connection"])
         stored: UUID = self._call("enqueue", *arguments, **options)
         return stored
 

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from aether_bg._app.enqueue import Enqueuer, kept_inside
 from aether_bg._hooks.calls import Calls
+from aether_bg._hooks.connections import unscoped
 from aether_bg._rules import validation as checks
 from aether_bg._rules.changes import Moment
 from aether_bg._rules.commands import release_name
@@ -28,6 +29,7 @@ class OnConnection:
     ) -> UUID:
         """Raises what `Aether.enqueue` does, and what the connection's driver raises."""
         self._enqueuer.outside("enqueue(connection=…)")
+        connection = unscoped(connection)
         if_exists = checks.one_of("if_exists", if_exists, ("raise", "keep"))
         if not isinstance(notify, bool):
             checks.refuse("notify", notify, "must be True or False")

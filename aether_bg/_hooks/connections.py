@@ -30,6 +30,13 @@ class Kind:
     run: Run
 
 
+def unscoped(connection: Any) -> Any:
+    """Of SQLAlchemy's scoped sessions the session of this thread or task: in another one it would be another."""
+    scoped = ("scoped_session", "async_scoped_session")
+    names = {(cls.__module__.partition(".")[0], cls.__name__) for cls in type(connection).__mro__}
+    return connection() if any(("sqlalchemy", name) in names for name in scoped) else connection
+
+
 def kind_of(connection: Any, dialect: str | None = None) -> Kind:
     """Found by its class, so that no driver is imported. `dialect`: SQLAlchemy's name for the store's database.
 
@@ -95,10 +102,7 @@ _KINDS: Final = {
     ("psycopg", "Connection"): Kind("%s", _psycopg),
     ("asyncpg", "Connection"): Kind("$1", _asyncpg),
     ("asyncpg", "PoolConnectionProxy"): Kind("$1", _asyncpg),
-    **{("sqlalchemy", name): Kind(":name", _sqlalchemy) for name in ("Session", "scoped_session", "Connection")},
-    **{
-        ("sqlalchemy", name): Kind(":name", _sqlalchemy_async)
-        for name in ("AsyncSession", "async_scoped_session", "AsyncConnection")
-    },
+    **{("sqlalchemy", name): Kind(":name", _sqlalchemy) for name in ("Session", "Connection")},
+    **{("sqlalchemy", name): Kind(":name", _sqlalchemy_async) for name in ("AsyncSession", "AsyncConnection")},
 }
 """By package and class."""

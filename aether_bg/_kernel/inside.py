@@ -8,6 +8,7 @@ from typing import Any, Final
 import attrs
 
 from aether_bg._handlers import work
+from aether_bg._hooks.connections import unscoped
 from aether_bg._kernel.attempt import Attempt
 from aether_bg._kernel.journal import Journal, was_written
 from aether_bg._kernel.notes import Blocking, lost
@@ -33,6 +34,7 @@ class Inside:
 
     def complete(self, ctx: JobContext, connection: Any) -> Awaitable[None]:
         """To be awaited on the loop; in other threads it is done when this returns."""
+        connection = unscoped(connection)
         if self._bridge.is_here:
             return self._complete(ctx, connection)
         self._call(lambda: self._complete(ctx, connection))

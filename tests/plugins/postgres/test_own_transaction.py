@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -18,8 +19,13 @@ from aether_bg import Aether, JobConflict, JobContext, JobStatus, errors
 
 sqlalchemy = pytest.importorskip("sqlalchemy")
 asyncpg = pytest.importorskip("asyncpg")
-from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine  # noqa: E402
-from sqlalchemy.orm import Session  # noqa: E402
+from sqlalchemy.ext.asyncio import (  # noqa: E402
+    AsyncSession,
+    async_scoped_session,
+    async_sessionmaker,
+    create_async_engine,
+)
+from sqlalchemy.orm import Session, scoped_session, sessionmaker  # noqa: E402
 
 pytestmark = pytest.mark.anyio
 BAD = {"text": 'a"b\\{},\0é\u2028', "float": -0.0, "big": 1e308, "none": None, "list": [[], {}]}
@@ -241,6 +247,32 @@ async def test_clients_and_threads_as_well(app: Aether, url: str) -> None:
     two = await anyio.to_thread.run_sync(in_thread)
     for id_ in (one, two):
         assert (await app.wait(id_, 10)).status is JobStatus.COMPLETED
+
+
+async def test_scoped_sessions_are_those_of_the_caller(app: Aether, url: str) -> None:
+    """Their session is another one in each thread, and another thread carries the statement out."""
+    engine = sqlalchemy.create_engine(url.replace("postgresql", "postgresql+psycopg", 1))
+    scoped = scoped_session(sessionmaker(engine))
+
+    def in_thread(name: str) -> None:
+        app.sync.enqueue("Work", name, connection=scoped)
+        scoped.commit()
+        scoped.remove()
+
+    await app.enqueue("Work", "here", connection=scoped)
+    scoped.commit()
+    scoped.remove()
+    await anyio.to_thread.run_sync(in_thread, "in a thread")
+    for name in ("here", "in a thread"):
+        assert (await app.wait(name, 10)).status is JobStatus.COMPLETED
+    other = create_async_engine(url.replace("postgresql", "postgresql+psycopg", 1))
+    session = async_scoped_session(async_sessionmaker(other), asyncio.current_task)
+    await app.enqueue("Work", "in a task", connection=session)
+    await session.commit()
+    await session.remove()
+    assert (await app.wait("in a task", 10)).status is JobStatus.COMPLETED
+    await other.dispose()
+    engine.dispose()
 
 
 async def test_wrong_connections(app: Aether, url: str) -> None:
