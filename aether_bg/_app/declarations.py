@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Container, Mapping, Sequence
 from typing import Any, Final
 
 import anyio
@@ -26,6 +25,26 @@ NAMED: Final = 10
 """Jobs that one line of the log names."""
 AGAIN: Final = 1.0
 """Seconds between tries of a declaration that waits for a running job to end."""
+
+
+async def gone(kernel: Kernel, declared: Container[str]) -> list[JobInfo]:
+    """Jobs that carry the mark of a declaration and have none of these names (docs/protocol.md, N9)."""
+    found, query = list[JobInfo](), Query(declared=True)
+    while page := await kernel.shared.calls.find(query):
+        found += [job for job in page if job.job_name not in declared]
+        query = attrs.evolve(query, after=page[-1].id)
+    return found
+
+
+async def end(kernel: Kernel, job: JobInfo) -> bool:
+    """One that is gone. False: it has changed meanwhile; the next look finds it, if it is gone still."""
+    change = commands.cancel(job, kernel.shared.clock.moment())
+    assert change is not None  # it has not ended
+    try:
+        await kernel.journal.update(attrs.evolve(change, last_error=GONE), job, "delete")
+    except Stale:
+        return False
+    return True
 
 
 class Declarations:
@@ -59,20 +78,12 @@ class Declarations:
             log.warning("no code declares these jobs any more: %s; delete them, or pass prune_declared=True", names)
             return
         for job in gone:
-            change = commands.cancel(job, self._enqueuer.moment())
-            assert change is not None  # it has not ended
-            with suppress(Stale):  # changed meanwhile: the next start looks again
-                await self._kernel.journal.update(attrs.evolve(change, last_error=GONE), job, "delete")
+            await end(self._kernel, job)
         log.info("ended, since no code declares them any more: %s", names)
 
     async def _gone(self) -> list[JobInfo]:
         known = {arguments["job_name"] for arguments in self._declared}
-        known |= (await self._kernel.heartbeats.beat()).declared
-        gone, query = list[JobInfo](), Query(declared=True)
-        while page := await self._kernel.shared.calls.find(query):
-            gone += [job for job in page if job.job_name not in known]
-            query = attrs.evolve(query, after=page[-1].id)
-        return gone
+        return await gone(self._kernel, known | (await self._kernel.heartbeats.beat()).declared)
 
     async def _later(self) -> None:
         while self._waiting:

@@ -10,6 +10,7 @@ from uuid import UUID
 
 import attrs
 
+from aether_bg._app import declarations
 from aether_bg._app.client import Client
 from aether_bg._app.session import Session
 from aether_bg._hooks.calls import Calls
@@ -80,6 +81,15 @@ class Operator:
     async def write(self, writes: Sequence[Write]) -> None:
         """Rows as they are, in one transaction: for copies. Raises what the store raises."""
         await self.calls.transact(writes)
+
+    async def gone(self, app: Aether) -> list[JobInfo]:
+        """Jobs that were declared, and by now neither `app` nor a living process declares (docs/protocol.md, N9)."""
+        known = {arguments["job_name"] for arguments in app.registration.declared}
+        return await declarations.gone(self._session.kernel, known | (await self.alive()).declared)
+
+    async def end_gone(self, job: JobInfo) -> bool:
+        """Cancel it, with the reason. False: it has changed meanwhile."""
+        return await declarations.end(self._session.kernel, job)
 
     async def purge(self, purge: Purge) -> int:
         """One bounded part of it; how many went."""

@@ -11,6 +11,7 @@ import click
 
 from aether_bg import __version__
 from aether_bg.cli.app_commands import next_, plugins
+from aether_bg.cli.prune_command import prune
 from aether_bg.cli.read_commands import explain_, history, list_, show
 from aether_bg.cli.state_commands import check, stats
 from aether_bg.cli.store_commands import backup, copy_, migrate
@@ -80,6 +81,6 @@ def cli() -> None:
     """
 
 
-LOOK, MOVE = (next_, explain_, list_, show, history, stats, check, plugins, web), (purge, backup, copy_, migrate)
+LOOK, MOVE = (next_, explain_, list_, show, history, stats, check, plugins, web), (purge, prune, backup, copy_, migrate)
 for command in (*LOOK, *VERBS, *MOVE):
     cli.add_command(command)

@@ -110,7 +110,9 @@ async def _unattended(db: Inspection) -> Findings:
         if process.state == "alive":
             message = f"{process.name} could not apply declarations"
             found += _as_notes(_found("declarations", message, process.problems))
-    return found + await db.ask(partial(_late, schema=schema, known=known))
+    for look in (_late, _undeclared):
+        found += await db.ask(partial(look, schema=schema, known=known))
+    return found
 
 
 def _held(conn: Connection, schema: Schema, known: list[Process]) -> Findings:
@@ -162,6 +164,18 @@ def _late(conn: Connection, schema: Schema, known: list[Process]) -> Findings:
     message = f"jobs are more than {OVERDUE:g} s late: all slots are taken, or the scheduler does not call (see health)"
     rows = f"{_LATE} AND handler_name = ANY (%s::text[])"
     return _as_notes(_rows(conn, schema, "overdue", "id", rows, message, OVERDUE, handlers))
+
+
+def _undeclared(conn: Connection, schema: Schema, known: list[Process]) -> Findings:
+    """Only living processes can tell what the code declares (docs/protocol.md, N9)."""
+    live, _ = _live(known)
+    if not live:
+        return []
+    declares = "SELECT unnest(declares) FROM {schema}.owners WHERE id = ANY (%s::uuid[])"
+    rows = f"{{schema}}.jobs WHERE declared AND status < 2 AND job_name NOT IN ({declares})"
+    message = "declared jobs that no live process declares any more: `aether-bg prune`, or prune_declared=True"
+    ids = [process.id for process in live]
+    return _as_notes(_rows(conn, schema, "undeclared", "job_name", rows, message, ids))
 
 
 def _live(known: list[Process]) -> tuple[list[Process], list[str]]:

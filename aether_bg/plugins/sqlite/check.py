@@ -269,7 +269,7 @@ def _undeclared(conn: sqlite3.Connection, known: list[Process]) -> Findings:
     declares = "SELECT value FROM main.aether_owners AS o, json_each(iif(json_valid(o.declares), o.declares, '[]'))"
     rows = f"main.aether_jobs WHERE declared = 1 AND status < 2 AND job_name NOT IN ({declares} WHERE o.id IN ({{}}))"
     ids = [str(process.id) for process in live]
-    message = "declared jobs that no live process declares any more: delete them, or start with prune_declared=True"
+    message = "declared jobs that no live process declares any more: `aether-bg prune`, or prune_declared=True"
     return _as_notes(_rows(conn, "undeclared", "job_name", rows.format(_places(ids)), message, *ids))
 
 

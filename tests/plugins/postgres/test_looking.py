@@ -50,6 +50,18 @@ async def test_looks_and_changes_nothing(url: str) -> None:
             await inspection.ask(lambda conn: conn.execute("DELETE FROM aether_bg.jobs"))
 
 
+async def test_declarations_that_are_gone(url: str) -> None:
+    for names in (["one", "two"], ["two"]):
+        app = app_on(url)
+        for name in names:
+            app.declare("Work", name, schedule="@daily")
+        async with app:
+            found = [find for find in (await PostgresStore(url).check()).findings if find.code == "undeclared"]
+            wanted = [] if len(names) == 2 else [("note", 1, ["one"])]
+            assert [(find.level, find.count, find.examples) for find in found] == wanted
+    assert "undeclared" not in codes((await PostgresStore(url).check()).findings)
+
+
 async def test_check(url: str) -> None:
     store = PostgresStore(url)
     async with app_on(url) as app:
