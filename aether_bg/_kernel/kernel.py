@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from uuid import UUID
 
 from aether_bg._handlers.dependencies import Dependencies
+from aether_bg._handlers.past import Kept
 from aether_bg._handlers.registry import Handlers
 from aether_bg._handlers.work import UnitOfWork
 from aether_bg._hooks.calls import Calls
@@ -23,7 +24,6 @@ from aether_bg._kernel.heartbeat import Heartbeats
 from aether_bg._kernel.identity import Identity
 from aether_bg._kernel.inside import Inside
 from aether_bg._kernel.journal import Journal
-from aether_bg._kernel.kept import Kept
 from aether_bg._kernel.monitor import Monitor
 from aether_bg._kernel.notes import Blocking, Notes
 from aether_bg._kernel.observers import Observers
@@ -79,7 +79,7 @@ class Kernel:
         self.journal = Journal(
             calls=calls, commits=commits, batcher=self.batcher, alarm=alarm, observers=observers, arm=arm
         )
-        self.kept, decider = Kept(shared), Decider(shared)
+        self.kept, decider = Kept(shared.calls, shared.handlers), Decider(shared)
         self.notes = notes = Notes(shared=shared, on_loop=on_loop, call=call, limit=options.max_payload)
         completer = Completer(shared=shared, decider=decider, journal=self.journal, notes=notes)
         executor = Executor(

@@ -7,13 +7,13 @@ from uuid import UUID
 import attrs
 from kernel.conftest import World
 
+from aether_bg._handlers.past import Kept
 from aether_bg._handlers.work import UnitOfWork
 from aether_bg._kernel.claimer import Claimer
 from aether_bg._kernel.completer import Completer
 from aether_bg._kernel.decider import Decider
 from aether_bg._kernel.executor import Executor
 from aether_bg._kernel.inside import Inside
-from aether_bg._kernel.kept import Kept
 from aether_bg._kernel.notes import Notes
 from aether_bg._kernel.tasks import Signal
 from aether_bg._kernel.triggers import Triggers
@@ -37,7 +37,7 @@ def machinery(world: World) -> Machinery:
         shared=shared, runners=registration.runners(), dependencies=registration.dependencies,
         new_work=lambda: UnitOfWork(lambda tx, made: None, UUID(int=0)), decider=decider,  # type: ignore[arg-type,return-value]
         completer=completer, inside=Inside(shared, world.journal, lambda fn: None), notes=notes,
-        parents=Kept(shared).parents, max_result=1000,
+        parents=Kept(shared.calls, shared.handlers).parents, max_result=1000,
     )  # fmt: skip
     claimer = Claimer(shared=shared, alarm=world.alarm, start=executor.start)
     triggers = Triggers(
