@@ -12,7 +12,7 @@ import signal
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -35,6 +35,10 @@ from chaos.history import History
 from chaos.plugins import Failpoint, Hook, Observer, Push, Watched, text
 
 Spec = dict[str, Any]
+LEFT = """
+SELECT parents.job_name FROM aether_links AS links JOIN aether_jobs AS parents ON parents.id = links.parent
+WHERE links.child = ? AND parents.status < 2
+"""
 
 
 class Worker:
@@ -94,12 +98,19 @@ class Worker:
             "attempt": ctx.attempt, "occurrence": text(ctx.occurrence),
         }  # fmt: skip
         self.history.write("start", due=text(ctx.job.due_at), **about)
+        if ctx.job.parents and "url" not in self.spec:
+            self.history.write("parents", left=self.left(ctx.job.id), job=str(ctx.job.id), token=ctx.token)
         try:
             yield
         except BaseException as error:
             self.history.write("end", how=type(error).__name__, **about)
             raise
         self.history.write("end", how="returned", **about)
+
+    def left(self, child: UUID) -> list[str]:
+        """Parents of this job whose end is not committed."""
+        with closing(sqlite3.connect(self.spec["db"], timeout=30)) as conn:
+            return [name for (name,) in conn.execute(LEFT, [str(child)])]
 
     def register(self, without: set[str]) -> None:
         handlers: dict[str, tuple[Any, dict[str, Any]]] = {
