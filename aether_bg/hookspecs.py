@@ -171,13 +171,14 @@ class Joining(Protocol):
 
     @hookspec(firstresult=True)
     def store_statements(self, writes: Sequence[Write], style: ParamStyle) -> Sequence[Statement]:
-        """The SQL that carries out `writes`, one statement each, on a connection of the user's, in the user's
+        """The SQL that carries out `writes` on a connection of the user's, in the user's
         transaction (docs/protocol.md, W13).
 
         Shape: policy, of the owner of `store_transact` alone. Called for `enqueue(connection=…)`, `insertion` and
         `ctx.complete`; also while the store is not open. An `Insert` answers with the row that has its name now, its
         own or the holder's; an `Update` with the row after it, or with none where `schedule_rev` has moved on, and its
-        SQL fails where `seq` has. Statements that are a `hint` (tell the other processes) come last. Raises
+        SQL fails where `seq` has; one that ends a job has a statement after it, without `read`, that settles its
+        children. Statements that are a `hint` (tell the other processes) come last. Raises
         `Unsupported` for a `Call`.
         """
         ...

@@ -18,7 +18,7 @@ from aether_bg._rules import commands as rules
 from aether_bg._rules import validation as checks
 from aether_bg._rules.changes import Moment
 from aether_bg._rules.recurrence import Plan, check_comes, no_occurrence
-from aether_bg._rules.uniqueness import busy, differences, kept, other_parents, own, same_schedule, taken
+from aether_bg._rules.uniqueness import beside, busy, differences, kept, other_parents, own, same_schedule, taken
 from aether_bg.errors import InvalidSchedule, NameHeld, Stale
 from aether_bg.model import Change, Insert, JobInfo, JobStatus, Query, Transaction, Unreadable
 
@@ -88,13 +88,14 @@ class Enqueuer:
     async def holders(self, names: Sequence[str]) -> list[JobInfo]:
         return await self._calls.find(Query(holders=tuple(names), limit=len(names)))
 
+    async def linked(self, held: JobInfo) -> tuple[UUID, ...]:
+        """The parents of this one in the store; those that are purged are not compared."""
+        found = await self._calls.find(Query(parents_of=held.id, limit=held.parents)) if held.parents else []
+        return tuple(parent.id for parent in found)
+
     async def _resolve(self, held: JobInfo, job: JobInfo, after: tuple[UUID, ...], if_exists: str) -> UUID | None:
         """The name is held. None: it no longer is; try again."""
-        if if_exists != "keep" and held.parents and held.parents == job.parents:
-            before = await self._calls.find(Query(parents_of=held.id, limit=held.parents))
-            if not {parent.id for parent in before} <= set(after):  # those that are purged are not compared
-                job = attrs.evolve(job, parents=-1)
-        answer = self.instead(held, job, if_exists)
+        answer = self.instead(held, beside(held, job, await self.linked(held), after), if_exists)
         if isinstance(answer, UUID):
             return answer
         try:
@@ -102,7 +103,7 @@ class Enqueuer:
                 await self.journal.update(answer, held, "update")
                 return held.id
             check_comes(job)
-            await self.journal.replace(answer, attrs.evolve(job, parents=len(after)), after)
+            await self.journal.replace(answer, job, after)
             return job.id
         except (Stale, NameHeld):
             return None
@@ -155,15 +156,15 @@ class Enqueuer:
     ) -> UUID | None:
         """Looked up now, checked again in the transaction (docs/protocol.md, W6). None: the unit has ended."""
         if named:
-            if (joined := unit.named.get(job.job_name)) is not None:
-                return kept(joined, job, if_exists)
-            held = await self.holder(job.job_name)
+            held, linked = await self.holder(job.job_name), tuple[UUID, ...]()
+            if held is not None:
+                linked = await self.linked(held)
             if not unit.is_open:
                 return None
-            if (joined := unit.named.get(job.job_name)) is not None:  # by another task meanwhile
-                return kept(joined, job, if_exists)
+            if (joined := unit.named.get(job.job_name)) is not None:
+                return kept(joined, beside(joined, job, unit.linked[joined.id], after), if_exists)
             if held is not None and not held.gives_way_to(job):
-                return self.kept_inside(held, job, if_exists)
+                return self.kept_inside(held, beside(held, job, linked, after), if_exists)
         check_comes(job)
         unit.queue(Insert(job, after))
         return job.id

@@ -18,7 +18,7 @@ from aether_bg._handlers import work
 from aether_bg._kernel.journal import Written
 from aether_bg._rules import validation as checks
 from aether_bg._rules.recurrence import check_comes
-from aether_bg._rules.uniqueness import kept
+from aether_bg._rules.uniqueness import beside, kept
 from aether_bg.errors import AetherError, InvalidOption, NameHeld, Stale, shown
 from aether_bg.model import Change, Insert, JobInfo, Update
 
@@ -37,6 +37,13 @@ class _Entry(NamedTuple):
     """The name is the caller's, not one made here."""
     if_exists: str
     after: tuple[UUID, ...] = ()
+
+
+class _Held(NamedTuple):
+    """Who holds which name in the store, and the parents of each of these."""
+
+    jobs: dict[str, JobInfo]
+    linked: dict[UUID, tuple[UUID, ...]]
 
 
 class _Ids(list[UUID]):
@@ -67,7 +74,7 @@ class Many:
         if unit is not None and (ids := await self._join(unit, entries, names)) is not None:
             return ids
         ask = len(names) < len(named) or any(job.due_at is None for job in named)
-        held = await self._held(names) if ask else {}  # else the store says at the insert whether one is held
+        held = await self._held(names) if ask else _Held({}, {})  # else the insert says whether one is held
         while True:
             writes, ids = self._writes(entries, held)
             try:
@@ -102,15 +109,16 @@ class Many:
                 raise error.at(f"items[{index}]") from error.__cause__
         return entries
 
-    async def _held(self, names: Iterable[str]) -> dict[str, JobInfo]:
-        asked, held = list(names), dict[str, JobInfo]()
+    async def _held(self, names: Iterable[str]) -> _Held:
+        asked, held = list(names), _Held({}, {})
         for place in range(0, len(asked), NAMES):
-            held |= {job.job_name: job for job in await self._enqueuer.holders(asked[place : place + NAMES])}
+            for job in await self._enqueuer.holders(asked[place : place + NAMES]):
+                held.jobs[job.job_name], held.linked[job.id] = job, await self._enqueuer.linked(job)
         return held
 
-    def _writes(self, entries: list[_Entry], held: Mapping[str, JobInfo]) -> tuple[list[Written], list[UUID]]:
-        """As one enqueue after the other. `held`: who holds which name in the store."""
-        rows, writes, ids = dict(held), list[Written](), _Ids()
+    def _writes(self, entries: list[_Entry], held: _Held) -> tuple[list[Written], list[UUID]]:
+        """As one enqueue after the other."""
+        rows, linked, writes, ids = dict(held.jobs), dict(held.linked), list[Written](), _Ids()
         changed: dict[UUID, int] = {}
         """Where in `writes` a row is changed: a statement of many rows can change each of them once."""
         for index, (job, _, if_exists, after) in enumerate(entries):
@@ -118,7 +126,10 @@ class Many:
             if holder is not None and holder.gives_way_to(job):
                 holder = None
             try:
-                answer = None if holder is None else self._enqueuer.instead(holder, job, if_exists)
+                answer = None
+                if holder is not None:
+                    wanted = beside(holder, job, linked[holder.id], ids.of(after))
+                    answer = self._enqueuer.instead(holder, wanted, if_exists)
                 if isinstance(answer, UUID):
                     ids.add(job, answer)
                     continue
@@ -136,8 +147,8 @@ class Many:
                 raise error.at(f"items[{index}]") from error.__cause__
             if answer is not None:
                 writes.append(Written(Update(answer), None))
-            rows[job.job_name] = job
-            writes.append(Written(Insert(job, ids.of(after)), job))
+            rows[job.job_name], linked[job.id] = job, ids.of(after)
+            writes.append(Written(Insert(job, linked[job.id]), job))
             ids.add(job, job.id)
         return writes, ids
 
@@ -146,18 +157,20 @@ class Many:
         held = await self._held(names)
         if not unit.is_open:
             return None
-        joined, new, ids = dict(unit.named), list[Insert](), _Ids()
+        joined, linked, new, ids = dict(unit.named), held.linked | unit.linked, list[Insert](), _Ids()
         for index, (job, _, if_exists, after) in enumerate(entries):
             name = job.job_name
             try:
+                holder = joined.get(name, held.jobs.get(name))
+                wanted = job if holder is None else beside(holder, job, linked[holder.id], ids.of(after))
                 if name in joined:
-                    ids.add(job, kept(joined[name], job, if_exists))
-                elif name in held and not held[name].gives_way_to(job):
-                    ids.add(job, self._enqueuer.kept_inside(held[name], job, if_exists))
+                    ids.add(job, kept(joined[name], wanted, if_exists))
+                elif holder is not None and not holder.gives_way_to(job):
+                    ids.add(job, self._enqueuer.kept_inside(holder, wanted, if_exists))
                 else:
                     check_comes(job)
-                    joined[name] = job
-                    new.append(Insert(job, ids.of(after)))
+                    joined[name], linked[job.id] = job, ids.of(after)
+                    new.append(Insert(job, linked[job.id]))
                     ids.add(job, job.id)
             except AetherError as error:
                 raise error.at(f"items[{index}]") from error.__cause__

@@ -66,6 +66,7 @@ class UnitOfWork:
         """What each function enqueues, when it last ran: a transaction that is refused is tried again."""
         self._steps: list[tuple[Write, Queued[Any] | None]] = []
         self.named: dict[str, JobInfo] = {}
+        self.linked: dict[UUID, tuple[UUID, ...]] = {}
         """What `enqueue` has added under names of its own, by name."""
         self._closed = False
 
@@ -115,6 +116,7 @@ class UnitOfWork:
         self._steps.append((write, queued))
         if isinstance(write, Insert):
             self.named[write.job.job_name] = write.job
+            self.linked[write.job.id] = write.after
 
     @property
     def is_open(self) -> bool:

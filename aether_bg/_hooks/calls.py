@@ -116,15 +116,16 @@ class Calls:
             )  # fmt: skip
         return made
 
-    async def write_on(self, connection: Any, write: Write, *, notify: bool) -> JobInfo | None:
-        """Carry out `write` on the user's connection; the row that its statement answers with."""
+    async def write_on(self, connection: Any, write: Write, *, notify: bool, settle: bool = True) -> JobInfo | None:
+        """Carry out `write` on the user's connection; the row that its statement answers with. `settle`: the
+        children of a job that it ends as well."""
         self._statements([], "%s")
         kind = kind_of(connection, getattr(self.store, "dialect", None))
         answer = None
         writes = await self._codecs.encoded([write], self._found) if self._codecs else [write]
         for statement in self._statements(writes, kind.style):
-            if statement.hint and (answer is None or not notify):
-                break
+            if statement.read is None and (answer is None or not (notify if statement.hint else settle)):
+                continue
             row = await kind.run(connection, statement)
             if statement.read is not None and row is not None:
                 answer = self.decoded(statement.read(row))

@@ -4,20 +4,33 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import Final
+from uuid import UUID
 
+import anyio.lowlevel
 import attrs
 
 from aether_bg._hooks.calls import Calls
 from aether_bg._kernel.alarm import Alarm
-from aether_bg.model import Call, Settled, Write
+from aether_bg._kernel.observers import Observers
+from aether_bg._kernel.problems import Problems
+from aether_bg._kernel.tasks import Spawn
+from aether_bg.model import Altered, Call, Query, Settled, Write
 
 log = logging.getLogger("aether_bg")
+
+
+_PAGE: Final = 500
+"""Rows that are read at once for the observers, whose queue is bounded."""
 
 
 @attrs.frozen
 class Commits:
     _calls: Calls
     _alarm: Alarm
+    _observers: Observers
+    _problems: Problems
+    _spawn: Spawn
 
     async def transact(self, writes: Sequence[Write]) -> Sequence[object]:
         """Wakes the scheduler, and what arms it, for the children that are released."""
@@ -32,4 +45,17 @@ class Commits:
             self._alarm.wake()
         if cancelled := [child for child in children if child.error is not None]:
             first = cancelled[0]
+            if self._observers.present:
+                self._spawn(self._show, [child.job_id for child in cancelled])
             log.warning("%d jobs that waited are CANCELLED, first %s: %s", len(cancelled), first.job_id, first.error)
+
+    async def _show(self, cancelled: Sequence[UUID]) -> None:
+        """To observers it is what a delete of each of them would be."""
+        try:
+            for start in range(0, len(cancelled), _PAGE):
+                ids = tuple(cancelled[start : start + _PAGE])
+                for job in await self._calls.find(Query(ids=ids, limit=len(ids))):
+                    self._observers.emit(Altered(job, "delete"))
+                await anyio.lowlevel.checkpoint()
+        except Exception as error:
+            self._problems.report("observers of cancelled jobs", error)

@@ -14,10 +14,10 @@ from aether_bg._kernel.journal import Journal, was_written
 from aether_bg._kernel.notes import Blocking, lost
 from aether_bg._kernel.shared import Shared
 from aether_bg._rules import transitions
-from aether_bg._rules.results import Completed
+from aether_bg._rules.results import COMPLETED
 from aether_bg.bridge import Bridge
 from aether_bg.errors import InsideUnitOfWork, StoreContended, UsageError
-from aether_bg.model import JobContext, JobInfo, JobRun, JobStatus, Query, Update
+from aether_bg.model import JobContext, JobInfo, JobStatus, Query, Update
 from aether_bg.model.attempts import DONE
 
 _TRIES: Final = 5
@@ -57,8 +57,9 @@ class Inside:
             plan = shared.schedules.plan_or_none(job)
             if plan is None:
                 raise UsageError(repr(ctx), "its schedule cannot be read here any more", "Return without complete.")
-            change = transitions.finish(job, Completed(), plan, shared.clock.moment())
-            if await shared.calls.write_on(connection, Update(change), notify=True) is not None:
+            change = transitions.finish(job, COMPLETED, plan, shared.clock.moment())
+            settle = attempt.handler is None or attempt.handler.returns is None  # else with the result
+            if await shared.calls.write_on(connection, Update(change), notify=True, settle=settle) is not None:
                 attempt.written = change
                 return
         raise StoreContended(repr(ctx), "its row changes all the time", "Roll back; the attempt is tried again.")
@@ -72,14 +73,13 @@ class Inside:
                 repr(attempt.context), "complete was called, but its transaction was not committed",
                 "Commit before the handler returns.",
             )  # fmt: skip
-        children, done = Query(children_of=attempt.job.id, limit=1), attempt.completed
-        runs: tuple[JobRun, ...] = ()
-        if done.has_result or done.error:  # which is known only now
+        done = attempt.completed
+        if done.has_result or done.error:  # known only now, and its children read it
             run, *gaps = change.runs
-            runs = (attrs.evolve(run, result=done.result, has_result=done.has_result, error=done.error), *gaps)
-        if runs or (change.status.terminal and await self._shared.calls.find(children)):  # the store has to tell them
-            again = attrs.evolve(change, seq=change.next_seq, schedule_rev=change.next_rev, runs=runs)
-            await self._journal.try_update(again)
+            run = attrs.evolve(run, result=done.result, has_result=done.has_result, error=done.error)
+            await self._journal.try_update(
+                attrs.evolve(change, seq=change.next_seq, schedule_rev=change.next_rev, runs=(run, *gaps))
+            )
 
     async def _current(self, attempt: Attempt) -> JobInfo:
         """The row, which verbs may have changed. Raises `TokenLost` when it is no longer this attempt's."""

@@ -64,7 +64,7 @@ class Kernel:
         observers = Observers(calls.observers(), timings.slow_observer)
         problems = Problems(clock=clock, identity=identity, observers=observers, on_loop=on_loop, recent=timings.recent)
         alarm = Alarm(clock=clock, nap=timings.nap, on_loop=on_loop)
-        commits = Commits(calls, alarm)
+        commits = Commits(calls, alarm, observers, problems, spawn)
         self.store, self.batcher = Reads(calls), Batcher(commits.transact)
         self.shared = shared = Shared(
             calls=calls, handlers=handlers, schedules=Schedules(calls.load, clock),

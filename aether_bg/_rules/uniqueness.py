@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from typing import Any, Final
 from uuid import UUID
+
+import attrs
 
 from aether_bg.errors import JobConflict, shown
 from aether_bg.model import JobInfo, Unreadable
@@ -32,6 +35,13 @@ def differences(held: JobInfo, wanted: JobInfo) -> list[str]:
         return value
 
     return [shown_as for name, shown_as in _COMPARED.items() if canonical(held, name) != canonical(wanted, name)]
+
+
+def beside(held: JobInfo, wanted: JobInfo, linked: Collection[UUID], after: Collection[UUID]) -> JobInfo:
+    """`wanted`, to be compared with `held`: as many parents that are others differ as well. `linked`: the parents of
+    `held` that are not purged; `after`: of `wanted`."""
+    same = held.parents != wanted.parents or set(linked) <= set(after)
+    return wanted if same else attrs.evolve(wanted, parents=-1)
 
 
 def same_schedule(differs: list[str]) -> bool:

@@ -30,7 +30,8 @@ class Enqueued:
 
 @attrs.frozen
 class Altered:
-    """A verb moved the job: update, delete, pause, resume, trigger, retry or update_status."""
+    """A verb moved the job: update, delete, pause, resume, trigger, retry or update_status. A job that is CANCELLED
+    because one that it runs after was not completed comes with "delete"."""
 
     job: JobInfo
     verb: str

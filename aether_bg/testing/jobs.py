@@ -10,8 +10,8 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 import anyio
 
-from aether_bg import Aether
-from aether_bg.errors import AetherError, InvalidOption, UsageError, WaitTimeout, shown
+from aether_bg import Aether, errors
+from aether_bg.errors import InvalidOption, UsageError, WaitTimeout, shown
 from aether_bg.model import JobInfo, JobStatus
 from aether_bg.testing.clock import FakeClock, step_of
 from aether_bg.testing.still import Ran, Still
@@ -22,13 +22,15 @@ R = TypeVar("R")
 _ALL: Final = 10**9
 
 
-class JobFailed(AetherError, AssertionError):
-    """An attempt failed that a `drain` ran. `failed`: all that did; the cause is what the handler raised."""
+class JobFailed(errors.JobFailed, AssertionError):
+    """An attempt failed that a `drain` ran. `failed`: all that did; the cause is what the handler raised.
+
+    It is an `aether_bg.JobFailed` as well: `except JobFailed` and `pytest.raises` take either."""
 
     def __init__(self, failed: Sequence[Ran], of: int) -> None:
         self.failed = list(failed)
         super().__init__(
-            f"{len(failed)} of {of} attempts", "; ".join(map(str, failed)),
+            failed[0].run.error, f"{len(failed)} of {of} attempts", "; ".join(map(str, failed)),
             "If the test wants that: drain(raise_errors=False) returns them instead.",
         )  # fmt: skip
 

@@ -374,6 +374,48 @@ async def test_enqueue_many(make_app: Make) -> None:
             await app.enqueue_many([{"handler": "Merge", "after": ["c"]}, {"handler": "Work", "job_name": "c"}])
 
 
+async def test_other_parents_are_another_job(fake_app: Aether) -> None:
+    """As many of them: in the store, in the same call, and in a unit of work."""
+    async with works(fake_app).client() as app:
+        a, b = [await app.enqueue("Work", name) for name in "ab"]
+
+        def merge(name: str, *after: Any, **more: Any) -> dict[str, Any]:
+            return {"handler": "Merge", "job_name": name, "after": list(after), **more}
+
+        (one,) = await app.enqueue_many([merge("one", a)])
+        same, first, second = await app.enqueue_many([merge("one", "a"), merge("two", a), merge("two", "a")])
+        assert (same, second) == (one, first)
+        for wrong in ([merge("one", b)], [merge("three", a), merge("three", b)]):
+            with pytest.raises(JobConflict, match="differs in after"):
+                await app.enqueue_many(wrong)
+            with pytest.raises(JobConflict, match="differs in after"):
+                async with app.unit_of_work():
+                    await app.enqueue_many(wrong)
+            with pytest.raises(JobConflict, match="differs in after"):
+                await one_by_one(app, wrong)
+        with pytest.raises(JobConflict, match="Its parents cannot be replaced"):
+            await app.enqueue_many([merge("one", b, if_exists="replace")])
+        assert await app.enqueue_many([merge("one", b, if_exists="keep")]) == [one]
+
+
+async def one_by_one(app: Any, jobs: list[dict[str, Any]]) -> None:
+    async with app.unit_of_work():
+        for job in jobs:
+            await app.enqueue(**job)
+
+
+async def test_replace_of_a_failed_child_in_enqueue_many(make_app: Make) -> None:
+    async with works(make_app()) as app:
+        a, b = [await app.enqueue("Work", name, name) for name in "ab"]
+        await app.wait(await app.enqueue("Fail", "one", after=[a]), 10)
+        with pytest.raises(JobConflict, match="differs in handler, after"):
+            await app.enqueue_many([{"handler": "Merge", "job_name": "one", "after": [b]}])
+        (again,) = await app.enqueue_many(
+            [{"handler": "Merge", "job_name": "one", "after": [b], "if_exists": "replace"}]
+        )
+        assert [entry[0] for entry in await app.result(again, 10)] == ["b"]
+
+
 async def test_a_push_scheduler_holds_a_child_from_its_release_on(make_app: Make) -> None:
     engine = Engine()
     armed = engine.armed

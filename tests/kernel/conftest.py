@@ -124,7 +124,7 @@ def make_world(clock: FakeClock) -> Callable[..., World]:
             slots=Slots(slots, alarm.wake), identity=identity, clock=keeper, observers=observers, problems=problems,
             timings=kept, spawn=spawner(),
         )  # fmt: skip
-        commits = Commits(calls, alarm)
+        commits = Commits(calls, alarm, observers, problems, shared.spawn)
         batcher = Batcher(commits.transact)
         journal = Journal(
             calls=calls, commits=commits, batcher=batcher, alarm=alarm, observers=observers, arm=armed.append

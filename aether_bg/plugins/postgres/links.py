@@ -92,7 +92,9 @@ def settle(conn: Connection, schema: Schema, ended: Sequence[Change]) -> list[Se
     """What the end of these makes of those that wait for them, and of those that wait for them in turn."""
     good = {one.job_id: Parent(one.job_id, "", JobStatus.COMPLETED) for one in ended}
     bad = [one.job_id for one in ended if one.status is not JobStatus.COMPLETED]
-    return _settle_all(conn, schema, good | _named(conn, schema, bad), ended[0].modified_at) if ended else []
+    if not ended:
+        return []
+    return _settle_all(conn, schema, good | _named(conn, schema, bad), max(one.modified_at for one in ended))
 
 
 def settle_left(conn: Connection, schema: Schema, now: datetime) -> list[Settled]:

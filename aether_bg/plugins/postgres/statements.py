@@ -14,7 +14,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from aether_bg.errors import Unsupported
-from aether_bg.model import Change, Insert, JobInfo, ParamStyle, Statement, Update, Write
+from aether_bg.model import Change, Insert, JobInfo, JobStatus, ParamStyle, Statement, Update, Write
 from aether_bg.plugins.postgres.columns import (
     GUARD_COLUMNS,
     JOB_COLUMNS,
@@ -81,6 +81,26 @@ SELECT NULL, NULL FROM v WHERE NOT EXISTS (SELECT FROM saved) AND {{schema}}.all
     (SELECT count(*) FROM {{schema}}.jobs AS j WHERE j.id = v.job_id AND j.seq = v.seq), 1, '{{}}') <> 1
 """
 """All, none where schedule_rev has moved on, or the error of a guard that did not hold where seq has."""
+SETTLE: Final = f"""
+WITH given AS MATERIALIZED (
+    SELECT CAST({_TEXT.format(place="{parent}")} AS uuid) AS parent,
+        CAST({_TEXT.format(place="{at}")} AS timestamptz) AS at, {_TEXT.format(place="{channel}")} AS channel
+), freed AS (
+    UPDATE {{schema}}.links AS l SET waiting = false FROM given WHERE l.waiting AND l.parent = given.parent
+    RETURNING l.child
+), held AS (
+    SELECT id FROM {{schema}}.jobs WHERE id IN (SELECT child FROM freed) AND status = 0 AND waits_for > 0
+    ORDER BY id FOR UPDATE
+), saved AS (
+    UPDATE {{schema}}.jobs AS j SET waits_for = j.waits_for - 1,
+        due_at = CASE WHEN j.due_at IS NOT NULL THEN greatest(j.due_at, given.at) END,
+        seq = j.seq + CASE WHEN j.waits_for = 1 THEN 1 ELSE 0 END,
+        modified_at = CASE WHEN j.waits_for = 1 THEN given.at ELSE j.modified_at END
+    FROM held, given WHERE j.id = held.id RETURNING j.waits_for
+)
+SELECT CAST(pg_notify(given.channel, '') AS text) FROM given WHERE EXISTS (SELECT FROM saved WHERE waits_for = 0)
+"""
+"""What a parent that is COMPLETED makes of its children, as `relieved` says, once its row is locked."""
 NOTIFY: Final = f"SELECT pg_notify({_TEXT.format(place='{channel}')}, '')"
 
 
@@ -92,20 +112,24 @@ class Statements:
 
     def make(self, writes: Sequence[Write], style: ParamStyle) -> list[Statement]:
         """Raises `Unsupported` for what is not one row."""
-        made = [self._of(write, style) for write in writes]
+        made = [statement for write in writes for statement in self._of(write, style)]
         now = time.monotonic()
         if any(write.wakes for write in writes) and now - self._notified > _APART:
             self._notified = now
             made.append(self._statement(NOTIFY, style, None, channel=self._schema.channel))
         return made
 
-    def _of(self, write: Write, style: ParamStyle) -> Statement:
+    def _of(self, write: Write, style: ParamStyle) -> list[Statement]:
         if isinstance(write, Insert) and not write.after:
-            return self._statement(INSERT, style, _row, job=_array(write_jobs([write.job])))
+            return [self._statement(INSERT, style, _row, job=_array(write_jobs([write.job])))]
         if isinstance(write, Update) and _of_one_row(write.change):
             runs = ",".join(quoted(_array(write_runs([run]))) for run in write.change.runs)
             change = _array(write_changes([write.change]))
-            return self._statement(UPDATE, style, _row, change=change, runs=f"{{{runs}}}")
+            made = [self._statement(UPDATE, style, _row, change=change, runs=f"{{{runs}}}")]
+            if write.change.status is JobStatus.COMPLETED and runs:
+                about = {"parent": str(write.change.job_id), "at": write.change.modified_at.isoformat()}
+                made.append(self._statement(SETTLE, style, None, **about, channel=self._schema.channel))
+            return made
         what = "a job that runs after others" if isinstance(write, Insert) else f"{type(write).__name__} of this kind"
         raise Unsupported(
             what, "it is more than one row, and a connection of yours writes one", "Use unit_of_work, or no connection."
@@ -115,10 +139,12 @@ class Statements:
         self, template: str, style: ParamStyle, read: Callable[[Sequence[Any]], JobInfo] | None, **texts: str
     ) -> Statement:
         places = {"%s": "%s", "$1": "${}", ":name": ":{}"}[style]
+        text = template
         for number, name in enumerate(texts, 1):
-            template = template.replace(f"{{{name}}}", places.format(name if style == ":name" else number))
-        sql = self._schema.once(template).decode().strip()
-        return Statement(sql, texts if style == ":name" else tuple(texts.values()), read, hint=read is None)
+            text = text.replace(f"{{{name}}}", places.format(name if style == ":name" else number))
+        sql = self._schema.once(text).decode().strip()
+        values = texts if style == ":name" else tuple(texts.values())
+        return Statement(sql, values, read, hint=template is NOTIFY)
 
 
 def _of_one_row(change: Change) -> bool:

@@ -86,7 +86,7 @@ def settle(conn: sqlite3.Connection, ended: Sequence[Change]) -> list[Settled]:
     good = {str(one.job_id) for one in ended if one.status is JobStatus.COMPLETED}
     bad = [one.job_id for one in ended if one.status is not JobStatus.COMPLETED]
     parents = {id_: Parent(UUID(id_), "", JobStatus.COMPLETED) for id_ in good}
-    return _settle_all(conn, parents | _named(conn, _ids(bad)), ended[0].modified_at)
+    return _settle_all(conn, parents | _named(conn, _ids(bad)), max(one.modified_at for one in ended))
 
 
 def settle_left(conn: sqlite3.Connection, now: datetime) -> list[Settled]:

@@ -440,6 +440,65 @@ async def test_plain_handlers(url: str) -> None:
     assert orders(url) == ["plain"]
 
 
+@pytest.mark.parametrize("way", WAYS)
+async def test_own_commit_settles_the_children(url: str, way: Any) -> None:
+    """In the same transaction: they are released before the handler returns, and not before the commit."""
+    seen: list[Any] = []
+
+    async def handle(ctx: JobContext) -> None:
+        async with way(url) as mine:
+            await ctx.complete(mine.connection)
+            seen.extend([(job.seq, job.waits_for) for job in await children(ctx)])
+            await mine.commit()
+        with anyio.fail_after(10):  # the child runs while its parent has not returned
+            while (await app.wait("one", 10)).status is not JobStatus.COMPLETED:
+                await anyio.sleep(0.02)
+        seen.extend([(job.job_name, job.waits_for, job.status) for job in await children(ctx)])
+
+    async def children(ctx: JobContext) -> list[Any]:
+        return sorted(await app.store.find(children_of=ctx.job.id), key=lambda job: job.job_name)
+
+    app = Aether(url, scheduler="timer")
+    app.handler("Complete")(handle)
+
+    @app.handler("Child")
+    async def child() -> None:
+        pass
+
+    later = datetime.now(UTC) + timedelta(days=1)
+    async with app.client() as jobs:
+        parent = await jobs.enqueue("Complete", "complete")
+        other = await jobs.enqueue("Child", "other", schedule=later)
+        await jobs.enqueue("Child", "both", after=[parent, other])
+        await jobs.enqueue("Child", "later", after=[parent], schedule=later)
+        await jobs.enqueue("Child", "one", after=[parent])
+    async with app:
+        assert (await app.wait(parent, 20)).status is JobStatus.COMPLETED
+        row = await app.store.get("later")
+        both = await app.store.get("both")
+    assert seen[:3] == [(0, 2), (0, 1), (0, 1)]
+    assert seen[3:] == [
+        ("both", 1, JobStatus.SCHEDULED), ("later", 0, JobStatus.SCHEDULED), ("one", 0, JobStatus.COMPLETED),
+    ]  # fmt: skip
+    assert row is not None
+    assert both is not None
+    assert (row.due_at, row.seq, both.seq) == (later, 1, 0)
+
+
+async def test_a_rollback_releases_no_child(url: str) -> None:
+    async def handle(ctx: JobContext) -> None:
+        async with psycopg_async(url) as mine:
+            await ctx.complete(mine.connection)
+            await mine.rollback()
+
+    app, parent = await run_completing(url, handle)
+    async with app.client() as jobs:
+        child = await jobs.enqueue("Complete", "child", after=[parent])
+    async with app:
+        assert (await app.wait(parent, 20)).status is JobStatus.FAILED
+        assert (await app.wait(child, 20)).status is JobStatus.CANCELLED
+
+
 # -- SQL alone -----------------------------------------------------------------------------------------
 
 
