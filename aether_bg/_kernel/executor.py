@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -26,7 +26,7 @@ from aether_bg._rules.decisions import as_asked, asked_for, noted, text_of
 from aether_bg._rules.recurrence import Plan
 from aether_bg._rules.results import Completed, Failed, Released, Result
 from aether_bg.errors import InvalidHandler, InvalidPayload
-from aether_bg.model import Change, Failure, JobContext, JobInfo, Parent, Raised, Started, TimedOut
+from aether_bg.model import Change, Failure, JobContext, JobInfo, Parents, Raised, Started, TimedOut
 from aether_bg.protocols import Runner
 
 
@@ -43,7 +43,7 @@ class Executor:
     _completer: Completer
     _inside: Inside
     _notes: Notes
-    _parents: Callable[[JobContext], Awaitable[list[Parent]]]
+    _parents: Callable[[JobContext], Parents]
     _max_result: int
     _new_scope: Callable[[], anyio.CancelScope] = attrs.field(factory=lambda: type(anyio.CancelScope()), init=False)
     """The class of this loop: `anyio.CancelScope()` asks each time which loop it is on."""

@@ -79,7 +79,7 @@ class Kernel:
         self.journal = Journal(
             calls=calls, commits=commits, batcher=self.batcher, alarm=alarm, observers=observers, arm=arm
         )
-        self.kept, decider = Kept(shared.calls, shared.handlers), Decider(shared)
+        self.kept, decider = Kept(shared.calls, shared.handlers, call), Decider(shared)
         self.notes = notes = Notes(shared=shared, on_loop=on_loop, call=call, limit=options.max_payload)
         completer = Completer(shared=shared, decider=decider, journal=self.journal, notes=notes)
         executor = Executor(

@@ -9,7 +9,7 @@ processes and findings · `about`: whose value a codec is given
 """
 
 from aether_bg.model.about import About
-from aether_bg.model.after import Parent, Settled, placed, relieved
+from aether_bg.model.after import Parent, Parents, Settled, placed, relieved
 from aether_bg.model.attempts import (
     Backoff,
     CancelReason,
@@ -124,6 +124,7 @@ __all__ = [
     "Owner",
     "ParamStyle",
     "Parent",
+    "Parents",
     "Postpone",
     "Problem",
     "Process",

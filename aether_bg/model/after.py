@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
@@ -44,6 +44,14 @@ class Parent:
         verb = "failed" if self.status is JobStatus.FAILED else "was cancelled"
         reason = (self.error or "").partition("\n")[0]
         return f"{_PARENT}{shown(self.job_name)} {verb}{': ' if reason else ''}{reason}"[:_LONGEST]
+
+
+class Parents(list[Parent]):
+    """What `ctx.parents()` gives: a list, which is to be awaited where an event loop runs."""
+
+    def __await__(self) -> Generator[Any, None, list[Parent]]:
+        yield from ()
+        return self
 
 
 @attrs.frozen

@@ -17,7 +17,7 @@ import attrs
 from attrs import field
 
 from aether_bg.errors import InvalidOption, UsageError, shown
-from aether_bg.model.after import Parent
+from aether_bg.model.after import Parents
 from aether_bg.model.job import JobInfo, log_fields
 from aether_bg.model.progress import Progress
 
@@ -185,7 +185,7 @@ class JobContext:
     _until: float = math.inf
     """When its timeout is over, by `time.monotonic`."""
     _cancelled: CancelReason | None = None
-    _parents: Callable[[JobContext], Awaitable[list[Parent]]] | None = None
+    _parents: Callable[[JobContext], Parents] | None = None
 
     @property
     def attempt(self) -> int:
@@ -275,15 +275,16 @@ class JobContext:
         """For the kernel: the attempt is cancelled now; the first reason counts."""
         self._cancelled = self.cancel_reason or reason
 
-    async def parents(self) -> list[Parent]:
+    def parents(self) -> Parents:
         """The jobs that this one runs after, in the order of `after=`, with what they returned; empty for a job that
-        runs after no other. In plain handlers: `app.sync.store.find(parents_of=ctx.job.id)` and `app.sync.result(job)`.
+        runs after no other: `await ctx.parents()`. In a plain handler, and in any other thread, write `ctx.parents()`:
+        it waits by itself.
 
-        Raises a `StoreError`, and `UsageError` outside of a handler.
+        Raises a `StoreError`, and `UsageError` outside of a handler, or in another process.
         """
         if self._parents is None:
             raise UsageError(repr(self), "it is not the context of a running attempt", "Call it in the handler.")
-        return await self._parents(self)
+        return self._parents(self)
 
     @property
     def log(self) -> LoggerAdapter[logging.Logger]:

@@ -28,6 +28,7 @@ from aether_bg import (
     hookimpl,
 )
 from aether_bg._kernel.timings import Timings
+from aether_bg.model import Altered, Event
 from aether_bg.plugins.memory import MemoryStore
 from aether_bg.protocols import Kernel
 from aether_bg.testing import FakeClock
@@ -396,6 +397,31 @@ async def test_other_parents_are_another_job(fake_app: Aether) -> None:
         with pytest.raises(JobConflict, match="Its parents cannot be replaced"):
             await app.enqueue_many([merge("one", b, if_exists="replace")])
         assert await app.enqueue_many([merge("one", b, if_exists="keep")]) == [one]
+
+
+class Watcher:
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, str, JobStatus]] = []
+
+    @hookimpl
+    async def lifecycle_event(self, event: Event) -> None:
+        if isinstance(event, Altered):
+            self.seen.append((event.job.job_name, event.verb, event.job.status))
+
+
+async def test_observers_see_the_children_that_are_cancelled(make_app: Make) -> None:
+    watcher = Watcher()
+    async with works(make_app(plugins=[watcher])) as app:
+        first = await app.enqueue("Fail", "first", schedule=HOUR)
+        second = await app.enqueue("Work", "second", after=[first])
+        third = await app.enqueue("Work", "third", after=[second])
+        await app.trigger(first)
+        await app.wait(third, 10)
+        with anyio.fail_after(10):
+            while len(watcher.seen) < 3:
+                await anyio.sleep(0.01)
+    cancelled = [("second", "delete", JobStatus.CANCELLED), ("third", "delete", JobStatus.CANCELLED)]
+    assert sorted(watcher.seen[1:]) == cancelled
 
 
 async def one_by_one(app: Any, jobs: list[dict[str, Any]]) -> None:

@@ -344,6 +344,24 @@ def test_any_json_comes_back(value: Any) -> None:
     assert repr(handler.returns.load(done.result)) == repr(value)
 
 
+@pytest.mark.parametrize("store", ["file", "memory"])
+async def test_parents_in_a_plain_handler(make_app: Make, store: str) -> None:
+    app = make_app(MemoryStore()) if store == "memory" else make_app()
+
+    @app.handler("Part", keep_result=True)
+    def part(n: int) -> int:
+        return n * n
+
+    @app.handler("Sum", keep_result=True)
+    def total(ctx: JobContext) -> list[int]:
+        return [parent.result for parent in ctx.parents()]
+
+    async with app:
+        parts = [await app.enqueue("Part", payload=n) for n in range(40)]
+        assert await app.result(await app.enqueue("Sum", after=parts), 20) == [n * n for n in range(40)]
+        assert await app.result(await app.enqueue("Sum"), 20) == []
+
+
 async def test_the_context_of_a_job_without_parents(make_app: Make) -> None:
     app = make_app()
 

@@ -37,7 +37,7 @@ def machinery(world: World) -> Machinery:
         shared=shared, runners=registration.runners(), dependencies=registration.dependencies,
         new_work=lambda: UnitOfWork(lambda tx, made: None, UUID(int=0)), decider=decider,  # type: ignore[arg-type,return-value]
         completer=completer, inside=Inside(shared, world.journal, lambda fn: None), notes=notes,
-        parents=Kept(shared.calls, shared.handlers).parents, max_result=1000,
+        parents=Kept(shared.calls, shared.handlers, lambda fn: None).parents, max_result=1000,
     )  # fmt: skip
     claimer = Claimer(shared=shared, alarm=world.alarm, start=executor.start)
     triggers = Triggers(

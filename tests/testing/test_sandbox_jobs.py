@@ -10,6 +10,7 @@ import anyio
 import pytest
 from shop import FakeMailer, Mail, Mailer, make_shop
 
+import aether_bg
 from aether_bg import (
     Aether,
     GiveUp,
@@ -58,6 +59,8 @@ async def test_what_a_handler_raises_is_the_cause(app: Aether) -> None:
             "If the test wants that: drain(raise_errors=False) returns them instead."
         )
         assert isinstance(caught.value, AssertionError)
+        assert isinstance(caught.value, aether_bg.JobFailed)
+        assert (caught.value.last_error or "").startswith("OSError: no route")
         cause = caught.value.__cause__
         assert isinstance(cause, OSError)
         assert cause.__traceback__ is not None, "as it was raised"
