@@ -14,7 +14,7 @@ from aether_bg._kernel.journal import Journal, was_written
 from aether_bg._kernel.notes import Blocking, lost
 from aether_bg._kernel.shared import Shared
 from aether_bg._rules import transitions
-from aether_bg._rules.results import COMPLETED
+from aether_bg._rules.results import Completed
 from aether_bg.bridge import Bridge
 from aether_bg.errors import InsideUnitOfWork, StoreContended, UsageError
 from aether_bg.model import JobContext, JobInfo, JobStatus, Query, Update
@@ -57,7 +57,7 @@ class Inside:
             plan = shared.schedules.plan_or_none(job)
             if plan is None:
                 raise UsageError(repr(ctx), "its schedule cannot be read here any more", "Return without complete.")
-            change = transitions.finish(job, COMPLETED, plan, shared.clock.moment())
+            change = transitions.finish(job, Completed(), plan, shared.clock.moment())
             settle = attempt.handler is None or attempt.handler.returns is None  # else with the result
             if await shared.calls.write_on(connection, Update(change), notify=True, settle=settle) is not None:
                 attempt.written = change
