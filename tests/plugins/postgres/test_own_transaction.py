@@ -420,8 +420,9 @@ async def test_results_and_jobs_that_run_after_it_follow(url: str) -> None:
 
     app, id_ = await run_completing(url, handle, keep_result=True)
     app.handler("After")(lambda: None)
+    async with app.client() as jobs:
+        after = await jobs.enqueue("After", after=[id_])
     async with app:
-        after = await app.enqueue("After", after=[id_])
         assert (await app.wait(after, 10)).status is JobStatus.COMPLETED
         assert await app.result(id_, timeout=10) == 42
 
@@ -474,8 +475,8 @@ async def test_own_commit_settles_the_children(url: str, way: Any) -> None:
         await jobs.enqueue("Child", "one", after=[parent])
     async with app:
         assert (await app.wait(parent, 20)).status is JobStatus.COMPLETED
-        row = await app.store.get("later")
-        both = await app.store.get("both")
+        row = await app.store.get_by_job_name("later")
+        both = await app.store.get_by_job_name("both")
     assert seen[:3] == [(0, 2), (0, 1), (0, 1)]
     assert seen[3:] == [
         ("both", 1, JobStatus.SCHEDULED), ("later", 0, JobStatus.SCHEDULED), ("one", 0, JobStatus.COMPLETED),
