@@ -60,10 +60,25 @@ def core() -> list[str]:
 
 
 def run_pytest(session: nox.Session, *arguments: str) -> None:
-    """Each session remembers its own failures; `-- --last-failed` looks at just those again."""
+    """Each session remembers its own failures; `-- --last-failed` runs just those again, and nothing where there were
+    none. A session that has not come to its end before runs whole."""
     session.env["PYTHONDONTWRITEBYTECODE"] = ""  # each of a thousand processes would compile the package again
-    cache = f"cache_dir=.nox/.pytest-{session.name.replace('(', '-').replace(')', '')}"
-    session.run("pytest", "-q", "-o", cache, *arguments, silent="--collect-only" in arguments)
+    cache = f".nox/.pytest-{session.name.replace('(', '-').replace(')', '')}"
+    again = "--last-failed" in arguments
+    if again and not (HERE / cache / "v" / "cache" / "nodeids").exists():
+        again, arguments = False, tuple(argument for argument in arguments if argument != "--last-failed")
+    if again:
+        arguments += ("--last-failed-no-failures=none",)
+    codes = [0, 5] if again else [0]  # 5: no tests ran
+    session.run(
+        "pytest",
+        "-q",
+        "-o",
+        f"cache_dir={cache}",
+        *arguments,
+        silent="--collect-only" in arguments,
+        success_codes=codes,
+    )
 
 
 @nox.session(python=found())
