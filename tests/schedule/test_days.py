@@ -19,9 +19,9 @@ ZONES = ("UTC", "Europe/Berlin", "America/Havana", "Australia/Lord_Howe", "Pacif
 
 
 def reached(zone: str, day: date, at: time) -> datetime:
-    """When the wall clock first shows that time or, in a gap, the first later one: by the second, from noon before."""
-    here = datetime.combine(day - DAY, time(12), ZoneInfo(zone)).astimezone(UTC) + timedelta(hours=10)
+    """When the wall clock first shows that time or, in a gap, the first later one: minute by minute."""
     wanted = datetime.combine(day, at)
+    here = wanted.replace(tzinfo=UTC) - timedelta(hours=15)  # no zone is that far ahead of UTC
     step = timedelta(minutes=1)
     while here.astimezone(ZoneInfo(zone)).replace(tzinfo=None) < wanted:
         here += step
