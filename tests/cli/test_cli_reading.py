@@ -281,7 +281,6 @@ def test_next_refuses(run: Run, args: list[str], said: str) -> None:
 
 
 def test_every_command_has_help_with_an_example_and_json(run: Run) -> None:
-    assert len(cli.commands) == 18
     for name, command in cli.commands.items():
         result = run(name, "--help")
         assert result.exit_code == 0
