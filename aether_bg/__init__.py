@@ -37,7 +37,7 @@ from aether_bg.model import (
 
 if TYPE_CHECKING:
     from aether_bg.plugins.dapr import DaprScheduler
-    from aether_bg.plugins.postgres import PostgresStore
+    from aether_bg.plugins.postgres import PostgresStore as PostgresStore  # not in __all__: it needs an extra
     from aether_bg.plugins.sqlite import SQLiteStore
 
 __version__ = "0.1.0"
@@ -49,7 +49,7 @@ _LAZY = {
 
 __all__ = [
     "Aether", "Backoff", "CancelReason", "DaprScheduler", "GiveUp", "JobContext", "JobInfo", "JobRun", "JobStatus",
-    "JobType", "NewJob", "Parent", "PostgresStore", "Progress", "RunOutcome", "SQLiteStore", "Snooze", "UnitOfWork",
+    "JobType", "NewJob", "Parent", "Progress", "RunOutcome", "SQLiteStore", "Snooze", "UnitOfWork",
     "hookimpl", "schedule", *errors.__all__,
 ]  # fmt: skip
 

@@ -50,7 +50,7 @@ PUBLIC = [
     "InvalidName", "InvalidOption", "InvalidPayload", "InvalidSchedule", "InvalidTransition", "JobConflict",
     "JobContext", "JobError", "JobFailed", "JobInfo", "JobNotFound", "JobRun", "JobStatus", "JobType",
     "LayerConflict", "NameHeld", "NeverEnds", "NewJob", "NoResult", "NotADatabase", "NotAPlugin", "NotAnOwner",
-    "NotStarted", "Parent", "PluginError", "PostgresStore", "Progress", "RunOutcome", "SQLiteStore",
+    "NotStarted", "Parent", "PluginError", "Progress", "RunOutcome", "SQLiteStore",
     "SchedulerError", "SchedulerMisconfigured", "SchedulerUnavailable", "SchemaMissing", "SchemaTooNew", "Snooze",
     "Stale", "StoreBroken", "StoreBusy", "StoreContended", "StoreDenied", "StoreError", "StoreFolderMissing",
     "StoreFull", "StoreGone", "StoreIsDirectory", "StoreReadOnly", "StoreRefused", "StoreTrouble",
@@ -69,6 +69,12 @@ def test_every_public_name_is_there(name: str) -> None:
     if name == "DaprScheduler" and find_spec("grpc") is None:
         pytest.skip("needs the extra aether-bg[dapr]")
     assert getattr(aether_bg, name) is not None
+
+
+def test_the_store_of_an_extra_is_there_by_name() -> None:
+    """And is left out of `from aether_bg import *`, which must work without the extra."""
+    pytest.importorskip("psycopg", reason="needs the extra aether-bg[postgres]")
+    assert aether_bg.PostgresStore.__name__ == "PostgresStore"
 
 
 def test_no_other_name_is_there() -> None:
