@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import pickle
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +29,20 @@ class Reachable(MemoryStore):
         return [Statement(f"INSERT {style}", ("text",)) for _ in writes]
 
 
+@pytest.fixture
+def mine() -> Iterator[sqlite3.Connection]:
+    with closing(sqlite3.connect(":memory:")) as connection:
+        yield connection
+
+
 @pytest.mark.parametrize("verb", ["enqueue", "insertion", "complete"])
-async def test_file_store_names_the_unit_of_work(app: Aether, verb: str) -> None:
+async def test_file_store_names_the_unit_of_work(app: Aether, verb: str, mine: sqlite3.Connection) -> None:
     raised: list[Exception] = []
 
     @app.handler("Work")
     async def work(ctx: JobContext) -> None:
         try:
-            await ctx.complete(sqlite3.connect(":memory:"))
+            await ctx.complete(mine)
         except errors.Unsupported as error:
             raised.append(error)
 
@@ -46,9 +53,7 @@ async def test_file_store_names_the_unit_of_work(app: Aether, verb: str) -> None
             assert "unit_of_work" in str(raised[0])
             return
         with pytest.raises(errors.Unsupported, match="unit_of_work"):
-            await app.enqueue("Work", connection=sqlite3.connect(":memory:")) if verb == "enqueue" else app.insertion(
-                "Work"
-            )
+            await app.enqueue("Work", connection=mine) if verb == "enqueue" else app.insertion("Work")
         assert (await app.store.stats()).total == 0
 
 
