@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from aether_bg.model import Claim, Claimed, JobInfo
@@ -19,6 +19,8 @@ from aether_bg.plugins.postgres.rows import read_job
 from aether_bg.plugins.postgres.schema import MANUAL, NOT_HELD, READY, SUSPECT, Schema
 
 _LONG_AGO: Final = datetime(1, 1, 1, tzinfo=UTC)
+_PASSED: Final = timedelta(milliseconds=20)
+"""When to look again for a due row that was locked: by one who links a child to it, by a verb, by a stranger."""
 _FRESH: Final = 1.0
 """Seconds between two claims that begin at the earliest row, however fast they follow each other."""
 
@@ -91,8 +93,16 @@ WITH RECURSIVE h AS MATERIALIZED (
     SELECT id FROM dealt WHERE place <= CASE WHEN first THEN %(limit)s ELSE %(limit)s - least(%(kept)s,
         (SELECT count(*) FROM h WHERE NOT busy) - (SELECT count(*) FROM dealt WHERE first AND place <= %(limit)s)
     ) END
-), {_TAKEN}, next AS (
-    SELECT array_agg(h.name) AS names, array_agg(h.runs) AS runs, array_agg(n.due) AS due, array_agg((
+), {_TAKEN}, passed AS (
+    SELECT (SELECT count(*) FROM ranked) < %(limit)s AND EXISTS (
+        SELECT FROM lane AS l CROSS JOIN LATERAL (
+            SELECT FROM {{schema}}.jobs WHERE {READY} AND handler_name = l.name AND priority = l.priority
+            AND due_at <= %(now)s AND NOT ({SUSPECT}) AND id <> ALL (ARRAY(SELECT id FROM calm)) {{readable}} LIMIT 1
+        ) AS p WHERE l.most > (SELECT count(*) FROM calm AS c WHERE c.name = l.name AND c.priority = l.priority)
+    ) AS over
+), next AS (
+    SELECT (SELECT over FROM passed), array_agg(h.name) AS names, array_agg(h.runs) AS runs, array_agg(n.due) AS due,
+    array_agg((
         SELECT true FROM {{schema}}.jobs WHERE {READY} AND handler_name = h.name AND NOT h.held
         AND id <> ALL (ARRAY(SELECT id FROM picked)) {{readable}} AND (%(kept)s > 0 OR h.capped)
         ORDER BY priority DESC, due_at DESC LIMIT 1
@@ -117,7 +127,7 @@ WITH picked AS MATERIALIZED (
 ), {_TAKEN} SELECT taken.* FROM taken
 """
 _STATEMENTS: Final = {False: CLAIM.replace("{readable}", ""), True: CLAIM.replace("{readable}", _READABLE)}
-_HEADS: Final = 4
+_HEADS: Final = 5
 """Columns of an answer before those of a row."""
 
 
@@ -185,15 +195,17 @@ class Claims:
 
 
 def _answered(claim: Claim, jobs: list[JobInfo], answer: Iterable[Any]) -> Claimed:
-    """Of a claim that is full, only that there may be more; else rows that are due and left are being taken by others,
-    or wait for a limit or a slot."""
-    names, runs, due, waits = answer
+    """Of a claim that is full, only that there may be more; else rows that are due and left are locked by others, or
+    wait for a limit or a slot."""
+    passed, names, runs, due, waits = answer
     rest, running = claim.after(jobs), dict(zip(names or (), runs or (), strict=True))
     for job in jobs:
         running[job.handler_name] = running.get(job.handler_name, 0) + 1
     free = {name for name in names or () if not rest.waits_for_others(name, running)}
     short = any(waiting for name, waiting in zip(names or (), waits or (), strict=True) if name not in free)
     ahead = [at for name, at in zip(names or (), due or (), strict=True) if at is not None and name in free]
+    if passed:
+        ahead.append(claim.now + _PASSED)
     if 0 < claim.limit <= len(jobs):
         ahead += [job.due_at for job in jobs[:1] if job.due_at is not None]
     return Claimed(jobs=tuple(jobs), next_due=min(ahead, default=None), short=short)
