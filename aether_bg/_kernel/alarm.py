@@ -12,7 +12,6 @@ import anyio
 from aether_bg._kernel.tasks import Run, Signal
 from aether_bg.protocols import Clock
 
-_NAPS: Final = 5
 _NEVER: Final = datetime.max.replace(tzinfo=UTC)
 Waiting = tuple[UUID, int]
 """A job at one seq."""
@@ -70,19 +69,17 @@ class Alarm:
             self.expect(*waiting, due)
 
     async def sleep_until(self, when: datetime | None) -> None:
-        """Until then, or until something earlier is expected; the clock is read again after each nap
-        (docs/protocol.md, R4). Ends after a few naps at the latest: another program may have made a job due."""
+        """Until then, until something earlier is expected, or for a nap (docs/protocol.md, R4): the clock may have been
+        set, or another program may have made a job due."""
         if when is not None and (self._expected is None or when < self._expected):
             self._expected = when
         try:
-            for _ in range(_NAPS):
-                now = self._clock.now()
-                self._until = min(self._expected or _NEVER, now + self._nap)
-                if (wait := (self._until - now).total_seconds()) <= 0:
-                    return await anyio.sleep(0)
-                with anyio.move_on_after(wait):
-                    return await self._woken.wait()
-            return None
+            now = self._clock.now()
+            self._until = min(self._expected or _NEVER, now + self._nap)
+            if (wait := (self._until - now).total_seconds()) <= 0:
+                return await anyio.sleep(0)
+            with anyio.move_on_after(wait):
+                await self._woken.wait()
         finally:
             self._until = self._expected = None
             self._woken = anyio.Event()
