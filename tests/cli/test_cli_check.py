@@ -15,6 +15,7 @@ import pytest
 from click.testing import Result
 
 from aether_bg import Aether
+from aether_bg.plugins import _findings
 from aether_bg.plugins.sqlite import check as check_module
 from aether_bg.plugins.sqlite.check import CONTRADICTIONS
 
@@ -58,7 +59,7 @@ def findings(run: Run, db: Path, *options: str) -> tuple[int, dict[str, Any]]:
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(check_module, "_SETTLING", 0.01)
+    monkeypatch.setattr(_findings, "_SETTLING", 0.01)
 
 
 @pytest.mark.parametrize("options", [[], ["--quick"]])

@@ -14,7 +14,7 @@ import pytest
 from click.testing import Result
 
 from aether_bg import Aether
-from aether_bg.plugins.sqlite import check as check_module
+from aether_bg.plugins import _findings
 
 Run = Callable[..., Result]
 Status = Callable[..., str]
@@ -72,7 +72,7 @@ def test_verbs_reach_a_running_process(
 def test_a_dead_process(
     run: Run, work: Callable[[Path], Any], path: Path, monkeypatch: pytest.MonkeyPatch, status: Status
 ) -> None:
-    monkeypatch.setattr(check_module, "_SETTLING", 1.5)
+    monkeypatch.setattr(_findings, "_SETTLING", 1.5)
     with work(path) as worker:
         enqueue(path, ("Slow", "slow", "@once"), ("Unknown", "strange", "@once"))
         worker.until("slow begins")

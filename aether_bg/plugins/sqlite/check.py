@@ -3,32 +3,41 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-import anyio
 import attrs
 
-from aether_bg.errors import InvalidSchedule, shown
+from aether_bg.errors import shown
 from aether_bg.explain import OVERDUE
 from aether_bg.model import Finding, Process, Report, Unreadable
+from aether_bg.plugins._findings import (
+    LATE,
+    MOST,
+    NO_HANDLER,
+    NO_PROCESS,
+    ORPHANED,
+    UNDECLARED,
+    Findings,
+    Look,
+    as_notes,
+    living,
+    problem,
+    unattended,
+    unreadable_schedules,
+)
+from aether_bg.plugins._stored import REMEDY
 from aether_bg.plugins.sqlite.columns import JOB_COLUMNS, RUN_COLUMNS, to_time
 from aether_bg.plugins.sqlite.inspection import PROCESSES, Inspection, opened, read_process
 from aether_bg.plugins.sqlite.reading import any_text
-from aether_bg.plugins.sqlite.rows import REMEDY, read_job, read_run
+from aether_bg.plugins.sqlite.rows import read_job, read_run
 from aether_bg.plugins.sqlite.schema import NOT_HELD, PAUSED_HANDLERS, READY, STEPS, applied, migrations
-from aether_bg.schedule import load
 
-_MOST: Final = 5
-"""Examples of each finding."""
-_SETTLING: Final = 1.5
-"""Seconds that a live process is given to take back what a dead one held, before that is a finding."""
 _LARGE_WAL: Final = 64 * 1024 * 1024
 
-Findings = list[Finding]
 Row = tuple[Any, ...]
 
 
@@ -57,7 +66,7 @@ def _file(conn: sqlite3.Connection, quick: bool) -> Findings:
     pragma = "quick_check" if quick else "integrity_check"
     try:
         with any_text(conn):
-            said = [str(row[0]) for row in conn.execute(f"PRAGMA {pragma}({_MOST})")]
+            said = [str(row[0]) for row in conn.execute(f"PRAGMA {pragma}({MOST})")]
     except sqlite3.Error as error:
         if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_CORRUPT:
             raise
@@ -65,22 +74,10 @@ def _file(conn: sqlite3.Connection, quick: bool) -> Findings:
     if said != ["ok"]:
         lines = [line.strip() for text in said for line in text.splitlines() if line.strip()]
         message = "SQLite finds the file damaged: restore a backup, or save what `.recover` can read"
-        return _found("damaged", message, lines)
+        return problem("damaged", message, lines)
     broken = conn.execute("PRAGMA foreign_key_check").fetchall()
     examples = [f"{row[0]} row {row[1]}" if row[1] else str(row[0]) for row in broken]
-    return _found("foreign_keys", "rows refer to rows that do not exist", examples)
-
-
-def _found(code: str, message: str, examples: Sequence[str], *, count: int | None = None) -> Findings:
-    """A problem, if there are examples of it."""
-    if not examples:
-        return []
-    count = len(examples) if count is None else count
-    return [Finding(level="problem", code=code, message=message, count=count, examples=list(examples[:_MOST]))]
-
-
-def _as_notes(findings: Iterable[Finding]) -> Findings:
-    return [attrs.evolve(finding, level="note") for finding in findings]
+    return problem("foreign_keys", "rows refer to rows that do not exist", examples)
 
 
 def _schema(conn: sqlite3.Connection) -> Findings:
@@ -93,7 +90,7 @@ def _schema(conn: sqlite3.Connection) -> Findings:
         missing = sorted(_shape(fresh.conn) - _shape(conn))
     finally:
         fresh.close()
-    return _found("schema", f"the schema is not that of {STEPS[-1]}: parts are missing", missing)
+    return problem("schema", f"the schema is not that of {STEPS[-1]}: parts are missing", missing)
 
 
 def _shape(conn: sqlite3.Connection) -> set[str]:
@@ -160,8 +157,8 @@ def _broken_rows(conn: sqlite3.Connection) -> Findings:
             for row in conn.execute(f"SELECT {source}"):
                 if (said := wrong(row)) is not None:
                     count, first = count + 1, first or said
-                    examples += [row[0] if isinstance(row[0], str) else shown(row[0])] if count <= _MOST else []
-        found += _found(code, f"rows of {what} cannot be read, {first}{remedy}", examples, count=count)
+                    examples += [row[0] if isinstance(row[0], str) else shown(row[0])] if count <= MOST else []
+        found += problem(code, f"rows of {what} cannot be read, {first}{remedy}", examples, count=count)
     return found
 
 
@@ -188,105 +185,72 @@ def _wrong_in_process(row: Row) -> str | None:
 
 
 async def _unattended(db: Inspection) -> Findings:
-    """Looks twice where a live process may be about to act."""
-    known = await db.processes()
-    held, due = await db.ask(partial(_held, known=known)), await db.ask(partial(_no_handler, known=known))
-    if (held or due) and any(process.state == "alive" for process in known):
-        await anyio.sleep(_SETTLING)
-        known = await db.processes()
-        held = held and await db.ask(partial(_held, known=known))
-        due = due and await db.ask(partial(_no_handler, known=known))
-    found = [*held, *due, *await db.ask(_unreadable_schedules)]
-    for process in known:
-        if process.state == "silent":
-            message = f"{process.name} has given no sign since {process.beat_at:%Y-%m-%d %H:%M:%SZ}: is it stopped?"
-            found.append(Finding(level="note", code="silent", message=message, examples=[str(process.id)]))
-        if process.state == "alive":
-            message = f"{process.name} could not apply declarations"
-            found += _as_notes(_found("declarations", message, process.problems))
-    found += await db.ask(partial(_undeclared, known=known))
-    return [*found, *await db.ask(partial(_late, known=known)), *await db.ask(_paused)]
+    def looking(ask: Callable[[sqlite3.Connection, list[Process]], Findings]) -> Look:
+        return lambda known: db.ask(lambda conn: ask(conn, known))
+
+    return await unattended(
+        db.processes, (looking(_held), looking(_no_handler)), looking(_unreadable_schedules),
+        (looking(_undeclared), looking(_late), looking(_paused)),
+    )  # fmt: skip
 
 
 def _held(conn: sqlite3.Connection, known: list[Process]) -> Findings:
     not_dead = [str(process.id) for process in known if process.state != "dead"]
     rows = f"main.aether_jobs WHERE status = 1 AND owner NOT IN ({_places(not_dead)})"
-    message = "jobs are RUNNING in processes that are gone: the next process that starts takes them back"
-    return _rows(conn, "orphaned", "id", rows, message, *not_dead)
+    return _rows(conn, "orphaned", "id", rows, ORPHANED, *not_dead)
 
 
 def _no_handler(conn: sqlite3.Connection, known: list[Process]) -> Findings:
-    live, handlers = _live(known)
+    live, handlers = living(known)
     rows = (
         f"main.aether_jobs WHERE {READY} AND {NOT_HELD} AND due_at <= ? AND handler_name NOT IN ({_places(handlers)})"
     )
     params = (_ago(1), *handlers)
     if not live:
-        message = "jobs are due and no live process runs jobs here: start the app"
-        return _rows(conn, "no_process", "id", rows, message, *params)
-    found = _rows(conn, "no_handler", "id", rows, "jobs are due whose handler no live process has", *params)
-    sql = f"SELECT handler_name, min(due_at) FROM {rows} GROUP BY 1 ORDER BY 2 LIMIT {_MOST}"
+        return _rows(conn, "no_process", "id", rows, NO_PROCESS, *params)
+    found = _rows(conn, "no_handler", "id", rows, NO_HANDLER, *params)
+    sql = f"SELECT handler_name, min(due_at) FROM {rows} GROUP BY 1 ORDER BY 2 LIMIT {MOST}"
     names = [f"{name} since {since}" for name, since in _all(conn, sql, *params)] if found else []
     return [attrs.evolve(finding, examples=names) for finding in found]
 
 
-def _unreadable_schedules(conn: sqlite3.Connection) -> Findings:
-    """Due jobs whose schedule the built-in language cannot read: some process must have the plugin that can."""
+def _unreadable_schedules(conn: sqlite3.Connection, known: list[Process]) -> Findings:
     sql = "SELECT expression_value, timezone, min(due_at), count(*) FROM main.aether_jobs"
-    found = []
-    for text, zone, since, count in _all(
-        conn, f"{sql} WHERE {READY} AND {NOT_HELD} AND due_at <= ? GROUP BY 1, 2 ORDER BY 3", _ago(1)
-    ):
-        if not isinstance(text, str) or not isinstance(zone, str | None):
-            continue
-        try:
-            load(text, zone)
-        except InvalidSchedule:
-            found.append((f"{shown(text)} since {since}", since, count))
-    if not found:
-        return []
-    return [
-        Finding(
-            level="problem" if found[0][1] <= _ago(OVERDUE) else "note", code="unreadable_schedule",
-            count=sum(count for *_, count in found), examples=[text for text, *_ in found[:_MOST]],
-            message="jobs are due whose schedule only a plugin can read: is a process that has it alive?",
-        )
-    ]  # fmt: skip
+    due = _all(conn, f"{sql} WHERE {READY} AND {NOT_HELD} AND due_at <= ? GROUP BY 1, 2 ORDER BY 3", _ago(1))
+    overdue = _ago(OVERDUE)
+    return unreadable_schedules(
+        (text, zone, since, since <= overdue, count)
+        for text, zone, since, count in due
+        if isinstance(text, str) and isinstance(zone, str | None)
+    )
 
 
 def _late(conn: sqlite3.Connection, known: list[Process]) -> Findings:
-    _, handlers = _live(known)
+    _, handlers = living(known)
     rows = f"main.aether_jobs WHERE {READY} AND {NOT_HELD} AND due_at <= ? AND handler_name IN ({_places(handlers)})"
-    message = f"jobs are more than {OVERDUE:g} s late: all slots are taken, or the scheduler does not call (see health)"
-    return _as_notes(_rows(conn, "overdue", "id", rows, message, _ago(OVERDUE), *handlers))
+    return as_notes(_rows(conn, "overdue", "id", rows, LATE, _ago(OVERDUE), *handlers))
 
 
 def _undeclared(conn: sqlite3.Connection, known: list[Process]) -> Findings:
     """Only living processes can tell what the code declares (docs/protocol.md, N9)."""
-    live, _ = _live(known)
+    live, _ = living(known)
     if not live:
         return []
     declares = "SELECT value FROM main.aether_owners AS o, json_each(iif(json_valid(o.declares), o.declares, '[]'))"
     rows = f"main.aether_jobs WHERE declared = 1 AND status < 2 AND job_name NOT IN ({declares} WHERE o.id IN ({{}}))"
     ids = [str(process.id) for process in live]
-    message = "declared jobs that no live process declares any more: `aether-bg prune`, or prune_declared=True"
-    return _as_notes(_rows(conn, "undeclared", "job_name", rows.format(_places(ids)), message, *ids))
+    return as_notes(_rows(conn, "undeclared", "job_name", rows.format(_places(ids)), UNDECLARED, *ids))
 
 
-def _paused(conn: sqlite3.Connection) -> Findings:
+def _paused(conn: sqlite3.Connection, known: list[Process]) -> Findings:
     names = [str(name) for (name,) in _all(conn, PAUSED_HANDLERS)]
-    return _as_notes(_found("paused_handlers", "handlers are paused: their jobs wait for `resume --handler`", names))
-
-
-def _live(known: list[Process]) -> tuple[list[Process], list[str]]:
-    live = [process for process in known if process.state == "alive"]
-    return live, sorted({name for process in live for name in process.handlers})
+    return as_notes(problem("paused_handlers", "handlers are paused: their jobs wait for `resume --handler`", names))
 
 
 def _rows(conn: sqlite3.Connection, code: str, column: str, rows: str, message: str, *params: Any) -> Findings:
     ((count,),) = _all(conn, f"SELECT count(*) FROM {rows}", *params)
-    examples = _all(conn, f"SELECT {column} FROM {rows} LIMIT {_MOST}", *params) if count else []
-    return _found(code, message, [str(row[0]) for row in examples], count=count)
+    examples = _all(conn, f"SELECT {column} FROM {rows} LIMIT {MOST}", *params) if count else []
+    return problem(code, message, [str(row[0]) for row in examples], count=count)
 
 
 def _all(conn: sqlite3.Connection, sql: str, *params: Any) -> list[Row]:
