@@ -75,6 +75,10 @@ class Calls:
         found = await self._found(query)
         return [self.decoded(job) for job in found] if self._codecs else list(found)
 
+    async def get(self, job_id: UUID) -> JobInfo | None:
+        found = await self.find(Query(ids=(job_id,)))
+        return found[0] if found else None
+
     async def _found(self, query: Query) -> Sequence[JobInfo]:
         """As it is stored."""
         found: Sequence[JobInfo] = await self._hook.store_find(query=query)

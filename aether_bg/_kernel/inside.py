@@ -17,7 +17,7 @@ from aether_bg._rules import transitions
 from aether_bg._rules.results import Completed
 from aether_bg.bridge import Bridge
 from aether_bg.errors import InsideUnitOfWork, StoreContended, UsageError
-from aether_bg.model import JobContext, JobInfo, JobStatus, Query, Update
+from aether_bg.model import JobContext, JobInfo, JobStatus, Update
 from aether_bg.model.attempts import DONE
 
 _TRIES: Final = 5
@@ -66,8 +66,8 @@ class Inside:
 
     async def check(self, attempt: Attempt) -> None:
         """The handler has returned. Raises `UsageError` unless its transaction is committed."""
-        found, change = await self._shared.calls.find(Query(ids=(attempt.job.id,))), attempt.written
-        if change is None or not was_written(change, found[0] if found else None):
+        change = attempt.written
+        if change is None or not was_written(change, await self._shared.calls.get(attempt.job.id)):
             attempt.written = None
             raise UsageError(
                 repr(attempt.context), "complete was called, but its transaction was not committed",
@@ -83,8 +83,7 @@ class Inside:
 
     async def _current(self, attempt: Attempt) -> JobInfo:
         """The row, which verbs may have changed. Raises `TokenLost` when it is no longer this attempt's."""
-        found = await self._shared.calls.find(Query(ids=(attempt.job.id,)))
-        job = found[0] if found else None
+        job = await self._shared.calls.get(attempt.job.id)
         if job is None or job.seq != attempt.job.seq or job.status is not JobStatus.RUNNING:
             raise lost(attempt.context)
         return job

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
 from uuid import UUID
@@ -19,7 +18,7 @@ from aether_bg._kernel.batcher import Batcher, Finished
 from aether_bg._kernel.commits import Commits
 from aether_bg._kernel.observers import Observers
 from aether_bg.errors import NameHeld, Stale, StoreRefused, StoreUnsure
-from aether_bg.model import Altered, Change, Enqueued, Hold, Insert, JobInfo, JobStatus, Query, Update
+from aether_bg.model import Altered, Change, Enqueued, Hold, Insert, JobInfo, JobStatus, Update
 
 
 class Written(NamedTuple):
@@ -50,9 +49,7 @@ class Journal:
 
     async def insert(self, job: JobInfo, after: tuple[UUID, ...] = ()) -> None:
         """Raises `NameHeld`, `JobNotFound` for one of `after`, or a `StoreError`."""
-        if (
-            self._batcher.idle and not after
-        ):  # a claim made now reaches the store after it and can share its transaction
+        if self._batcher.idle and not after:  # a claim made now can share its transaction
             self._alarm.expect(job.id, job.seq, job.due_at)
         await self._write(Insert(job, after))
         self._inserted(job)
@@ -121,11 +118,11 @@ class Journal:
 
     async def hold(self, write: Hold) -> None:
         """Pause a handler or let it go on (docs/protocol.md, L3). Raises a `StoreError`."""
-        with suppress(StoreUnsure):  # then once more: twice is as once
+        try:
             await self._commits.transact([write])
-            return self._alarm.wake()
-        await self._commits.transact([write])
-        return self._alarm.wake()
+        except StoreUnsure:  # twice is as once
+            await self._commits.transact([write])
+        self._alarm.wake()
 
     async def _write(self, write: Insert | Update) -> None:
         try:
@@ -146,7 +143,7 @@ class Journal:
             return isinstance(refused, Stale) and was_written(write.change, refused.current)
         if isinstance(refused, NameHeld):
             return refused.current.id == write.job.id
-        return bool(await self._calls.find(Query(ids=(write.job.id,))))
+        return await self._calls.get(write.job.id) is not None
 
     # -- announce --------------------------------------------------------------------------------
 

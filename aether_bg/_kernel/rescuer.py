@@ -89,9 +89,9 @@ class Rescuer:
         self._strays = strays
 
     async def _release(self, job_id: UUID, seq: int) -> None:
-        found = await self._shared.calls.find(Query(ids=(job_id,)))
-        if found and found[0].seq == seq and found[0].status is JobStatus.RUNNING:
-            text = f"released {found[0].job_name!r}: claimed here, but not running"
-            self._shared.problems.report("heartbeat", text, found[0])
-            change = transitions.finish(found[0], Released(begun=False), None, self._shared.clock.moment())
+        job = await self._shared.calls.get(job_id)
+        if job is not None and job.seq == seq and job.status is JobStatus.RUNNING:
+            text = f"released {job.job_name!r}: claimed here, but not running"
+            self._shared.problems.report("heartbeat", text, job)
+            change = transitions.finish(job, Released(begun=False), None, self._shared.clock.moment())
             await self._journal.try_update(change)

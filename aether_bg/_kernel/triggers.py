@@ -16,7 +16,7 @@ from aether_bg._kernel.shared import Shared
 from aether_bg._kernel.tasks import Signal
 from aether_bg._rules import commands
 from aether_bg.errors import NotStarted, StoreError
-from aether_bg.model import Change, Fired, JobInfo, JobStatus, Query
+from aether_bg.model import Change, Fired, JobInfo, JobStatus
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -53,7 +53,7 @@ class Triggers:
     async def _fire(self, store_id: UUID, job_id: UUID, seq: int, occurrence: datetime) -> Fired:
         if store_id != self._shared.identity.store_id:
             return self._foreign(store_id, occurrence)
-        job = await self._find(job_id)
+        job = await self._shared.calls.get(job_id)
         if job is None or job.status.terminal:
             return Fired.CONSUMED
         if job.status is JobStatus.RUNNING or job.seq != seq:
@@ -64,13 +64,9 @@ class Triggers:
             return Fired.RETRY
         if await self._claimer.take(job):
             return Fired.CLAIMED
-        row = await self._find(job_id)  # taken elsewhere, or refused: this owner is unknown
+        row = await self._shared.calls.get(job_id)  # taken elsewhere, or refused: this owner is unknown
         waits = row is not None and row.seq == seq and row.status is JobStatus.SCHEDULED
         return Fired.RETRY if waits else Fired.CONSUMED
-
-    async def _find(self, job_id: UUID) -> JobInfo | None:
-        found = await self._shared.calls.find(Query(ids=(job_id,)))
-        return found[0] if found else None
 
     def _foreign(self, store_id: UUID, occurrence: datetime) -> Fired:
         """Of another store: it comes again for a while, since that store may be back (docs/protocol.md, D5)."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from hashlib import blake2b
 from typing import Any, Final
 
 import attrs
@@ -92,6 +91,8 @@ class Plan:
             room = min(room, following - occurrence)
         if self.until is not None:
             room = min(room, self.until - occurrence)
+        from hashlib import blake2b  # few jobs have jitter, and it is slow to import
+
         share = int.from_bytes(blake2b(job_name.encode(), digest_size=8).digest())
         return max(room, timedelta(0)) // _JUST * share // 2**64 * _JUST
 

@@ -55,6 +55,15 @@ class PgWorld(World):
             re.sub(r"\baether_(jobs|runs|owners)\b", r"aether_bg.\1", query), params, database=self.database
         )
 
+    def run_dry(self, producer: Process, *workers: Process) -> None:
+        """Nothing more is enqueued; all jobs end, and the workers live."""
+        producer.end()
+        self.until(
+            lambda: self.sql("SELECT count(*) FROM aether_jobs WHERE status < 2") == [(0,)], 60, "the end of all"
+        )
+        assert all(worker.alive for worker in workers)
+        self.end_all()
+
     def check(self, **how: Any) -> Counter[str]:
         return checker.check(self.history, self.snapshot(), **how)
 

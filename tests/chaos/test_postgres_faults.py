@@ -54,10 +54,7 @@ def test_connections_cut_before_and_after_their_commits(pg: PgWorld, count: int,
         net.chance = 0.05
         pg.until(lambda: net.cuts >= count, 30 + count, "so many cuts")
         net.chance = 0.0
-        producer.end()
-        pg.until(lambda: pg.sql("SELECT count(*) FROM aether_jobs WHERE status < 2") == [(0,)], 60, "the end of all")
-        assert all(worker.alive for worker in workers)
-        pg.end_all()
+        pg.run_dry(producer, *workers)
     found, refused = pg.check(), refused_never_happened(pg)
     note(f"{net.cuts} cuts, {found['acks']} acknowledged, {refused} refused, {len(pg.find('unsure'))} not answered")
     assert found["restarted"] == 0, "nothing may be taken over"
@@ -75,10 +72,7 @@ def test_sessions_ended_at_random(pg: PgWorld, count: int, note: Note) -> None:
             ended += 1
             pg.sql("SELECT pg_terminate_backend(%s)", pid)
         time.sleep(chance.uniform(0.02, 0.3))
-    producer.end()
-    pg.until(lambda: pg.sql("SELECT count(*) FROM aether_jobs WHERE status < 2") == [(0,)], 60, "the end of all")
-    assert all(worker.alive for worker in workers)
-    pg.end_all()
+    pg.run_dry(producer, *workers)
     result, _ = pg.check(), refused_never_happened(pg)
     note(f"{ended} sessions ended, {result['completed']} jobs completed")
     assert result["restarted"] == 0
@@ -204,10 +198,7 @@ def test_a_locked_table_is_waited_for(pg: PgWorld, count: int) -> None:
         time.sleep(count)
     locked = time.time()
     pg.until(lambda: [e for e in pg.find("ended") if e["at"] > locked], 30, "an outcome after the lock")
-    producer.end()
-    pg.until(lambda: pg.sql("SELECT count(*) FROM aether_jobs WHERE status < 2") == [(0,)], 60, "the end of all")
-    assert worker.alive
-    pg.end_all()
+    pg.run_dry(producer, worker)
     assert pg.check()["restarted"] == 0
     refused_never_happened(pg)
 
@@ -248,10 +239,7 @@ def test_the_server_refuses_for_a_while(pg: PgWorld, count: int, note: Note, fau
         pg.sql(mend)
         mended = time.time()
         pg.until(lambda at=mended: [e for e in pg.find("ended") if e["at"] > at + 1], 30, "an outcome afterwards")
-    producer.end()
-    pg.until(lambda: pg.sql("SELECT count(*) FROM aether_jobs WHERE status < 2") == [(0,)], 60, "the end of all")
-    assert worker.alive
-    pg.end_all()
+    pg.run_dry(producer, worker)
     pg.check()
     refused_never_happened(pg)
     note(f"{fault}: " + ", ".join(sorted({event["error"] for event in pg.find("refused")})))

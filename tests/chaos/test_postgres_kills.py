@@ -143,9 +143,7 @@ def test_failover_under_load(
             if synchronous:
                 primary.set(synchronous_standby_names=standby.name)
             pg.until(lambda n=number: pg.find("end", name=f"long-{n}-1"), 30, "the end of a long one")
-        producer.end()
-        pg.until(lambda: pg.sql("SELECT count(*) FROM aether_jobs WHERE status < 2") == [(0,)], 60, "the end of all")
-        pg.end_all()
+        pg.run_dry(producer)
         if synchronous:
             found = pg.check(late=60)
             no_row_of_refused(pg)

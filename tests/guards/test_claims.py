@@ -15,31 +15,24 @@ from aether_bg.plugins.memory import MemoryStore
 pytestmark = pytest.mark.anyio
 
 
-class Watched(SQLiteStore):
+def watched(store: type[Any]) -> type[Any]:
     """`claims`: how many jobs each one took."""
 
-    claims: list[int]
+    class Watched(store):  # type: ignore[misc]
+        claims: list[int]
 
-    @hookimpl
-    async def store_claim(self, claim: Claim) -> Claimed:
-        claimed = await super().store_claim(claim)
-        self.claims.append(len(claimed.jobs))
-        return claimed
+        @hookimpl
+        async def store_claim(self, claim: Claim) -> Claimed:
+            claimed: Claimed = await super().store_claim(claim)
+            self.claims.append(len(claimed.jobs))
+            return claimed
 
-
-class WatchedMemory(MemoryStore):
-    claims: list[int]
-
-    @hookimpl
-    async def store_claim(self, claim: Claim) -> Claimed:
-        claimed = await super().store_claim(claim)
-        self.claims.append(len(claimed.jobs))
-        return claimed
+    return Watched
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "memory"])
 async def test_200_single_jobs_make_200_claims(make_app: Callable[..., Aether], path: Path, kind: str) -> None:
-    store: Any = Watched(path) if kind == "sqlite" else WatchedMemory()
+    store: Any = watched(SQLiteStore)(path) if kind == "sqlite" else watched(MemoryStore)()
     store.claims = []
     app = make_app(store)
 

@@ -8,7 +8,6 @@ only, `check` · `statements`, `functions` for transactions of users
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
@@ -16,9 +15,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 from uuid import UUID
 
-import anyio
-
-from aether_bg.errors import ForkedProcess, InvalidOption, NotStarted, UnitOfWorkTimeout, UsageError, shown
+from aether_bg.errors import InvalidOption, UnitOfWorkTimeout, shown
 from aether_bg.hookspecs import hookimpl
 from aether_bg.model import (
     Alive,
@@ -40,6 +37,7 @@ from aether_bg.model import (
     Write,
 )
 from aether_bg.model.attempts import LONGEST, in_seconds
+from aether_bg.plugins._users import Users
 from aether_bg.plugins.postgres import _extra, check, inspection, listing, queries  # noqa: F401 - the first says what is missing
 from aether_bg.plugins.postgres.opened import Opened, Options, migrate, threads
 from aether_bg.plugins.postgres.places import Place, checked_schema
@@ -83,12 +81,10 @@ class PostgresStore:
             unit_timeout=_seconds("unit_timeout", unit_timeout),
         )  # fmt: skip
         self._statements = Statements(self._options.schema)
-        self._opened: Opened | None = None
-        self._users: list[Kernel] = []
-        self._opening: anyio.Event | None = None
+        self._users = _users()
 
     def __repr__(self) -> str:
-        state = "" if self._opened is None else " open"
+        state = " open" if self._users.open else ""
         return f"<PostgresStore {self._options.place} schema {self._options.schema.name!r}{state}>"
 
     def __reduce__(self) -> Any:
@@ -101,46 +97,12 @@ class PostgresStore:
         return self._options.schema.name
 
     def _open(self) -> Opened:
-        if self._opened is None:
-            raise NotStarted(repr(self), "it is not open", "Use it inside `async with app` or `app.client()`.")
-        if self._opened.pid != os.getpid():
-            raise ForkedProcess(repr(self), "this process was forked after it was opened", "Start after forking.")
-        return self._opened
+        return self._users.opened(self)
 
     @hookimpl
     async def lifecycle_start(self, kernel: Kernel, stack: AsyncExitStack) -> None:
-        while self._opening is not None:  # an app and its client may start at the same moment
-            await self._opening.wait()
-        if self._opened is not None and not self._opened.bridge.is_here:
-            raise UsageError(
-                repr(self), "it is open on another event loop",
-                "Give the other loop a store of its own: another Aether(…) with the same URL.",
-            )  # fmt: skip
-        if self._opened is None:
-            self._opening = opening = anyio.Event()
-            try:
-                self._opened = await Opened.begin(self._options, self._wake, self._report)
-            finally:
-                self._opening = None
-                opening.set()
-        self._users.append(kernel)
-        stack.push_async_callback(self._close, kernel)
-
-    def _wake(self) -> None:
-        """Something else has written, or another of this store's users."""
-        for kernel in self._users:
-            kernel.wake()
-
-    def _report(self, problem: str) -> None:
-        for kernel in self._users[:1]:
-            kernel.report("unreadable rows", problem)
-
-    async def _close(self, kernel: Kernel) -> None:
-        self._users.remove(kernel)
-        if not self._users and self._opened is not None:
-            opened, self._opened = self._opened, None
-            with anyio.CancelScope(shield=True):
-                await opened.end()
+        report = partial(self._users.report, "unreadable rows")
+        await self._users.join(self, kernel, stack, lambda: Opened.begin(self._options, self._users.wake, report))
 
     @hookimpl
     async def store_transact(self, writes: Sequence[Write]) -> Sequence[object]:
@@ -149,11 +111,10 @@ class PostgresStore:
         try:
             results = await self._open().transact(writes)
         except UnitOfWorkTimeout as error:
-            for kernel in self._users[:1]:
-                kernel.report("unit of work", error)
+            self._users.report("unit of work", error)
             raise
-        if len(self._users) > 1 and any(write.wakes for write in writes):
-            self._wake()
+        if self._users.several and any(write.wakes for write in writes):
+            self._users.wake()
         return results
 
     @hookimpl
@@ -242,6 +203,9 @@ def _seconds(name: str, value: Any, least: float | None = None) -> float:
 
 def _restored(options: Options) -> PostgresStore:
     store = PostgresStore.__new__(PostgresStore)
-    store._options, store._opened, store._users, store._opening = options, None, [], None
-    store._statements = Statements(options.schema)
+    store._options, store._users, store._statements = options, _users(), Statements(options.schema)
     return store
+
+
+def _users() -> Users[Opened]:
+    return Users("it", "with the same URL")

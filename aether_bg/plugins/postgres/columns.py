@@ -12,13 +12,15 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import Enum
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Final, TypeVar
 
 import attrs
 
 from aether_bg.model import Change, Definition, JobInfo, JobRun, JobStatus, Progress, RunOutcome
 from aether_bg.model.filled import filled
+from aether_bg.plugins import _stored
+from aether_bg.plugins._stored import check_depth
 
 T = TypeVar("T")
 
@@ -113,8 +115,6 @@ def quoted(text: str) -> str:
     return f'"{text}"'
 
 
-MOST_DEPTH: Final = 256
-"""Nesting of stored JSON: more than payloads may have, with room for what codecs put around them."""
 _ODD: Final = re.compile("[\0\ud800-\udfff]")
 
 
@@ -155,26 +155,11 @@ def to_mapping(value: Mapping[str, Any]) -> str:
 def from_json(text: str) -> Any:
     if text == "null":
         return None
-    if text.count("[") + text.count("{") > MOST_DEPTH:
-        _check_depth(text)
+    check_depth(text)
     return _decode(text)
 
 
-def _check_depth(text: str) -> None:
-    depth = 0
-    for bracket in re.sub(r'"(?:[^"\\]|\\.)*+"|[^\[\]{}"]', "", text, flags=re.DOTALL):
-        depth += 1 if bracket in "[{" else -1
-        if depth > MOST_DEPTH:
-            raise ValueError(f"JSON nested more than {MOST_DEPTH} deep")
-
-
-def from_mapping(text: str) -> dict[str, Any]:
-    if text == "{}":
-        return {}
-    found = from_json(text)
-    if not isinstance(found, dict):
-        raise ValueError("not a JSON object")
-    return found
+from_mapping = partial(_stored.mapping, from_json=from_json)
 
 
 @lru_cache(maxsize=512)  # most instants of a batch are the same

@@ -13,12 +13,11 @@ import attrs
 from aether_bg.errors import shown
 from aether_bg.model import JobInfo, Unreadable
 from aether_bg.model.filled import filled
+from aether_bg.plugins._stored import REMEDY, WRONG
 from aether_bg.plugins.postgres.columns import JOB_COLUMNS, JOB_READERS, job_of, to_text
 from aether_bg.plugins.postgres.connections import Connection
 from aether_bg.plugins.postgres.schema import Schema
 
-REMEDY: Final = "It is kept and does not run: delete it, and enqueue it again."
-_WRONG: Final = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 _DEFAULTS: Final = {
     field.name: None if field.default is attrs.NOTHING or isinstance(field.default, attrs.Factory) else field.default  # type: ignore[arg-type]
     for field in attrs.fields(JobInfo)
@@ -42,7 +41,7 @@ def read_job(row: Sequence[Any]) -> JobInfo:
     """A row, or what stands for it (`Unreadable`)."""
     try:
         return job_of(row)
-    except _WRONG:
+    except WRONG:
         return _unreadable(row)
 
 
@@ -52,7 +51,7 @@ def _unreadable(row: Sequence[Any]) -> JobInfo:
     for name, read in JOB_READERS:
         try:
             values[name] = None if stored[name] is None else read(stored[name])
-        except _WRONG as error:
+        except WRONG as error:
             values[name] = _DEFAULTS[name]
             wrong.append(f"{name} is {shown(stored[name])} ({shown(str(error) or type(error).__name__)[1:-1]})")
     said = f"its row cannot be read: {'; '.join(wrong)}. {REMEDY}"

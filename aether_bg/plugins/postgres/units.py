@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
@@ -11,14 +9,9 @@ from uuid import UUID
 
 import psycopg
 
-from aether_bg.errors import (
-    DeniedSQL,
-    InvalidOption,
-    UnitOfWorkClosed,
-    UnitOfWorkTimeout,
-    shown,
-)
+from aether_bg.errors import DeniedSQL, UnitOfWorkTimeout, shown
 from aether_bg.model import Call, Insert, JobInfo, Query, Transaction, Write
+from aether_bg.plugins._lent import Lent
 from aether_bg.plugins.postgres import queries, trouble
 from aether_bg.plugins.postgres.changes import refusal
 from aether_bg.plugins.postgres.connections import Connection
@@ -89,8 +82,7 @@ class Tx:
 
     def __init__(self, conn: Connection, schema: Schema, until: float, name: str) -> None:
         self._conn, self._schema, self._until, self._name = conn, schema, until, name
-        self._thread = threading.get_ident()
-        self._open = True
+        self._lent = Lent()
 
     def execute(self, sql: str, params: Sequence[Any] | Mapping[str, Any] = ()) -> list[tuple[Any, ...]]:
         self._check()
@@ -114,29 +106,21 @@ class Tx:
 
     def call(self, fn: Callable[[Transaction], Any]) -> Any:
         """What `fn` returns; the transaction is closed to it afterwards. Its errors come as `Theirs`."""
-        try:
-            result = fn(self)
-        except BaseException as error:
-            broken = self._conn.closed or trouble.is_lost(error)
-            state = getattr(error, "sqlstate", None) or ""
-            if isinstance(error, psycopg.Error) and (broken or state.startswith("40") or state == "55P03"):
-                raise  # trouble of the store, not of the function
-            raise Theirs(error) from None
-        finally:
-            self._open = False
-        if inspect.isawaitable(result):
-            if inspect.iscoroutine(result):
-                result.close()
-            raise InvalidOption(
-                shown(result), "must return a value, not something to await",
-                "Await it before, outside of the transaction.", name="the function of a unit of work",
-            )  # fmt: skip
-        return result
+
+        def marked(tx: Tx) -> Any:
+            try:
+                return fn(tx)
+            except BaseException as error:
+                broken = self._conn.closed or trouble.is_lost(error)
+                state = getattr(error, "sqlstate", None) or ""
+                if isinstance(error, psycopg.Error) and (broken or state.startswith("40") or state == "55P03"):
+                    raise  # trouble of the store, not of the function
+                raise Theirs(error) from None
+
+        return self._lent.call(marked, self)
 
     def _check(self) -> None:
-        if not self._open or threading.get_ident() != self._thread:
-            rule = "the call it was made for has ended" if not self._open else "it belongs to another thread"
-            raise UnitOfWorkClosed("the transaction of a unit of work", rule, "Use it inside its function only.")
+        self._lent.check()
         if time.monotonic() > self._until:
             remedy = "It holds rows that others wait for: do less in it, and nothing that waits."
             raise UnitOfWorkTimeout(f"a unit of work ({self._name})", "has taken too long", remedy)

@@ -21,9 +21,7 @@ from pathlib import Path
 from typing import Final
 from uuid import UUID
 
-import anyio
-
-from aether_bg.errors import ForkedProcess, InvalidOption, NotStarted, StoreError, UnitOfWorkTimeout, UsageError, shown
+from aether_bg.errors import InvalidOption, StoreError, UnitOfWorkTimeout, shown
 from aether_bg.hookspecs import hookimpl
 from aether_bg.model import (
     Alive,
@@ -46,6 +44,7 @@ from aether_bg.model import (
     Write,
 )
 from aether_bg.model.attempts import LONGEST, in_seconds
+from aether_bg.plugins._users import Users
 from aether_bg.plugins.sqlite import changes, check, claims, files, inspection, listing, quarantine, queries
 from aether_bg.plugins.sqlite.backup import Progress
 from aether_bg.plugins.sqlite.columns import to_time
@@ -92,54 +91,17 @@ class SQLiteStore:
         with files.translating(self.path):
             if self.path.is_dir():
                 raise files.irregular(self.path)
-        self._session: Session | None = None
-        self._users: list[Kernel] = []
-        self._opening: anyio.Event | None = None
+        self._users = Users[Session]("the file", "on the same path")
 
     def __repr__(self) -> str:
-        return f"<SQLiteStore {str(self.path)!r}{'' if self._session is None else ' open'}>"
+        return f"<SQLiteStore {str(self.path)!r}{' open' if self._users.open else ''}>"
 
     def _open(self) -> Session:  # no property: pluggy before 1.7 evaluates those when a plugin is registered
-        if self._session is None:
-            raise NotStarted(repr(self), "it is not open", "Use it inside `async with app` or `app.client()`.")
-        if self._session.file.pid != os.getpid():
-            raise ForkedProcess(
-                repr(self),
-                "this process was forked after the file was opened",
-                "Start after forking.",
-            )
-        return self._session
+        return self._users.opened(self)
 
     @hookimpl
     async def lifecycle_start(self, kernel: Kernel, stack: AsyncExitStack) -> None:
-        while self._opening is not None:  # an app and its client may start at the same moment
-            await self._opening.wait()
-        if self._session is not None and not self._session.bridge.is_here:
-            raise UsageError(
-                repr(self), "it is open on another event loop",
-                "Give the other loop a store of its own: another Aether(…) on the same path.",
-            )  # fmt: skip
-        if self._session is None:
-            self._opening = opening = anyio.Event()
-            try:
-                self._session = await Session.begin(self.path, self.busy, self._wake)
-            finally:
-                self._opening = None
-                opening.set()
-        self._users.append(kernel)
-        stack.push_async_callback(self._close, kernel)
-
-    def _wake(self) -> None:
-        """Something else has written, or another of this store's users."""
-        for kernel in self._users:
-            kernel.wake()
-
-    async def _close(self, kernel: Kernel) -> None:
-        self._users.remove(kernel)
-        if not self._users and self._session is not None:
-            session, self._session = self._session, None
-            with anyio.CancelScope(shield=True):
-                await session.end()
+        await self._users.join(self, kernel, stack, lambda: Session.begin(self.path, self.busy, self._users.wake))
 
     @hookimpl
     async def store_transact(self, writes: Sequence[Write]) -> Sequence[object]:
@@ -152,12 +114,11 @@ class SQLiteStore:
                 limit=self.unit_timeout if theirs else None, name=lambda: changes.named(writes),
             )  # fmt: skip
         except UnitOfWorkTimeout as error:
-            for kernel in self._users[:1]:
-                kernel.report("unit of work", error)
+            self._users.report("unit of work", error)
             raise
         # those that share one connection do not see it write
-        if len(self._users) > 1:
-            self._wake()
+        if self._users.several:
+            self._users.wake()
         if len(file.users) > 1:
             file.wake(but=session)
         return results
@@ -184,9 +145,8 @@ class SQLiteStore:
         return [job for job in found if job not in bad] if for_work else found
 
     def _report(self, problems: Sequence[str], part: str = "unreadable rows") -> None:
-        for kernel in self._users[:1]:
-            for problem in problems:
-                kernel.report(part, problem)
+        for problem in problems:
+            self._users.report(part, problem)
 
     @hookimpl
     async def store_heartbeat(self, beat: Heartbeat) -> Alive:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 import sqlite3
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from itertools import groupby
@@ -12,14 +10,11 @@ from typing import Any
 from uuid import UUID
 
 from aether_bg.errors import (
-    InvalidOption,
     JobNotFound,
     NameHeld,
     Stale,
     StoreError,
     StoreRefused,
-    UnitOfWorkClosed,
-    shown,
 )
 from aether_bg.model import (
     KEEP,
@@ -39,6 +34,7 @@ from aether_bg.model import (
     Update,
     Write,
 )
+from aether_bg.plugins._lent import Lent
 from aether_bg.plugins.sqlite import links, queries, reading
 from aether_bg.plugins.sqlite.columns import (
     COMPLETION_COLUMNS,
@@ -108,9 +104,7 @@ class Tx:
     """What a `Call` gets: the open transaction, under guard, until the call ends and on its thread alone."""
 
     def __init__(self, conn: sqlite3.Connection, guard: Guard) -> None:
-        self._conn, self._guard = conn, guard
-        self._thread = threading.get_ident()
-        self._open = True
+        self._conn, self._guard, self._lent = conn, guard, Lent()
 
     def execute(self, sql: str, params: Sequence[Any] | Mapping[str, Any] = ()) -> list[tuple[Any, ...]]:
         self._check()
@@ -126,23 +120,10 @@ class Tx:
 
     def call(self, fn: Callable[[Transaction], Any]) -> Any:
         """What `fn` returns; the transaction is closed to it afterwards."""
-        try:
-            result = fn(self)
-        finally:
-            self._open = False
-        if inspect.isawaitable(result):
-            if inspect.iscoroutine(result):
-                result.close()
-            raise InvalidOption(
-                shown(result), "must return a value, not something to await",
-                "Await it before, outside of the transaction.", name="the function of a unit of work",
-            )  # fmt: skip
-        return result
+        return self._lent.call(fn, self)
 
     def _check(self) -> None:
-        if not self._open or threading.get_ident() != self._thread:
-            rule = "the call it was made for has ended" if not self._open else "it belongs to another thread"
-            raise UnitOfWorkClosed("the transaction of a unit of work", rule, "Use it inside its function only.")
+        self._lent.check()
         _unbroken(self._conn)
 
 

@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Final
 from uuid import UUID
 
@@ -17,6 +17,8 @@ import attrs
 
 from aether_bg.model import Change, Definition, JobInfo, JobRun, JobStatus, Progress, RunOutcome
 from aether_bg.model.filled import uuid_of
+from aether_bg.plugins import _stored
+from aether_bg.plugins._stored import check_depth
 
 JOB_COLUMNS: Final = tuple(name for name in attrs.fields_dict(JobInfo) if name != "handler_paused")
 RUN_COLUMNS: Final = tuple(name for name in attrs.fields_dict(JobRun) if name != "has_result")
@@ -85,8 +87,6 @@ def write_run(run: JobRun) -> list[Any]:
 
 # -- single values -------------------------------------------------------------------------------
 
-MOST_DEPTH: Final = 256
-"""Nesting of stored JSON: more than payloads may have, with room for what codecs put around them."""
 _LONGEST: Final = 1e10
 FLAG: Final = {0: False, 1: True}
 STATUS: Final = {status.value: status for status in JobStatus}
@@ -106,20 +106,11 @@ def to_json(value: Any) -> str:
 def from_json(text: str) -> Any:
     if text == "null":
         return None
-    if text.count("[") + text.count("{") > MOST_DEPTH:
-        _check_depth(text)
+    check_depth(text)
     try:
         return _decode(text)
     except ValueError:
         return text  # edited by hand: the row stays readable, and the payload check will say what is wrong
-
-
-def _check_depth(text: str) -> None:
-    depth = 0
-    for bracket in re.sub(r'"(?:[^"\\]|\\.)*+"|[^\[\]{}"]', "", text, flags=re.DOTALL):
-        depth += 1 if bracket in "[{" else -1
-        if depth > MOST_DEPTH:
-            raise ValueError(f"JSON nested more than {MOST_DEPTH} deep")
 
 
 def _no_constant(name: str) -> Any:
@@ -145,13 +136,7 @@ def to_mapping(value: Mapping[str, Any]) -> str:
     return to_sorted_json(value) if value else "{}"
 
 
-def mapping(text: str) -> dict[str, Any]:
-    if text == "{}":
-        return {}
-    found = from_json(text)
-    if not isinstance(found, dict):
-        raise ValueError("not a JSON object")
-    return found
+mapping = partial(_stored.mapping, from_json=from_json)
 
 
 @lru_cache(maxsize=256)

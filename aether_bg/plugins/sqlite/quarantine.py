@@ -11,10 +11,11 @@ from typing import Any, Final
 
 from aether_bg.errors import shown
 from aether_bg.model import JobInfo, Unreadable
+from aether_bg.plugins._stored import REMEDY
 from aether_bg.plugins.sqlite.changes import sweep
 from aether_bg.plugins.sqlite.columns import JOB_COLUMNS, STATE_COLUMNS, readable_time, write_job
 from aether_bg.plugins.sqlite.reading import rows
-from aether_bg.plugins.sqlite.rows import QUARANTINED, REMEDY, read_job
+from aether_bg.plugins.sqlite.rows import QUARANTINED, read_job
 
 _STATE: Final = tuple(name for name in STATE_COLUMNS if name not in ("status", "handled_time", "last_error"))
 QUARANTINE: Final = f"""

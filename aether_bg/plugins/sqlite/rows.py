@@ -13,6 +13,7 @@ import attrs
 from aether_bg.errors import shown
 from aether_bg.model import JobInfo, JobRun, JobStatus, Unreadable
 from aether_bg.model.filled import filled
+from aether_bg.plugins._stored import REMEDY, WRONG
 from aether_bg.plugins.sqlite.columns import JOB_COLUMNS, READ, RUN_COLUMNS, from_json, mapping
 
 JOBS_AS_JSON: Final = f"json_group_array(json_array({', '.join(JOB_COLUMNS)}))"
@@ -23,8 +24,6 @@ _MANY: Final = 8
 _ERROR: Final = JOB_COLUMNS.index("last_error")
 QUARANTINED: Final = "quarantined: "
 """How the error of a row begins that was set aside, though its columns can be read by now."""
-REMEDY: Final = "It is kept and does not run: delete it, and enqueue it again."
-_WRONG: Final = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _STAND_INS: Final[dict[str, Any]] = {
     "id": UUID(int=0), "job_id": UUID(int=0), "status": JobStatus.FAILED, "seq": 0, "schedule_rev": 0, "token": 0,
@@ -97,7 +96,7 @@ def read_job(row: Sequence[Any]) -> JobInfo:
             if type(raw) not in types:
                 raise TypeError(name)
             fields[name] = raw if raw is None or read is _as_stored else read(raw)
-    except _WRONG:
+    except WRONG:
         return _unreadable(row)
     error = fields["last_error"]
     return filled(JobInfo, fields) if error is None or not error.startswith(QUARANTINED) else _unreadable(row)
@@ -141,7 +140,7 @@ def _values(columns: tuple[_Column, ...], row: Sequence[Any]) -> tuple[dict[str,
     for column, raw in zip(columns, row, strict=True):
         try:
             values[column.name] = column.value(raw)
-        except _WRONG as error:
+        except WRONG as error:
             values[column.name] = column.default
             wrong.append(f"{column.name} is {shown(raw)} ({first_words(error)})")
     return values, f"its row cannot be read: {'; '.join(wrong)}" if wrong else ""
@@ -158,7 +157,7 @@ def read_jobs(rows: str | Sequence[Sequence[Any]]) -> list[JobInfo]:
         try:
             columns = [column.values(raw) for column, raw in zip(_JOB, zip(*found, strict=True), strict=True)]
             columns.append([False] * len(found))
-        except _WRONG:
+        except WRONG:
             pass  # some row cannot be read: one by one
         else:
             if columns[_ERROR].count(None) == len(found):  # else one may be quarantined

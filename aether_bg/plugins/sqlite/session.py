@@ -47,6 +47,11 @@ class Session:
         session.file = await threads.run(opened, path, session)
         return session
 
+    @property
+    def pid(self) -> int:
+        """Of the process that opened the file."""
+        return self.file.pid
+
     def wake(self) -> None:
         self._wake()
 

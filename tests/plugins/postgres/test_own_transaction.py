@@ -20,6 +20,7 @@ from aether_bg import Aether, JobConflict, JobContext, JobStatus, errors
 sqlalchemy = pytest.importorskip("sqlalchemy")
 asyncpg = pytest.importorskip("asyncpg")
 from sqlalchemy.ext.asyncio import (  # noqa: E402
+    AsyncConnection,
     AsyncSession,
     async_scoped_session,
     async_sessionmaker,
@@ -81,16 +82,19 @@ async def asyncpg_plain(url: str) -> AsyncIterator[Way]:
         await conn.close()
 
 
+def asking(alchemy: AsyncSession | AsyncConnection) -> Callable[[str], Any]:
+    async def run(sql: str) -> Any:
+        result = await alchemy.execute(sqlalchemy.text(sql))
+        return [tuple(row) for row in result] if result.returns_rows else None
+
+    return run
+
+
 @asynccontextmanager
 async def alchemy_session(url: str) -> AsyncIterator[Way]:
     engine = create_async_engine(url.replace("postgresql", "postgresql+asyncpg", 1))
     async with AsyncSession(engine) as session:
-
-        async def run(sql: str) -> Any:
-            result = await session.execute(sqlalchemy.text(sql))
-            return [tuple(row) for row in result] if result.returns_rows else None
-
-        yield Way(session, run, session.commit, session.rollback)
+        yield Way(session, asking(session), session.commit, session.rollback)
     await engine.dispose()
 
 
@@ -98,12 +102,7 @@ async def alchemy_session(url: str) -> AsyncIterator[Way]:
 async def alchemy_connection(url: str) -> AsyncIterator[Way]:
     engine = create_async_engine(url.replace("postgresql", "postgresql+psycopg", 1))
     async with engine.connect() as conn:
-
-        async def run(sql: str) -> Any:
-            result = await conn.execute(sqlalchemy.text(sql))
-            return [tuple(row) for row in result] if result.returns_rows else None
-
-        yield Way(conn, run, conn.commit, conn.rollback)
+        yield Way(conn, asking(conn), conn.commit, conn.rollback)
     await engine.dispose()
 
 

@@ -1,0 +1,34 @@
+"""What stores read of rows that somebody may have changed (docs/protocol.md, C8)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, Final
+
+MOST_DEPTH: Final = 256
+"""Nesting of stored JSON: more than payloads may have, with room for what codecs put around them."""
+WRONG: Final = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
+"""What reading a bad column raises."""
+REMEDY: Final = "It is kept and does not run: delete it, and enqueue it again."
+
+
+def check_depth(text: str) -> None:
+    """Raises `ValueError` for JSON that is nested too deep to be read."""
+    if text.count("[") + text.count("{") <= MOST_DEPTH:
+        return
+    depth = 0
+    for bracket in re.sub(r'"(?:[^"\\]|\\.)*+"|[^\[\]{}"]', "", text, flags=re.DOTALL):
+        depth += 1 if bracket in "[{" else -1
+        if depth > MOST_DEPTH:
+            raise ValueError(f"JSON nested more than {MOST_DEPTH} deep")
+
+
+def mapping(text: str, from_json: Callable[[str], Any]) -> dict[str, Any]:
+    """Raises `ValueError` for another value than an object."""
+    if text == "{}":
+        return {}
+    found = from_json(text)
+    if not isinstance(found, dict):
+        raise ValueError("not a JSON object")
+    return found
