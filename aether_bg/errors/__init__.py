@@ -19,11 +19,11 @@ AetherError
 │   └── UnknownHook, HookShape, LayerConflict, IncompleteLayer, DuplicatePlugin, NotAPlugin
 ├── StoreError                     the store cannot do it, now or ever
 │   ├── StoreTrouble               nothing wrong with what was asked; it may be tried again
-│   │   ├── StoreFull, StoreReadOnly, StoreGone, StoreBroken, StoreUnreachable
+│   │   ├── StoreFull, StoreReadOnly, StoreGone, StoreBroken, StoreUnreachable, StoreDenied
 │   │   ├── StoreUnsure            whether the write happened is unknown
 │   │   └── StoreBusy
 │   │       └── StoreContended
-│   ├── StoreFolderMissing, StoreIsDirectory, NotADatabase, StoreDenied
+│   ├── StoreFolderMissing, StoreIsDirectory, NotADatabase
 │   ├── SchemaMissing, SchemaTooNew, TablesTaken
 │   ├── StoreRefused, DeniedSQL, UnitOfWorkTimeout (TimeoutError), Unsupported
 │   └── Stale, NameHeld            what a store answers when a guard does not hold

@@ -51,7 +51,7 @@ class StoreUnreachable(StoreTrouble):
     """The store's server does not answer."""
 
 
-class StoreDenied(StoreError):
+class StoreDenied(StoreTrouble):
     """The store's server refuses this user, or what it wants to do."""
 
 

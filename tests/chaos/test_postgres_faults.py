@@ -203,17 +203,7 @@ def test_a_locked_table_is_waited_for(pg: PgWorld, count: int) -> None:
     refused_never_happened(pg)
 
 
-@pytest.mark.parametrize(
-    "fault",
-    [
-        pytest.param(
-            "password",
-            marks=pytest.mark.xfail(reason="open: an outcome that is refused meanwhile fails its job", strict=False),
-        ),
-        "grant",
-        "connections",
-    ],
-)
+@pytest.mark.parametrize("fault", ["password", "grant", "connections"])
 @pytest.mark.row(114, small=1, full=3)
 def test_the_server_refuses_for_a_while(pg: PgWorld, count: int, note: Note, fault: str) -> None:
     """An error of its own each time, and all goes on when the cause is gone."""
