@@ -72,8 +72,8 @@ class NoOwnerCheck(Watched):
                 if not known:
                     conn.execute("DELETE FROM aether_owners WHERE id = ?", row)
 
-        rows, next_due = await self.inner._open().write(unchecked, Rank.OTHER)
-        return Claimed(jobs=tuple(read_jobs(rows)), next_due=next_due)
+        rows, next_due, short = await self.inner._open().write(unchecked, Rank.OTHER)
+        return Claimed(jobs=tuple(read_jobs(rows)), next_due=next_due, short=short)
 
 
 class ContinuesBrokenBatch(Watched):

@@ -33,7 +33,6 @@ def test_without_the_token_guard(world: World, count: int, note: Callable[[str],
     )
 
 
-@pytest.mark.xfail(reason="open: the mutant's attempt does not start within 20 s", strict=False)
 @pytest.mark.row(0, small=10, full=20)
 def test_without_the_owner_check(world: World, count: int, note: Callable[[str], None]) -> None:
     note(

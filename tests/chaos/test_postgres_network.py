@@ -75,7 +75,6 @@ def pg(namespace: str, tmp_path: Path, nursery: Nursery) -> Iterator[PgWorld]:
         server.kill()
 
 
-@pytest.mark.xfail(reason="open: the process that was cut off does not give up within 40 s", strict=False)
 @pytest.mark.parametrize("fence", [False, True], ids=["open", "fenced"])
 @pytest.mark.row(109, small=1, full=3)
 def test_a_machine_that_is_cut_off(

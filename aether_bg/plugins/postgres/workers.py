@@ -83,6 +83,10 @@ class Operation:
     def abandoned(self) -> bool:
         return self._state is _State.ABANDONED
 
+    @property
+    def given_up(self) -> bool:
+        return self._state in (_State.ABANDONED, _State.EXPIRED)
+
     def _move(self, before: _State, to: _State) -> bool:
         with self._lock:
             if self._state is not before:
@@ -119,7 +123,7 @@ class Crew:
         try:
             await _finished(op, done, limit)
         finally:
-            if not (done.is_set() or op.abandoned or op.expire()):
+            if not (done.is_set() or op.given_up or op.expire()):
                 with anyio.CancelScope(shield=True):
                     await _finished(op, done, limit)
         if op.error is not None:
