@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any, Literal, Never, Self, TypeVar, overload
 from aether_bg._app.admission import ARGUMENTS, ENQUEUE_OPTIONS
 from aether_bg._app.blocking import Blocking, BlockingClient, hosted
 from aether_bg._app.blocks import AsyncBlock, PlainBlock, misused
-from aether_bg._app.client import Client, OwnerVerbs, When
+from aether_bg._app.client import Client, OwnerVerbs
 from aether_bg._app.registration import Registration
 from aether_bg._app.session import Session
 from aether_bg._app.signals import run_until_signal
+from aether_bg._app.verbs import When
 from aether_bg._handlers.registry import LOADED_TWICE, Handlers, info_of
 from aether_bg._hooks.calls import Calls
 from aether_bg._hooks.plugins import Plugins
 from aether_bg._rules import validation as checks
-from aether_bg._rules.settings import Options
+from aether_bg._rules.settings import Options, handler_bounds
 from aether_bg.errors import AlreadyStarted
 from aether_bg.model import Backoff
 from aether_bg.protocols import Clock
@@ -130,30 +131,17 @@ class Aether(OwnerVerbs):
             unknown, ("retries", "backoff", "timeout", "schedule", "jitter", "concurrency", "priority", "keep_result")
         )
         self._before_start("handler")
-        if callable(name):
-            checks.refuse("name", name, "must be a name, not the handler", 'Write @app.handler("SendEmail").')
-        checks.name(name, "handler")
-        checks.whole("retries", retries, least=0)
-        if backoff is not None and not isinstance(backoff, Backoff):
-            checks.refuse("backoff", backoff, "must be a Backoff", "For example: Backoff(first=1, factor=2).")
-        if timeout is not None:
-            timeout = checks.seconds("timeout", timeout)
-        if concurrency is not None:
-            checks.whole("concurrency", concurrency, least=1)
-        checks.priority(priority)
-        if not isinstance(keep_result, bool):
-            checks.refuse("keep_result", keep_result, "must be True or False")
+        bounds = handler_bounds(
+            name, retries=retries, backoff=backoff, timeout=timeout, concurrency=concurrency, priority=priority,
+            keep_result=keep_result,
+        )  # fmt: skip
         if schedule is not None:
             self.calls.parse(schedule, None)
         if checks.seconds("jitter", jitter, zero=True) and schedule is None:
             checks.refuse("jitter", jitter, "must come with a schedule", "Or pass it to enqueue or declare.")
 
         def register(target: F) -> F:
-            info = info_of(
-                name, target, retries=retries, backoff=backoff or Backoff(), timeout=timeout, concurrency=concurrency,
-                priority=priority, keep_result=keep_result,
-            )  # fmt: skip
-            self.handlers.add(info)
+            self.handlers.add(info_of(name, target, **bounds))
             if schedule is not None:
                 self.declare(name, name, schedule=schedule, jitter=jitter)
             return target

@@ -21,8 +21,8 @@ from aether_bg._rules.settings import Options, acting
 
 if TYPE_CHECKING:
     from aether_bg._app.aether import Aether
-    from aether_bg._app.client import Verbs
     from aether_bg._app.commands import Commands
+    from aether_bg._app.verbs import Verbs
     from aether_bg.model import Alive, JobInfo, Purge, Query, Stats, Write
     from aether_bg.schedule import Schedule, Upcoming
 

@@ -18,7 +18,7 @@ from aether_bg._rules.results import Completed
 from aether_bg.bridge import Bridge
 from aether_bg.errors import InsideUnitOfWork, StoreContended, UsageError
 from aether_bg.model import JobContext, JobInfo, JobStatus, Update
-from aether_bg.model.attempts import DONE
+from aether_bg.model.context import DONE
 
 _TRIES: Final = 5
 """Verbs may change the row while its outcome is on its way."""

@@ -21,7 +21,7 @@ from aether_bg._kernel.tasks import Run
 from aether_bg.bridge import Bridge
 from aether_bg.errors import Stale, StoreUnsure, TokenLost, shown
 from aether_bg.model import JobContext, Note, Progress
-from aether_bg.model.attempts import DONE
+from aether_bg.model.context import DONE
 
 Blocking = Callable[[Callable[[], Awaitable[None]]], None]
 

@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 
 from aether_bg._rules import validation as checks
-from aether_bg.model import JobStatus
+from aether_bg.model import Backoff, JobStatus
 from aether_bg.model.attempts import LONGEST
 from aether_bg.protocols import Clock
 from aether_bg.schedule._lengths import plain
@@ -59,17 +59,9 @@ class Options:
 
     @classmethod
     def checked(
-        cls,
-        *,
-        concurrency: Any,
-        grace: Any,
-        lease: Any,
-        clock: Any,
-        actor: Any,
-        retention: Any,
-        max_payload: Any,
+        cls, *, concurrency: Any, grace: Any, lease: Any, clock: Any, actor: Any, retention: Any, max_payload: Any,
         prune_declared: Any = False,
-    ) -> Options:
+    ) -> Options:  # fmt: skip
         clock = SystemClock() if clock is None else clock
         if not callable(getattr(clock, "now", None)) or not callable(getattr(clock, "monotonic", None)):
             checks.refuse("clock", clock, "must have now() and monotonic()", "Leave it out for the machine's clock.")
@@ -95,6 +87,27 @@ class Options:
         if (name := acting.get()) is not None:
             return name
         return self.actor() if callable(self.actor) else self.actor
+
+
+def handler_bounds(
+    name: Any, *, retries: Any, backoff: Any, timeout: Any, concurrency: Any, priority: Any, keep_result: Any
+) -> dict[str, Any]:
+    """How the attempts of a handler are bounded: the fields of its `HandlerInfo`, checked."""
+    if callable(name):
+        checks.refuse("name", name, "must be a name, not the handler", 'Write @app.handler("SendEmail").')
+    checks.name(name, "handler")
+    checks.whole("retries", retries, least=0)
+    if backoff is not None and not isinstance(backoff, Backoff):
+        checks.refuse("backoff", backoff, "must be a Backoff", "For example: Backoff(first=1, factor=2).")
+    if concurrency is not None:
+        checks.whole("concurrency", concurrency, least=1)
+    checks.priority(priority)
+    if not isinstance(keep_result, bool):
+        checks.refuse("keep_result", keep_result, "must be True or False")
+    return {
+        "retries": retries, "backoff": backoff or Backoff(), "concurrency": concurrency, "priority": priority,
+        "timeout": None if timeout is None else checks.seconds("timeout", timeout), "keep_result": keep_result,
+    }  # fmt: skip
 
 
 def _retention(value: Any) -> dict[JobStatus, Keep]:

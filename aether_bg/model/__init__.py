@@ -4,22 +4,20 @@ Each value carries its own rule, so that a store or scheduler need not repeat it
 `Change.applied_to`, `Query.select`, `Purge.select`.
 
 `job`: a job and its history · `after`: parents and children · `writes`, `claims`, `queries`, `summaries`: what stores
-are asked · `attempts`: how a handler is called and what follows · `events`: what observers are told · `inspecting`:
-processes and findings · `about`: whose value a codec is given
+are asked · `context`: an attempt, for its handler · `attempts`: handlers, and what follows a failure · `events`: what
+observers are told · `inspecting`: processes and findings · `about`: whose value a codec is given
 """
 
 from aether_bg.model.about import About
 from aether_bg.model.after import Parent, Parents, Settled, placed, relieved
 from aether_bg.model.attempts import (
     Backoff,
-    CancelReason,
     Decision,
     Failure,
     GiveUp,
     GiveUpNow,
     HandlerInfo,
     Invocation,
-    JobContext,
     Postpone,
     Raised,
     RetryAt,
@@ -35,6 +33,7 @@ from aether_bg.model.claims import (
     Owner,
     begun_run,
 )
+from aether_bg.model.context import CancelReason, JobContext
 from aether_bg.model.events import (
     Altered,
     AppStarted,

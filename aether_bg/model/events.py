@@ -8,7 +8,7 @@ from uuid import UUID
 
 import attrs
 
-from aether_bg.model.attempts import JobContext
+from aether_bg.model.context import JobContext
 from aether_bg.model.job import JobInfo, JobRun, JobStatus
 
 

@@ -15,8 +15,8 @@ import pytest
 
 from aether_bg import Aether, InsideUnitOfWork, JobNotFound, JobStatus, NotStarted, UnknownHandler
 from aether_bg._app.blocking import BlockingClient, PlainStore
-from aether_bg._app.client import Verbs
 from aether_bg._app.store_view import StoreView
+from aether_bg._app.verbs import Verbs
 
 
 @pytest.fixture

@@ -1,0 +1,255 @@
+"""What an app and its clients have in common, as users call it: documented and typed; `enqueue` and `commands` do the
+work."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import datetime, timedelta
+from typing import Any, Concatenate, Literal, Never, Protocol, TypedDict, TypeVar, Unpack, overload
+from uuid import UUID
+
+from aether_bg._app.admission import ARGUMENTS, ENQUEUE_OPTIONS
+from aether_bg._app.blocks import AsyncBlock
+from aether_bg._app.commands import Commands
+from aether_bg._app.following import OnProgress
+from aether_bg._app.new_job import NewJob
+from aether_bg._app.results import result_of
+from aether_bg._app.session import Session
+from aether_bg._app.store_view import StoreView
+from aether_bg._handlers import work
+from aether_bg._handlers.work import UnitOfWork
+from aether_bg._rules import validation as checks
+from aether_bg.errors import NotStarted
+from aether_bg.model import Insertion, JobInfo, JobType, Misfire, ParamStyle
+
+T = TypeVar("T")
+T_contra = TypeVar("T_contra", contravariant=True)
+IfExists = Literal["raise", "keep", "replace"]
+When = str | datetime | timedelta
+After = UUID | str | JobInfo | Iterable[UUID | str | JobInfo]
+Kind = str | JobType[Any] | Callable[..., Any]
+
+
+class EnqueueOptions(TypedDict, total=False):
+    """The keyword-only arguments of `enqueue`, for type checkers."""
+
+    timezone: str | None
+    start: datetime | None
+    if_exists: IfExists
+    repeats: int | None
+    until: datetime | None
+    misfire: Misfire
+    misfire_grace: float
+    jitter: float | timedelta
+    priority: int | None
+    unique_for: float | timedelta | None
+    after: After | None
+    after_any: bool
+    connection: Any
+    notify: bool
+
+
+class Handles(Protocol[T_contra]):
+    """A handler class whose `handle` takes such a payload, for type checkers."""
+
+    @property
+    def handle(self) -> Callable[Concatenate[T_contra, ...], Any]: ...
+
+
+class Verbs:
+    """What an app and a client of it have in common."""
+
+    _session: Session | None
+
+    @property
+    def _commands(self) -> Commands:
+        return self._running.commands
+
+    @property
+    def _running(self) -> Session:
+        """For what is awaited: raises `WrongLoop` on another loop or thread (docs/protocol.md, W12)."""
+        session = self._started
+        session.crossing.check_loop()
+        return session
+
+    @property
+    def _started(self) -> Session:
+        """From any thread. Raises `NotStarted` and `ForkedProcess`."""
+        if self._session is None:
+            raise NotStarted(repr(self), *self._why_not_started())
+        self._session.crossing.check_process()
+        return self._session
+
+    def _why_not_started(self) -> tuple[str, str]:
+        return "it is not running", "Use it inside `async with app:` or `app.blocking()`."
+
+    @property
+    def store(self) -> StoreView:
+        """Queries: jobs, their history, statistics."""
+        return self._started.store
+
+    @overload
+    async def enqueue(
+        self, /, handler: type[Handles[T]], job_name: str | None = None, payload: T | Mapping[str, Any] | None = None,
+        schedule: When = "@once", metadata: Mapping[str, Any] | None = None, **options: Unpack[EnqueueOptions],
+    ) -> UUID: ...  # fmt: skip
+    @overload
+    async def enqueue(
+        self, /, handler: str | JobType[T] | Callable[Concatenate[T, ...], Any], job_name: str | None = None,
+        payload: T | Mapping[str, Any] | None = None, schedule: When = "@once",
+        metadata: Mapping[str, Any] | None = None, **options: Unpack[EnqueueOptions],
+    ) -> UUID: ...  # fmt: skip
+    @overload
+    async def enqueue(
+        self, /, handler: Callable[..., Any], job_name: str | None = None, payload: None = None,
+        schedule: When = "@once", metadata: Mapping[str, Any] | None = None, **options: Unpack[EnqueueOptions],
+    ) -> UUID: ...  # fmt: skip
+    async def enqueue(
+        self,
+        /,
+        handler: Any,
+        job_name: str | None = None,
+        payload: Any = None,
+        schedule: When = "@once",
+        metadata: Mapping[str, Any] | None = None,
+        *,
+        timezone: str | None = None,
+        start: datetime | None = None,
+        if_exists: IfExists = "raise",
+        repeats: int | None = None,
+        until: datetime | None = None,
+        misfire: Misfire = "once",
+        misfire_grace: float = 10,
+        jitter: float | timedelta = 0,
+        priority: int | None = None,
+        unique_for: float | timedelta | None = None,
+        after: After | None = None,
+        after_any: bool = False,
+        connection: Any = None,
+        notify: bool = True,
+        **unknown: Never,
+    ) -> UUID:
+        """Store a job; once this returns it survives `kill -9` and power loss. Returns its id.
+
+        `handler`: a registered name, the handler function or class, or a `JobType`. `job_name`: unique; an idempotency
+        key until it is purged (docs/protocol.md, N); without one a name is made. `payload`: an instance of the
+        handler's type or a mapping in its JSON form. `schedule`: see `aether_bg.schedule`; an aware datetime, or a
+        timedelta from now. `start`: no occurrence before it; `until`: none after, and a one-shot that has not begun by
+        then expires; `repeats`: maximum number of occurrences. `jitter`: seconds, or a timedelta: each occurrence is
+        due later by a share of it that the job's name decides, always before the next one. `misfire` and
+        `misfire_grace` (seconds): what becomes of occurrences missed by more than the grace; a one-shot runs however
+        late, or with "skip" expires. An expired job is CANCELLED with "expired" as its error. `priority`: -100 to 100,
+        of what is due higher first (docs/protocol.md, L5); None: the handler's, or 0 where the handler is not known.
+        `if_exists`: what to do when a different job holds the name. The same enqueue once more returns the same id,
+        whatever has become of the job; "replace" runs it again if it has FAILED, or if its own handler makes the call.
+        `unique_for`: seconds, or a timedelta, for which the name is held after the job's end; 0: only while it waits or
+        runs; None: until it is purged (docs/protocol.md, N10). `after`: ids or names of jobs, or `JobInfo`s; it runs
+        when all of them are COMPLETED, and is CANCELLED if one fails for good; with `after_any`, when all have ended,
+        whatever their status (docs/protocol.md, A).
+
+        `connection`: of psycopg, asyncpg or SQLAlchemy (a session too, sync or async), to the database of a PostgreSQL
+        store. The job is written there, in your transaction, and exists with your commit (docs/protocol.md, W13);
+        "replace" is not possible. `notify=False`: without a NOTIFY; the job is seen within a second.
+
+        Raises an `InputError` for arguments that break a rule, `JobNotFound` for a job of `after` that is not there,
+        `JobConflict` for a held name, a `StoreError` when
+        the store is in trouble; nothing has been stored then. Inside a unit of work: durable when that commits.
+        """
+        checks.unknown_options(unknown, (*ARGUMENTS, "connection", "notify"))
+        arguments = (handler, job_name, payload, schedule, metadata)
+        options: dict[str, Any] = {
+            "timezone": timezone, "start": start, "if_exists": if_exists, "repeats": repeats, "until": until,
+            "misfire": misfire, "misfire_grace": misfire_grace, "jitter": jitter, "priority": priority,
+            "unique_for": unique_for, "after": after, "after_any": after_any,
+        }  # fmt: skip
+        if connection is not None:
+            return await self._running.on_connection.enqueue(connection, *arguments, notify=notify, **options)
+        return await self._running.enqueuer.enqueue(*arguments, **options)
+
+    def insertion(
+        self, /, handler: Any, job_name: str | None = None, payload: Any = None, schedule: When = "@once",
+        metadata: Mapping[str, Any] | None = None, *, style: ParamStyle = "%s", **options: Any,
+    ) -> Insertion:  # fmt: skip
+        """An enqueue as one SQL statement for a connection of your own, to the database of a PostgreSQL store:
+        `.sql`, `.params`, `.id` (docs/protocol.md, W13). Nothing is written here. From any thread.
+
+        `style`: how your driver marks parameters: "%s" (psycopg), "$1" (asyncpg) or ":name" (SQLAlchemy's `text`). The
+        other arguments as for `enqueue`, but for `if_exists`: the statement stores nothing where the name is held.
+
+        Raises an `InputError`, and `Unsupported` for a store without such statements.
+        """
+        allowed = tuple(name for name in ENQUEUE_OPTIONS if name != "if_exists")
+        checks.unknown_options({name: value for name, value in options.items() if name not in allowed}, allowed)
+        arguments = (handler, job_name, payload, schedule, metadata)
+        return self._started.on_connection.insertion(style, *arguments, **options)
+
+    async def enqueue_many(self, items: Iterable[NewJob | Mapping[str, Any]], /) -> list[UUID]:
+        """Store all of these jobs in one commit, or none. Returns their ids, in order.
+
+        `items`: a `NewJob` each, or a mapping of `enqueue`'s arguments: `{"handler": "SendMail", "payload": mail}`; at
+        most 100,000. They mean what as many enqueues would, one after the other: the second item of a name finds the
+        first (docs/protocol.md, N8). For any other work in the same commit use `unit_of_work`.
+
+        Raises as `enqueue`; the message begins with the item at fault, counted from 0: `items[3]: …`.
+        """
+        return await self._running.many.enqueue(items)
+
+    async def wait(
+        self, job: UUID | str, timeout: float | timedelta | None = None, *, on_progress: OnProgress | None = None
+    ) -> JobInfo:
+        """Wait until a job has ended; its row, whatever its status. `timeout`: seconds, or a timedelta.
+
+        `on_progress`: a function, async or not, that is called on the app's event loop with each `Progress` as the
+        handler reports it; of a job that another process runs, with what is stored, about once a second. What it
+        raises ends the wait, not the job.
+
+        Raises `WaitTimeout`, `JobNotFound`, and `NeverEnds` for a recurring job without an end.
+        """
+        return await self._commands.wait(job, timeout, on_progress)
+
+    async def result(self, job: UUID | str | JobInfo, timeout: float | timedelta | None = None) -> Any:
+        """Wait until a job has ended; what its handler returned, if that keeps results: of the type that the handler is
+        annotated with where it is registered here, else a JSON value. Of a recurring job with an end: what its last
+        completed occurrence returned. `timeout`: seconds, or a timedelta.
+
+        Raises `JobFailed` for a job that is FAILED or CANCELLED, `NoResult` where none was kept, and what `wait` does.
+        """
+        session = self._running
+        return await result_of(session.kernel, session.commands, job, timeout)
+
+    def unit_of_work(self) -> AbstractAsyncContextManager[UnitOfWork]:
+        """`async with`: what is written and enqueued inside the block exists all together or not at all
+        (docs/protocol.md, W4 to W9).
+
+        For tables in the jobs' database. An exception inside drops everything. Nested blocks join the outer one.
+        """
+        remedy = "Write `async with app.unit_of_work() as uow:`; in other threads `with app.sync.unit_of_work():`."
+        return AsyncBlock(self._unit_of_work(), "app.unit_of_work()", remedy)
+
+    @asynccontextmanager
+    async def _unit_of_work(self) -> AsyncIterator[UnitOfWork]:
+        kernel = self._running.kernel
+        if (outer := work.joined(kernel.store_id)) is not None:
+            yield outer
+            return
+        unit = kernel.new_work()
+        token = work.current.set(unit)
+        try:
+            yield unit
+        except BaseException:
+            unit.close()
+            raise
+        finally:
+            work.current.reset(token)
+        await self._commit(unit)
+
+    async def _new_work(self) -> UnitOfWork:
+        return self._running.kernel.new_work()
+
+    async def _commit(self, unit: UnitOfWork) -> None:
+        await self._running.enqueuer.commit(unit)
+
+    async def explain(self, job: UUID | str) -> str:
+        """Did it run, and if not, why not? In sentences, from the rows. Raises `JobNotFound`."""
+        return await self._commands.explain(job)
