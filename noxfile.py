@@ -227,6 +227,7 @@ def soak(session: nox.Session) -> None:
 
 @nox.session(python=next((version for version in found() if version >= "3.12"), found()[0]))  # tinyjobs needs 3.12
 def bench(session: nox.Session) -> None:
-    """Beside raw sqlite3 and the libraries a user would pick instead; a table, JSON and a plot. `-- --help`."""
-    session.install("-q", ".")
+    """Beside raw sqlite3 and the libraries a user would pick instead; a table, JSON and a plot. `-- --help`.
+    `-- --postgres`: the same on a PostgreSQL server, beside raw psycopg."""
+    session.install("-q", ".[postgres]" if "--postgres" in session.posargs else ".")
     session.run("python", "benchmarks/run.py", *session.posargs)

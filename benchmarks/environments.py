@@ -7,11 +7,12 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 HERE = Path(__file__).parent
 ENVS = HERE / ".envs"
-OURS = ("raw", "aether")
+OURS = ("raw", "aether", "raw_postgres", "aether_postgres")
 """Run by the Python that runs the benchmark."""
 
 
@@ -62,11 +63,11 @@ def versions(system: str) -> dict[str, str]:
     code = "import sys, sqlite3; print(sys.version.split()[0], sqlite3.sqlite_version)"
     told = subprocess.run([python(system), "-c", code], capture_output=True, text=True, check=True).stdout.split()
     found = {"python": told[0], "sqlite": told[1]}
-    if system == "aether":
-        from aether_bg import __version__
-
-        return found | {"aether_bg": __version__}
-    if system == "raw":
+    if system.endswith("_postgres"):
+        found["psycopg"] = metadata.version("psycopg")
+    if system.startswith("aether"):
+        return found | {"aether_bg": metadata.version("aether-bg")}
+    if system in OURS:
         return found
     pins = (line.partition("==") for line in requirements(system).splitlines() if "==" in line)
     return found | {name: version for name, _, version in pins}

@@ -6,7 +6,7 @@ import math
 from html import escape
 from pathlib import Path
 
-from plan import BACKLOGS, PEERS
+from plan import BACKLOGS, Comparison
 from report import NAMES
 from targets import Best
 
@@ -33,10 +33,10 @@ def _height(top: float, value: float, low: int, high: int) -> float:
     return top + HEIGHT * (1 - share)
 
 
-def throughput(found: Best, top: float) -> list[str]:
+def throughput(found: Best, among: Comparison, top: float) -> list[str]:
     """Grouped bars, logarithmic."""
     figures = {"enqueue": "enqueue, one at a time", "enqueue_many": "enqueue, 64 at once", "drain": "drain"}
-    systems = [name for name in ("aether", *PEERS) if f"{name}.speed" in found]
+    systems = [name for name in (among.ours, *among.peers) if f"{name}.speed" in found]
     low, high = 2, 5
     parts = _axis(top, low, high, "per second")
     group = (WIDTH - LEFT) / len(figures)
@@ -81,17 +81,19 @@ def _legend(names: list[str], top: float) -> list[str]:
     return parts
 
 
-def svg(found: Best) -> str:
+def svg(found: Best, among: Comparison) -> str:
     parts: list[str] = []
     top = 40.0
-    for drawn, wanted in ((throughput, "aether.speed"), (backlog, f"aether.backlog.{BACKLOGS[0]}")):
-        if wanted in found:
-            parts += drawn(found, top)
-            top += HEIGHT + 80
+    if any(f"{name}.speed" in found for name in (among.ours, *among.peers)):
+        parts += throughput(found, among, top)
+        top += HEIGHT + 80
+    if f"aether.backlog.{BACKLOGS[0]}" in found:
+        parts += backlog(found, top)
+        top += HEIGHT + 80
     head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH + 20}" height="{top:.0f}" '
     style = 'font-family="sans-serif" font-size="12" fill="#1a202c"><rect width="100%" height="100%" fill="white"/>'
     return "\n".join([head + style, *parts, "</svg>", ""])
 
 
-def write(path: Path, found: Best) -> None:
-    path.write_text(svg(found), encoding="utf-8")
+def write(path: Path, found: Best, among: Comparison) -> None:
+    path.write_text(svg(found, among), encoding="utf-8")

@@ -10,29 +10,34 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-from plan import PEERS
+from plan import Comparison
 from targets import Best, Line
 
-NAMES = {"aether": "aether_bg", "huey": "Huey", "tinyjobs": "tinyjobs", "apscheduler": "APScheduler"}
+NAMES = {
+    "aether": "aether_bg", "huey": "Huey", "tinyjobs": "tinyjobs", "apscheduler": "APScheduler",
+    "aether_postgres": "aether_bg", "pgqueuer": "PgQueuer", "oban": "oban", "procrastinate": "Procrastinate",
+}  # fmt: skip
 DURABILITY = "WAL and synchronous=FULL everywhere, but for tinyjobs (NORMAL, its only setting)"
 Versions = dict[str, dict[str, str]]
 
 RAW = (
-    ("raw, one a commit", "raw.speed", "enqueue", "drain", None),
-    ("  our kind of rows", "raw.speed_alike", "enqueue", "drain", "raw.latency"),
-    ("raw, 100 a commit", "raw.speed", "enqueue_many", "drain_many", None),
-    ("  our kind of rows", "raw.speed_alike", "enqueue_many", "drain_many", None),
+    ("raw, one a commit", "speed", "enqueue", "drain", None),
+    ("  our kind of rows", "speed_alike", "enqueue", "drain", "latency"),
+    ("raw, 100 a commit", "speed", "enqueue_many", "drain_many", None),
+    ("  our kind of rows", "speed_alike", "enqueue_many", "drain_many", None),
 )
 """What to call it, the step, its figures for enqueue and drain, the step of its latency."""
 
 
-def head(versions: Versions, quick: bool) -> str:
-    """What the figures are figures of."""
-    ours = versions.get("aether") or versions.get("raw") or {}
+def head(versions: Versions, among: Comparison, quick: bool, server: str | None) -> str:
+    """What the figures are figures of. `server`: its version."""
+    ours = versions.get(among.ours) or versions.get(among.raw) or {}
     told = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
     if ours:
-        told += f", Python {ours['python']}, SQLite {ours['sqlite']}"
-    return f"{told}; {DURABILITY}{'; quick run' if quick else ''}"
+        database = f"SQLite {ours['sqlite']}" if server is None else f"PostgreSQL {server}"
+        told += f", Python {ours['python']}, {database}"
+    durable = DURABILITY if server is None else "fsync and synchronous_commit on, over loopback"
+    return f"{told}; {durable}{'; quick run' if quick else ''}"
 
 
 def table(lines: list[Line]) -> str:
@@ -48,14 +53,14 @@ def _verdict(met: bool | None) -> str:
     return "" if met is None else "met" if met else "MISSED"
 
 
-def systems(found: Best, versions: Versions) -> str:
+def systems(found: Best, versions: Versions, among: Comparison) -> str:
     """All of them side by side."""
     lines = [f"{'':24}{'enqueue/s':>10}{'64 at once':>12}{'drain/s':>10}   idle latency p50 / p99"]
     for name, step, enqueue, drain, latency in RAW:
-        if speed := found.get(step):
-            waits = found.get(latency) if latency else None
+        if speed := found.get(f"{among.raw}.{step}"):
+            waits = found.get(f"{among.raw}.{latency}") if latency else None
             lines.append(f"{name:24}{speed[enqueue]:>10,.0f}{'':12}{speed[drain]:>10,.0f}   {_spread(waits)}".rstrip())
-    for system in ("aether", *PEERS):
+    for system in (among.ours, *among.peers):
         speed, waits = found.get(f"{system}.speed"), found.get(f"{system}.latency")
         if not speed and not waits:
             continue
@@ -73,10 +78,10 @@ def _spread(waits: dict[str, float] | None) -> str:
 
 
 def write(
-    path: Path, *, rounds: Any, best: Best, lines: list[Line], versions: Versions, missing: Any, quick: bool
+    path: Path, *, what: str, rounds: Any, best: Best, lines: list[Line], versions: Versions, missing: Any
 ) -> None:
     content = {
-        "when": datetime.now(UTC).isoformat(timespec="seconds"), "what": head(versions, quick), "versions": versions,
+        "when": datetime.now(UTC).isoformat(timespec="seconds"), "what": what, "versions": versions,
         "table": [attrs.asdict(line) for line in lines], "best": best, "rounds": rounds, "missing": missing,
     }  # fmt: skip
     path.parent.mkdir(exist_ok=True)

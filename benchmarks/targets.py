@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import attrs
-from plan import BACKLOGS, PEERS
+from plan import BACKLOGS, Comparison
 
 Best = dict[str, dict[str, float]]
 """Per step, its figures; of each the round that was least disturbed."""
@@ -40,8 +40,8 @@ class Line:
 class Table:
     """Lines for what was measured; a line whose figures are missing is left out."""
 
-    def __init__(self, found: Best) -> None:
-        self._found = found
+    def __init__(self, found: Best, among: Comparison) -> None:
+        self._found, self._ours, self._peers = found, among.ours, among.peers
         self.lines: list[Line] = []
 
     def _add(self, make: Callable[[Best], Line]) -> None:
@@ -55,7 +55,7 @@ class Table:
 
         def make(found: Best) -> Line:
             step, figure, whom = yardstick
-            ours, theirs = found["aether.speed"][name], found[step][figure]
+            ours, theirs = found[f"{self._ours}.speed"][name], found[step][figure]
             return Line(
                 what, f"{ours:,.0f}/s", f"{ours / theirs:.2f} × {whom} ({theirs:,.0f}/s)",
                 f"≥ {target} ×" if target else "", ours / theirs >= target if target else None,
@@ -65,8 +65,8 @@ class Table:
 
     def peer(self, what: str, name: str, target: float) -> None:
         def make(found: Best) -> Line:
-            ours = found["aether.speed"][name]
-            theirs, who = max((found[f"{p}.speed"][name], p) for p in PEERS if f"{p}.speed" in found)
+            ours = found[f"{self._ours}.speed"][name]
+            theirs, who = max((found[f"{p}.speed"][name], p) for p in self._peers if f"{p}.speed" in found)
             return Line(
                 what, f"{ours:,.0f}/s", f"{ours / theirs:.1f} × {who} ({theirs:,.0f}/s)", f"≥ {target:.0f} ×",
                 ours / theirs >= target,
@@ -89,7 +89,7 @@ class Table:
 
     def fastest(self) -> Yardstick | None:
         """The drain of the peer that drains fastest."""
-        found = [(self._found[f"{p}.speed"]["drain"], p) for p in PEERS if f"{p}.speed" in self._found]
+        found = [(self._found[f"{p}.speed"]["drain"], p) for p in self._peers if f"{p}.speed" in self._found]
         return (f"{max(found)[1]}.speed", "drain", max(found)[1]) if found else None
 
     def most(self, what: str, step: str, name: str, unit: str, target: float, beside: Yardstick | None = None) -> None:
@@ -118,8 +118,32 @@ class Table:
         self._add(make)
 
 
-def table(found: Best) -> list[Line]:
-    made = Table(found)
+def table(found: Best, among: Comparison) -> list[Line]:
+    return on_a_server(found, among) if among.ours == "aether_postgres" else on_a_file(found, among)
+
+
+def on_a_server(found: Best, among: Comparison) -> list[Line]:
+    made = Table(found, among)
+    one, many = ("raw_postgres.speed_alike", "enqueue", "raw, a commit each"), "raw, 100 a commit"
+    made.ratio("enqueue, one at a time", "enqueue", one, 0.5)
+    made.ratio("", "enqueue", ("raw_postgres.speed", "enqueue", "raw, narrow rows"), 0)
+    made.ratio("enqueue, 64 at once", "enqueue_many", ("raw_postgres.speed_alike", "enqueue_many", many), 0.3)
+    made.ratio("", "enqueue_many", ("raw_postgres.speed", "enqueue_many", "raw, narrow rows"), 0)
+    made.ratio("drain, no-op coroutines", "drain", ("raw_postgres.speed_alike", "drain_many", many), 0.6)
+    made.ratio("", "drain", ("raw_postgres.speed", "drain_many", "raw, narrow rows"), 0)
+    made.ratio("", "drain", ("pgqueuer.speed", "drain", "PgQueuer"), 0.9)
+    idle = ("raw_postgres.latency", "p50", "raw, a row and its claim")
+    made.most("idle latency, p50", "aether_postgres.latency", "p50", "ms", 3, idle)
+    made.most("idle latency, p99", "aether_postgres.latency", "p99", "ms", 10)
+    made.most("lateness of 1,000 in 10 s, p99", "aether_postgres.lateness", "p99", "ms", 10)
+    made.most("recovery after kill -9, median", "aether_postgres.recovery", "median", "s", 1.5)
+    made.most("recovery after kill -9, longest", "aether_postgres.recovery", "longest", "s", 1.5)
+    made.most("idle process", "aether_postgres.idle", "cpu", "% CPU", 1)
+    return made.lines
+
+
+def on_a_file(found: Best, among: Comparison) -> list[Line]:
+    made = Table(found, among)
     one, many = ("raw.speed", "enqueue", "raw, a commit each"), ("raw.speed", "enqueue_many", "raw, 100 a commit")
     alike_one = ("raw.speed_alike", "enqueue", "raw, our kind of rows")
     alike_many = ("raw.speed_alike", "enqueue_many", "raw, our kind of rows")

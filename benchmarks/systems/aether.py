@@ -20,8 +20,8 @@ from systems.aether_recovery import recovery
 from systems.timing import PAUSE, TOGETHER, Countdown, Figures, Measurement, spread
 
 
-def on_asyncio(measure: Callable[[int, Path], Awaitable[Figures]]) -> Measurement:
-    return lambda size, folder: anyio.run(measure, size, folder)
+def on_asyncio(measure: Callable[..., Awaitable[Figures]]) -> Measurement:
+    return lambda *given: anyio.run(measure, *given)
 
 
 async def _timed(count: int, work: Callable[[], Awaitable[object]]) -> float:
@@ -42,9 +42,9 @@ async def _many(jobs: Any, count: int, **arguments: Any) -> None:
             group.start_soon(some)
 
 
-async def _speed(size: int, folder: Path) -> Figures:
+async def _speed(size: int, folder: Path, url: str | None = None) -> Figures:
     """`size` one by one and 4 × `size` by 64 tasks in a running app, then as many that are due at its start."""
-    app, many = Aether(folder / "jobs.db"), size * 4 // TOGETHER * TOGETHER
+    app, many = Aether(url or folder / "jobs.db"), size * 4 // TOGETHER * TOGETHER
     counted = Countdown(many)
 
     @app.handler("Noop")
@@ -69,8 +69,8 @@ async def _speed(size: int, folder: Path) -> Figures:
     return found
 
 
-async def _latency(size: int, folder: Path) -> Figures:
-    app = Aether(folder / "jobs.db")
+async def _latency(size: int, folder: Path, url: str | None = None) -> Figures:
+    app = Aether(url or folder / "jobs.db")
     waits: list[float] = []
 
     @app.handler("Noop")
@@ -86,9 +86,9 @@ async def _latency(size: int, folder: Path) -> Figures:
     return spread(waits)
 
 
-async def _lateness(size: int, folder: Path) -> Figures:
+async def _lateness(size: int, folder: Path, url: str | None = None) -> Figures:
     """`size` jobs over ten seconds; from the due instant to the handler."""
-    app = Aether(folder / "jobs.db")
+    app = Aether(url or folder / "jobs.db")
     late: list[float] = []
 
     @app.handler("Noop")
@@ -105,9 +105,9 @@ async def _lateness(size: int, folder: Path) -> Figures:
     return spread(late)
 
 
-async def _idle(size: int, folder: Path) -> Figures:
+async def _idle(size: int, folder: Path, url: str | None = None) -> Figures:
     """`size` seconds with a thousand jobs waiting. `cpu`: per cent of one core; `growth`: bytes of RSS."""
-    app = Aether(folder / "jobs.db")
+    app = Aether(url or folder / "jobs.db")
 
     @app.handler("Noop")
     async def noop() -> None: ...

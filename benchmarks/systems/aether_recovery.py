@@ -1,4 +1,4 @@
-"""From `kill -9` of the process that runs a job to the start of that job in another process on the same file."""
+"""From `kill -9` of the process that runs a job to the start of that job in another process on the same store."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ import anyio
 from aether_bg import Aether
 from systems.timing import Figures
 
-WORKER = "import sys; from systems.aether_recovery import worker; worker(sys.argv[1])"
+WORKER = "import sys; from systems.aether_recovery import worker; worker(*sys.argv[1:])"
 
 
-def worker(folder: str) -> None:
+def worker(folder: str, url: str | None = None) -> None:
     """Runs jobs until it is killed; tells of each start."""
-    app = Aether(Path(folder) / "jobs.db", scheduler="timer")
+    app = Aether(url or Path(folder) / "jobs.db", scheduler="timer")
     parent = os.getppid()
 
     def follow() -> None:
@@ -53,9 +53,9 @@ def _starts(folder: Path, count: int) -> list[tuple[int, float]]:
         time.sleep(0.01)
 
 
-def recovery(size: int, folder: Path) -> Figures:
-    """Seconds, the longest of `size` kills, with one other process waiting."""
-    app = Aether(folder / "jobs.db")
+def recovery(size: int, folder: Path, url: str | None = None) -> Figures:
+    """Seconds, of `size` kills, with one other process waiting."""
+    app = Aether(url or folder / "jobs.db")
 
     async def put() -> None:
         async with app.client() as jobs:
@@ -67,7 +67,9 @@ def recovery(size: int, folder: Path) -> Figures:
         running: dict[int, subprocess.Popen[bytes]] = {}
 
         def start() -> None:
-            made = subprocess.Popen([sys.executable, "-c", WORKER, str(folder)], cwd=Path(__file__).parents[1])
+            made = subprocess.Popen(
+                [sys.executable, "-c", WORKER, str(folder), *filter(None, [url])], cwd=Path(__file__).parents[1]
+            )
             stack.callback(made.wait)
             stack.callback(made.kill)
             running[made.pid] = made

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 Figures = dict[str, float]
-Measurement = Callable[[int, Path], Figures]
+Measurement = Callable[..., Figures]
+"""Called with a size, an empty folder, and the URL of an empty database where the system needs a server."""
 
 PAUSE = 0.05
 """Seconds between jobs where latency is measured: long enough for those that poll to have slowed down."""
@@ -33,6 +34,18 @@ def rate_of_threads(count: int, one: Callable[[], object], threads: int = TOGETH
 
     with ThreadPoolExecutor(threads) as pool:
         return rate(count // threads * threads, lambda: list(pool.map(some, range(threads))))
+
+
+async def rate_of_tasks(count: int, one: Callable[[], Awaitable[object]], tasks: int = TOGETHER) -> float:
+    """The same for tasks of one loop of asyncio."""
+
+    async def some() -> None:
+        for _ in range(count // tasks):
+            await one()
+
+    began = time.perf_counter()
+    await asyncio.gather(*(some() for _ in range(tasks)))
+    return count // tasks * tasks / (time.perf_counter() - began)
 
 
 def spread(seconds: Sequence[float]) -> Figures:
