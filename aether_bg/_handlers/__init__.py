@@ -1,1 +1,2 @@
-"""The user's code: `handlers` compiled, `payloads` typed, `dependencies` by type, `work` the unit of work. Private."""
+"""The user's code: `handlers` compiled, `payloads` typed, `dependencies` injected by type, `work` the unit of work.
+Private."""

@@ -1,6 +1,7 @@
-"""The converter of payloads: cattrs with its leniency taken away (no coercion, aware datetimes, no unknown fields).
+"""The converter of payloads: cattrs made strict (no coercion, aware datetimes, no unknown fields).
 
-What it writes it reads back: enums as members, keys as they were, models of pydantic and msgspec by their own rules.
+What it writes it can read back: enums as members, keys with their type, models of pydantic and msgspec by their own
+rules.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ _MAPPINGS: Final = (dict, collections.abc.Mapping, collections.abc.MutableMappin
 
 
 def converter(own: Mapping[Any, tuple[Unstructure, Unstructure]]) -> JsonConverter:
-    """A converter for JSON. `own`: types of the user's, each with its `encode` and `decode`."""
+    """A converter for JSON. `own`: the user's types, each with its `encode` and `decode`."""
     from cattrs.preconf.json import make_converter
 
     made = make_converter(
@@ -60,7 +61,7 @@ def converter(own: Mapping[Any, tuple[Unstructure, Unstructure]]) -> JsonConvert
     _factories(made, _is_enum, lambda of, _: scalars.member, lambda of, _: scalars.enum_value)
     made.register_unstructure_hook_func(lambda of: of in (Any, object), lambda value: value)
     made.register_structure_hook_func(partial(operator.is_, object), lambda value, _: value)  # as Any
-    for bare, write in _BARE.items():  # without types, what is inside is JSON
+    for bare, write in _BARE.items():  # without types, the items are JSON
         made.register_unstructure_hook_func(partial(operator.is_, bare), write)
     _factories(made, lambda of: get_origin(of) is Literal, scalars.literal, lambda of, _: scalars.enum_value)
     _factories(made, _has_other_keys, _keys, _keys_written)
@@ -114,7 +115,7 @@ def _factories(
 
 
 def _keys(of: Any, made: JsonConverter) -> Structure:
-    """A key that is no text in JSON is written as JSON inside the text: `{"1": …}` for `dict[int, …]`."""
+    """A key that is not text is written as JSON inside the text: `{"1": …}` for `dict[int, …]`."""
     kind, item = get_args(of)
     base, plain = dict[Any, item], made.get_structure_hook(dict[Any, item])  # type: ignore[valid-type]
     hook = made.get_structure_hook(kind)
@@ -191,7 +192,7 @@ def _named_tuple_written(of: Any, made: JsonConverter) -> Unstructure:
 
 
 def _arm(of: Any, made: JsonConverter) -> Unstructure:
-    """Written as the member of the union that it is an instance of."""
+    """Writes a value as the member of the union that it is an instance of."""
     arms = [(get_origin(arm) or arm, arm) for arm in get_args(of)]
 
     def write(value: Any) -> Any:
@@ -205,7 +206,7 @@ def _arm(of: Any, made: JsonConverter) -> Unstructure:
 
 
 def _fallback(of: Any, made: JsonConverter) -> Structure:
-    """A union that cattrs does not take: the first member that can be read."""
+    """Reads a union that cattrs does not support: the first member that can be read wins."""
     if not _is_union(of):
         from cattrs import StructureHandlerNotFoundError
 

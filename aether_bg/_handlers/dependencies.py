@@ -1,4 +1,4 @@
-"""What handlers ask for by type: made by svcs for one attempt, closed after it."""
+"""Dependencies that handlers request by type: svcs makes them for one attempt and closes them after it."""
 
 from __future__ import annotations
 
@@ -35,12 +35,13 @@ log = logging.getLogger("aether_bg")
 CLOSE_WITHIN: Final = 5.0
 """Seconds that one dependency has for its clean-up."""
 CLOSE_AT_STOP: Final = 0.4
-"""Seconds that all of an attempt's have together once the stop has cancelled it."""
+"""Seconds that all dependencies of an attempt have together once the stop has cancelled it."""
 
 
 @attrs.define(eq=False)
 class Closing:
-    """The clean-up of one attempt: whose, whether the stop waits for it, how the attempt failed, what went wrong."""
+    """The clean-up of one attempt: for which job, whether the stop waits for it, how the attempt failed, what went
+    wrong."""
 
     of: str
     hurried: Callable[[], bool]
@@ -50,7 +51,7 @@ class Closing:
     _until: float | None = None
 
     def within(self) -> float:
-        """Seconds for the next one; at the stop, a fair share of what is left."""
+        """Seconds for the next dependency; during the stop, a fair share of what is left."""
         if not self.hurried():
             return CLOSE_WITHIN
         now = anyio.current_time()
@@ -59,12 +60,12 @@ class Closing:
 
 
 _closing: ContextVar[Closing | None] = ContextVar("aether_bg_closing", default=None)
-"""Of the attempt that runs here."""
+"""For the attempt that runs in this context."""
 
 
 @cache
 def _svcs() -> ModuleType:
-    """svcs, imported when it is first needed; with web frameworks around it imports them, and their warnings."""
+    """Imports svcs on first use: it imports the web frameworks that are installed, with their warnings."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import svcs
@@ -72,7 +73,7 @@ def _svcs() -> ModuleType:
 
 
 class Dependencies:
-    """`provide`'s registrations. svcs is imported when there is a first one."""
+    """The registrations of `provide`. svcs is imported with the first one."""
 
     def __init__(self) -> None:
         self._registry: Registry | None = None
@@ -111,7 +112,7 @@ class Dependencies:
         return hint if self.knows(hint) else kind if self.knows(kind) else None
 
     def resolve(self) -> None:
-        """Read every factory's signature; what it wants must be there. Raises `UnresolvedDependency`."""
+        """Reads every factory's signature and checks that what it needs is provided. Raises `UnresolvedDependency`."""
         for kind, make in self._factories.items():
             what = f"the factory of {getattr(kind, '__qualname__', kind)}"
             wants = self._wants[kind] = self.wanted_of(make, what)
@@ -119,7 +120,7 @@ class Dependencies:
         self.lasting.order(self._wants)
 
     async def open(self, stack: AsyncExitStack) -> None:
-        """At the start: what lasts as long as the app. `stack` closes it. Raises `DependencyFailed`."""
+        """At the start: makes what lasts as long as the app. `stack` closes it. Raises `DependencyFailed`."""
         token = _closing.set(Closing("the app", lambda: False))
         try:
             await self.lasting.open(self._wants, lambda kind: self._make(kind, self.lasting.get), stack)
@@ -142,7 +143,7 @@ class Dependencies:
         self, parameters: Sequence[inspect.Parameter], hints: Mapping[str, Any], what: str,
         known: frozenset[str | None] = frozenset(), remedy: str = "",
     ) -> dict[str, Any]:  # fmt: skip
-        """The same for these parameters, but for the `known`. `remedy`: a further one."""
+        """The same for these parameters, except the `known` ones. `remedy`: text added to the error's remedy."""
         wanted: dict[str, Any] = {}
         for parameter in parameters:
             if parameter.name in known or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
@@ -165,8 +166,8 @@ class Dependencies:
 
     @asynccontextmanager
     async def scope(self, ctx: JobContext, closing: Closing) -> AsyncIterator[Container]:
-        """A container for one attempt, closed at the end with what the attempt raises."""
-        assert self._registry is not None  # a handler that wants something has been resolved
+        """A container for one attempt, closed at its end with the error that the attempt raised."""
+        assert self._registry is not None  # a handler with dependencies has been resolved
         container: Container = _svcs().Container(self._registry)
         container.register_local_value(JobContext, ctx)
         _closing.set(closing)
@@ -180,7 +181,7 @@ class Dependencies:
             closing.error = None  # else the error and its frames keep each other
 
     async def pings(self) -> dict[str, str | None]:
-        """Each registered ping: None when it answers, else what it said."""
+        """The answer of each registered ping: None if it succeeds, else its error."""
         answers: dict[str, str | None] = {}
         if self._registry is None:
             return answers
@@ -204,7 +205,7 @@ class Dependencies:
         return factory
 
     async def _make(self, kind: Any, get: Callable[[Any], Awaitable[Any]]) -> Any:
-        """What a call returns decides: awaited, entered, or taken as it is, whatever stands around the factory."""
+        """Decides by what the call returned: awaits it, enters it, or takes it as it is, whatever wraps the factory."""
         wanted = {name: await get(of) for name, of in self._wants[kind].items()}
         made = call(self._factories[kind], self._shapes[kind], wanted)
         while inspect.isawaitable(made):
@@ -227,10 +228,10 @@ def _same(value: Any) -> Any:
 
 
 class _Scoped(AbstractAsyncContextManager[Any]):
-    """Closes what a factory opened, whatever has become of the attempt (docs/protocol.md, S8).
+    """Closes what a factory opened, however the attempt ended (docs/protocol.md, S8).
 
-    svcs closes without the error of the attempt, which a connection needs to roll back: `Closing` has it.
-    Shielded and bounded; trouble is logged and noted for the run, and never keeps the others from being closed.
+    svcs closes without the attempt's error, which a connection needs to roll back: `Closing` has it. The clean-up is
+    shielded and bounded; errors are logged and noted for the run, and never keep the other dependencies open.
     """
 
     def __init__(self, inner: AbstractAsyncContextManager[Any] | AbstractContextManager[Any], name: str) -> None:
@@ -269,8 +270,8 @@ class _Scoped(AbstractAsyncContextManager[Any]):
             log.warning("%s: closing %s: %s", closing.of, self._name, plain(trouble))
 
     async def _exit(self, error: BaseException | None) -> None:
-        """It sees how the attempt failed, and may raise that again; to suppress it changes nothing. A generator that
-        could only end at the `yield` cleans up instead."""
+        """A context manager sees how the attempt failed, and may raise that error again; suppressing it changes
+        nothing. A generator without `try` or `with` around its `yield` goes on after it, so that it cleans up."""
         generator = getattr(self._inner, "gen", None)  # contextlib's
         if (inspect.isgenerator(generator) or inspect.isasyncgen(generator)) and not is_guarded(generator):
             error = None

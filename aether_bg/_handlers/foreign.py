@@ -1,4 +1,4 @@
-"""Models of pydantic and structs of msgspec in payloads, by their own strict rules; recognised, never imported."""
+"""Models of pydantic and structs of msgspec in payloads, read by their own strict rules; recognised, never imported."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _dumped(of: Any, value: Any, *, by_alias: bool = True) -> Any:
 
 
 def _check_known(value: Any, *dumped: Any, path: str = "") -> None:
-    """The model has taken every key, be it by its name or its alias."""
+    """Checks that the model has taken every key, by its name or its alias."""
     if isinstance(value, Mapping):
         known = [each for each in dumped if isinstance(each, Mapping)]
         for key, item in value.items():
@@ -101,7 +101,7 @@ class Msgspec:
 
 
 def _check_taken(value: Any, made: Any, path: str = "") -> None:
-    """The struct has taken every key and item: msgspec itself ignores what it does not know."""
+    """Checks that the struct has taken every key and item: msgspec itself ignores what it does not know."""
     for item, part, step in _pairs(value, made, path):
         _check_taken(item, part, path + step)
 
@@ -137,7 +137,7 @@ LIBRARIES: tuple[type[Library], ...] = (Pydantic, Msgspec)
 
 
 def fields_of(kind: Any) -> tuple[str, ...]:
-    """The fields of an attrs class, dataclass, pydantic model or msgspec struct; none for any other class."""
+    """The fields of an attrs class, dataclass, pydantic model or msgspec struct; empty for any other class."""
     found = _fields.get(kind)
     if found is None:
         found = _fields[kind] = _fields_of(kind)

@@ -1,4 +1,4 @@
-"""Handlers: a signature is read once and compiled; nothing is inspected when a job runs."""
+"""Handlers: each signature is read and compiled once; nothing is inspected when a job runs."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 
 Binder = Callable[[JobContext, Any, UnitOfWork | None, Mapping[str, Any]], partial[Any]]
-"""Context, stored payload, unit of work, what is injected → the call."""
-_INSTANCE: Final = ""  # no parameter's name
+"""Makes the call from the context, the stored payload, the unit of work and the injected values."""
+_INSTANCE: Final = ""  # not the name of a parameter
 NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
@@ -38,15 +38,15 @@ class Handler:
     call: Callable[..., Any]
     """The function; for a class, its `handle`."""
     takes_self: bool = False
-    """`call` is a method that still wants its instance."""
+    """Whether `call` is a method that still needs its instance."""
     payload: PayloadType | None
     payload_name: str | None
     default: Any = None
-    """Of the payload parameter."""
+    """The type of the payload parameter."""
     optional: bool
-    """The payload parameter has a default."""
+    """Whether the payload parameter has a default."""
     returns: PayloadType | None = None
-    """The type of its result, if that is kept."""
+    """The type of its result, if results are kept."""
     told_of_result: bool = False
     parameters: Sequence[inspect.Parameter]
     hints: Mapping[str, Any]
@@ -54,10 +54,10 @@ class Handler:
     work_names: frozenset[str]
     wanted: Mapping[str, Any] = NOTHING
     constructor: Mapping[str, Any] | None = None
-    """What a handler class's constructor wants; None for a function."""
+    """What the constructor of a handler class needs; None for a function."""
     shape: Shape = attrs.field(factory=Shape)
     bind: Binder = attrs.field(default=None)
-    """The call with all its arguments; made by `resolve`. Raises `InvalidPayload` for a payload that no longer fits."""
+    """The call with all its arguments; made by `resolve`. Raises `InvalidPayload` if the payload no longer fits."""
     constructor_shape: Shape = attrs.field(factory=Shape)
 
     @property
@@ -69,7 +69,7 @@ class Handler:
         return bool(self.wanted or self.constructor)
 
     def check(self, payload: Any, limit: int) -> Any:
-        """The payload of an enqueue as checked JSON. Raises `InvalidPayload`; nothing has been stored then."""
+        """The payload of an enqueue as checked JSON. Raises `InvalidPayload`, before anything is stored."""
         if self.payload is None:
             if payload is not None:
                 raise InvalidPayload(
@@ -81,8 +81,8 @@ class Handler:
         return check_typed(payload, self.payload, limit, optional=self.optional, handler=self.info.name)
 
     def resolve(self, dependencies: Dependencies) -> None:
-        """What it wants by type must be there. Raises `UnresolvedDependency`, and `InvalidHandler` for a wrapper that
-        does not take the arguments."""
+        """Checks that what the handler requests by type is provided. Raises `UnresolvedDependency`, and
+        `InvalidHandler` for a wrapper that does not take the arguments."""
         what = f"handler {self.info.name!r}"
         known = frozenset({self.payload_name, *self.context_names, *self.work_names})
         remedy = ""
@@ -100,7 +100,7 @@ class Handler:
         self.bind = self._binder()
 
     async def inject(self, scope: Container) -> dict[str, Any]:
-        """The values of what is injected by type, and the instance of a class whose constructor wants some."""
+        """The values that are injected by type, and the instance of a class whose constructor needs some."""
         values = {name: await scope.aget(kind) for name, kind in self.wanted.items()}
         if self.constructor:
             made = {name: await scope.aget(kind) for name, kind in self.constructor.items()}
@@ -108,7 +108,7 @@ class Handler:
         return values
 
     def _binder(self) -> Binder:
-        """How a call gets its arguments, decided once; the usual cases without a step too many."""
+        """Decides once how a call gets its arguments; the usual cases have a short path."""
         make, shape, payload = self.call, self.shape, self.payload
         load: Callable[[Any], Any] = _nothing if payload is None else payload.load
         if payload is not None and self.optional:
@@ -120,7 +120,7 @@ class Handler:
             if shape == Shape(first):
                 return lambda ctx, stored, work, injected: partial(make, load(stored))
             if first and shape.positional == first and len(shape.named) == 1:
-                (name,) = shape.named  # the context's
+                (name,) = shape.named  # those of the context
                 return lambda ctx, stored, work, injected: partial(make, load(stored), **{name: ctx})
 
         def bind(ctx: JobContext, stored: Any, work: UnitOfWork | None, injected: Mapping[str, Any]) -> partial[Any]:
@@ -137,7 +137,7 @@ class Handler:
         return bind
 
     def check_result(self, result: Any) -> None:
-        """Raises `InvalidHandler` for what a generator returns: its body has not run."""
+        """Raises `InvalidHandler` if the handler returned a generator: its body has not run."""
         if inspect.isgenerator(result) or inspect.isasyncgen(result):
             raise InvalidHandler(
                 f"handler {self.info.name!r}", "it returned a generator, whose body never ran",

@@ -1,4 +1,4 @@
-"""What a handler returns: kept on the run, or left (docs/protocol.md, K1 and K2)."""
+"""The value that a handler returns: kept on the run, or dropped (docs/protocol.md, K1 and K2)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = logging.getLogger("aether_bg")
 
 
 def completed(handler: Handler, returned: Any, limit: int) -> Completed:
-    """The result of an attempt that returned this. `limit`: bytes of JSON."""
+    """The result of an attempt that returned this value. `limit`: bytes of JSON."""
     if handler.returns is None:
         if returned is not None and not handler.told_of_result:
             handler.told_of_result = True
@@ -33,7 +33,7 @@ def completed(handler: Handler, returned: Any, limit: int) -> Completed:
 
 
 def as_returned(handlers: Handlers, job: JobInfo, value: Any) -> Any:
-    """A stored result, of the type its handler returns where that is registered here. Raises `NoResult`."""
+    """A stored result, converted to the type that its handler returns if that is registered here. Raises `NoResult`."""
     returns = handlers.compiled(job.handler_name).returns if job.handler_name in handlers else None
     if returns is None:
         return value

@@ -10,11 +10,11 @@ from typing import Any
 from aether_bg.errors import DependencyFailed, UnresolvedDependency, brief
 
 Wants = Mapping[Any, Mapping[str, Any]]
-"""For each type, what its factory's parameters ask for."""
+"""For each type, what its factory's parameters request."""
 
 
 class Lasting:
-    """Their types, in the order of `provide`, and while the app runs their values."""
+    """The types in the order of `provide`, and while the app runs their values."""
 
     def __init__(self) -> None:
         self._kinds: list[Any] = []
@@ -33,7 +33,7 @@ class Lasting:
         return self._values[kind]
 
     def order(self, wants: Wants) -> list[Any]:
-        """What a factory asks for comes before it. Raises `UnresolvedDependency`."""
+        """Sorts the types so that a factory's dependencies come before it. Raises `UnresolvedDependency`."""
         ordered: list[Any] = []
 
         def add(kind: Any, asking: tuple[Any, ...]) -> None:
@@ -59,7 +59,7 @@ class Lasting:
         return ordered
 
     async def open(self, wants: Wants, make: Callable[[Any], Awaitable[Any]], stack: AsyncExitStack) -> None:
-        """Make all; `stack` closes them in reverse. Raises `DependencyFailed`."""
+        """Makes all of them; `stack` closes them in reverse. Raises `DependencyFailed`."""
         stack.callback(self._values.clear)
         for kind in self.order(wants):
             try:

@@ -1,4 +1,4 @@
-"""Results that are kept, read again: for `app.result` and `ctx.parents` (docs/protocol.md, K1)."""
+"""Reads kept results again, for `app.result` and `ctx.parents` (docs/protocol.md, K1)."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from aether_bg.errors import NoResult
 from aether_bg.model import JobContext, JobInfo, JobRun, JobStatus, Parent, Parents, Query, RunOutcome
 
 _NEWEST: Final = 20
-"""History rows among which the last completed run of an ended job is found first."""
+"""How many history rows of an ended job are searched first for its last completed run."""
 
 _AT_ONCE: Final = 16
-"""Histories that are read at the same time."""
+"""How many histories are read at the same time."""
 
 
 @attrs.frozen(eq=False)
@@ -27,11 +27,11 @@ class Kept:
     _calls: Calls
     _handlers: Handlers
     _call: Callable[[Callable[[], Awaitable[None]]], None]
-    """Carries a call from another thread to the loop."""
+    """Passes a call from another thread to the loop."""
     _bridge: Bridge = attrs.field(factory=Bridge, init=False)
 
     async def run(self, job: JobInfo) -> JobRun | None:
-        """The last attempt of an ended job that completed."""
+        """The last completed attempt of an ended job."""
         for limit in (_NEWEST, 1000):
             for run in await self._calls.history(job.id, limit):
                 if run.outcome is RunOutcome.COMPLETED:
@@ -39,11 +39,11 @@ class Kept:
         return None
 
     def value(self, job: JobInfo, run: JobRun) -> Any:
-        """As its handler returned it. Raises `NoResult`."""
+        """The value as its handler returned it. Raises `NoResult`."""
         return as_returned(self._handlers, job, run.result)
 
     def parents(self, ctx: JobContext) -> Parents:
-        """To be awaited on the loop; in other threads they are there when this returns."""
+        """An awaitable on the loop; in other threads the values are ready when this returns."""
         if self._bridge.is_here:
             return cast(Parents, self._parents(ctx))
         found = Parents()

@@ -1,6 +1,6 @@
 """Payloads and metadata: typed values in, checked JSON out, and back; strictly, with the path of what is wrong.
 
-`converting` says how; here are the limits, and the check that a payload comes back as it was.
+`converting` does the conversion; this module has the limits, and the check that a payload comes back as it was.
 """
 
 from __future__ import annotations
@@ -26,26 +26,27 @@ MOST_KEYS: Final = 64
 MOST_METADATA: Final = 8 * 1024
 _MOST_INT: Final = 2**63
 _ESCAPED: Final = 6
-"""Bytes that one character of text may take in JSON at most (`\\u0000`), relative to UTF-8."""
+"""The most bytes that one character of text takes in JSON (`\u0000`), relative to UTF-8."""
 
 
 class PayloadType:
     """A payload's type, compiled: `to_json` and `check_back` at the enqueue, `load` at the attempt."""
 
     def __init__(self, of: Any, using: JsonConverter, trusted: Set[Any] = frozenset()) -> None:
-        """Raises whatever cattrs raises for a type it cannot handle. `trusted`: see `roundtrip.changed`."""
+        """Raises whatever cattrs raises for a type that it cannot handle. `trusted`: see `roundtrip.changed`."""
         self.of, self._trusted = of, trusted
         self._fields = has_fields(of)
         self._forms: Any = Mapping | list if any(library.takes(of) for library in LIBRARIES) else Mapping
-        """The types of its JSON form, where it is a class with fields."""
+        """The types of its JSON form, if it is a class with fields."""
         self.free = of in (Any, object)
-        """Any JSON value: nothing to convert."""
+        """Any JSON value: there is nothing to convert."""
         hook = using.get_structure_hook(of)
         self.structure: Callable[[Any], Any] = (lambda value: value) if self.free else (lambda value: hook(value, of))
         self._unstructure = using.get_unstructure_hook(of)
 
     def to_json(self, value: Any, limit: int) -> Any:
-        """An instance, or a mapping in its JSON form, as an unchecked JSON value. Raises `InvalidPayload`."""
+        """Takes an instance, or a mapping in its JSON form, and returns an unchecked JSON value. Raises
+        `InvalidPayload`."""
         if self.free or (self._fields and isinstance(value, self._forms)):
             return value
         check_bounded(value, limit)  # the conversion has no limits of its own
@@ -58,7 +59,7 @@ class PayloadType:
             return self._unstructure(value)
         except Exception as error:
             if not self._fields:
-                return value  # no instance of the type, then; as a JSON form it is checked field by field
+                return value  # not an instance of the type: as a JSON form it is checked field by field
             raise InvalidPayload(
                 shown(value), f"it cannot be written as JSON: {brief(error)}", "Compare it with the type's fields."
             ) from error
@@ -83,7 +84,7 @@ class PayloadType:
             ) from error  # fmt: skip
 
     def check_back(self, given: Any, plain: Any) -> None:
-        """What is stored as `plain` comes back as `given`. Raises `InvalidPayload` with the path."""
+        """Checks that what is stored as `plain` comes back as `given`. Raises `InvalidPayload` with the path."""
         back = plain if self.free else self.load(plain)
         if self._fields and isinstance(given, self._forms):
             return
@@ -100,12 +101,12 @@ def name_of(of: Any) -> str:
 
 
 def _first_problem(error: BaseException, kind: str) -> tuple[str, str]:
-    """Path and reason of the first problem that was found."""
+    """Path and reason of the first problem."""
     from cattrs import transform_error
 
     try:
         first, _, path = transform_error(error)[0].rpartition(" @ ")
-    except Exception:  # not a cattrs error: raised by a validator or __init__ of the user's
+    except Exception:  # not a cattrs error: a validator or __init__ of the user's raised it
         return "$" + getattr(error, "path", ""), str(error) or type(error).__name__
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
@@ -117,7 +118,7 @@ def check_json(value: Any, limit: int, what: str = "a payload") -> Any:
     """`value` as plain JSON (dict, list, str, int, float, bool, None). Raises `InvalidPayload` with the path."""
     walk = _Walk(InvalidPayload, what, limit, "Store the data elsewhere and pass its key, or raise max_payload.")
     plain = walk.copy(value)
-    if walk.size * _ESCAPED > limit:  # only then is it worth writing out
+    if walk.size * _ESCAPED > limit:  # only now is it worth writing out
         walk.check_size(plain)
     return plain
 
@@ -139,7 +140,8 @@ def check_metadata(metadata: Any) -> dict[str, Any]:
 
 
 def check_bounded(value: Any, limit: int) -> None:
-    """Refuse a value of far more than `limit` parts before anything is made of it: shared, cyclic, endless ones too.
+    """Refuses a value with far more than `limit` parts before anything is made of it, also a shared, cyclic or endless
+    one.
 
     Raises `InvalidPayload`. Looks into attrs classes, dataclasses, mappings and collections.
     """
@@ -180,17 +182,18 @@ def _unreadable(
 
 
 class _Walk:
-    """Copies a value into plain JSON, sizing it up on the way: it ends soon after the limit, however large the value.
+    """Copies a value into plain JSON and adds up its size: it ends soon after the limit, however large the value is.
 
-    Methods of the value's own classes (`items`, `__iter__`, `__str__`) are called only where nothing else is possible.
+    It calls methods of the value's own classes (`items`, `__iter__`, `__str__`) only if nothing else is possible.
     """
 
     def __init__(self, error: type[InvalidPayload] | type[InvalidMetadata], what: str, limit: int, remedy: str) -> None:
         self.error, self._what, self._limit, self._remedy = error, what, limit, remedy
         self.size = 0
-        """Bytes, roughly: JSON takes up to `_ESCAPED` times as many."""
+        """The size in bytes, roughly: JSON takes up to `_ESCAPED` times as many."""
         self._characters = 4 * limit + 1024
-        """Left to read. What is a little too large is read to its end all the same: the error names its size."""
+        """How much may still be read. A value that is only a little too large is read to its end, so that the error can
+        say its size."""
         self._values = max(limit // 2, 10_000)  # each takes two bytes or more
         self._path: list[str | int] = []
 
@@ -199,7 +202,7 @@ class _Walk:
             return self._plain(value, 1)
         except AetherError:
             raise
-        except Exception as error:  # raised by a class of the value's own
+        except Exception as error:  # raised by the value's own class
             raise _unreadable(self.error, value, error, self._where()) from error
 
     def check_size(self, plain: Any) -> None:
@@ -217,7 +220,7 @@ class _Walk:
         return self.error(what, f"at most {self._limit:,} are allowed", self._remedy)
 
     def _where(self) -> str:
-        """The path of the value at hand, bounded."""
+        """The path of the current value, bounded."""
         parts = [f"[{part}]" if isinstance(part, int) else f".{part[:40]}" for part in self._path[:20]]
         return ("$" + "".join(parts))[:120]
 

@@ -1,4 +1,4 @@
-"""The handlers of an app, by name: each is compiled once, when its name is first asked for or the app starts."""
+"""The handlers of an app by name. Each is compiled once: when its name is first used, or when the app starts."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ LOADED_TWICE: Final = "Put the app and its handlers into a module of their own, 
 
 
 class Handlers:
-    """The registry of one app: by name, and by the function or class itself."""
+    """The registry of one app: finds handlers by name, and by the function or class itself."""
 
     def __init__(self, dependencies: Dependencies) -> None:
         self._dependencies = dependencies
         self._infos: dict[str, HandlerInfo] = {}
         self.limits: dict[str, int] = {}
-        """`concurrency` of those that have one (docs/protocol.md, L1)."""
+        """`concurrency` of the handlers that have one (docs/protocol.md, L1)."""
         self._names: dict[Any, str] = {}
         self._compiled: dict[str, Handler] = {}
         self._types: dict[Any, PayloadType] = {}
@@ -65,15 +65,16 @@ class Handlers:
         self._names.setdefault(info.target, info.name)
 
     def priority(self, name: str) -> int:
-        """Of its jobs that have none of their own; 0 where the handler is not known."""
+        """The priority of jobs that have none of their own; 0 if the handler is not known."""
         return self._infos[name].priority if name in self._infos else 0
 
     def loaded_twice(self) -> bool:
-        """Whether the file of a handler is the program's as well: then this app is the second one of that file."""
+        """Whether the file of a handler is also the running program: then this app is the second one made from that
+        file."""
         return any(loaded_twice(info.target) for info in self._infos.values())
 
     def name_of(self, given: Any) -> str:
-        """The handler's name of what `enqueue` was given: a name, a function or class, or a `JobType`."""
+        """The handler's name for what `enqueue` was given: a name, a function or class, or a `JobType`."""
         if isinstance(given, str):
             return given
         if isinstance(given, JobType):
@@ -109,7 +110,7 @@ class Handlers:
         return self._compiled[name]
 
     def add_type(self, of: Any, encode: Callable[[Any], Any], decode: Callable[[Any], Any]) -> None:
-        """A type of the user's; raises `InvalidOption`."""
+        """Adds a type of the user's. Raises `InvalidOption`."""
         for name, function in (("encode", encode), ("decode", decode)):
             if not callable(function):
                 raise InvalidOption(
@@ -140,14 +141,15 @@ class Handlers:
             ) from error  # fmt: skip
 
     def resolve(self, dependencies: Dependencies) -> None:
-        """At start: what every handler wants by type must be there. Raises `UnresolvedDependency`, by name."""
+        """At the start: checks that everything handlers request by type is provided. Raises `UnresolvedDependency`, by
+        name."""
         self.provided_by(dependencies)
         dependencies.resolve()
         for name in self._infos:
             self.compiled(name).resolve(dependencies)
 
     def provided_by(self, dependencies: Dependencies) -> None:
-        """What is provided decides which parameter is the payload: handlers are compiled again."""
+        """The provided types decide which parameter is the payload, so handlers are compiled again."""
         self._dependencies = dependencies
         self._compiled.clear()
 
@@ -193,13 +195,13 @@ class Handlers:
 
 
 def _takes_self(target: Any) -> bool:
-    """Whether `handle` still wants an instance where the class is asked for it."""
+    """Whether `handle` needs an instance when it is read from the class."""
     handle = inspect.getattr_static(target, "handle")
     return hasattr(type(handle), "__get__") and not isinstance(handle, staticmethod | classmethod)
 
 
 def info_of(name: str, target: Any, **bounds: Any) -> HandlerInfo:
-    """Raises `InvalidHandler` for what can never be called as a handler."""
+    """Raises `InvalidHandler` for an object that can never be called as a handler."""
     what = f"handler {shown(name)}"
     if inspect.isclass(target):
         handle = getattr(target, "handle", None)

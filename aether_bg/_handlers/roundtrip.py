@@ -1,4 +1,4 @@
-"""Whether a payload comes back as it was: what JSON would change is refused at the enqueue."""
+"""Checks that a payload comes back as it was: what JSON would change is refused at the enqueue."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _JSON: Final = frozenset((str, int, float, bool, type(None)))
 
 
 _FORMS: Final[dict[type, Any]] = {dict: Set | list | tuple, list: Mapping}
-"""JSON's containers, and what they are no form of."""
+"""JSON's containers, and types that JSON cannot represent."""
 
 
 def changed(given: Any, back: Any, trusted: Set[Any] = frozenset(), path: str = "$") -> tuple[str, Any, Any] | None:
-    """The first part that comes back as another one: its path, what was given, what comes back. None: all is as it was.
+    """The first part that comes back changed: its path, what was given, what comes back. None: nothing changes.
 
-    A value in its JSON form (text for a datetime, a list for a set) is what it was given for. `trusted`: types whose
-    conversion the user has written.
+    A value in its JSON form (text for a datetime, a list for a set) counts as that value. `trusted`: types whose
+    conversion the user wrote.
     """
     kind, other = type(given), type(back)
     if other in trusted and (kind is other or kind in _JSON):
@@ -36,7 +36,7 @@ def changed(given: Any, back: Any, trusted: Set[Any] = frozenset(), path: str = 
     elif isinstance(given, Mapping) and isinstance(back, Mapping):
         if given.keys() == back.keys() and _types(given) == _types(back):
             parts = ((item, back[key], f".{key}") for key, item in given.items())
-        elif kind is dict and _types(given) == {str}:  # the JSON form of other keys, in the same order
+        elif kind is dict and _types(given) == {str}:  # keys in their JSON form, in the same order
             parts = zip(given.values(), back.values(), (f".{key}" for key in given), strict=False)
         else:
             return path, given, back
@@ -65,14 +65,14 @@ def _same(given: Any, back: Any) -> bool:
     if isinstance(given, Enum):
         return given is back
     if kind is type(back) and kind.__eq__ is _NO_EQ:
-        return True  # nothing tells them apart
+        return True  # they cannot be told apart
     if isinstance(given, datetime) and isinstance(back, datetime) and given.tzinfo and back.tzinfo:
         given, back = _instant(given), _instant(back)  # two zones are never equal in an hour that comes twice
     if isinstance(given, Set) and isinstance(back, Set):
         return bool(given == back) and _types(given) == _types(back)
     try:
         return bool(given == back or given != given)
-    except Exception:  # arrays, for instance, compare item by item
+    except Exception:  # arrays, for example, compare item by item
         return kind is type(back)
 
 

@@ -1,4 +1,4 @@
-"""Callables of the user: what code they run, whether that is async, what they ask for, how arguments reach them."""
+"""The user's callables: which code they run, whether it is async, which parameters it has, how arguments reach them."""
 
 from __future__ import annotations
 
@@ -34,24 +34,25 @@ def code_of(target: Any) -> Any:
 
 
 def _partialmethod(target: Any) -> Any:
-    """What a `partialmethod` has made its function from; Python has renamed the attribute."""
+    """The function that a `partialmethod` was made from; Python has renamed the attribute."""
     return getattr(target, "__partialmethod__", None) or getattr(target, "_partialmethod", None)
 
 
 def uncached(target: Any) -> Any:
-    """Every job runs: a cache around its handler would skip the next one of the same payload, and hand out coroutines
-    that have been awaited."""
+    """The function without its cache. Every job must run: a cache would skip the next job with the same payload, and
+    return coroutines that have been awaited already."""
     return target.__wrapped__ if isinstance(target, _CACHED) else target
 
 
 def without_stale(factory: Any) -> Any:
-    """The factory without its cache, where that would hand out what serves only once: a coroutine, a generator."""
+    """The factory without its cache, if that would return something that can be used only once: a coroutine, a
+    generator."""
     inner = uncached(factory)
     return inner if is_async(_inside(inner)) or is_generator(_inside(inner)) else factory
 
 
 def is_async(target: Any) -> bool:
-    """Whether a call is known to return a coroutine. A plain wrapper's call may return one as well."""
+    """Whether a call is known to return a coroutine. A plain wrapper may return one as well."""
     return inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(code_of(target))
 
 
@@ -61,9 +62,9 @@ def is_generator(target: Any) -> bool:
 
 
 def is_guarded(generator: Any) -> bool:
-    """Whether the `yield` where this generator waits stands in a `try` or `with`, which an error raised there reaches.
+    """Whether the `yield` at which this generator waits is inside a `try` or `with`, which sees an error raised there.
 
-    Where none does, such an error would only skip what follows the `yield`.
+    If it is not, the error would only skip the code after the `yield`.
     """
     frame = getattr(generator, "gi_frame", None) or getattr(generator, "ag_frame", None)
     if frame is None:
@@ -82,7 +83,7 @@ def is_twin(one: Any, other: Any) -> bool:
 
 
 def loaded_twice(target: Any) -> bool:
-    """Whether the file of a module's function is the program's as well."""
+    """Whether the file of a module's function is also the running program."""
     module = getattr(target, "__module__", None)
     program = _file_of("__main__")
     return module != "__main__" and program is not None and _file_of(module) == program
@@ -94,7 +95,7 @@ def _file_of(module: str | None) -> str | None:
 
 
 def _inside(target: Any) -> Any:
-    """The function whose signature `inspect.signature` gives, behind wrappers and partials."""
+    """The function whose signature `inspect.signature` gives, inside wrappers and partials."""
     while True:
         if isinstance(target, functools.partial):
             inner = target.func
@@ -132,7 +133,7 @@ def without_none(hint: Any) -> Any:
 
 @attrs.frozen
 class Shape:
-    """How arguments are passed: these by position, in order, and these by name."""
+    """How arguments are passed: `positional` in order, `named` by name."""
 
     positional: tuple[str, ...] = ()
     named: tuple[str, ...] = ()
@@ -142,12 +143,12 @@ def shape_of(
     target: Callable[..., Any], parameters: Sequence[inspect.Parameter], passed: Sequence[str], what: str,
     *, payload: str | None = None, bound: int = 0,
 ) -> Shape:  # fmt: skip
-    """The payload goes by position, other arguments by name: or as the wrapper around the function takes them.
+    """The payload goes by position and other arguments by name, or as the wrapper around the function takes them.
 
-    `parameters`: of the function inside, in order; `passed`: the names among them that get a value; `bound`: how
-    many arguments stand before them. Raises `InvalidHandler` where the wrapper takes them in no way.
+    `parameters`: of the function inside, in order; `passed`: the names among them that get a value; `bound`: how many
+    arguments come before them. Raises `InvalidHandler` if the wrapper cannot take them.
     """
-    leading: list[str] = []  # what can go by position: nothing before it is left out
+    leading: list[str] = []  # can go by position: no parameter before it is left out
     least = 0
     for parameter in parameters:
         if parameter.kind not in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):

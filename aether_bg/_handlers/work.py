@@ -1,4 +1,4 @@
-"""The unit of work: a write set that is carried out in one transaction, all or nothing (docs/protocol.md, W4 to W6)."""
+"""The unit of work: writes that are carried out in one transaction, all or nothing (docs/protocol.md, W4 to W6)."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ current: ContextVar[UnitOfWork | None] = ContextVar("aether_bg_unit_of_work", de
 """The unit of the block that this context was made in, open or not: see `joined`."""
 
 running: ContextVar[UUID | None] = ContextVar("aether_bg_running", default=None)
-"""The job whose handler makes the call, if one does."""
+"""The job whose handler makes the call, if there is one."""
 
 
 class WorkTransaction(Protocol):
     """What a function queued with `run` gets: the open transaction."""
 
     def execute(self, sql: str, params: Sequence[Any] | Mapping[str, Any] = ()) -> list[tuple[Any, ...]]:
-        """Run one statement; its rows. May not begin, commit, attach or set pragmas (`DeniedSQL`)."""
+        """Run one statement and return its rows. It must not begin, commit, attach or set pragmas (`DeniedSQL`)."""
         ...
 
     def enqueue(self, handler: Any, job_name: str | None = None, payload: Any = None, **options: Any) -> UUID:
-        """Enqueue inside the transaction; arguments as `Aether.enqueue`. Raises `JobConflict` for a held name."""
+        """Enqueue inside the transaction; arguments as in `Aether.enqueue`. Raises `JobConflict` for a held name."""
         ...
 
 
@@ -42,7 +42,7 @@ class Queued(Generic[R]):
 
     @property
     def result(self) -> R:
-        """What the step returned. Raises `NotStarted` before the commit."""
+        """The step's return value. Raises `NotStarted` before the commit."""
         if self._value is _UNSET:
             raise NotStarted("the result of a unit of work", "it is there after the commit", "Read it after the block.")
         return self._value
@@ -52,10 +52,10 @@ class Queued(Generic[R]):
 
 
 class UnitOfWork:
-    """Collects writes while your code awaits, holding nothing; then all of them happen at once, or none.
+    """Collects writes while your code awaits, without holding a lock; then all of them happen at once, or none.
 
-    `async with app.unit_of_work() as uow:`, or a handler's parameter of this type. Its tables live in the jobs'
-    database. `execute`, `run` and `app.enqueue` inside the block join it, from async code and threads alike.
+    Use `async with app.unit_of_work() as uow:`, or a handler parameter of this type. Its tables are in the jobs'
+    database. `execute`, `run` and `app.enqueue` inside the block join it, from async code and from threads.
     """
 
     def __init__(self, enqueue: Callable[[Transaction, list[JobInfo]], Callable[..., UUID]], store_id: UUID) -> None:
@@ -63,11 +63,12 @@ class UnitOfWork:
         self.outer = current.get()
         """The unit in whose block this one was made: of another app, on another store."""
         self._made: list[list[JobInfo]] = []
-        """What each function enqueues, when it last ran: a transaction that is refused is tried again."""
+        """The jobs that each function enqueued when it last ran: after a refused transaction it runs again."""
         self._steps: list[tuple[Write, Queued[Any] | None]] = []
         self.named: dict[str, JobInfo] = {}
+        """The jobs that `enqueue` has added, by name."""
         self.linked: dict[UUID, tuple[UUID, ...]] = {}
-        """What `enqueue` has added under names of its own, by name."""
+        """The parents of each of them."""
         self._closed = False
 
     def execute(self, sql: str, params: Sequence[Any] | Mapping[str, Any] = ()) -> Queued[list[tuple[Any, ...]]]:
@@ -77,9 +78,10 @@ class UnitOfWork:
         return queued
 
     def run(self, fn: Callable[[WorkTransaction], R]) -> Queued[R]:
-        """Queue `fn(tx)`: it runs inside the transaction and may read, check and write. What it raises undoes all.
+        """Queue `fn(tx)`: it runs inside the transaction and may read, check and write. If it raises, nothing is
+        written.
 
-        A plain function, on the store's thread: keep it short, and do no I/O of its own.
+        It is a plain function and runs on the store's thread: keep it short, without I/O of its own.
         """
         called = fn if inspect.isroutine(fn) or isinstance(fn, partial) else getattr(type(fn), "__call__", None)  # noqa: B004
         kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
@@ -93,13 +95,13 @@ class UnitOfWork:
 
         def carry_out(tx: Transaction) -> R:
             made.clear()
-            token = running.set(job_id)  # the store's thread has no context of the handler's
+            token = running.set(job_id)  # the store's thread lacks the handler's context
             try:
                 result = fn(_Tx(tx, self._enqueue(tx, made)))
             finally:
                 running.reset(token)
             for job in made:
-                check_comes(job)  # where the function has caught what enqueue raised for it
+                check_comes(job)  # the function may have caught what enqueue raised for it
             return result
 
         self.queue(Call(carry_out, f"run({getattr(fn, '__qualname__', type(fn).__name__)})"), queued)
@@ -128,12 +130,12 @@ class UnitOfWork:
 
     @property
     def jobs(self) -> list[JobInfo]:
-        """What it has enqueued, once it is committed."""
+        """The jobs that it has enqueued, after the commit."""
         joined = [write.job for write in self.writes if isinstance(write, Insert)]
         return joined + [job for made in self._made for job in made]
 
     def close(self) -> list[Write]:
-        """No more steps; those there are."""
+        """Accepts no more steps; the queued ones stay."""
         self._closed = True
         return self.writes
 
@@ -154,8 +156,8 @@ class _Tx:
 
 
 def joined(store_id: UUID) -> UnitOfWork | None:
-    """The unit that an `enqueue` on this store joins. One that has ended does not count, also for a task born inside
-    its block (docs/protocol.md, W12); one of another app's store is passed over."""
+    """The unit that an `enqueue` on this store joins. A unit that has ended does not count, also for a task started
+    inside its block (docs/protocol.md, W12); the unit of another app's store is passed over."""
     unit = current.get()
     while unit is not None and not (unit.is_open and unit.store_id == store_id):
         unit = unit.outer
@@ -163,7 +165,7 @@ def joined(store_id: UUID) -> UnitOfWork | None:
 
 
 def outside(verb: str, store_id: UUID) -> None:
-    """Raise `InsideUnitOfWork`: only `enqueue` can join one (docs/protocol.md, W6)."""
+    """Raises `InsideUnitOfWork`: only `enqueue` can join a unit of work (docs/protocol.md, W6)."""
     if joined(store_id) is not None:
         raise InsideUnitOfWork(
             f"{verb} inside a unit of work", "only enqueue can join it", f"Call {verb} before or after the block."

@@ -1,1 +1,1 @@
-"""Hooks: `plugins` checks and registers them, `calls` is the one place that calls them. Private."""
+"""Hooks: `plugins` checks and registers them, `calls` is the only place that calls them. Private."""

@@ -1,4 +1,4 @@
-"""The typed façade over `pm.hook`: the one place that calls hooks, with every argument checked by mypy."""
+"""The typed façade over `pm.hook`: the only place that calls hooks, with every argument checked by mypy."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Calls:
         return found[0] if found else None
 
     async def _found(self, query: Query) -> Sequence[JobInfo]:
-        """As it is stored."""
+        """The row as it is stored."""
         found: Sequence[JobInfo] = await self._hook.store_find(query=query)
         return found
 
@@ -88,7 +88,7 @@ class Calls:
         runs: Sequence[JobRun] = await self._hook.store_history(job_id=job_id, limit=limit)
         if not self._codecs or not any(run.has_result for run in runs):
             return list(runs)
-        found = await self._found(Query(ids=(job_id,), limit=1))  # purged meanwhile, its history is gone as well
+        found = await self._found(Query(ids=(job_id,), limit=1))  # purged in the meantime: its history is gone as well
         return [self._codecs.decoded_run(run, job) for job in found for run in runs]
 
     async def runs(self, query: Runs) -> list[Ran]:
@@ -106,7 +106,7 @@ class Calls:
         return gone
 
     def statements(self, writes: Sequence[Write], style: ParamStyle) -> Sequence[Statement]:
-        """Of inserts. Raises `Unsupported` for a store that no connection of the user's reaches."""
+        """Statements for inserts. Raises `Unsupported` if the store cannot be reached by a connection of the user's."""
         if self._codecs:
             writes = [self._codecs.encoded_write(write, {}) for write in writes]
         return self._statements(writes, style)
@@ -121,8 +121,8 @@ class Calls:
         return made
 
     async def write_on(self, connection: Any, write: Write, *, notify: bool, settle: bool = True) -> JobInfo | None:
-        """Carry out `write` on the user's connection; the row that its statement answers with. `settle`: the
-        children of a job that it ends as well."""
+        """Carries out `write` on the user's connection and returns the row that its statement gives. `settle`: also the
+        children of a job that it ends."""
         self._statements([], "%s")
         kind = kind_of(connection, getattr(self.store, "dialect", None))
         answer = None
@@ -154,11 +154,11 @@ class Calls:
         return bool(await self._hook.schedule_arm(job=job))
 
     def parse(self, text: Any, timezone: str | None) -> Schedule:
-        """A user's schedule. Raises `InvalidSchedule`."""
+        """Parses a user's schedule. Raises `InvalidSchedule`."""
         return self._theirs(text, timezone) or parse_kept(text, timezone)
 
     def load(self, text: str, timezone: str | None) -> Schedule:
-        """A stored schedule. Raises `InvalidSchedule` when the plugin that knew it is gone."""
+        """Reads a stored schedule. Raises `InvalidSchedule` if the plugin that knew it is gone."""
         return self._theirs(text, timezone) or language.load(text, timezone)
 
     def _theirs(self, text: Any, timezone: str | None) -> Schedule | None:
@@ -206,18 +206,19 @@ class Calls:
                 await start(**{name: value for name, value in (("kernel", kernel), ("stack", stack)) if name in wanted})
 
     def observers(self) -> list[Callable[[Event], Any]]:
-        """In order of registration, so that one that fails does not keep the event from the others."""
+        """In order of registration, one by one, so that an observer that fails does not keep the event from the
+        others."""
         found = (_hook_of(plugin, "lifecycle_event") for plugin in self._plugins.all)
         return [observer for observer in found if observer is not None]
 
     # -- payload codecs --------------------------------------------------------------------------
 
     def decoded(self, job: JobInfo) -> JobInfo:
-        """For reading: what no codec here can decode is shown as `Undecoded`."""
+        """For reading: a value that no codec here can decode is shown as `Undecoded`."""
         return self._codecs.decoded(job)
 
     def to_run(self, job: JobInfo) -> JobInfo:
-        """Raises `InvalidPayload` when the codec that knew the payload is gone, or its key."""
+        """Raises `InvalidPayload` if the codec that knew the payload is gone, or its key."""
         return self._codecs.to_run(job)
 
     def encoded_job(self, job: JobInfo) -> JobInfo:

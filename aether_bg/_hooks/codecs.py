@@ -1,4 +1,4 @@
-"""Payload codecs: what the app's values are in the store. Payloads, results and checkpoints pass them."""
+"""Payload codecs: they translate the app's payloads, results and checkpoints for the store."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ Rows = Mapping[UUID, JobInfo]
 
 
 class Undecoded(dict[str, Any]):
-    """Stands for a value that no codec here can decode, `{"undecoded": …}`; written back, it is what was stored."""
+    """Stands for a value that no codec here can decode, `{"undecoded": …}`; written back, it is the stored value
+    again."""
 
 
 @attrs.frozen(eq=False)
 class Codecs:
-    """False where there are none: then nothing here need be called."""
+    """False if there are no codecs: then nothing here needs to be called."""
 
     _codecs: Sequence[PayloadCodec]
 
@@ -33,7 +34,7 @@ class Codecs:
     async def encoded(
         self, writes: Sequence[Write], find: Callable[[Query], Awaitable[Iterable[JobInfo]]]
     ) -> list[Write]:
-        """`find`: in the store, the rows that `writes` are about, as they are stored."""
+        """`find` reads the rows that `writes` are about from the store, still encoded."""
         rows = {write.job.id: write.job for write in writes if isinstance(write, Insert)}
         asked = {job_id for write in writes if (job_id := _subject(write)) is not None}
         if ids := tuple(asked - rows.keys()):
@@ -41,7 +42,7 @@ class Codecs:
         return [self.encoded_write(write, rows) for write in writes]
 
     def encoded_write(self, write: Write, rows: Rows) -> Write:
-        """Raises `Stale` for a job that is not there any more."""
+        """Raises `Stale` for a job that no longer exists."""
         if isinstance(write, Insert):
             return Insert(self.encoded_job(write.job), write.after)
         if (job_id := _subject(write)) is None:
@@ -82,7 +83,7 @@ class Codecs:
     # -- from the store --------------------------------------------------------------------------
 
     def to_run(self, job: JobInfo) -> JobInfo:
-        """Raises `InvalidPayload` when the codec that knew the payload is gone, or its key."""
+        """Raises `InvalidPayload` if the codec that knew the payload is gone, or its key."""
         if not self._codecs:
             return job
         checkpoint = job.checkpoint
@@ -98,7 +99,7 @@ class Codecs:
         return attrs.evolve(job, payload=payload, checkpoint=checkpoint)
 
     def decoded(self, job: JobInfo) -> JobInfo:
-        """For reading: what no codec here can decode is shown as `Undecoded`."""
+        """For reading: a value that no codec here can decode is shown as `Undecoded`."""
         try:
             return self.to_run(job)
         except InvalidPayload:
@@ -120,7 +121,7 @@ class Codecs:
 
 
 def _subject(write: Write) -> UUID | None:
-    """The job, if the write has a value of it for the codecs and does not bring the job itself."""
+    """The job, if the write has one of its values for the codecs and does not contain the job itself."""
     if isinstance(write, Note):
         return None if write.checkpoint is KEEP or write.checkpoint is None else write.job_id
     if isinstance(write, Update):

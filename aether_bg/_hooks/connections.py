@@ -1,4 +1,4 @@
-"""Connections of the user's own: which kind one is, and how a statement of the store's runs on it.
+"""The user's own connections: which kind one is, and how to run one of the store's statements on it.
 
 Nothing here begins, commits, rolls back or repeats: the transaction is the user's, and so are the driver's errors.
 """
@@ -24,14 +24,15 @@ class Run(Protocol):
 
 @attrs.frozen
 class Kind:
-    """`style`: how its SQL marks a parameter; `run`: carry out one statement, and give its first row."""
+    """`style`: how its SQL marks a parameter; `run`: carries out one statement and returns its first row."""
 
     style: ParamStyle
     run: Run
 
 
 def unscoped(connection: Any) -> Any:
-    """Of SQLAlchemy's scoped sessions the session of this thread or task: in another one it would be another."""
+    """The session of this thread or task behind SQLAlchemy's scoped session: another thread or task would get another
+    one."""
     scoped = ("scoped_session", "async_scoped_session")
     names = {(cls.__module__.partition(".")[0], cls.__name__) for cls in type(connection).__mro__}
     return connection() if any(("sqlalchemy", name) in names for name in scoped) else connection
@@ -62,7 +63,7 @@ async def _psycopg_async(connection: Any, statement: Statement) -> Row:
     from psycopg import AsyncCursor
     from psycopg.rows import tuple_row
 
-    async with AsyncCursor(connection, row_factory=tuple_row) as cursor:  # whatever theirs makes of rows
+    async with AsyncCursor(connection, row_factory=tuple_row) as cursor:  # whatever row factory the connection has
         await cursor.execute(statement.sql.encode(), statement.params)
         return await cursor.fetchone()
 

@@ -1,4 +1,4 @@
-"""The hooks of an app and who answers each, for people."""
+"""The hooks of an app and the plugins that implement each, for people."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from aether_bg.hookspecs import SPECS
 
 @attrs.frozen(kw_only=True)
 class Hook:
-    """Who implements it, in the order in which they count: asked first, merged first, outermost first."""
+    """Who implements it, in order: asked first, merged first, outermost first."""
 
     hook: str
     layer: str

@@ -65,7 +65,7 @@ class Plugins:
         self.pm = plugin_manager()
         self.all: list[Any] = []
         self._hooks: dict[int, set[str]] = {}
-        """By id of the plugin: looking for them takes a while, and each layer asks."""
+        """By id of the plugin. Collecting them takes a while, and each layer asks."""
 
     def register(self, plugin: Any) -> None:
         """Raises a `PluginError` that names plugin, hook and remedy."""
@@ -89,12 +89,12 @@ class Plugins:
         self.all.append(plugin)
 
     def owners(self, layer: str) -> list[Any]:
-        """The plugins that implement something of a layer."""
+        """The plugins that implement a hook of a layer."""
         hooks = set(LAYERS[layer]) | ({"schedule_arm"} if layer == "scheduling" else set())
         return [plugin for plugin in self.all if hooks & self._hooks[id(plugin)]]
 
     def check_layers(self) -> None:
-        """One owner per layer, and all of it. Raises `LayerConflict` or `IncompleteLayer`."""
+        """Each layer has one owner that implements all of it. Raises `LayerConflict` or `IncompleteLayer`."""
         for layer, hooks in LAYERS.items():
             owners = self.owners(layer)
             if len(owners) > 1:

@@ -1,4 +1,4 @@
-"""Waiting rows that a moved clock or new zone rules have made wrong (docs/protocol.md, R4 to R6)."""
+"""Corrects waiting jobs after the clock has moved or the rules of a zone have changed (docs/protocol.md, R4 to R6)."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from aether_bg.model import Change, JobInfo, JobStatus, RunOutcome
 
 
 def adjust(job: JobInfo, plan: Plan, now: datetime) -> Change | None:
-    """What a waiting job needs at a look at the clocks. None: nothing."""
+    """The change that a waiting job needs when the clocks are checked. None: it needs no change."""
     return rezoned(job, plan, Moment(now, job.modified_by)) or set_back(job, plan, now)
 
 
 def set_back(job: JobInfo, plan: Plan, now: datetime) -> Change | None:
-    """The wall clock was set back while it waits: what was due already stays due, a retry waits no longer than was
-    meant, a recurring job goes on from now. A one-shot keeps its instant."""
+    """The change for a job that was waiting when the wall clock was set back. A job that was due stays due, a retry
+    waits no longer than planned, and a recurring job goes on from now. A one-shot keeps its instant."""
     due, moment, recurring = job.due_at, Moment(now, job.modified_by), plan.schedule.recurring
     if job.status is not JobStatus.SCHEDULED or due is None or due <= now or job.modified_at <= now:
         return None
@@ -28,12 +28,12 @@ def set_back(job: JobInfo, plan: Plan, now: datetime) -> Change | None:
         return change(job, moment, due_at=now + max(due - since, timedelta(0)), handled_time=now)
     following = plan.following(job.last_occurrence, now) if regular else None
     if following is None or job.occurrence is None or following >= job.occurrence - timedelta(microseconds=SHIFTS):
-        return None  # it may wait for that very one, told from an earlier one by microseconds
+        return None  # it may wait for this occurrence already, moved by microseconds
     return wait(job, following, plan, moment, ())
 
 
 def rezoned(job: JobInfo, plan: Plan, moment: Moment) -> Change | None:
-    """The rules of its zone have changed: another occurrence takes the place of the one that waits, or was claimed."""
+    """The zone's rules have changed: another occurrence replaces the one that waits or was claimed."""
     begun = job.attempt - (job.status is JobStatus.RUNNING)
     if job.timezone is None or job.occurrence is None or begun or job.off_schedule or not plan.schedule.recurring:
         return None

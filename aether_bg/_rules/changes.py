@@ -1,4 +1,4 @@
-"""What every transition is made of: the row as it is but for some fields, and the history rows that go with it."""
+"""The parts of every transition: the row with some fields replaced, and the history rows that go with it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from aether_bg.model.filled import filled
 
 _JUST: Final = timedelta(microseconds=1)
 SHIFTS: Final = 50_000
-"""Microseconds, well below the shortest distance of two occurrences."""
+"""Microseconds, far below the shortest distance between two occurrences."""
 MOST_ERROR: Final = 8 * 1024
-"""Bytes of an error, in UTF-8, that a row keeps."""
+"""The number of bytes of an error, in UTF-8, that a row keeps."""
 
 
 def _state_of(job: JobInfo) -> dict[str, Any]:
@@ -39,7 +39,7 @@ class Moment(NamedTuple):
 
 
 def change(job: JobInfo, moment: Moment, *parts: dict[str, Any], bump: bool = True, **new: Any) -> Change:
-    """The row as it is, but for `parts` and `new`. Moves seq, or else schedule_rev (docs/protocol.md, C1, U1)."""
+    """The row with `parts` and `new` applied. Moves seq, or else schedule_rev (docs/protocol.md, C1, U1)."""
     state = _state_of(job)
     state.update(next_seq=job.seq + bump, modified_at=moment.now, modified_by=moment.by)
     for part in parts:
@@ -54,8 +54,8 @@ def wait(
     job: JobInfo, due: datetime | None, plan: Plan, moment: Moment, runs: tuple[JobRun, ...], *parts: dict[str, Any],
     **new: Any,
 ) -> Change:  # fmt: skip
-    """SCHEDULED at a fresh occurrence, due after its lag. One that has been before, since the clock was set back, is
-    told from that one by microseconds: each completes once (docs/protocol.md, C6)."""
+    """SCHEDULED at a new occurrence, due after its lag. If the clock was set back and this instant has been an
+    occurrence before, it is moved by microseconds, so that each one completes once (docs/protocol.md, C6)."""
     lag = timedelta(0) if due is None else plan.lag(due, job.job_name)
     if due is not None and job.last_occurrence is not None and due <= job.last_occurrence:
         due += timedelta(microseconds=1 + (job.seq + 1) % SHIFTS)
@@ -67,7 +67,7 @@ def wait(
 
 
 def once_more(job: JobInfo, moment: Moment, run: JobRun, **new: Any) -> Change:
-    """SCHEDULED, the same occurrence."""
+    """SCHEDULED, at the same occurrence."""
     same: dict[str, Any] = {"status": JobStatus.SCHEDULED, "owner": None, "handled_time": moment.now, "runs": (run,)}
     return change(job, moment, same, **new)
 
@@ -76,7 +76,7 @@ def end(
     job: JobInfo, status: JobStatus, moment: Moment, runs: tuple[JobRun, ...], *parts: dict[str, Any],
     **new: Any,
 ) -> Change:  # fmt: skip
-    """Terminal. A name that is held no longer than that is free (docs/protocol.md, N10)."""
+    """Terminal. Frees a name that is held only until the job ends (docs/protocol.md, N10)."""
     last: dict[str, Any] = {
         "status": status, "due_at": None, "owner": None, "manual": False, "off_schedule": False,
         "trigger_pending": False, "handled_time": moment.now, "runs": runs,
@@ -86,7 +86,7 @@ def end(
 
 
 def next_occurrence(job: JobInfo, plan: Plan, moment: Moment, run: JobRun, **new: Any) -> Change:
-    """The occurrence has ended: on to the next one, to the extra one asked for meanwhile, or to the end."""
+    """The occurrence has ended: go on to the next one, to an extra one requested in the meantime, or to the end."""
     now = moment.now
     plan, last = plan.grounded(now), job.last_occurrence
     count = job.occurrences
@@ -99,7 +99,7 @@ def next_occurrence(job: JobInfo, plan: Plan, moment: Moment, run: JobRun, **new
     if following is None and not job.trigger_pending:
         status = JobStatus.COMPLETED if ended_well or job.off_schedule else JobStatus.FAILED
         return end(job, status, moment, (run,), new)
-    if job.trigger_pending and not plan.schedule.recurring:  # it asked for it itself (docs/protocol.md, N7)
+    if job.trigger_pending and not plan.schedule.recurring:  # the handler requested it (docs/protocol.md, N7)
         occurrence = following or extra_instant(job, plan, now, job.occurrence)
         return wait(job, occurrence, plan, moment, (run,), new, trigger_pending=False, due_at=following or now)
     if job.trigger_pending:
@@ -109,7 +109,7 @@ def next_occurrence(job: JobInfo, plan: Plan, moment: Moment, run: JobRun, **new
     if following is not None and following <= now and job.misfire != "all" and plan.schedule.recurring:
         missed = plan.all_but_newest(
             following, now - plan.lag(following, job.job_name)
-        )  # what passed meanwhile, but for the newest (docs/protocol.md, C4)
+        )  # what has passed by now, except the newest (docs/protocol.md, C4)
         if missed is not None:
             closed, following = missed
             runs = (run, *_meanwhile(job, plan, closed, now))
@@ -118,7 +118,7 @@ def next_occurrence(job: JobInfo, plan: Plan, moment: Moment, run: JobRun, **new
 
 
 def _meanwhile(job: JobInfo, plan: Plan, closed: Gap, now: datetime) -> list[JobRun]:
-    """What passed before the attempt began, when nothing ran, is the misfire policy's; the rest overlapped with it."""
+    """Occurrences that passed before the attempt began are for the misfire policy; later ones overlapped with it."""
     begun = min((job.started_at or closed.first) - _JUST, closed.last)
     before = plan.passed(closed.first, begun)
     during = closed if before is None else None
@@ -131,13 +131,13 @@ def _meanwhile(job: JobInfo, plan: Plan, closed: Gap, now: datetime) -> list[Job
 
 
 def later(one: datetime | None, other: datetime) -> datetime:
-    """`last_occurrence` only grows, whatever the clock does (docs/protocol.md, C4)."""
+    """`last_occurrence` only grows, even when the clock is set back (docs/protocol.md, C4)."""
     return other if one is None else max(one, other)
 
 
 def extra_instant(job: JobInfo, plan: Plan, now: datetime, last: datetime | None) -> datetime:
-    """The occurrence of an extra run is its trigger instant. Where that is one of the schedule's, or the clock stands
-    still, seq makes it unique (docs/protocol.md, C6)."""
+    """The occurrence of an extra run is its trigger instant. If that is also an instant of the schedule, or the clock
+    has not moved, seq makes it unique (docs/protocol.md, C6)."""
     free = (last is None or last < now) and plan.after(now - _JUST) != now
     return now if free else now + timedelta(microseconds=job.seq + 1)
 
@@ -147,7 +147,7 @@ def spent(plan: Plan, occurrences: int) -> bool:
 
 
 def attempt_run(job: JobInfo, outcome: RunOutcome, now: datetime, error: str | None = None) -> JobRun:
-    """The attempt's history row, ended."""
+    """The history row of an attempt that has ended."""
     return JobRun(
         job_id=job.id, token=job.seq, attempt=job.attempt, occurrence=job.occurrence, outcome=outcome,
         started_at=job.started_at, finished_at=now, error=bounded(error), owner=job.owner,
@@ -155,7 +155,7 @@ def attempt_run(job: JobInfo, outcome: RunOutcome, now: datetime, error: str | N
 
 
 def bounded(error: str | None) -> str | None:
-    """An error as a row keeps it, whatever reports it: at most `MOST_ERROR` bytes, and nothing that UTF-8 lacks."""
+    """An error as a row keeps it: at most `MOST_ERROR` bytes, without characters that UTF-8 cannot encode."""
     if error is None or (len(error) <= MOST_ERROR // 4 and error.isascii()):
         return error
     return error[:MOST_ERROR].encode(errors="backslashreplace")[:MOST_ERROR].decode(errors="ignore")

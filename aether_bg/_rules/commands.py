@@ -1,4 +1,4 @@
-"""What users ask of a job: each verb as a change of its row, or a refusal (docs/protocol.md, U, N3, R4)."""
+"""The verbs that users call on a job: each makes a change of its row, or refuses (docs/protocol.md, U, N3, R4)."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ _DEFINITION: Final = tuple(field.name for field in attrs.fields(Definition))
 def update(
     job: JobInfo, definition: Definition, plan: Plan, before: Plan | None, moment: Moment, *, again: bool = False
 ) -> Change:
-    """Another schedule, from now (docs/protocol.md, U1). `plan` is the new one; its anchor is now. `before`: the old
-    one, None where it cannot be read; what it left overdue is closed by a row. `again`: a running one-shot runs once
-    more."""
+    """Gives the job another schedule, from now (docs/protocol.md, U1). `plan` is the new one; its anchor is now.
+    `before` is the old one, None if it cannot be read; a history row closes its overdue occurrences. `again`: a running
+    one-shot runs once more."""
     refuse(job, "update", job.status.terminal, "enqueue it again")
     if job.status is JobStatus.RUNNING:
         return change(job, moment, bump=False, definition=definition, trigger_pending=job.trigger_pending or again)
@@ -58,7 +58,8 @@ def update(
 
 
 def redefine(job: JobInfo, definition: Definition, plan: Plan, moment: Moment) -> Change:
-    """Another definition, the same schedule (docs/protocol.md, U1): what waits goes on waiting, retries included."""
+    """Gives the job another definition and the same schedule (docs/protocol.md, U1). What waits still waits, retries
+    included."""
     refuse(job, "update", job.status.terminal, "enqueue it again")
     refuse(
         job, "update", spent(plan, job.occurrences),
@@ -80,8 +81,8 @@ def _overdue(job: JobInfo, plan: Plan, now: datetime) -> Gap | None:
 
 
 def cancel(job: JobInfo, moment: Moment) -> Change | None:
-    """`delete` (docs/protocol.md, U2). None: it is terminal already. A row that cannot be read gives its name up even
-    so."""
+    """`delete` (docs/protocol.md, U2). None: the job is terminal already. A row that cannot be read releases its name
+    too."""
     if job.status.terminal and not (isinstance(job, Unreadable) and job.holds_name):
         return None
     runs = (attempt_run(job, RunOutcome.CANCELLED, moment.now),) if job.status is JobStatus.RUNNING else ()
@@ -96,8 +97,8 @@ def pause(job: JobInfo, moment: Moment) -> Change | None:
 
 
 def resume(job: JobInfo, plan: Plan, moment: Moment) -> Change | None:
-    """Overdue one-shots and retries at once; a recurring job from now, the gap is one skipped row (docs/protocol.md,
-    U4)."""
+    """Overdue one-shots and retries run at once. A recurring job goes on from now, and one skipped row stands for the
+    gap (docs/protocol.md, U4)."""
     refuse(job, "resume", job.status.terminal, "use `retry`")
     if not job.paused:
         return None
@@ -105,7 +106,7 @@ def resume(job: JobInfo, plan: Plan, moment: Moment) -> Change | None:
     plan = plan.grounded(now)
     gap = _paused_through(job, plan, now)
     last = job.last_occurrence if gap is None else later(job.last_occurrence, gap.last)
-    if job.status is JobStatus.RUNNING or job.off_schedule:  # the regular ones that passed beside it
+    if job.status is JobStatus.RUNNING or job.off_schedule:  # the regular occurrences that passed as well
         running = job.status is JobStatus.RUNNING
         beside: dict[str, Any] = {"paused": False}
         if gap is not None:
@@ -114,7 +115,7 @@ def resume(job: JobInfo, plan: Plan, moment: Moment) -> Change | None:
         return change(job, moment, beside, bump=not running)
     if gap is None:
         due = job.due_at if plan.schedule.recurring or job.due_at is None else max(job.due_at, now)
-        return change(job, moment, paused=False, due_at=due)  # held back is not late
+        return change(job, moment, paused=False, due_at=due)  # a paused job is not late
     run = gap_run(gap, RunOutcome.SKIPPED, now, job.id, job.seq + 1, 1)
     following = plan.after(gap.last)
     if following is None:
@@ -123,7 +124,7 @@ def resume(job: JobInfo, plan: Plan, moment: Moment) -> Change | None:
 
 
 def _paused_through(job: JobInfo, plan: Plan, now: datetime) -> Gap | None:
-    """The regular occurrences that passed while it was paused. A waiting retry does not count."""
+    """The regular occurrences that passed while the job was paused. A waiting retry does not count."""
     if not plan.schedule.recurring or (job.attempt and job.status is JobStatus.SCHEDULED and not job.off_schedule):
         return None
     if job.status is JobStatus.SCHEDULED and not job.off_schedule:
@@ -134,7 +135,7 @@ def _paused_through(job: JobInfo, plan: Plan, now: datetime) -> Gap | None:
 
 
 def trigger(job: JobInfo, plan: Plan, moment: Moment) -> Change | None:
-    """Run now (docs/protocol.md, U3). None: a triggered run is waiting already."""
+    """Runs the job now (docs/protocol.md, U3). None: a triggered run is waiting already."""
     now = moment.now
     again = "enqueue it under another name, or purge it first" if job.holds_name else "use `retry`, or enqueue it again"
     refuse(job, "trigger", job.status.terminal, "use `retry`" if job.status is JobStatus.FAILED else again)
@@ -156,7 +157,7 @@ def trigger(job: JobInfo, plan: Plan, moment: Moment) -> Change | None:
 
 
 def retry(job: JobInfo, plan: Plan, moment: Moment) -> Change:
-    """The one way back from FAILED and CANCELLED (docs/protocol.md, U5)."""
+    """The only way back from FAILED and CANCELLED (docs/protocol.md, U5)."""
     now = moment.now
     back = (JobStatus.FAILED, JobStatus.CANCELLED)
     again = "; to run this one again, purge it, or enqueue it under another name" if job.status.terminal else ""
@@ -171,12 +172,12 @@ def retry(job: JobInfo, plan: Plan, moment: Moment) -> Change:
         return wait(job, occurrence, plan, moment, (), **counters | {"due_at": now})
     following = plan.grounded(now).after(now)
     refuse(job, "retry", following is None or spent(plan, job.occurrences), "its schedule has ended; enqueue it again")
-    last = now if job.last_occurrence is None else max(job.last_occurrence, now)  # what passed meanwhile is over
+    last = now if job.last_occurrence is None else max(job.last_occurrence, now)  # what has passed by now is over
     return wait(job, following, plan, moment, (), **counters, last_occurrence=last)
 
 
 def refuse_retry_after(job: JobInfo, parent: JobInfo) -> None:
-    """The retry of a child whose parent did not complete would be cancelled again (docs/protocol.md, A3)."""
+    """Refuses to retry a child whose parent did not complete: it would be cancelled again (docs/protocol.md, A3)."""
     if job.status.terminal and parent.status in (JobStatus.FAILED, JobStatus.CANCELLED):
         raise InvalidTransition(
             f"retry of job {shown(job.job_name)}",
@@ -186,7 +187,7 @@ def refuse_retry_after(job: JobInfo, parent: JobInfo) -> None:
 
 
 def _refuse_expired(job: JobInfo, verb: str, plan: Plan, now: datetime) -> None:
-    """The claim would end a one-shot whose end has passed, before its first attempt."""
+    """Refuses a one-shot whose end has passed: the claim would end it before its first attempt."""
     if (
         plan.until is not None
         and now > plan.until
@@ -200,7 +201,7 @@ def _refuse_expired(job: JobInfo, verb: str, plan: Plan, now: datetime) -> None:
 
 
 def settle(job: JobInfo, status: JobStatus, when: datetime, error: str | None, moment: Moment) -> Change:
-    """`update_status` to a terminal state by hand; revokes a running attempt's token (docs/protocol.md, U6)."""
+    """`update_status` to a terminal state by hand; revokes the token of a running attempt (docs/protocol.md, U6)."""
     refuse(job, f"update_status({status.name})", job.status.terminal or not status.terminal, "use `retry`")
     outcomes = {JobStatus.COMPLETED: RunOutcome.COMPLETED, JobStatus.FAILED: RunOutcome.FAILED}
     running = job.status is JobStatus.RUNNING
@@ -223,17 +224,17 @@ def definition_of(job: JobInfo) -> Definition:
 
 
 def release_name(job: JobInfo, moment: Moment) -> Change:
-    """A terminal row gives its name up to its replacement (docs/protocol.md, N3)."""
+    """A terminal row gives its name to its replacement (docs/protocol.md, N3)."""
     return change(job, moment, holds_name=False)
 
 
 def armed(job: JobInfo) -> Change:
-    """The scheduler holds this seq durably (docs/protocol.md, D4). Moves the revision, so that a verb which has read
-    the row before does not write back that nothing is held."""
+    """The scheduler holds this seq durably (docs/protocol.md, D4). Moves the revision, so that a verb that read the row
+    earlier does not overwrite this."""
     return change(job, Moment(job.modified_at, job.modified_by), bump=False, armed_seq=job.seq)
 
 
 def disarmed(job: JobInfo) -> Change:
-    """The scheduler no longer holds this seq, though it waits: armed again once its handler is resumed
+    """The scheduler no longer holds this seq, although the job waits: it is armed again when its handler is resumed
     (docs/protocol.md, L3)."""
     return change(job, Moment(job.modified_at, job.modified_by), bump=False, armed_seq=-1)

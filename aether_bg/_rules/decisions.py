@@ -1,5 +1,5 @@
-"""What follows from what a handler raised: another attempt, a snooze, or the end of the occurrence (docs/protocol.md,
-R1 and R2)."""
+"""Decides what follows an error that a handler raised: another attempt, a snooze, or the end of the occurrence
+(docs/protocol.md, R1 and R2)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from aether_bg.schedule._model import Refused, later, utc
 
 
 def asked_for(error: BaseException) -> list[Snooze | GiveUp]:
-    """What the handler asked for by raising it, in a task group too: an exception group of nothing else."""
+    """The `GiveUp` or `Snooze` that the handler raised, also from a task group: an exception group of nothing else."""
     if isinstance(error, Snooze | GiveUp):
         return [error]
     if not isinstance(error, BaseExceptionGroup):
@@ -39,7 +39,7 @@ def asked_for(error: BaseException) -> list[Snooze | GiveUp]:
 
 
 def as_asked(asked: Sequence[Snooze | GiveUp], now: datetime) -> Result:
-    """`GiveUp` counts before `Snooze`; of several snoozes, the latest."""
+    """`GiveUp` wins over `Snooze`; of several snoozes, the latest wins."""
     for each in asked:
         if isinstance(each, GiveUp):
             return Failed(error=text_of(each))
@@ -62,7 +62,7 @@ def _snoozed(snooze: Snooze, now: datetime) -> Snoozed | Failed:
 
 
 def noted(result: Result, notes: Sequence[str]) -> Result:
-    """The same, with what went wrong while its dependencies were closed."""
+    """The same result, with a note of what went wrong while its dependencies were closed."""
     said = "\n".join(notes)[:MOST_ERROR]
     error = f"{(result.error or '')[: MOST_ERROR - len(said)]}\n{said}".strip()
     return attrs.evolve(result, error=error)
@@ -71,7 +71,7 @@ def noted(result: Result, notes: Sequence[str]) -> Result:
 def after(
     failure: Failure, decision: Decision | None, job: JobInfo, info: HandlerInfo, now: datetime, spread: float
 ) -> Failed | Snoozed:
-    """As `decision` says; without one, by the handler's retries and backoff. `spread`: see `Backoff.delay`."""
+    """Follows `decision` if there is one, else the handler's retries and backoff. `spread`: see `Backoff.delay`."""
     outcome = RunOutcome.TIMED_OUT if isinstance(failure, TimedOut) else RunOutcome.FAILED
     match failure:
         case TimedOut(seconds):
@@ -94,7 +94,7 @@ def after(
 
 
 def text_of(error: BaseException) -> str:
-    """An error as kept on the row: its type and message, with the last frames."""
+    """An error as the row keeps it: its type and message, with the last frames."""
     import traceback
 
     try:

@@ -14,12 +14,12 @@ from aether_bg.model.filled import uuid_of
 _lock = threading.Lock()
 _last = 0
 _chances: list[int] = []
-"""The machine's chance, fetched for many ids at once: each fetch is a hand-over of the interpreter lock."""
+"""The machine's random bytes, fetched for many ids at once: each fetch hands over the interpreter lock."""
 _AT_ONCE: Final = 256
 
 
 def uuid7() -> UUID:
-    """Strictly increasing within a process: milliseconds, then twelve bits of their fraction, then chance."""
+    """Strictly increasing within a process: milliseconds, then twelve bits of their fraction, then random bits."""
     global _last  # noqa: PLW0603 - the one counter of this process
     stamp = (time.time_ns() << 12) // 1_000_000
     with _lock:
@@ -33,7 +33,7 @@ def uuid7() -> UUID:
 
 
 def _forked() -> None:
-    """Parent and child must not go on with the same chances; and a thread that is not here may hold the lock."""
+    """Parent and child must not use the same random bytes; and a thread that does not exist here may hold the lock."""
     global _lock  # noqa: PLW0603
     _lock = threading.Lock()
     _chances.clear()

@@ -1,4 +1,4 @@
-"""Which instants a job is due at: its schedule within its bounds, and what of it has been missed."""
+"""When a job is due: its schedule within its bounds, and which of its occurrences were missed."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from aether_bg.model import Definition, JobInfo
 from aether_bg.schedule import Schedule
 
 KEPT: Final = 1000
-"""Occurrences that misfire="all" makes up for at most (docs/protocol.md, R2)."""
+"""The most occurrences that misfire="all" makes up for (docs/protocol.md, R2)."""
 _WALKED: Final = 100
-"""Occurrences counted one by one where the schedule has no `count` (docs/protocol.md, R7)."""
+"""The most occurrences counted one by one when the schedule has no `count` (docs/protocol.md, R7)."""
 _JUST: Final = timedelta(microseconds=1)
 _EARLY: Final = timedelta(seconds=1)
-"""By which an attempt may begin before its occurrence (docs/protocol.md, C2)."""
+"""How much earlier than its occurrence an attempt may begin (docs/protocol.md, C2)."""
 REPEATED: Final = timedelta(hours=3)
-"""Steps of the clock back in which a fixed time of day is not repeated: the rule of Vixie cron."""
+"""When the clock is set back by less than this, a fixed time of day is not repeated: the rule of Vixie cron."""
 
 
 @attrs.frozen
 class Gap:
-    """Occurrences that passed: the first and last of them, and how many; unless `exact`, at least that many."""
+    """Occurrences that passed: the first, the last and their number. Unless `exact`, there were at least that many."""
 
     first: datetime
     last: datetime
@@ -42,12 +42,13 @@ class Plan:
     until: datetime | None
     repeats: int | None
     loose: bool = False
-    """The clock was set back to before the anchor, which bounds nothing then."""
+    """The clock was set back to before the anchor, which then limits nothing."""
     undone: datetime | None = None
-    """What the clock showed before it was set back by three hours or more: what has run up to then is due again."""
+    """The time that the clock showed before it was set back by three hours or more: what has run up to then is due
+    again."""
     jitter: float = 0.0
     origin: datetime = attrs.field()
-    """What the schedule counts from: the anchor; for days and weeks the start, if there is one."""
+    """The instant from which the schedule counts: the anchor; for days and weeks the start, if there is one."""
 
     @origin.default
     def _origin(self) -> datetime:
@@ -63,7 +64,7 @@ class Plan:
         return self.schedule.recurring and self.repeats is None and self.until is None
 
     def first(self) -> datetime | None:
-        """The first due instant; for a one-shot even if it has passed. None: there is none within the bounds."""
+        """The first due instant; for a one-shot even if it has passed. None: there is no instant within the bounds."""
         if self.schedule.recurring:
             return self.after(self.anchor)
         due = self.schedule.first(self.origin)
@@ -97,8 +98,8 @@ class Plan:
         return max(room, timedelta(0)) // _JUST * share // 2**64 * _JUST
 
     def grounded(self, now: datetime) -> Plan:
-        """The same, but `loose` where the anchor lies in the future of the clock: lengths are counted back from it
-        (docs/protocol.md, R5). A start that is to come still holds."""
+        """The same plan, but `loose` if the anchor lies in the future of the clock: then periods are counted back from
+        the anchor (docs/protocol.md, R5). A start in the future still holds."""
         if self.anchor <= now or not self.schedule.recurring or (self.start is not None and self.start > now):
             return self
         if _by_length(self.schedule) and (due := self.schedule.next(now, now)) is not None:
@@ -108,14 +109,14 @@ class Plan:
         return attrs.evolve(self, anchor=datetime.min.replace(tzinfo=UTC), loose=True)
 
     def following(self, last: datetime | None, now: datetime, ran: datetime | None = None) -> datetime | None:
-        """What comes after the last occurrence, `ran` being the one that has just ended.
+        """The occurrence after the last one. `ran`: the occurrence that has just ended.
 
-        A last one in the future of the clock, which was set back, holds the schedule no longer: a frequency goes on
-        from now; a fixed time that has run is not repeated, unless the step was of three hours or more
+        If the clock was set back and the last occurrence lies in its future, that one no longer counts. A frequency
+        goes on from now. A fixed time that has run is not repeated, unless the clock moved by three hours or more
         (docs/protocol.md, R5).
         """
         plan = self.grounded(now)
-        if not self.schedule.recurring:  # one that was triggered has run, however early
+        if not self.schedule.recurring:  # a triggered one-shot has run, even if early
             return plan.after(last)
         if not plan.loose and (last is None or last <= now + _EARLY):
             return plan.after(last)
@@ -124,13 +125,14 @@ class Plan:
         return plan.after(ran if ran is not None and ran <= now + _EARLY else now)
 
     def _repeats(self, last: datetime, now: datetime, ran: datetime | None) -> bool:
-        """A fixed time that has run is due again: the step was long, or one before the last has been repeated."""
+        """A fixed time that has run is due again if the clock moved far, or if an earlier one has already been
+        repeated."""
         undone = self.undone is not None and last <= self.undone
         return undone or last >= now + REPEATED or (ran is not None and ran < last)
 
     def replaced(self, occurrence: datetime, last: datetime | None) -> datetime | None:
-        """The occurrence that takes the place of one which the schedule no longer has, since the rules of its zone have
-        changed (docs/protocol.md, R6): the nearest. None: it still has it, or there is none."""
+        """The nearest occurrence, to replace one that the schedule no longer has because the rules of its zone have
+        changed (docs/protocol.md, R6). None: the schedule still has it, or has no other."""
         if _by_length(self.schedule) or self.after(occurrence - _JUST) == occurrence:
             return None
         whole = occurrence.replace(microsecond=0)
@@ -144,17 +146,18 @@ class Plan:
         return due
 
     def _often(self, since: datetime) -> bool:
-        """A frequency, not a fixed time of day; of a schedule that does not say so, told by its distances."""
+        """Whether the schedule is a frequency, not a fixed time of day. If it does not say so, the distance of its
+        occurrences decides."""
         said: bool | None = getattr(self.schedule, "frequency", None)
         if said is not None or _by_length(self.schedule):
             return said is not False
         due = self.schedule.next(since, self.origin)
         return due is not None and due - since < REPEATED
 
-    # Searched by halving and counted by arithmetic: what was missed is never walked through (docs/protocol.md, R7).
+    # Binary search and arithmetic: missed occurrences are never visited one by one (docs/protocol.md, R7).
 
     def passed(self, since: datetime, now: datetime) -> Gap | None:
-        """What was due from the occurrence `since` (included) to `now` (included)."""
+        """The occurrences that were due from `since` to `now`, both included."""
         if since > now:
             return None
         last = self.newest(since, now)
@@ -162,7 +165,7 @@ class Plan:
         return Gap(first=since, last=last, count=1 + count, exact=exact)
 
     def all_but_newest(self, since: datetime, now: datetime) -> tuple[Gap, datetime] | None:
-        """The same, but for the newest of them, which comes second. None: no more than that one was due."""
+        """The same without the newest one, which comes second. None: only one was due."""
         if since > now or (newest := self.newest(since, now)) <= since:
             return None
         gap = self.passed(since, newest - _JUST)
@@ -170,7 +173,7 @@ class Plan:
         return gap, newest
 
     def newest(self, since: datetime, now: datetime) -> datetime:
-        """The newest occurrence up to `now`, `since` being one."""
+        """The newest occurrence up to `now`; `since` is an occurrence."""
         last, end, reach = since, now, _JUST
         while (due := self.after(last)) is not None and due <= end:
             reach = max(reach, due - last)
@@ -184,9 +187,9 @@ class Plan:
         return last
 
     def newest_of(self, most: int, since: datetime, now: datetime) -> datetime | None:
-        """The oldest of the newest `most` occurrences up to `now`. None: there are no more than that since `since`.
+        """The oldest of the newest `most` occurrences up to `now`. None: there are no more than `most` from `since` on.
 
-        Where the schedule cannot count, by the mean distance of the first ones.
+        If the schedule cannot count, this is estimated from the mean distance of the first ones.
         """
         count, exact = self.count(since, now)
         if not exact:
@@ -196,7 +199,7 @@ class Plan:
         if not exact:
             return self.after(now - (now - since) / count * most)
         low, high, above = since, now, 0
-        while (middle := low + (high - low) / 2) > low:  # more than `most` are later than `low`, `above` than `high`
+        while (middle := low + (high - low) / 2) > low:  # more than `most` lie above `low`, `above` lie above `high`
             beyond = above + self.count(middle, high)[0]
             low, high, above = (middle, high, above) if beyond >= most else (low, middle, beyond)
         return self.after(low)
@@ -212,7 +215,8 @@ class Plan:
         return count, count < _WALKED
 
     def _walk(self, after: datetime, upto: datetime) -> tuple[int, datetime]:
-        """The first occurrences later than `after`, up to `upto`: how many, at most _WALKED, and the last of them."""
+        """Visits the first occurrences later than `after`, up to `upto`: how many (at most _WALKED), and the last of
+        them."""
         count, last = 0, after
         while count < _WALKED and (due := self.after(last)) is not None and due <= upto:
             count, last = count + 1, due
@@ -223,13 +227,13 @@ class Plan:
 
 
 def _by_length(schedule: Schedule) -> bool:
-    """`@every 90m`: real time, counted from the anchor."""
+    """`@every 90m`: elapsed time, counted from the anchor."""
     return schedule.recurring and getattr(schedule, "length", None) is not None
 
 
 def anchor_for(schedule: Schedule, now: datetime, start: datetime | None) -> datetime:
-    """Where `@every` counts from: creation. With `start`: that instant's grid, so that it runs at `start` itself, or
-    first after now where that has passed."""
+    """The instant from which `@every` counts: creation. With `start`, counting begins there: the job runs at `start`
+    itself, or at the first such instant after now if that has passed."""
     if start is None or not _by_length(schedule):
         return now
     following = schedule.next(now, now)
@@ -240,7 +244,7 @@ def anchor_for(schedule: Schedule, now: datetime, start: datetime | None) -> dat
 
 
 def first_due(plan: Plan, now: datetime) -> datetime | None:
-    """When a new job is due first. None: there is nothing within the bounds, or its end has passed."""
+    """When a new job is first due. None: there is no instant within the bounds, or its end has passed."""
     return None if plan.until is not None and plan.until < now else plan.first()
 
 

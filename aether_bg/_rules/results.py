@@ -1,4 +1,4 @@
-"""How an attempt ended, as values."""
+"""Values that say how an attempt ended."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import attrs
 from aether_bg.model import RunOutcome
 
 LEAST_CRASHES: Final = 5
-"""Crashes that end an occurrence, even with fewer retries (docs/protocol.md, R3)."""
+"""The number of crashes that ends an occurrence, even with fewer retries (docs/protocol.md, R3)."""
 
 
 @attrs.frozen
 class Completed:
-    """It returned. `error`: what went wrong afterwards, while its scope was closed, or why its result is not kept.
-    `result`: what it returned, as JSON, if `has_result`."""
+    """The handler returned. `error`: what went wrong afterwards, while its scope was closed, or why its result is not
+    kept. `result`: what it returned, as JSON, if `has_result`."""
 
     error: str | None = None
     result: Any = None
@@ -24,19 +24,19 @@ class Completed:
 
 
 COMPLETED: Final = Completed()
-"""It returned, and there is nothing to say about it."""
+"""The handler returned, and there is nothing to add."""
 
 
 @attrs.frozen
 class Repeated:
-    """It returned, and its occurrence turns out to have completed before (docs/protocol.md, C6)."""
+    """The handler returned, but its occurrence had completed before (docs/protocol.md, C6)."""
 
     error: str
 
 
 @attrs.frozen
 class Failed:
-    """It did not. `retry_at` None: no further attempt at this occurrence."""
+    """The handler failed. `retry_at` None: no further attempt at this occurrence."""
 
     error: str
     outcome: RunOutcome = RunOutcome.FAILED
@@ -45,7 +45,7 @@ class Failed:
 
 @attrs.frozen
 class Snoozed:
-    """It asked to be called again at `until`."""
+    """The handler asked to be called again at `until`."""
 
     until: datetime
     error: str | None = None
@@ -53,7 +53,7 @@ class Snoozed:
 
 @attrs.frozen
 class Released:
-    """It was interrupted by the stop, or never begun (`begun` False). Not counted."""
+    """The stop interrupted the attempt, or it never began (`begun` False). It does not count."""
 
     begun: bool
     error: str | None = None

@@ -18,8 +18,8 @@ from aether_bg.schedule._lengths import plain
 
 
 class SystemClock:
-    """The machine's time, read five times a millisecond at most: what happens together has the same time, which is
-    converted once."""
+    """The machine's time, read at most five times a millisecond: events that happen together get the same time, which
+    is converted once."""
 
     def __init__(self) -> None:
         self._read = (-1.0, datetime.min.replace(tzinfo=UTC))
@@ -39,9 +39,9 @@ class SystemClock:
 
 
 acting: ContextVar[str | None] = ContextVar("acting", default=None)
-"""The person for whom the caller acts, where a page or another front end knows it."""
+"""The person for whom the caller acts, if a page or another front end knows the name."""
 Keep = timedelta | int
-"""How long a terminal job is kept, or how many of them."""
+"""How long a terminal job is kept, or how many are kept."""
 
 
 @attrs.frozen(kw_only=True)
@@ -111,7 +111,7 @@ def handler_bounds(
 
 
 def _retention(value: Any) -> dict[JobStatus, Keep]:
-    """None, one rule for every terminal status, or a mapping of status to rule."""
+    """None, one rule for every terminal status, or a mapping from status to rule."""
     if value is None:
         return {}
     terminal = [status for status in JobStatus if status.terminal]
@@ -141,7 +141,7 @@ def _retention(value: Any) -> dict[JobStatus, Keep]:
 
 
 def _at_most(rule: Keep) -> Keep:
-    """A rule that means for ever, as one that can be computed with."""
+    """A rule that means "for ever", as a number that can be computed with."""
     return min(rule, checks.LARGEST) if isinstance(rule, int) else min(plain(rule), timedelta(seconds=LONGEST))
 
 

@@ -1,4 +1,4 @@
-"""What becomes of a job when an attempt has a result, or comes too late (docs/protocol.md, C4, R1 to R3)."""
+"""What becomes of a job when an attempt has a result or starts too late (docs/protocol.md, C4, R1 to R3)."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from aether_bg.model import Change, Completion, JobInfo, JobStatus, RunOutcome
 
 _JUST: Final = timedelta(microseconds=1)
 EXPIRED: Final = "expired"
-"""The error of a one-shot that came too late to be run."""
+"""The error of a one-shot that was too late to run."""
 _IN_TIME: Final = timedelta(seconds=1)
-"""A start so soon after the due instant is not after the end, where that is the due instant itself."""
+"""If the end equals the due instant, a start within this time still counts as before the end."""
 
 
 def finish(job: JobInfo, result: Result, plan: Plan | None, moment: Moment) -> Change:
-    """The outcome of the attempt that `job` (RUNNING, as claimed or as read again) is at.
+    """Applies the outcome of the current attempt of `job` (RUNNING, as claimed or as read again).
 
-    `plan` None: this process cannot read its schedule. What needs the next occurrence is put back then, for a process
-    that can (docs/protocol.md, C8).
+    `plan` None: this process cannot read its schedule. If the change needs the next occurrence, the job is put back for
+    a process that can read it (docs/protocol.md, C8).
     """
     now = moment.now
     if result is COMPLETED and plan is not None and _is_last(job, plan, now):
@@ -71,7 +71,7 @@ def _completed(job: JobInfo, plan: Plan, moment: Moment, done: Completed = COMPL
 
 
 def _is_last(job: JobInfo, plan: Plan, now: datetime) -> bool:
-    """Whether nothing follows the attempt of a one-shot that keeps its name; else `next_occurrence` says what does."""
+    """Whether nothing follows the attempt of a one-shot that keeps its name; otherwise `next_occurrence` decides."""
     if job.unique_for == 0:
         return False
     if plan.schedule.recurring or job.off_schedule or job.trigger_pending or job.occurrence is None:
@@ -80,14 +80,14 @@ def _is_last(job: JobInfo, plan: Plan, now: datetime) -> bool:
 
 
 def abandon(job: JobInfo, error: str, moment: Moment) -> Change:
-    """FAILED, even if recurring: its schedule fails, and nothing will change that."""
+    """FAILED, even if recurring: its schedule fails, and it will fail again."""
     return end(
         job, JobStatus.FAILED, moment, (attempt_run(job, RunOutcome.FAILED, moment.now, error),), last_error=error
     )
 
 
 def doubtful(job: JobInfo, plan: Plan, now: datetime) -> bool:
-    """Whether a claim is to be judged: it starts later than its grace, or after its end (docs/protocol.md, R2), or has
+    """Whether a claim needs judging: it starts later than its grace or after its end (docs/protocol.md, R2), or it has
     a zone, whose rules may have changed (R6)."""
     if job.occurrence is None or job.attempt != 1 or job.off_schedule:
         return False
@@ -101,15 +101,15 @@ def _late(job: JobInfo, now: datetime) -> bool:
 
 
 def _lag(job: JobInfo) -> timedelta:
-    """Its jitter is no lateness (docs/protocol.md, R8)."""
+    """Jitter does not count as lateness (docs/protocol.md, R8)."""
     if job.occurrence is None or job.due_at is None:
         return timedelta(0)
     return max(job.due_at - job.occurrence, timedelta(0))
 
 
 def _expired(job: JobInfo, plan: Plan, now: datetime) -> bool:
-    """A one-shot that is not to run any more. An end is an end, whatever verb has moved `due_at` to now; late is what
-    comes after `due_at`."""
+    """A one-shot that must not run any more. Its end holds even if a verb has moved `due_at` to now; lateness is
+    counted from `due_at`."""
     if plan.until is not None and now > max(plan.until, (job.occurrence or now) + _IN_TIME):
         return True
     due = job.due_at or now
@@ -117,12 +117,13 @@ def _expired(job: JobInfo, plan: Plan, now: datetime) -> bool:
 
 
 def misfired(job: JobInfo, plan: Plan, moment: Moment) -> Change | None:
-    """Judge a claim (docs/protocol.md, R2). None: run it. Else the change that closes what was missed and moves on.
+    """Judges a claim (docs/protocol.md, R2). None: run it. Otherwise the change that closes what was missed and moves
+    on.
 
-    A one-shot ends. It keeps its name: the same enqueue once more is the same job, and no new one.
+    A one-shot ends. It keeps its name: to enqueue the same job once more is still the same job, not a new one.
 
-    It keeps one occurrence to run: the newest (`once`), the oldest of the newest 1,000 (`all`), the first that is
-    not late (`skip`).
+    One occurrence remains to run: the newest (`once`), the oldest of the newest 1,000 (`all`), or the first that is not
+    late (`skip`).
     """
     now = moment.now
     plan, due = plan.grounded(now), job.occurrence

@@ -1,4 +1,4 @@
-"""When is a job the one that holds the name already, and what is said when it is not (docs/protocol.md, N2, N3)."""
+"""When a job equals the one that already holds its name, and how they differ if not (docs/protocol.md, N2, N3)."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _COMPARED: Final = {
     "start": "start", "repeats": "repeats", "until": "until", "misfire": "misfire", "misfire_grace": "misfire_grace",
     "jitter": "jitter", "priority": "priority", "parents": "after", "after_any": "after_any",
 }  # fmt: skip
-"""What makes two definitions identical, and what `enqueue` calls it."""
+"""The fields that two identical definitions share, with `enqueue`'s names for them."""
 
 
 def differences(held: JobInfo, wanted: JobInfo) -> list[str]:
-    """The arguments in which they differ, by `enqueue`'s names; empty when identical."""
+    """The arguments in which they differ, by `enqueue`'s names; empty when they are identical."""
     if isinstance(held, Unreadable):
         return ["schedule", "other columns that cannot be read"]
 
@@ -38,20 +38,20 @@ def differences(held: JobInfo, wanted: JobInfo) -> list[str]:
 
 
 def beside(held: JobInfo, wanted: JobInfo, linked: Collection[UUID], after: Collection[UUID]) -> JobInfo:
-    """`wanted`, to be compared with `held`: as many parents that are others differ as well. `linked`: the parents of
-    `held` that are not purged; `after`: of `wanted`."""
+    """`wanted`, ready to be compared with `held`: equal numbers of parents still differ if they are other jobs.
+    `linked`: the parents of `held` that are not purged; `after`: the parents of `wanted`."""
     same = held.parents != wanted.parents or set(linked) <= set(after)
     return wanted if same else attrs.evolve(wanted, parents=-1)
 
 
 def same_schedule(differs: list[str]) -> bool:
-    """The schedule's text, zone and start: while these stay, a redefinition keeps what waits
+    """The schedule's text, zone and start. While these stay the same, a redefinition keeps what waits
     (docs/protocol.md, U1)."""
     return not {"schedule", "timezone", "start"}.intersection(differs)
 
 
 def kept(held: JobInfo, wanted: JobInfo, if_exists: str) -> UUID:
-    """The holder's id where that answers the enqueue. Raises `JobConflict` where it does not."""
+    """The holder's id if it answers the enqueue. Raises `JobConflict` if it does not."""
     differs = differences(held, wanted)
     if if_exists == "keep" or not differs:
         return held.id

@@ -1,4 +1,4 @@
-"""Settings and arguments, checked where they are given; each refusal has the value, the rule and the remedy."""
+"""Checks settings and arguments where they are given. Each error has the value, the rule and the remedy."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from aether_bg.schedule._model import Refused, utc
 LONGEST_NAME: Final = 200
 _FORBIDDEN: Final = frozenset("/\\#?")
 LARGEST: Final = 2**63 - 1
-"""Of whole numbers: what a database column holds."""
+"""The largest whole number that a database column holds."""
 _INVISIBLE: Final = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2065\u3164\ufe00-\ufe0f\uffa0\ufff0-\ufff8\U000e0000-\U000e0fff]"
 )
-"""Characters of no width that are no format characters by their category: fillers, joiners, selectors, tags."""
+"""Characters without width whose category is not "format": fillers, joiners, selectors, tags."""
 
 
 def refuse(option: str, value: object, rule: str, remedy: str = "") -> NoReturn:
@@ -50,7 +50,7 @@ _INSTEAD: Final = {
     "concurrency=2": "concurrency limit max_concurrency concurrency_limit max_running max_instances",
     "priority=10": "prio importance weight",
 }
-"""How an option is written here, and what other libraries call it."""
+"""Each option's name here, with its names in other libraries."""
 _OF_HANDLERS: Final = ("retries", "timeout", "concurrency")
 _OF_JOBS: Final = ("payload", "metadata", "until", "start", "misfire", "misfire_grace", "repeats")
 
@@ -126,7 +126,8 @@ def status(value: Any) -> JobStatus:
 
 
 def instant(option: str, value: Any) -> datetime | None:
-    """None, or an aware datetime as a plain one in UTC; at the edge of the calendar, what every zone can still show."""
+    """None, or an aware datetime as a plain one in UTC. At the edge of the calendar, the last instant that every zone
+    can show."""
     if value is None:
         return None
     if not isinstance(value, datetime):

@@ -53,7 +53,7 @@ def brief(error: BaseException) -> str:
 
 
 def loggable(error: BaseException | None) -> BaseException | None:
-    """For `exc_info`. None where a property of the user's class raises: it would raise in the handlers of the log."""
+    """For `exc_info`. None if a property of the user's class raises: it would raise in the log handlers as well."""
     import traceback
 
     try:
@@ -76,12 +76,12 @@ class AetherError(Exception):
         super().__init__(f"{said.rstrip('.')}. {remedy}".rstrip())
 
     def at(self, where: str) -> Self:
-        """The same error, whose message begins with where it arose."""
+        """The same error; its message begins with the place where it arose."""
         self.args = (f"{where}: {self.args[0]}", *self.args[1:])
         return self
 
     def __reduce__(self) -> Any:
-        """Errors cross processes as they are, whatever their class is made from."""
+        """Errors cross processes unchanged, whatever their classes are built from."""
         return _restored, (type(self), self.args, vars(self))
 
 

@@ -80,15 +80,15 @@ class TablesTaken(StoreError):
 
 
 class StoreRefused(StoreError):
-    """A constraint of the schema refused a write of the kernel's."""
+    """A constraint of the schema refused a write by the kernel."""
 
 
 class DeniedSQL(StoreError):
-    """A unit of work may not end or escape its transaction, nor change our tables (docs/protocol.md, W7 and W11)."""
+    """A unit of work must not end or escape its transaction, nor change our tables (docs/protocol.md, W7 and W11)."""
 
 
 class UnitOfWorkTimeout(StoreError, TimeoutError):
-    """A unit of work, or one statement of it, held the database for too long. Nothing of it has happened."""
+    """A unit of work, or one statement of it, held the database for too long. Nothing of it was written."""
 
 
 class Unsupported(StoreError):
@@ -96,8 +96,8 @@ class Unsupported(StoreError):
 
 
 class Stale(StoreError):
-    """An `Update` or a `Note` presented a seq or schedule_rev that is no longer current. `job_id`: of which job;
-    `current`: the row now, None if gone."""
+    """An `Update` or a `Note` presented a seq or schedule_rev that is no longer current. `job_id`: the job; `current`:
+    the row now, None if it is gone."""
 
     def __init__(self, job_id: object, current: JobInfo | None) -> None:
         self.job_id, self.current = job_id, current

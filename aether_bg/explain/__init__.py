@@ -24,5 +24,5 @@ def explain(
     zone: tzinfo = UTC,
 ) -> str:
     """One sentence per line. `runs`: the history, newest first. `schedule`: as read with the plugins of an app; without
-    one the built-in language reads it. `zone`: the zone of all times."""
+    it, the built-in language reads it. `zone`: the zone of all times."""
     return "\n".join(Story(job, runs, now, around or Around(), schedule, zone).lines())

@@ -14,7 +14,7 @@ from attrs import field
 from aether_bg.model import JobInfo, JobStatus, Process
 
 OVERDUE: Final = 10.0
-"""Seconds after which a late job is overdue, and no longer just about to be claimed."""
+"""Seconds after which a late job counts as overdue, no longer as about to be claimed."""
 
 
 class Waiting(StrEnum):
@@ -33,7 +33,7 @@ class Waiting(StrEnum):
     SCHEDULE = "schedule"
     """This process cannot read its schedule: another one must (docs/protocol.md, C8)."""
     LIMIT = "limit"
-    """As many of its handler's jobs run as may (docs/protocol.md, L1)."""
+    """As many jobs of its handler run as may run at once (docs/protocol.md, L1)."""
     SLOT = "slot"
     SCHEDULER = "scheduler"
     CLAIM = "claim"
@@ -42,13 +42,13 @@ class Waiting(StrEnum):
 
 @attrs.frozen(kw_only=True)
 class Around:
-    """Who could run it, as far as is known; None means: not known.
+    """Who could run the job, as far as known; None means: not known.
 
     `owners`: the live processes, with a name for each; `gone`: those that no longer count, and why ("has died");
-    `handlers`: those of the live processes; `running` and `limit`: how many jobs of its handler run now, and may;
-    `free`: free slots; `here`: this process itself, if it is an owner;
-    `arms`: the scheduler must be armed for each job; `trouble`: what is wrong with it; `readable`: whether this process
-    can read the schedule; `parents`: the jobs that it runs after.
+    `handlers`: those of the live processes; `running` and `limit`: how many jobs of its handler run now, and how many
+    may; `free`: free slots; `here`: this process itself, if it is an owner; `arms`: the scheduler must be armed for
+    each job; `trouble`: what is wrong with it; `readable`: whether this process can read the schedule; `parents`: the
+    jobs that it runs after.
     """
 
     owners: Mapping[UUID, str] | None = None
@@ -65,7 +65,7 @@ class Around:
 
     @classmethod
     def of(cls, known: Sequence[Process]) -> Around:
-        """From the processes that are registered in a store."""
+        """Built from the processes that are registered in a store."""
         live = [process for process in known if process.state == "alive"]
         silent = "has given no sign since {:%Y-%m-%d %H:%M:%SZ}"
         return cls(
@@ -80,7 +80,7 @@ class Around:
 
 
 def waiting(job: JobInfo, now: datetime, around: Around) -> Waiting | None:
-    """What it waits for; None when it is not SCHEDULED."""
+    """What the job waits for; None if it is not SCHEDULED."""
     if job.status is not JobStatus.SCHEDULED:
         return None
     if job.waits_for:
