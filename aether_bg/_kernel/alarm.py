@@ -1,4 +1,4 @@
-"""When the scheduler looks for due jobs again: at its own time, at an earlier one that is expected, or at a wake."""
+"""When the scheduler looks for due jobs again: at its own time, at an earlier expected one, or when it is woken."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ Waiting = tuple[UUID, int]
 
 
 class Alarm:
-    """One scheduler sleeps by it; whatever commits a waiting job tells it the due time.
+    """Times one scheduler's sleep; whatever commits a waiting job reports its due time here.
 
-    What is expected while the scheduler sleeps wakes it. What is expected while it looks counts only if that look does
-    not take the job: a job that is inserted and claimed in one transaction is looked for once.
+    A due time that is reported while the scheduler sleeps wakes it. One that is reported while it looks counts only if
+    that look does not take the job: a job that is inserted and claimed in one transaction causes one look only.
     """
 
     def __init__(self, *, clock: Clock, nap: float, on_loop: Run) -> None:
         self._clock, self._nap, self._on_loop = clock, timedelta(seconds=nap), on_loop
         self.roused = Signal()
-        """Set by `wake`, for others who wait for news."""
+        """Set by `wake`, for others who wait for changes."""
         self._woken = anyio.Event()
         self._until: datetime | None = None
         """When its nap ends, while the scheduler sleeps."""
         self._expected: datetime | None = None
-        """The earliest due time that is known, since the last look."""
+        """The earliest due time reported since the last look."""
         self._during: dict[Waiting, datetime] | None = None
-        """Due times that became known during the look that goes on."""
+        """Due times reported during the current look."""
         self._taken: frozenset[Waiting] = frozenset()
-        """What the last look took."""
+        """The jobs that the last look took."""
 
     def wake(self) -> None:
         """Something may have changed. From any thread."""
@@ -47,7 +47,7 @@ class Alarm:
         self.roused.set()
 
     def expect(self, job_id: UUID, seq: int, due: datetime | None) -> None:
-        """This job waits for `due`: do not sleep past that."""
+        """This job waits for `due`: do not sleep longer than that."""
         if due is None or (self._taken and (job_id, seq) in self._taken):
             return
         if self._during is not None:
@@ -59,17 +59,17 @@ class Alarm:
             self._woken.set()
 
     def looking(self) -> None:
-        """The scheduler looks now, and will find what has been expected so far."""
+        """The scheduler looks now, and will find the jobs that were reported so far."""
         self._expected, self._during, self._taken = None, {}, frozenset()
 
     def looked(self, taken: Iterable[Waiting]) -> None:
-        """It has taken these."""
+        """The look took these jobs."""
         during, self._during, self._taken = self._during or {}, None, frozenset(taken)
         for waiting, due in during.items():
             self.expect(*waiting, due)
 
     async def sleep_until(self, when: datetime | None) -> None:
-        """Until then, until something earlier is expected, or for a nap (docs/protocol.md, R4): the clock may have been
+        """Sleeps until then, until an earlier due time, or for a nap (docs/protocol.md, R4): the clock may have been
         set, or another program may have made a job due."""
         if when is not None and (self._expected is None or when < self._expected):
             self._expected = when

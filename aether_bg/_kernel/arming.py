@@ -22,9 +22,9 @@ AT_ONCE: Final = 32
 
 @attrs.define(kw_only=True, eq=False)
 class Arming:
-    """Passes rows to `schedule_arm`: those named by `changed`, and those the store says are not armed.
+    """Passes rows to `schedule_arm`: those named by `changed`, and those that the store reports as not armed.
 
-    `roused`: set when there is news.
+    `roused`: set when there is something to arm.
     """
 
     _shared: Shared
@@ -32,7 +32,7 @@ class Arming:
     _roused: Signal
     _named: set[UUID] = attrs.field(factory=set, init=False)
     _held: dict[UUID, int] = attrs.field(factory=dict, init=False)
-    """Rows that moved on while they were being armed, and the seq that the scheduler may hold of them."""
+    """Rows that changed while they were being armed, and the seq that the scheduler may hold of each."""
     _wait: float = attrs.field(default=0.0, init=False)
 
     def changed(self, job_id: UUID) -> None:
@@ -44,7 +44,7 @@ class Arming:
         first = self._shared.timings.arming_backoff[0]
         while True:
             await self._pump()
-            if self._wait:  # a plugin that is well again says so with `wake`
+            if self._wait:  # a plugin that has recovered calls `wake`
                 await anyio.sleep(first)
                 await self._roused.wait(self._wait - first)
             elif not self._named:
@@ -93,7 +93,7 @@ class Arming:
             try:  # a mark that no waiter, scheduler or observer needs to know: not through the journal
                 await self._batcher.write(Update((commands.armed if job.waiting else commands.disarmed)(job)))
             except Stale:
-                self._held[job.id] = job.seq  # it moved on meanwhile: look again
+                self._held[job.id] = job.seq  # it has changed in the meantime: look again
                 self.changed(job.id)
             except StoreError as error:
                 self._shared.problems.report("outbox", error)

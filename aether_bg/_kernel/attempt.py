@@ -21,29 +21,28 @@ class Attempt:
     scope: anyio.CancelScope = attrs.field(factory=anyio.CancelScope)
     begun: bool = False
     revoked: bool = False
-    """The row was moved elsewhere: the outcome of this attempt is not recorded."""
+    """The row was changed elsewhere: the outcome of this attempt is not recorded."""
     releasing: bool = False
     """The stop interrupts it."""
     unreadable: InvalidPayload | None = None
     """Its payload cannot be decoded."""
     after: Attempt | None = None
-    """An earlier attempt of the same job that has not ended here: this one begins when that has
-    (docs/protocol.md, P7)."""
+    """An earlier attempt of the same job that has not ended here: this one begins after it (docs/protocol.md, P7)."""
     ended: anyio.Event | None = None
-    """Set when it has ended, if another one waits for that."""
+    """Set when it has ended, if another attempt waits for that."""
     error: BaseException | None = None
     """Why it failed, for the log."""
     overdue_since: float | None = None
-    """When it was first seen to run on after its cancellation."""
+    """When it was first seen running after its cancellation."""
     hangs: bool = False
-    """It ran on for long, and that has been reported."""
+    """It ran on for long after its cancellation, and that has been reported."""
     work: UnitOfWork | None = None
     written: Change | None = None
-    """Its outcome, written in a transaction of the handler's own (docs/protocol.md, W13)."""
+    """Its outcome, if the handler writes it in a transaction of its own (docs/protocol.md, W13)."""
     completed: Completed = COMPLETED
     """Its result if it completes."""
     threaded: bool = False
-    """Its code runs in a thread: nothing can cancel it."""
+    """Its code runs in a thread, which nothing can cancel."""
     closing: Closing | None = None
     """The clean-up of its dependencies."""
 
@@ -54,12 +53,12 @@ class Attempt:
 
     @property
     def in_thread(self) -> bool:
-        """A thread of this job runs: its own, or that of the attempt before it."""
+        """A thread of this job runs: its own, or one of the attempt before it."""
         return (self.begun and self.threaded) or (self.after is not None and self.after.in_thread)
 
     @property
     def late(self) -> bool:
-        """Its thread has returned too late: after its timeout, or after the job was deleted."""
+        """Its thread returned too late: after its timeout, or after the job was deleted."""
         return self.threaded and self.scope.cancel_called and not self.releasing
 
     def __str__(self) -> str:

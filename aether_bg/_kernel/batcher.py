@@ -1,4 +1,4 @@
-"""Writes of one moment share a transaction: each caller waits for its own, the store gets a batch."""
+"""Writes of the same moment share a transaction: each caller waits for its own write, the store gets a batch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Finished = Callable[[BaseException | None], object]
 
 
 class Batcher:
-    """`put` a write with what to call when it is committed or refused; `run` commits them, a batch at a time.
+    """`put` a write with a function to call when it is committed or refused; `run` commits them, a batch at a time.
 
     A batch that is refused is committed again one by one, so that one bad write does not harm the others. When the
     store itself is in trouble, all of them get the error.
@@ -32,7 +32,7 @@ class Batcher:
         self._runs = 0
         self._waiter: Callable[[], Waiter] | None = None
         self._together = False
-        """The last batch had more than one write: what comes now has company too."""
+        """The last batch had more than one write, so the next one probably has too."""
 
     def put(self, write: Insert | Update, finished: Finished) -> None:
         if self._closed:
@@ -43,8 +43,8 @@ class Batcher:
             self._something.set()
 
     async def write(self, write: Insert | Update) -> None:
-        """Commit one write. Raises what the store raises for it."""
-        if self.idle and not self._together and not self._closed:  # nothing to share a transaction with
+        """Commits one write. Raises what the store raises for it."""
+        if self.idle and not self._together and not self._closed:  # no other write to share a transaction with
             self._busy += 1
             try:
                 await self._transact([write])
@@ -64,8 +64,8 @@ class Batcher:
             raise outcome[0]
 
     async def run(self) -> None:
-        """Several may run beside each other: then one batch gathers while another is committed. Closed once the last
-        one is cancelled, also by a host whose loop ends without a stop."""
+        """Several may run at once: then one batch gathers while another is committed. The batcher is closed when the
+        last one is cancelled, also by a host whose loop ends without a stop."""
         self._runs += 1
         try:
             await self._run()
@@ -87,10 +87,10 @@ class Batcher:
                     await self._commit(batch)
                 finally:
                     self._busy -= len(batch)
-            batch = []  # let go of it now, not when the next one comes
+            batch = []  # release it now, not when the next one comes
 
     def close(self) -> None:
-        """Nothing is committed any more; those who wait get an error."""
+        """Nothing is committed any more; waiting callers get an error."""
         self._closed = True
         for _, finished in self._waiting:
             finished(_stopped())
@@ -106,7 +106,7 @@ class Batcher:
             await self._transact([write for write, _ in batch])
         except Exception as problem:
             error = problem
-        except BaseException:  # cancelled by the stop: those who wait must get an answer
+        except BaseException:  # cancelled by the stop: waiting callers must get an answer
             for _, finished in batch:
                 finished(_stopped())
             raise
@@ -119,7 +119,7 @@ class Batcher:
 
 
 def _of_one(error: BaseException) -> bool:
-    """One write of the batch may be the cause, rather than the store."""
+    """Whether one write of the batch may be the cause, rather than the store."""
     return isinstance(error, StoreContended) or not isinstance(error, StoreTrouble)
 
 

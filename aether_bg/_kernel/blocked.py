@@ -1,4 +1,4 @@
-"""A blocked event loop is named: a thread notices that the loop does not answer, and which handler holds it."""
+"""Reports a blocked event loop: a thread notices that the loop does not answer, and which handler holds it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from aether_bg.bridge import Bridge
 
 
 class Watch:
-    """Made on the loop; `stop` ends the thread. Each handler is named once."""
+    """Created on the loop; `stop` ends the thread. Each handler is reported once."""
 
     def __init__(self, *, running: Callable[[], list[Attempt]], problems: Problems, timings: Timings) -> None:
         self._running, self._problems = running, problems
@@ -27,7 +27,7 @@ class Watch:
         self._over = threading.Event()
         self._answered = True
         self._told: set[tuple[str, bool]] = set()
-        """Handlers, and whether it was sure that they held the loop."""
+        """Reported handlers, and whether it was certain that they held the loop."""
         threading.Thread(target=self._main, name="aether_bg watch", daemon=True).start()
 
     def stop(self) -> None:
@@ -52,7 +52,7 @@ class Watch:
         self._answered = True
 
     def _tell(self, doubtful: bool) -> None:
-        """`doubtful`: the first look at this silence; the loop may be about to answer."""
+        """`doubtful`: the first check during this silence; the loop may be about to answer."""
         attempts = [attempt for attempt in self._running() if attempt.begun and not attempt.threaded]
         if not attempts:
             return
@@ -90,13 +90,13 @@ class _Reading:
         return cls(time.monotonic(), time.process_time())
 
     def idle(self) -> bool:
-        """Whether this process has hardly run since."""
+        """Whether this process has hardly used the processor since."""
         now = self.now()
         return now.cpu - self.cpu < (now.wall - self.wall) / 2
 
 
 def _frames(thread: int) -> list[FrameType]:
-    """Of that thread, innermost first."""
+    """The frames of that thread, innermost first."""
     frames: list[FrameType] = []
     frame = sys._current_frames().get(thread)
     while frame is not None:

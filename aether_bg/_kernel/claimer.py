@@ -35,11 +35,11 @@ class Claimer:
 
     @property
     def claiming(self) -> bool:
-        """A claim is on its way: what it takes starts at once."""
+        """A claim is in progress: the jobs that it takes start at once."""
         return self._shared.slots.reserved > 0 or self._lock.locked()
 
     async def fire_due(self) -> datetime | None:
-        """Claim and start what is due; when to come back."""
+        """Claims and starts what is due; returns when to look again."""
         while self._shared.slots.free < 1 and not self._shared.identity.stopping:
             await self._shared.slots.freed.wait(self._shared.timings.nap)
         if self._shared.identity.stopping:
@@ -76,15 +76,15 @@ class Claimer:
         )  # fmt: skip
 
     def has_room(self, handler: str) -> bool:
-        """Whether another job of this handler may start here; its limit is for the store to count."""
+        """Whether another job of this handler may start here; the store counts the handler's limit."""
         return self._claim(self._shared.clock.now(), limit=self._shared.slots.free).most(handler, {}) > 0
 
     async def take(self, job: JobInfo) -> bool:
-        """Claim and start exactly this row, as it was read. False: it has moved on, or this owner is unknown. Whether
-        there is a slot for it `has_room` says: not the store, which would keep the one slot for others."""
+        """Claims and starts exactly this row, as it was read. False: it has changed since, or this owner is unknown.
+        `has_room` says whether there is a slot for it: the store would keep the only slot for others."""
         now = self._shared.clock.now()
         claim = self._claim(max(now, job.due_at or now), limit=1, kept=0, job_id=job.id, seq=job.seq)
-        self._shared.slots.reserve(job)  # until the claim returns no other trigger may take the same slot
+        self._shared.slots.reserve(job)  # no other trigger may take the same slot before the claim returns
         taken = False
         try:
             taken = bool((await self._take(claim)).jobs)

@@ -1,5 +1,4 @@
-"""The wall clock is set back, or the rules of a zone change: jobs that wait by the old ones are adjusted
-(docs/protocol.md, R4 to R6)."""
+"""Adjusts waiting jobs when the wall clock is set back or the rules of a zone change (docs/protocol.md, R4 to R6)."""
 
 from __future__ import annotations
 
@@ -17,11 +16,11 @@ from aether_bg.errors import InvalidSchedule
 from aether_bg.model import Query
 
 GONE_BACK: Final = 0.05
-"""Seconds from which on the wall clock counts as set back; less is the drift of a clock that is being set right."""
+"""Seconds by which the wall clock must go back to count as set back; less is drift that is being corrected."""
 REPORTED: Final = 1.0
-"""Seconds from which on that is reported."""
+"""Seconds from which this is reported."""
 PASSES: Final = 3
-"""Looks at the rows after each step: an outcome may have been decided before the step and written after the look."""
+"""How often rows are checked after each step: an outcome may be decided before the step and written after a check."""
 _PAGE: Final = 200
 
 
@@ -30,11 +29,11 @@ class Clocks:
     _shared: Shared
     _journal: Journal
     _lead: float | None = attrs.field(default=None, init=False)
-    """Of the wall clock over the monotonic one, at the last look."""
+    """The wall clock minus the monotonic one, at the last check."""
     _back: float = attrs.field(default=0.0, init=False)
     """Seconds of a step that has not been reported yet."""
     _passes: int = attrs.field(default=PASSES, init=False)
-    """That are left: the clock may have been set back before this start as well."""
+    """Checks that remain: the clock may have been set back before this start as well."""
     _starting: bool = attrs.field(default=True, init=False)
 
     async def run(self) -> None:
@@ -68,7 +67,7 @@ class Clocks:
             schedules.undone = max(before, schedules.undone or before)
 
     async def _look_back(self, now: datetime) -> None:
-        """How far the clock was set back while nothing ran: as far as the rows tell."""
+        """How far the clock was set back while nothing ran, as far as the rows show."""
         query = Query(changed_after=now, limit=_PAGE)
         while rows := await self._shared.calls.find(query):
             self._came_to(now, max(row.modified_at for row in rows))
@@ -84,7 +83,7 @@ class Clocks:
             self._shared.problems.report("clock", text)
 
     async def _adjust(self, query: Query) -> tuple[int, bool]:
-        """Page by page: how many rows were moved, and whether one of them was lost to another writer."""
+        """Page by page: how many rows were changed, and whether one of them was lost to another writer."""
         moved, missed = 0, False
         while rows := await self._shared.calls.find(query):
             for row in rows:

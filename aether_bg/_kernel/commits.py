@@ -21,7 +21,7 @@ log = logging.getLogger("aether_bg")
 
 
 _PAGE: Final = 500
-"""Rows that are read at once for the observers, whose queue is bounded."""
+"""Rows that are read at a time for the observers, whose queue is bounded."""
 
 
 @attrs.frozen
@@ -33,7 +33,7 @@ class Commits:
     _spawn: Spawn
 
     async def transact(self, writes: Sequence[Write]) -> Sequence[object]:
-        """Wakes the scheduler, and what arms it, for the children that are released."""
+        """Wakes the scheduler and the arming for the children that are released."""
         results = await self._calls.transact(writes)
         if any(results):
             told = [result for write, result in zip(writes, results, strict=True) if not isinstance(write, Call)]
@@ -50,7 +50,7 @@ class Commits:
             log.warning("%d jobs that waited are CANCELLED, first %s: %s", len(cancelled), first.job_id, first.error)
 
     async def _show(self, cancelled: Sequence[UUID]) -> None:
-        """To observers it is what a delete of each of them would be."""
+        """Observers see a delete of each of them."""
         try:
             for start in range(0, len(cancelled), _PAGE):
                 ids = tuple(cancelled[start : start + _PAGE])

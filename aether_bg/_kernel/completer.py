@@ -1,4 +1,4 @@
-"""Results on their way to the store: committed with others, tried again with the same token, then told
+"""Takes results to the store: commits them together, tries again with the same token, then reports them
 (docs/protocol.md, C6, W2 and W4)."""
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ from aether_bg.model.job import log_fields
 log = logging.getLogger("aether_bg")
 
 LONG: Final = timedelta(seconds=1)
-"""Occurrences may have passed during an attempt that ends this long after its own: the next one is computed aside."""
+"""An attempt that ends this long after its occurrence may have missed others: the next one is computed in a thread."""
 TRIM_EACH: Final = 100
-"""Occurrences of a recurring job between looks at the length of its history."""
+"""Occurrences of a recurring job between two checks of the length of its history."""
 _NO_RUN: Final = (RunOutcome.SKIPPED, RunOutcome.COALESCED, RunOutcome.SUPERSEDED)
 
 
@@ -59,10 +59,10 @@ class Outcome:
     result: Result | Change
     plan: Plan | None
     progress: Progress | None = None
-    """The last one, which it takes along."""
+    """The last progress, which is written with the outcome."""
     wait: float = 0.0
     unsure: Change | None = None
-    """Handed in, and whether the store has it is unknown."""
+    """It was handed in, and whether the store has it is unknown."""
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -73,7 +73,7 @@ class Completer:
     _notes: Notes
 
     def record(self, outcome: Outcome) -> None:
-        """Hand it in; the caller does not wait."""
+        """Hands it in; the caller does not wait."""
         job, result = outcome.job, outcome.result
         self._shared.slots.recording.add(job.id)
         if isinstance(result, Change):
@@ -118,7 +118,8 @@ class Completer:
             self._shared.spawn(self._again, outcome, change, error)
 
     async def _again(self, outcome: Outcome, change: Change, error: BaseException) -> None:
-        """It was not committed: with the same token until that is lost or the stop comes (docs/protocol.md, W2, U1)."""
+        """It was not committed: tried with the same token until that is lost or the stop comes (docs/protocol.md, W2,
+        U1)."""
         job, attempt = outcome.job, outcome.attempt
         if isinstance(error, Stale) and outcome.unsure is not None and was_written(outcome.unsure, error.current):
             return self._was_recorded(outcome, outcome.unsure)
@@ -139,7 +140,7 @@ class Completer:
             await anyio.sleep(outcome.wait)
         elif isinstance(error, StoreRefused) and await self._completed_before(outcome):
             self._shared.problems.report(f"outcome of {attempt}", error, job)
-            attempt.work = None  # what the other one wrote stands (docs/protocol.md, C6)
+            attempt.work = None  # the other attempt's writes stand (docs/protocol.md, C6)
             outcome.result = Repeated(error=text_of(error))
         elif attempt.work is not None and attempt.handler is not None:
             # an error in the unit's own SQL is a failure of the handler (docs/protocol.md, W8)
@@ -183,7 +184,7 @@ class Completer:
         return any(run.outcome is RunOutcome.COMPLETED and run.occurrence == job.occurrence for run in runs)
 
     def _tell(self, attempt: Attempt, job: JobInfo, change: Change) -> None:
-        """The log and the observers."""
+        """Tells the log and the observers."""
         if type(change) is Completion and not self._shared.observers.present:
             return
         if change.occurrences and change.occurrences % TRIM_EACH == 0 and not change.status.terminal:

@@ -1,4 +1,4 @@
-"""Whether an attempt runs at all, and what follows from a failure (docs/protocol.md, C7, R1 and R2)."""
+"""Decides whether an attempt runs at all, and what follows a failure (docs/protocol.md, C7, R1 and R2)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Decider:
         return Released(begun=False) if stopped else change
 
     def after(self, attempt: Attempt, failure: Failure) -> Result:
-        """Another attempt or none: as a plugin decides, else by the handler's retries and backoff."""
+        """Another attempt or none: a plugin decides, else the handler's retries and backoff."""
         assert attempt.handler is not None  # it has begun
         try:
             decision = self._shared.calls.decide(attempt.context, failure)

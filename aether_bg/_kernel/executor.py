@@ -32,8 +32,8 @@ from aether_bg.protocols import Runner
 
 @attrs.define(kw_only=True, eq=False)
 class Executor:
-    """`runners`: where each handler's code runs, by name. `new_work`: makes the unit of work of a handler.
-    `parents`: what `ctx.parents` does. `max_result`: bytes of JSON."""
+    """`runners`: where each handler's code runs, by name. `new_work`: makes a handler's unit of work. `parents`:
+    implements `ctx.parents`. `max_result`: bytes of JSON."""
 
     _shared: Shared
     _runners: Mapping[str, Runner]
@@ -46,7 +46,7 @@ class Executor:
     _parents: Callable[[JobContext], Parents]
     _max_result: int
     _new_scope: Callable[[], anyio.CancelScope] = attrs.field(factory=lambda: type(anyio.CancelScope()), init=False)
-    """The class of this loop: `anyio.CancelScope()` asks each time which loop it is on."""
+    """The class for this loop: `anyio.CancelScope()` finds out each time which loop it is on."""
 
     def start(self, job: JobInfo) -> None:
         """Synchronous: no await between the commit of a claim and the start (docs/protocol.md, C5)."""
@@ -61,7 +61,7 @@ class Executor:
         self._shared.spawn(self._run, attempt)
 
     def _follow(self, attempt: Attempt, before: Attempt) -> None:
-        """The store gave this process a job that it still runs: never twice at once (docs/protocol.md, P7)."""
+        """The store gave this process a job that it still runs: never run it twice at once (docs/protocol.md, P7)."""
         before.revoke()
         before.ended = anyio.Event()
         attempt.after = before
@@ -79,7 +79,7 @@ class Executor:
             result = await self._decider.judge(attempt, plan) or await self._execute(attempt)
             if attempt.closing is not None and attempt.closing.notes and not isinstance(result, Change):
                 result = noted(result, attempt.closing.notes)
-        except Exception as error:  # of the framework's own code: the job fails visibly, the app goes on
+        except Exception as error:  # an error of the framework: the job fails visibly, the app goes on
             self._shared.problems.report(f"attempt of {attempt}", error, job)
             attempt.error = error
             result = Failed(error=text_of(error))
@@ -87,9 +87,9 @@ class Executor:
 
     def _end(self, attempt: Attempt, result: Result | Change, plan: Plan | None) -> None:
         if attempt.work is not None and (attempt.revoked or not isinstance(result, Completed)):
-            attempt.work.close()  # what its tasks enqueue from now on must not vanish with it
+            attempt.work.close()  # what its tasks enqueue from now on must not be lost with it
         self._shared.slots.end(attempt)
-        del attempt.scope  # its task goes with it: what waits for the commit, the garbage collector walks through
+        del attempt.scope  # drop its task: the garbage collector walks through everything that waits for the commit
         if attempt.revoked:
             self._shared.slots.settle(attempt.job)
         else:
@@ -157,7 +157,7 @@ class Executor:
                 await anyio.lowlevel.checkpoint_if_cancelled()
 
     async def _returned(self, attempt: Attempt, handler: Handler, result: Any) -> None:
-        while inspect.isawaitable(result):  # of a plain function: a wrapper's, a lambda's
+        while inspect.isawaitable(result):  # returned by a plain function: a wrapper, a lambda
             attempt.threaded = False
             result = await result
         if result is not None or handler.returns is not None:

@@ -1,4 +1,4 @@
-"""How this process is: what `app.health()` answers, from the rows themselves rather than from past warnings."""
+"""The answer of `app.health()`: how this process is, from the rows themselves rather than from past warnings."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Health:
     _supervisor: Supervisor
 
     async def report(self, lasting: Mapping[str, str | None]) -> dict[str, Any]:
-        """As plain JSON. `lasting`: parts whose problem holds now, or not, whatever was reported of late."""
+        """As plain JSON. `lasting`: parts whose problem holds now, or does not, whatever was reported recently."""
         stats, problems = await self._of_the_store()
         trouble = self.scheduler_says("health")
         lasting = {**lasting, "notice": self.scheduler_says("notice")}
@@ -73,7 +73,7 @@ class Health:
         limits, running = self._shared.handlers.limits, stats.by_handler
         names -= {
             name for name in limits if running.get(name, {}).get("running", 0) >= limits[name]
-        }  # they wait rightly
+        }  # they wait for a good reason
         before = now - timedelta(seconds=OVERDUE)
         late: list[JobInfo] = []
         for name in sorted(names):
@@ -100,7 +100,7 @@ class Health:
         return self.scheduler_says("likely_cause") or "the scheduler does not call; check that it runs"
 
     def scheduler_says(self, attribute: str) -> str | None:
-        """What the scheduler plugin says about itself, by an attribute or a plain method that it may have."""
+        """What the scheduler plugin reports about itself, by an attribute or a plain method, if it has one."""
         said = getattr(self._shared.calls.scheduler, attribute, None)
         said = said() if callable(said) else said
         return str(said) if said else None

@@ -1,4 +1,4 @@
-"""This process is alive: the beats that say so, and what each answer leads to (docs/protocol.md, P)."""
+"""Shows that this process is alive: its beats, and what follows from each answer (docs/protocol.md, P)."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from aether_bg.model import Alive, Heartbeat
 
 FOR_EVER: Final = 10 * 365 * 86400.0
 APART: Final = 1.0
-"""Seconds from which on the difference between the store's clock and this machine's is reported."""
+"""Seconds of difference between the store's clock and this machine's that are reported."""
 
 
 @attrs.define(kw_only=True, eq=False)
 class Heartbeats:
-    """`look`: asks for a beat now, rather than at the next turn. `lease`: seconds."""
+    """`look`: asks for a beat now, before the next turn. `lease`: seconds."""
 
     _shared: Shared
     _rescuer: Rescuer
@@ -39,22 +39,22 @@ class Heartbeats:
     _apart: bool = attrs.field(default=False, init=False)
 
     async def join(self) -> Alive:
-        """Register, then take back what dead owners held, before the first claim (docs/protocol.md, P1)."""
+        """Registers, then takes back what dead owners held, before the first claim (docs/protocol.md, P1)."""
         alive = await self.beat(join=True)
         self._shared.identity.store_id = alive.store_id
         await self._rescue(alive)
         return alive
 
     async def show(self, not_applied: tuple[str, ...]) -> None:
-        """Declarations that could not be applied, for those who look at the store."""
+        """Stores the declarations that could not be applied, for people who look at the store."""
         self._not_applied = not_applied
         await self.beat()
 
     async def announce_stop(self) -> None:
-        """Mark this owner as stopping, so that what its end interrupts is no crash (docs/protocol.md, S7)."""
+        """Marks this owner as stopping, so that interrupted attempts do not count as crashes (docs/protocol.md, S7)."""
         wait = 0.0
         with self._announcing:
-            while not self._announcing.cancel_called:  # the store may be closed by then
+            while not self._announcing.cancel_called:  # the store may be closed already
                 with suppress(StoreError):  # if it never succeeds, `leave` reports why
                     await self.beat(stopping=True)
                     return
@@ -62,7 +62,8 @@ class Heartbeats:
                 await anyio.sleep(wait)
 
     async def leave(self) -> None:
-        """Put back what is still held because no outcome was recorded, then withdraw (docs/protocol.md, P1 and S7)."""
+        """Puts back what is still held because no outcome was recorded, then removes this owner (docs/protocol.md, P1
+        and S7)."""
         self._announcing.cancel()
         await self.beat(stopping=True)
         await self._rescuer.recover(self._shared.identity.owner, stopped=True)
@@ -74,7 +75,7 @@ class Heartbeats:
         await self.beat(keep_for=FOR_EVER, stopping=True)
 
     async def others(self) -> Alive:
-        """Who is alive: the last answer. A client has none, and asks now."""
+        """Who is alive, by the last answer. A client has no answer, and asks now."""
         if self.alive is not None:
             return self.alive
         me, now = self._shared.identity.owner, self._shared.clock.now()
@@ -82,7 +83,7 @@ class Heartbeats:
         return await self._shared.calls.heartbeat(asked)
 
     async def run(self) -> None:
-        """Beat, and act on each answer, until cancelled."""
+        """Beats, and acts on each answer, until cancelled."""
         clock, third, slots = self._shared.clock, self._lease / 3, self._shared.slots
         looked, company = clock.monotonic(), True
         while True:
@@ -96,7 +97,7 @@ class Heartbeats:
                 self._rescuer.forget()
                 continue
             looked, late = clock.monotonic(), clock.monotonic() - looked > within + third
-            if late:  # what happened meanwhile is unknown
+            if late:  # what has happened since is unknown
                 self._rescuer.forget()
             self._shared.identity.company = company = len(alive.beats) > 1
             if not alive.known:

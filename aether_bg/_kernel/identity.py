@@ -1,4 +1,4 @@
-"""Which start of the app this is."""
+"""Identifies one start of the app."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from aether_bg._rules.ids import uuid7
 
 @attrs.define(kw_only=True, eq=False)
 class Identity:
-    """Only the heartbeat changes `owner` and `store_id`, only the stop `stopping`."""
+    """Only the heartbeat changes `owner` and `store_id`, only the stop changes `stopping`."""
 
     owner: UUID = field(factory=uuid7)
     """New at every start, and after another process has declared this one dead (docs/protocol.md, P1 and P4)."""
     store_id: UUID = field(factory=lambda: UUID(int=0))
     stop_asked: bool = False
-    """Set in any thread or signal handler, ahead of `stopping`: what runs now may block the loop until the process
-    ends, and that is not a crash (docs/protocol.md, S7)."""
+    """Set in any thread or signal handler, before `stopping`: a handler may block the loop until the process ends, and
+    that is not a crash (docs/protocol.md, S7)."""
     stopping: bool = False
     company: bool = False
     """Other owners are registered; as of the last heartbeat."""

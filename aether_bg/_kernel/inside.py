@@ -21,7 +21,7 @@ from aether_bg.model import JobContext, JobInfo, JobStatus, Update
 from aether_bg.model.context import DONE
 
 _TRIES: Final = 5
-"""Verbs may change the row while its outcome is on its way."""
+"""How often the row is read again: verbs may change it while its outcome is being written."""
 
 
 @attrs.frozen(eq=False)
@@ -29,11 +29,11 @@ class Inside:
     _shared: Shared
     _journal: Journal
     _call: Blocking
-    """Carries a call from another thread to the loop."""
+    """Passes a call from another thread to the loop."""
     _bridge: Bridge = attrs.field(factory=Bridge, init=False)
 
     def complete(self, ctx: JobContext, connection: Any) -> Awaitable[None]:
-        """To be awaited on the loop; in other threads it is done when this returns."""
+        """An awaitable on the loop; in other threads it is done when this returns."""
         connection = unscoped(connection)
         if self._bridge.is_here:
             return self._complete(ctx, connection)
@@ -41,7 +41,7 @@ class Inside:
         return DONE
 
     async def _complete(self, ctx: JobContext, connection: Any) -> None:
-        """The attempt is written; the commit is the handler's."""
+        """Writes the outcome; the handler commits it."""
         attempt, shared = self._shared.slots.running.get(ctx.job.id), self._shared
         if attempt is None or attempt.context is not ctx:
             raise UsageError(repr(ctx), "its attempt has ended", "Call complete in the handler, and await it.")
@@ -58,7 +58,7 @@ class Inside:
             if plan is None:
                 raise UsageError(repr(ctx), "its schedule cannot be read here any more", "Return without complete.")
             change = transitions.finish(job, Completed(), plan, shared.clock.moment())
-            settle = attempt.handler is None or attempt.handler.returns is None  # else with the result
+            settle = attempt.handler is None or attempt.handler.returns is None  # else it comes with the result
             if await shared.calls.write_on(connection, Update(change), notify=True, settle=settle) is not None:
                 attempt.written = change
                 return
@@ -74,7 +74,7 @@ class Inside:
                 "Commit before the handler returns.",
             )  # fmt: skip
         done = attempt.completed
-        if done.has_result or done.error:  # known only now, and its children read it
+        if done.has_result or done.error:  # the result is known only now, and its children read it
             run, *gaps = change.runs
             run = attrs.evolve(run, result=done.result, has_result=done.has_result, error=done.error)
             await self._journal.try_update(
@@ -82,7 +82,7 @@ class Inside:
             )
 
     async def _current(self, attempt: Attempt) -> JobInfo:
-        """The row, which verbs may have changed. Raises `TokenLost` when it is no longer this attempt's."""
+        """The row, which verbs may have changed. Raises `TokenLost` if it no longer belongs to this attempt."""
         job = await self._shared.calls.get(attempt.job.id)
         if job is None or job.seq != attempt.job.seq or job.status is not JobStatus.RUNNING:
             raise lost(attempt.context)

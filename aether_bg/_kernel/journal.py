@@ -1,4 +1,4 @@
-"""The one way to change jobs: commit, then announce once, to those who wait, the scheduler and the observers."""
+"""The only way to change jobs: commit, then announce once, to waiting callers, the scheduler and the observers."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from aether_bg.model import Altered, Change, Enqueued, Hold, Insert, JobInfo, Jo
 
 
 class Written(NamedTuple):
-    """One of several writes, and the row after it as observers are shown it."""
+    """One of several writes, and the row after it as observers see it."""
 
     write: Insert | Update
     row: JobInfo | None
 
 
 class Journal:
-    """`arm`: told of each row that has changed, for a scheduler that holds due times itself."""
+    """`arm`: gets each row that has changed, for a scheduler that holds due times itself."""
 
     def __init__(
         self, *, calls: Calls, commits: Commits, batcher: Batcher, alarm: Alarm, observers: Observers,
@@ -38,7 +38,7 @@ class Journal:
         self._calls, self._commits, self._batcher = calls, commits, batcher
         self._alarm, self._observers, self.arm = alarm, observers, arm
         self._waiters: WeakValueDictionary[UUID, anyio.Event] = WeakValueDictionary()
-        """By job; each is kept alive only by those who wait for it."""
+        """By job; callers who wait for an entry keep it alive."""
 
     def ended(self, job_id: UUID) -> anyio.Event:
         """Set when this process learns that the job has ended."""
@@ -48,7 +48,7 @@ class Journal:
     # -- commit ----------------------------------------------------------------------------------
 
     async def insert(self, job: JobInfo, after: tuple[UUID, ...] = ()) -> None:
-        """Raises `NameHeld`, `JobNotFound` for one of `after`, or a `StoreError`."""
+        """Raises `NameHeld`, `JobNotFound` for a job of `after`, or a `StoreError`."""
         if self._batcher.idle and not after:  # a claim made now can share its transaction
             self._alarm.expect(job.id, job.seq, job.due_at)
         await self._write(Insert(job, after))
@@ -60,7 +60,7 @@ class Journal:
         self._updated(change, None if job is None else change.applied_to(job), verb)
 
     async def try_update(self, change: Change) -> bool:
-        """False: the row has moved on meanwhile."""
+        """False: the row has changed in the meantime."""
         try:
             await self.update(change)
         except Stale:
@@ -68,7 +68,7 @@ class Journal:
         return True
 
     def put(self, change: Change, finished: Finished) -> None:
-        """An outcome, committed with others; `finished` gets None, or why it was not committed."""
+        """An outcome, committed together with others; `finished` gets None, or why it was not committed."""
         self._batcher.put(Update(change), partial(self._put, change, finished))
 
     def _put(self, change: Change, finished: Finished, error: BaseException | None) -> None:
@@ -95,12 +95,12 @@ class Journal:
             self.announce_jobs(unit.jobs)
 
     async def replace(self, release: Change, job: JobInfo, after: tuple[UUID, ...] = ()) -> None:
-        """Insert `job` under the name that `release` gives up. Raises `Stale`, `NameHeld`, or a `StoreError`."""
+        """Inserts `job` under the name that `release` frees. Raises `Stale`, `NameHeld`, or a `StoreError`."""
         await self._commits.transact([Update(release), Insert(job, after)])
         self._inserted(job)
 
     async def write_all(self, written: Sequence[Written]) -> None:
-        """All of them in one transaction. Raises `Stale`, `NameHeld`, or a `StoreError`."""
+        """Commits all of them in one transaction. Raises `Stale`, `NameHeld`, or a `StoreError`."""
         if not written:
             return
         writes = [each.write for each in written]
@@ -117,10 +117,10 @@ class Journal:
                 await anyio.lowlevel.cancel_shielded_checkpoint()
 
     async def hold(self, write: Hold) -> None:
-        """Pause a handler or let it go on (docs/protocol.md, L3). Raises a `StoreError`."""
+        """Pauses a handler or lets it go on (docs/protocol.md, L3). Raises a `StoreError`."""
         try:
             await self._commits.transact([write])
-        except StoreUnsure:  # twice is as once
+        except StoreUnsure:  # the second time changes nothing
             await self._commits.transact([write])
         self._alarm.wake()
 
@@ -131,7 +131,8 @@ class Journal:
             await self._again(partial(self._batcher.write, write), write)
 
     async def _again(self, commit: Callable[[], Awaitable[object]], write: Insert | Update) -> None:
-        """The same once more says whether the first one happened. `write`: what is committed, or a part of it."""
+        """Writing the same again shows whether the first write happened. `write`: what is committed, or a part of
+        it."""
         try:
             await commit()
         except (NameHeld, Stale, StoreRefused) as error:
@@ -178,7 +179,7 @@ class Journal:
 
 
 def was_written(change: Change, current: JobInfo | None) -> bool:
-    """Whether `current`, the row as it is, shows this very change."""
+    """Whether `current`, the row as it is, shows exactly this change."""
     return current is not None and (change.next_seq, change.next_rev, change.modified_at) == (
         current.seq, current.schedule_rev, current.modified_at
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The running kernel: builds its parts, and is what plugins know as `Kernel`."""
+"""The running kernel: builds its parts, and is the `Kernel` that plugins see."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ from aether_bg.protocols import Clock, Runner
 
 
 class Kernel:
-    """One start of an app: made at the start, dropped at the stop. Nothing runs before `open`.
+    """One start of an app: created at the start, dropped at the stop. Nothing runs before `open`.
 
     `runners`: where each handler's code runs. `enqueue_in`: makes `tx.enqueue` for the transaction of a unit of work,
-    which also lists what it makes. `call`: carries a call from another thread to the loop. `spawn`: starts a task of
+    and lists the jobs that it makes. `call`: passes a call from another thread to the loop. `spawn`: starts a task of
     the kernel's own.
     """
 
@@ -123,7 +123,7 @@ class Kernel:
         return UnitOfWork(self._enqueue_in, self.store_id)
 
     def open(self) -> None:
-        """Writes and events are carried out from now on."""
+        """From now on, writes and events are carried out."""
         for loop in (self.batcher.run, self.batcher.run, self.shared.observers.run, self.notes.run):
             self.supervisor.keep(loop)
 
@@ -132,14 +132,14 @@ class Kernel:
         self.batcher.close()
 
     async def drain(self) -> None:
-        """Run what is due, and what that makes due, until nothing is. Raises a `StoreError`."""
+        """Runs what is due, and what that makes due, until nothing is due. Raises a `StoreError`."""
         slots = self.shared.slots
         while True:
             busy, started = slots.busy, slots.started
             due = await self.claimer.fire_due()
             if self.claimer.error is not None:
                 raise self.claimer.error
-            quiet = not busy and started == slots.started  # else something may have become due meanwhile
+            quiet = not busy and started == slots.started  # otherwise something may have become due in the meantime
             if quiet and (due is None or due > self.clock.now()):
                 return
             if slots.busy:

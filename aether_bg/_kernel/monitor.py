@@ -1,4 +1,4 @@
-"""Warnings about jobs that do not get on: attempts that hang, due jobs that no process takes."""
+"""Warns about jobs that do not get on: attempts that hang, due jobs that no process takes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from aether_bg.model import Alive, JobInfo, JobStatus, Query
 
 @attrs.define(kw_only=True, eq=False)
 class Monitor:
-    """`arm`: as of the journal. `wake`: has the scheduler look again."""
+    """`arm`: as in the journal. `wake`: makes the scheduler look again."""
 
     _shared: Shared
     _unserved: Unserved
@@ -23,11 +23,11 @@ class Monitor:
     _wake: Callable[[], object]
     _next_sweep: float = attrs.field(default=0.0, init=False)
     _late: set[tuple[UUID, int]] = attrs.field(factory=set, init=False)
-    """Overdue at the last sweep."""
+    """Jobs that were overdue at the last sweep."""
     _warned: bool = attrs.field(default=False, init=False)
 
     async def look(self, alive: Alive) -> None:
-        """After each beat."""
+        """Runs after each beat."""
         self._hung()
         await self._unserved.look(alive)
         if self._shared.clock.monotonic() >= self._next_sweep:
@@ -37,7 +37,7 @@ class Monitor:
             await self._overdue(alive)
 
     def _hung(self) -> None:
-        """Attempts that have not stopped although they were cancelled are named, once."""
+        """Reports each attempt that has not stopped although it was cancelled, once."""
         now = self._shared.clock.monotonic()
         for attempt in self._shared.slots.running.values():
             if not attempt.scope.cancel_called or attempt.hangs:
@@ -51,15 +51,15 @@ class Monitor:
                 self._shared.problems.report("attempts", text, attempt.job)
 
     async def _full(self, handler: str) -> bool:
-        """As many of its jobs run as may: the others wait rightly."""
+        """As many of its jobs run as may: the others wait for a good reason."""
         if (limit := self._shared.handlers.limits.get(handler)) is None:
             return False
         running = Query(handler_name=handler, status=(JobStatus.RUNNING,), limit=limit)
         return len(await self._shared.calls.find(running)) >= limit
 
     async def _overdue(self, alive: Alive) -> None:
-        """Whatever the scheduler: what is long overdue is armed again. It is reported at the second look (at the first
-        it may be the clock that was moved), and once until nothing is overdue any more."""
+        """With any scheduler: a job that is long overdue is armed again. It is reported at the second sweep (at the
+        first one, the clock may just have been moved), and once until nothing is overdue any more."""
         mine: list[JobInfo] = []
         before = self._shared.clock.now() - timedelta(seconds=self._shared.timings.overdue)
         for name in sorted(alive.due.intersection(self._shared.handlers)):

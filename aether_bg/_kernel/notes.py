@@ -1,4 +1,4 @@
-"""What attempts say of themselves while they run: progress, and checkpoints (docs/protocol.md, G)."""
+"""What attempts report while they run: progress and checkpoints (docs/protocol.md, G)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ Blocking = Callable[[Callable[[], Awaitable[None]]], None]
 
 @attrs.define(eq=False)
 class Watch:
-    """For one who waits for a job that may run here: its newest progress, and an event that says there is one."""
+    """For a caller who waits for a job that may run here: its newest progress, and an event that is set when it
+    changes."""
 
     seen: Progress | None = None
     moved: anyio.Event = attrs.field(factory=anyio.Event)
@@ -36,7 +37,7 @@ class Watch:
 
 @attrs.define(eq=False)
 class _Turn:
-    """Of the checkpoints of an attempt: one is written at a time, and none after a later one."""
+    """The checkpoints of one attempt: it writes one at a time, and never an older one after a newer one."""
 
     lock: anyio.Lock = attrs.field(factory=partial(anyio.Lock, fast_acquire=True))
     last: int = -1
@@ -44,7 +45,7 @@ class _Turn:
 
 @attrs.define(kw_only=True, eq=False)
 class Notes:
-    """`call`: carries a call from another thread to the loop. `limit`: bytes of a checkpoint."""
+    """`call`: passes a call from another thread to the loop. `limit`: bytes of a checkpoint."""
 
     _shared: Shared
     _on_loop: Run
@@ -52,7 +53,7 @@ class Notes:
     _limit: int
     _bridge: Bridge = attrs.field(factory=Bridge, init=False)
     _fresh: dict[JobContext, Progress] = attrs.field(factory=dict, init=False)
-    """What has not been written yet."""
+    """The progress that has not been written yet."""
     _writing: dict[JobContext, Progress] = attrs.field(factory=dict, init=False)
     _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False)
     _asked: anyio.Event = attrs.field(factory=anyio.Event, init=False)
@@ -60,7 +61,7 @@ class Notes:
     _watches: dict[UUID, list[Watch]] = attrs.field(factory=dict, init=False)
 
     _numbers: Iterator[int] = attrs.field(factory=count, init=False)
-    """Of checkpoints, in the order in which they are begun."""
+    """Numbers for checkpoints, in the order in which they begin."""
     _turns: WeakKeyDictionary[JobContext, _Turn] = attrs.field(factory=WeakKeyDictionary, init=False)
 
     # -- progress --------------------------------------------------------------------------------
@@ -85,14 +86,14 @@ class Notes:
         self._asked.set()
 
     def last(self, ctx: JobContext) -> Progress | None:
-        """What the attempt said last, unless that is written: its outcome takes it along, and may overtake a write."""
+        """The last progress of the attempt, unless it is written: the outcome includes it, and may overtake a write."""
         if not self._fresh and not self._writing:
             return None
         with self._lock:
             return self._fresh.pop(ctx, None) or self._writing.get(ctx)
 
     async def run(self) -> None:
-        """At most one write a second for all attempts (docs/protocol.md, G1)."""
+        """Writes at most once a second for all attempts (docs/protocol.md, G1)."""
         while True:
             await self._asked.wait()
             self._asked = anyio.Event()
@@ -129,7 +130,7 @@ class Notes:
     # -- checkpoints -----------------------------------------------------------------------------
 
     def checkpoint(self, ctx: JobContext, value: Any) -> Awaitable[None]:
-        """To be awaited on the loop; in other threads it is done when this returns."""
+        """An awaitable on the loop; in other threads it is done when this returns."""
         number = next(self._numbers)
         if self._bridge.is_here:
             return self._in_turn(ctx, value, number)
@@ -140,7 +141,7 @@ class Notes:
         plain = check_json(value, self._limit, "a checkpoint")
         turn = self._turns.setdefault(ctx, _Turn())
         async with turn.lock:
-            if number > turn.last:  # else a later one is stored already
+            if number > turn.last:  # otherwise a later one is stored already
                 await self._keep(ctx, plain)
                 turn.last = number
 

@@ -1,4 +1,4 @@
-"""Observers get events in order, after the commit, by one task of their own: none of them can delay a job."""
+"""Passes events to the observers in order, after the commit, in a task of its own: no observer can delay a job."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MOST_WAITING: Final = 10_000
 
 
 class Observers:
-    """`slow`: seconds from which on an observer is named as slow."""
+    """`slow`: seconds from which an observer is reported as slow."""
 
     def __init__(self, observers: Sequence[Callable[[Event], Awaitable[object]]], slow: float) -> None:
         self._observers, self._slow = observers, slow
@@ -43,7 +43,7 @@ class Observers:
         return not self._waiting and not self._telling
 
     async def run(self) -> None:
-        """What an observer raises is logged and goes no further; one that takes long is named."""
+        """Logs what an observer raises and goes on; reports an observer that takes long."""
         while True:
             await self._something.wait()
             self._something = anyio.Event()

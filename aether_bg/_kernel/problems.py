@@ -1,4 +1,4 @@
-"""What goes wrong without a caller to raise it to: logged, kept for `health`, passed to observers."""
+"""Errors without a caller to raise them to: logged, kept for `health`, passed to observers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ class Problems:
         self._reported_at_stop: set[tuple[str, object]] = set()
 
     def report(self, part: str, problem: BaseException | str, job: JobInfo | None = None) -> None:
-        """From any thread. During the stop: one line per part and kind of problem, none for what came too late."""
+        """From any thread. During the stop: one line per part and kind of problem; a problem after the end is
+        dropped."""
         error = problem if isinstance(problem, BaseException) else None
         if self._identity.stopping:
             if isinstance(error, NotStarted):
@@ -50,7 +51,7 @@ class Problems:
 
 
 def one_line(problem: BaseException | str) -> str:
-    """For logs: bounded, without line breaks and escape sequences; of a group, all that is in it."""
+    """An error for logs: bounded, without line breaks and escape sequences; for a group, every error in it."""
     text = _text(problem) if isinstance(problem, BaseException) else problem
     return plain(text[:2000])
 

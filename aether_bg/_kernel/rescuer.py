@@ -1,4 +1,4 @@
-"""Jobs of dead owners, and jobs lost within this one, are put back (docs/protocol.md, C5, P3 and R3)."""
+"""Puts back the jobs of dead owners, and jobs lost within this process (docs/protocol.md, C5, P3 and R3)."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class Rescuer:
     _journal: Journal
     _standstill: Standstill
     _strays: set[tuple[UUID, int]] = attrs.field(factory=set, init=False)
-    """Held by this owner in the store at the last look, but not running here."""
+    """Jobs that this owner held in the store at the last check, but that do not run here."""
 
     def forget(self) -> None:
-        """What was seen of other owners so far does not count: a look failed, or came too late."""
+        """Drops the observations of other owners: a check failed, or came too late."""
         self._standstill.forget()
 
     async def look(self, alive: Alive) -> tuple[UUID, ...]:
-        """Take back the jobs of dead owners; which owners those are."""
+        """Takes back the jobs of dead owners; returns these owners."""
         me, now = self._shared.identity.owner, self._shared.clock.monotonic()
         dead = {*alive.dead, *self._standstill.expired(alive.beats, me, now)} - {me}
         for owner in dead:
@@ -40,7 +40,7 @@ class Rescuer:
         return tuple(dead)
 
     async def recover(self, owner: UUID, *, stopped: bool) -> None:
-        """All that this owner holds. `stopped`: it had begun to stop, so that nothing crashed."""
+        """Takes back all jobs of this owner. `stopped`: it had begun to stop, so nothing crashed."""
         taken: list[JobInfo] = []
         failed = 0
         while rows := await self._shared.calls.find(Query(owner=owner, limit=500)):
@@ -57,7 +57,8 @@ class Rescuer:
             )  # fmt: skip
 
     async def _take_back(self, row: JobInfo, owner: UUID, stopped: bool) -> Change | None:
-        """What a stop interrupted is not counted; crashes are, apart from retries (docs/protocol.md, S7 and R3)."""
+        """An attempt that a stop interrupted does not count; a crash counts, apart from retries (docs/protocol.md, S7
+        and R3)."""
         moment, name = self._shared.clock.moment(), row.handler_name
         retries = self._shared.handlers.compiled(name).info.retries if name in self._shared.handlers else 0
         lost = Lost(
@@ -76,15 +77,15 @@ class Rescuer:
         return change
 
     async def compare(self, alive: Alive, known: set[tuple[UUID, int]]) -> None:
-        """What this owner holds in the store against what runs here; `known`: what ran before the beat."""
+        """Compares what this owner holds in the store with what runs here; `known`: what ran before the beat."""
         held, running, recording = set(alive.running), self._shared.slots.running, self._shared.slots.recording
-        for job_id, seq in known - held:  # running here, but no longer ours in the store: the token is lost
+        for job_id, seq in known - held:  # running here, but no longer this owner's in the store: the token is lost
             attempt = running.get(job_id)
             if attempt is not None and attempt.job.seq == seq and job_id not in recording:
                 attempt.revoke()
         now = {(job_id, attempt.job.seq) for job_id, attempt in running.items()}
         strays = {stray for stray in held - now - known if stray[0] not in recording}
-        for job_id, seq in strays & self._strays:  # seen twice: not a claim of this moment, but a lost one (C5)
+        for job_id, seq in strays & self._strays:  # seen twice: not a claim in progress, but a lost one (C5)
             await self._release(job_id, seq)
         self._strays = strays
 

@@ -25,7 +25,7 @@ class Schedules:
     def __init__(self, load: Callable[[str, str | None], Schedule], clock: Clock) -> None:
         self.load, self._clock = lru_cache(maxsize=1024)(load), clock
         self.unreadable: set[tuple[str, str | None]] = set()
-        """As (text, zone): jobs with them are left to other processes."""
+        """As (text, zone): jobs with these schedules are left to other processes."""
         self.undone: datetime | None = None
         """What the wall clock showed before it was last set back by three hours or more (docs/protocol.md, R5)."""
         self._one, self._threads = anyio.CapacityLimiter(1), Threads("aether_bg kernel")
@@ -36,7 +36,7 @@ class Schedules:
         return Plan.of(schedule, job, self.undone).grounded(self._clock.now())
 
     def plan_or_none(self, job: JobInfo) -> Plan | None:
-        """None: this process cannot read it, and will claim no such jobs."""
+        """None: this process cannot read it, and will not claim its jobs."""
         try:
             return self.plan(job)
         except InvalidSchedule:
@@ -47,7 +47,8 @@ class Schedules:
         return (job.expression_value, job.timezone) in self.unreadable
 
     def read_again(self) -> bool:
-        """Whether one that could not be read can be read now: its plugin may have failed for a passing reason."""
+        """Whether a schedule that could not be read can be read now: its plugin may have failed for a passing
+        reason."""
         before = len(self.unreadable)
         self.unreadable -= {each for each in self.unreadable if self._reads(*each)}
         return len(self.unreadable) < before
@@ -60,6 +61,6 @@ class Schedules:
         return True
 
     async def aside(self, fn: Callable[..., T], *args: object) -> T:
-        """Off the event loop, one at a time: what searches and counts missed occurrences (docs/protocol.md, R7)."""
+        """Runs a search or count of missed occurrences off the event loop, one at a time (docs/protocol.md, R7)."""
         async with self._one:
             return await self._threads.run(fn, *args)

@@ -1,4 +1,4 @@
-"""Attempts that run here now, and how many more may: the one place that counts them."""
+"""Counts the attempts that run here now, and how many more may run. No other part counts them."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ class Slots:
         self.started = 0
         """Attempts ever begun."""
         self.suspect = False
-        """A job that has crashed before is running: no second one beside it (docs/protocol.md, R3)."""
+        """A job that has crashed before is running: no second one may run at the same time (docs/protocol.md, R3)."""
         self.kinds = Counter[str]()
-        """How many of `running` and `reserved` are of each handler."""
+        """How many of `running` and `reserved` belong to each handler."""
         self.kept = concurrency // 4
-        """Slots that are kept for handlers of which nothing runs here (docs/protocol.md, L4)."""
+        """Slots that are kept for handlers of which no job runs here (docs/protocol.md, L4)."""
         self.short = False
-        """Jobs wait for something to end, although there are free slots: look again then (docs/protocol.md, L2)."""
+        """Jobs wait for another one to end, although slots are free: look again then (docs/protocol.md, L2)."""
         self.reserved = 0
-        """Slots kept for triggers whose claim is on its way."""
+        """Slots kept for triggers whose claim is in progress."""
         self.freed = Signal()
 
     @property
     def free(self) -> int:
-        """Outcomes not yet committed hold some back, so that trouble there slows the claiming."""
+        """Outcomes that are not committed yet hold some slots, so that a store in trouble slows down the claims."""
         running, most = len(self.running) + self.reserved, self.concurrency
         return min(most - running, 2 * most - running - len(self.recording))
 
@@ -44,20 +44,20 @@ class Slots:
         return bool(self.running or self.recording)
 
     def reserve(self, job: JobInfo) -> None:
-        """Keep one for the claim of this job, which is on its way."""
+        """Keeps a slot for the claim of this job, which is in progress."""
         self.reserved += 1
         self.kinds[job.handler_name] += 1
         self.suspect |= job.suspect
 
     def unreserve(self, job: JobInfo, taken: bool) -> None:
-        """The claim is over, and has taken the job or not."""
+        """The claim is over, whether it took the job or not."""
         self.reserved -= 1
         self._less(job)
         if job.suspect and not taken:
             self.suspect = False
 
     def begin(self, attempt: Attempt) -> Attempt | None:
-        """The attempt of the same job that has not ended here yet, if there is one."""
+        """Returns the attempt of the same job that has not ended here yet, if there is one."""
         before = self.running.get(attempt.job.id)
         if before is not None:
             self._less(before.job)
@@ -81,7 +81,7 @@ class Slots:
             del self.kinds[job.handler_name]
 
     def settle(self, job: JobInfo) -> None:
-        """Its outcome is committed, or counts no longer: the next suspect may run (docs/protocol.md, R3)."""
+        """Its outcome is committed, or no longer counts: the next suspect may run (docs/protocol.md, R3)."""
         self.recording.discard(job.id)
         if job.suspect or self.short:
             self.suspect = self.suspect and not job.suspect
@@ -89,6 +89,6 @@ class Slots:
         self.freed.set()
 
     def revoke(self, job_id: UUID) -> None:
-        """A verb moved the row: the attempt here, if any, has lost its token (docs/protocol.md, U2)."""
+        """A verb changed the row: the attempt here, if there is one, has lost its token (docs/protocol.md, U2)."""
         if attempt := self.running.get(job_id):
             attempt.revoke(CancelReason.DELETED)

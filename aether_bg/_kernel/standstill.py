@@ -1,4 +1,4 @@
-"""Whose beat has stood still for a lease, as one observer sees it (docs/protocol.md, P3 and P6)."""
+"""Decides whose beat has stood still for a lease, as one observer sees it (docs/protocol.md, P3 and P6)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from uuid import UUID
 import attrs
 
 ENOUGH: Final = 3
-"""Own beats that must have been committed meanwhile: as many as an owner beats within a lease."""
+"""The number of own beats that must have been committed since: as many as an owner makes within a lease."""
 
 
 @attrs.frozen
@@ -21,23 +21,24 @@ class _Seen:
 
 
 class Standstill:
-    """Call `expired` at each look at the owners, `forget` when a look fails or comes too late.
+    """Call `expired` at each check of the owners, `forget` when a check fails or comes too late.
 
-    Only the observer's monotonic clock counts, and only while its own beats are committed: a store that no process can
-    write makes no owner dead.
+    Only the observer's monotonic clock counts, and only while its own beats are committed: if no process can write to
+    the store, no owner is declared dead.
     """
 
     def __init__(self, lease: float) -> None:
         self._lease = lease
         self._longest = max(2 * lease / 3, lease / 3 + 1.0)
-        """Seconds without an own beat after which nothing seen before counts; an own beat is due each third."""
+        """After this many seconds without an own beat, earlier observations no longer count; an own beat is due each
+        third."""
         self._seen: dict[UUID, _Seen] = {}
 
     def forget(self) -> None:
         self._seen.clear()
 
     def expired(self, beats: Mapping[UUID, int], me: UUID, now: float) -> list[UUID]:
-        """Owners whose beat has not moved for a lease. `beats`: all owners', `me`: the observer."""
+        """Owners whose beat has not moved for a lease. `beats`: those of all owners; `me`: the observer."""
         own = beats.get(me, 0)
         if (mine := self._seen.get(me)) is not None and now - mine.since > self._longest:
             self.forget()

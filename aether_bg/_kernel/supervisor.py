@@ -1,4 +1,4 @@
-"""Loops of the kernel and of plugins: one that fails is reported and started again (docs/protocol.md, S6)."""
+"""Restarts loops of the kernel and of plugins: one that fails is reported and started again (docs/protocol.md, S6)."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ class Supervisor:
         self._start, self._on_loop, self._clock = spawn, on_loop, clock
         self._identity, self._problems, self._timings = identity, problems, timings
         self._failed: dict[str, float] = {}
-        """When a loop failed last."""
+        """When each loop last failed."""
         self._loops: set[anyio.CancelScope] = set()
         self._kept: list[anyio.CancelScope] = []
 
     def spawn(self, fn: Loop, name: str) -> None:
-        """Run `fn` until it returns. From any thread."""
+        """Runs `fn` until it returns. From any thread."""
         self._on_loop(lambda: self._start(self._run, fn, name, False))
 
     def supervise(self, fn: Loop, name: str) -> None:
-        """Run a loop that is not meant to return."""
+        """Runs a loop that is not meant to return."""
         self._start(self._run, fn, name, True)
 
     def keep(self, fn: Loop) -> None:
-        """Run a loop of the kernel's own until `end`: the last work of the others goes through it."""
+        """Runs a loop of the kernel's own until `end`: the others do their last work through it."""
         self._start(self._keep, fn)
 
     def failing(self, name: str) -> bool:
-        """Whether this loop cannot get going; one that runs again no longer counts."""
+        """Whether this loop cannot get going; a loop that runs again no longer counts."""
         return self._clock.monotonic() - self._failed.get(name, -math.inf) <= 2 * self._timings.backoff[1]
 
     def cancel(self) -> None:
-        """Cancel what was spawned or supervised; the kernel's own loops go on."""
+        """Cancels what was spawned or supervised; the kernel's own loops go on."""
         for scope in self._loops:
             scope.cancel()
 

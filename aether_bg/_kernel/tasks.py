@@ -1,4 +1,4 @@
-"""Tasks that belong to no caller: their failure never cancels the host, nor the host's them (docs/protocol.md, S6).
+"""Tasks without a caller: their failure never cancels the host, nor the host's failure them (docs/protocol.md, S6).
 
 A task group would cancel its host, and costs seven times as much per task. The caller must make sure that a task ends.
 """
@@ -17,14 +17,14 @@ import anyio
 from aether_bg.bridge import Bridge
 
 Spawn = Callable[..., None]
-"""`spawn(fn, *args, context=None)`: run the async function beside everything else, in this context or else in an empty
-one. It must not raise."""
+"""`spawn(fn, *args, context=None)`: runs the async function beside everything else, in this context or in an empty one.
+It must not raise."""
 Run = Callable[[Callable[[], object]], None]
-"""Runs a function on the event loop: at once when called there, soon when called from another thread."""
+"""Runs a function on the event loop: at once when called on it, soon when called from another thread."""
 
 
 def spawner() -> Spawn:
-    """For the loop this is called on."""
+    """For the loop on which this is called."""
     if "trio" in sys.modules:
         import trio
 
@@ -46,14 +46,14 @@ def spawner() -> Spawn:
 
 
 def _beginner(loop: asyncio.AbstractEventLoop) -> Callable[[Any, Context], asyncio.Task[None]]:
-    """How a task is made: begun at once where Python can, unless the host has tasks made in a way of its own."""
+    """How a task is made: begun at once if Python can do that, unless the host has a task factory of its own."""
     if sys.version_info >= (3, 12) and loop.get_task_factory() is None:
         return lambda coro, context: asyncio.Task(coro, loop=loop, context=context, eager_start=True)
     return lambda coro, context: loop.create_task(coro, context=context)
 
 
 def runner() -> Run:
-    """For the loop this is called on."""
+    """For the loop on which this is called."""
     bridge, thread = Bridge(), threading.get_ident()
 
     def on_loop(fn: Callable[[], object]) -> None:
@@ -66,7 +66,7 @@ def runner() -> Run:
 
 
 def longer(wait: float, bounds: tuple[float, float]) -> float:
-    """The next wait of a backoff that doubles within its bounds; the first after 0."""
+    """The next wait of a backoff that doubles within its bounds; after 0, the first."""
     return min(max(wait * 2, bounds[0]), bounds[1])
 
 
@@ -74,7 +74,7 @@ def _ignore(_: object) -> None: ...
 
 
 class Signal:
-    """Each `set` releases those who wait at that moment; it costs nothing while none do."""
+    """Each `set` releases those who wait at that moment; it costs nothing while nothing waits."""
 
     __slots__ = ("_event",)
 
@@ -87,7 +87,7 @@ class Signal:
             self._event = None
 
     async def wait(self, within: float) -> None:
-        """Until the next `set`, or `within` seconds."""
+        """Waits until the next `set`, or for `within` seconds."""
         if self._event is None:
             self._event = anyio.Event()
         with anyio.move_on_after(within):

@@ -1,4 +1,4 @@
-"""What time it is: by the app's clock, or by the store's where the store tells its own."""
+"""Tells the time: by the app's clock, or by the store's if the store tells its own."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from aether_bg.protocols import Clock
 
 
 class Timekeeper:
-    """Machines that share a store differ by their clocks. Once the store has told its time, `now` is that time carried
-    on by the monotonic clock; an app with a clock of its own keeps that. `by`: who acts, for the audit fields."""
+    """Machines that share a store have different clocks. Once the store has told its time, `now` is that time plus the
+    monotonic time since; an app with a clock of its own keeps that clock. `by`: who acts, for the audit fields."""
 
     def __init__(self, clock: Clock, by: Callable[[], str | None]) -> None:
         self._clock, self._by = clock, by
@@ -28,8 +28,8 @@ class Timekeeper:
         return Moment(self.now(), self._by())
 
     def adopt(self, told: datetime | None, asked: float) -> timedelta:
-        """The store has answered that it is `told`; it was asked at `asked` of the monotonic clock. Returns by how much
-        its clock is ahead of this machine's."""
+        """The store answered that it is `told`; it was asked at `asked` of the monotonic clock. Returns how far the
+        store's clock is ahead of this machine's."""
         if told is None or not isinstance(self._clock, SystemClock):
             return timedelta(0)
         answered = self.monotonic()

@@ -21,7 +21,7 @@ from aether_bg.model import Change, Fired, JobInfo, JobStatus
 
 @attrs.define(kw_only=True, eq=False)
 class Triggers:
-    """`arm`, `write`: as of the journal. `look`: set when the owner of a running job should be looked at now."""
+    """`arm`, `write`: as in the journal. `look`: set when the owner of a running job should be checked now."""
 
     _shared: Shared
     _claimer: Claimer
@@ -29,10 +29,10 @@ class Triggers:
     _look: Signal
     _write: Callable[[Change], Awaitable[bool]]
     _quiet_until: float = attrs.field(default=-math.inf, init=False)
-    """No further trigger of another store is reported before."""
+    """No other trigger of a foreign store is reported before this instant."""
 
     async def fire(self, store_id: UUID, job_id: UUID, seq: int, occurrence: datetime) -> Fired:
-        """In a task of the kernel's: the caller may be cancelled at any moment (docs/protocol.md, C5)."""
+        """Runs in a task of the kernel's: the caller may be cancelled at any moment (docs/protocol.md, C5)."""
         done = anyio.Event()
         answer = [Fired.RETRY]
 
@@ -64,12 +64,13 @@ class Triggers:
             return Fired.RETRY
         if await self._claimer.take(job):
             return Fired.CLAIMED
-        row = await self._shared.calls.get(job_id)  # taken elsewhere, or refused: this owner is unknown
+        row = await self._shared.calls.get(job_id)  # another process took it, or this owner is unknown
         waits = row is not None and row.seq == seq and row.status is JobStatus.SCHEDULED
         return Fired.RETRY if waits else Fired.CONSUMED
 
     def _foreign(self, store_id: UUID, occurrence: datetime) -> Fired:
-        """Of another store: it comes again for a while, since that store may be back (docs/protocol.md, D5)."""
+        """A trigger of another store: delivered again for a while, since that store may be back (docs/protocol.md,
+        D5)."""
         if self._shared.clock.now() - occurrence < timedelta(seconds=self._shared.timings.foreign):
             return Fired.RETRY
         if self._shared.clock.monotonic() >= self._quiet_until:  # they may come by the thousand
@@ -80,15 +81,15 @@ class Triggers:
         return Fired.CONSUMED
 
     def _old(self, job: JobInfo) -> Fired:
-        """Of a seq that has passed."""
+        """A trigger of a seq that has passed."""
         if job.status is JobStatus.RUNNING and job.owner != self._shared.identity.owner:
-            self._look.set()  # if that owner is dead, its job is taken back and armed
+            self._look.set()  # if that owner is dead, its job is taken back and armed again
         if job.status is JobStatus.SCHEDULED and job.armed_seq != job.seq:
             self._arm(job.id)
         return Fired.CONSUMED
 
     def _can_run(self, job: JobInfo) -> bool:
-        """Otherwise another process can (docs/protocol.md, C7 and C8)."""
+        """Otherwise another process can run it (docs/protocol.md, C7 and C8)."""
         return job.handler_name in self._shared.handlers and self._shared.schedules.plan_or_none(job) is not None
 
     async def _is_due(self, job: JobInfo) -> bool:
@@ -101,7 +102,7 @@ class Triggers:
         return True
 
     async def _has_slot(self, job: JobInfo) -> bool:
-        """Waits a moment for one."""
+        """Waits a moment for a slot."""
         deadline = self._shared.clock.monotonic() + self._shared.timings.room
         while not self._claimer.has_room(job.handler_name) or (job.suspect and self._shared.slots.suspect):
             if self._shared.identity.stopping or self._shared.clock.monotonic() > deadline:

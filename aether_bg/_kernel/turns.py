@@ -17,10 +17,10 @@ from aether_bg.model import Claimed
 class Turns:
     _shared: Shared
     _began: float | None = attrs.field(default=None, init=False)
-    """When this process began to fill a limit, while jobs went on waiting for it."""
+    """When this process began to fill a limit, while other jobs waited for it."""
     _length: float = attrs.field(default=0.0, init=False)
     _aside: float = attrs.field(default=0.0, init=False)
-    """Until then the others go first."""
+    """Until then, the others go first."""
 
     @property
     def limits(self) -> Mapping[str, int]:
@@ -32,7 +32,7 @@ class Turns:
         return self._aside - self._shared.clock.monotonic()
 
     def looked(self, claimed: Claimed) -> datetime | None:
-        """After a claim: when to look again, if this process stands aside by now."""
+        """After a claim: when to look again, if this process now stands aside."""
         limits, timings, now = self._shared.handlers.limits, self._shared.timings, self._shared.clock.monotonic()
         if limits and self._wait <= 0:
             if not claimed.short or not self._shared.identity.company:

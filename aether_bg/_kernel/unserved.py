@@ -44,7 +44,7 @@ class Missing:
 class Unserved:
     _shared: Shared
     _seen: dict[str, float] = attrs.field(factory=dict, init=False)
-    """Handlers and schedules that are missing, and when this process saw it first, by its own clock."""
+    """Missing handlers and schedules, and when this process first noticed each, by its own clock."""
     _warned: dict[str, float] = attrs.field(factory=dict, init=False)
 
     async def find(self, alive: Alive) -> Missing:
@@ -61,7 +61,7 @@ class Unserved:
         return Missing(handlers, schedules)
 
     async def look(self, alive: Alive) -> None:
-        """Warn about what has been missing for a moment, once an hour."""
+        """Warns about what has been missing for a moment, at most once an hour."""
         now = self._shared.clock.monotonic()
         self._warned = {name: when for name, when in self._warned.items() if now - when < self._shared.timings.remind}
         missing_some = alive.due - alive.advertised or self._shared.schedules.unreadable

@@ -1,11 +1,11 @@
-"""The values that cross hooks: attrs classes, frozen, keyword-only where they are long. No I/O here.
+"""The values that cross hooks: attrs classes, frozen, keyword-only if they are long. No I/O here.
 
-Each value carries its own rule, so that a store or scheduler need not repeat it: `JobInfo.claimable`, `Claim.choose`,
+Each value has its own rule, so that stores and schedulers need not repeat it: `JobInfo.claimable`, `Claim.choose`,
 `Change.applied_to`, `Query.select`, `Purge.select`.
 
 `job`: a job and its history · `after`: parents and children · `writes`, `claims`, `queries`, `summaries`: what stores
 are asked · `context`: an attempt, for its handler · `attempts`: handlers, and what follows a failure · `events`: what
-observers are told · `inspecting`: processes and findings · `about`: whose value a codec is given
+observers receive · `inspecting`: processes and findings · `about`: which job's value a codec gets
 """
 
 from aether_bg.model.about import About

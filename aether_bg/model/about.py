@@ -1,4 +1,4 @@
-"""Whose value a codec is given."""
+"""Which job's value a codec gets."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ What: TypeAlias = Literal["payload", "result", "checkpoint"]
 
 @attrs.frozen(kw_only=True)
 class About:
-    """What a value is, and of which job. The id and the name of a job stay; an `update` and `if_exists="replace"` may
-    give it another handler and other metadata. They encode the payload again, but not the results and the checkpoint
-    that are stored already."""
+    """What a value is, and of which job. A job keeps its id and name; an `update` and `if_exists="replace"` may give it
+    another handler and other metadata. They encode the payload again, but not the results and the checkpoint that are
+    already stored."""
 
     what: What
     job_id: UUID

@@ -14,7 +14,7 @@ from aether_bg.model.job import JobInfo, JobStatus
 
 _PARENT: Final = "parent "
 _LONGEST: Final = 500
-"""Characters of a reason."""
+"""The maximum length of a reason, in characters."""
 
 
 @attrs.frozen
@@ -25,10 +25,10 @@ class Parent:
     job_name: str
     status: JobStatus
     error: str | None = None
-    """Its last error; for one that is COMPLETED, why its result was not kept."""
+    """Its last error; if it is COMPLETED, why its result was not kept."""
     result: Any = None
-    """What its handler returned, if it keeps results: of the type it is annotated with where that handler is registered
-    here, else a JSON value. None where there is none."""
+    """What its handler returned, if it keeps results: of the annotated type if that handler is registered here, else a
+    JSON value. None if there is no result."""
 
     @classmethod
     def of(cls, job: JobInfo) -> Parent:
@@ -47,7 +47,7 @@ class Parent:
 
 
 class Parents(list[Parent]):
-    """What `ctx.parents()` gives: a list, which is to be awaited where an event loop runs."""
+    """What `ctx.parents()` returns: a list, to be awaited where an event loop runs."""
 
     def __await__(self) -> Generator[Any, None, list[Parent]]:
         yield from ()
@@ -56,7 +56,7 @@ class Parents(list[Parent]):
 
 @attrs.frozen
 class Settled:
-    """A child that waits no longer: released (`due_at`), or CANCELLED for `error`."""
+    """A child that no longer waits: released (`due_at`), or CANCELLED for `error`."""
 
     job_id: UUID
     seq: int
@@ -72,7 +72,7 @@ class Settled:
 
 
 def placed(child: JobInfo, parents: Iterable[Parent]) -> JobInfo:
-    """`child` as it begins to wait for `parents`, those that have ended included (docs/protocol.md, A1)."""
+    """`child` as it begins to wait for `parents`; some of them may have ended (docs/protocol.md, A1)."""
     parents = list(parents)
     cause = None if child.after_any else next((parent.cause for parent in parents if parent.cause), None)
     if cause is not None:
@@ -81,8 +81,7 @@ def placed(child: JobInfo, parents: Iterable[Parent]) -> JobInfo:
 
 
 def relieved(child: JobInfo, ended: Iterable[Parent], now: datetime) -> JobInfo:
-    """`child` once these, for which it waited, have ended (docs/protocol.md, A2). One that does not wait stays as it
-    is."""
+    """`child` once these parents have ended (docs/protocol.md, A2). A child that does not wait stays unchanged."""
     ended = list(ended)
     if child.status is not JobStatus.SCHEDULED or not child.waits_for:
         return child
@@ -90,7 +89,7 @@ def relieved(child: JobInfo, ended: Iterable[Parent], now: datetime) -> JobInfo:
     if cause is not None:
         return attrs.evolve(_cancelled(child, cause, now), seq=child.seq + 1)
     left = max(child.waits_for - len(ended), 0)
-    due = child.due_at and max(child.due_at, now)  # of several ends the latest, in whatever order they are committed
+    due = child.due_at and max(child.due_at, now)  # the latest of the ends, in whatever order they are committed
     if left:
         return attrs.evolve(child, waits_for=left, due_at=due)
     return attrs.evolve(child, waits_for=0, seq=child.seq + 1, due_at=due, modified_at=now)

@@ -14,11 +14,11 @@ from attrs import field
 from aether_bg.errors import InvalidOption, shown
 
 LONGEST = 100 * 366 * 86400.0
-"""Seconds: a length of time beyond it leads out of the calendar sooner or later."""
+"""Seconds. A longer time would sooner or later lead out of the calendar."""
 
 
 def in_seconds(value: Any) -> Any:
-    """A timedelta as its seconds; anything else as it is, to be checked."""
+    """A timedelta in seconds; anything else unchanged, to be checked."""
     return timedelta.total_seconds(value) if isinstance(value, timedelta) else value
 
 
@@ -83,9 +83,9 @@ Invocation: TypeAlias = partial[Any]
 
 @attrs.frozen(kw_only=True, eq=False)
 class HandlerInfo:
-    """A registered handler: its name, its code, and how its attempts are bounded (seconds). `concurrency`: how many may
-    run at a time in the whole store, None for any number (docs/protocol.md, L1); `priority`: of its jobs that have none
-    of their own (docs/protocol.md, L5)."""
+    """A registered handler: its name, its code, and the limits of its attempts (seconds). `concurrency`: how many may
+    run at the same time in the whole store, None for any number (docs/protocol.md, L1); `priority`: of its jobs that
+    have none of their own (docs/protocol.md, L5)."""
 
     name: str
     target: Callable[..., Any]

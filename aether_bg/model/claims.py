@@ -1,4 +1,4 @@
-"""Who runs what: claims of due rows, and the heartbeats of the processes that hold them."""
+"""Which process runs what: claims of due rows, and the heartbeats of the processes that hold them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MINUTE: Final = timedelta(minutes=1)
 
 
 class Row(Protocol):
-    """What is needed of a due row to choose it: a `JobInfo`, or as much as a store has read of one."""
+    """What a choice needs to know about a due row: a `JobInfo`, or the columns that a store has read."""
 
     @property
     def id(self) -> Any: ...
@@ -40,13 +40,13 @@ class Claim:
     """Take due rows for `owner`: up to `limit` of these handlers, or exactly (`job_id`, `seq`).
 
     A row can be taken when it is SCHEDULED, due at `now`, and not paused or `manual`; the owner's row must exist
-    (docs/protocol.md, P4). Taking means: RUNNING, seq + 1, attempt + 1, owner, and a history row, in one transaction.
-    Rows with two crashes or more are left out unless `suspect`, and then at most one is taken (docs/protocol.md, R3).
-    `unreadable`: schedules, as (expression_value, timezone), that this process cannot read; rows with them are left to
-    other processes and do not count for `next_due`. An exact claim does not look at `unreadable`.
-    `limits`: how many of a handler's jobs may be RUNNING in the whole store, counted inside the transaction
-    (docs/protocol.md, L1). `busy`: handlers of which this process runs something already, and `kept`: how many of its
-    free slots at most are kept for the others (docs/protocol.md, L4); 0 in an exact claim, whose slot is found already.
+    (docs/protocol.md, P4). Taking it means: RUNNING, seq + 1, attempt + 1, owner, and a history row, in one
+    transaction. Rows with two crashes or more are left out unless `suspect`, and then at most one is taken
+    (docs/protocol.md, R3). `unreadable`: schedules, as (expression_value, timezone), that this process cannot read;
+    rows with them are left to other processes and do not count for `next_due`. An exact claim ignores `unreadable`.
+    `limits`: how many jobs of a handler may be RUNNING in the whole store, counted inside the transaction
+    (docs/protocol.md, L1). `busy`: handlers of which this process already runs a job; `kept`: how many of its free
+    slots are reserved for the other handlers, at most (docs/protocol.md, L4); 0 in an exact claim, which has its slot.
     """
 
     owner: UUID
@@ -62,7 +62,7 @@ class Claim:
     kept: int = 0
 
     def asks_for(self, job: JobInfo) -> bool:
-        """Whether `job` is one of the rows that this claim is about, due or not."""
+        """Whether this claim is about `job`, due or not."""
         if self.job_id is not None:
             return job.waiting and (job.id, job.seq) == (self.job_id, self.seq)
         if not job.waiting or job.handler_name not in self.handlers or (job.suspect and not self.suspect):
@@ -70,14 +70,14 @@ class Claim:
         return not self.unreadable or (job.expression_value, job.timezone) not in self.unreadable
 
     def choose(self, jobs: Iterable[JobInfo]) -> list[JobInfo]:
-        """Those of `jobs` to take. `jobs`: all rows, or at least the due ones and those that run."""
+        """The rows of `jobs` to take. `jobs`: all rows, or at least the due and the running ones."""
         jobs = list(jobs)
         return self.deal((job for job in jobs if self.asks_for(job) and job.claimable(self.now)), running(jobs))
 
     def deal(self, due: Iterable[R], running: Mapping[str, int]) -> list[R]:
-        """Which of the rows that are due to take: in the order of `rank`, up to `limit`, one suspect at most, within
-        the limits of their handlers (`running`: what runs in the store). A handler that is not busy gets its first row
-        before others get another, and what is `kept` (docs/protocol.md, L1, L4, L5, R3)."""
+        """Which due rows to take: in the order of `rank`, up to `limit`, at most one suspect, within the limits of
+        their handlers (`running`: what runs in the store). A handler that is not busy gets its first row before others
+        get another one, and gets the slots that are `kept` (docs/protocol.md, L1, L4, L5, R3)."""
         rows, chosen = sorted(due, key=self.rank), dict[Any, R]()
         busy, runs, alone = set(self.busy), Counter(running), False
         for first in (True, False):
@@ -95,8 +95,8 @@ class Claim:
         return sorted(chosen.values(), key=self.rank)
 
     def rank(self, row: Row) -> tuple[Any, ...]:
-        """Where a due row stands: by its priority and the whole minutes for which it has been due, more of both first;
-        then the earliest due (docs/protocol.md, L5)."""
+        """The position of a due row: by its priority plus the whole minutes for which it has been due, more first; then
+        the earliest due (docs/protocol.md, L5)."""
         due = row.due_at or self.now
         return (-row.priority - (self.now - due) // _MINUTE, due, row.id)
 
@@ -115,23 +115,23 @@ class Claim:
         return handler in self.limits and running.get(handler, 0) >= self.limits[handler]
 
     def after(self, taken: Iterable[Row]) -> Claim:
-        """What is left of it once these rows are taken."""
+        """What is left of this claim once these rows are taken."""
         names = [row.handler_name for row in taken]
         return attrs.evolve(self, limit=self.limit - len(names), busy=self.busy.union(names))
 
     def waits_for_others(self, handler: str, running: Mapping[str, int]) -> bool:
-        """Whether no row of this handler can start, though there are free slots, before something else has ended."""
+        """Whether no row of this handler can start, although slots are free, before another job has ended."""
         return self._full(handler, running) or (self.limit > 0 and self.most(handler, running) < 1)
 
     def take(self, job: JobInfo) -> JobInfo:
-        """The row once this claim has taken it; its `seq` is the token."""
+        """The row after this claim has taken it; its `seq` is the token."""
         return attrs.evolve(
             job, status=JobStatus.RUNNING, seq=job.seq + 1, attempt=job.attempt + 1, manual=False, owner=self.owner,
             started_at=self.now, modified_at=self.now, progress=None, handler_paused=False,
         )  # fmt: skip
 
     def answer(self, taken: Sequence[JobInfo], jobs: Iterable[JobInfo]) -> Claimed:
-        """What to answer once `taken` are written. `jobs`: all rows after that."""
+        """The answer once `taken` are written. `jobs`: all rows after that."""
         jobs, rest, alone = list(jobs), self.after(taken), any(job.suspect for job in taken)
         waiting = [job for job in jobs if self.asks_for(job) and not (alone and job.suspect)]
         free = [job for job in waiting if not rest.waits_for_others(job.handler_name, running(jobs))]
@@ -145,7 +145,7 @@ def running(jobs: Iterable[JobInfo]) -> Counter[str]:
 
 
 def begun_run(taken: JobInfo) -> JobRun:
-    """The history row that a claim writes with the row it has taken."""
+    """The history row that a claim writes with a row that it takes."""
     return JobRun(
         job_id=taken.id, token=taken.seq, attempt=taken.attempt, occurrence=taken.occurrence,
         started_at=taken.started_at, owner=taken.owner,
@@ -156,8 +156,8 @@ def begun_run(taken: JobInfo) -> JobRun:
 class Claimed:
     """The rows taken, as they are now (`seq` is the token), and when the next one of these handlers is due.
 
-    `next_due` leaves out the rows of handlers that cannot start another one before something else has ended, although
-    there are free slots (docs/protocol.md, L2); `short`: there are such rows.
+    `next_due` leaves out the rows of handlers that cannot start another one before a job has ended, although slots are
+    free (docs/protocol.md, L2); `short`: there are such rows.
     """
 
     jobs: tuple[JobInfo, ...] = ()
@@ -171,7 +171,7 @@ def _no() -> bool:
 
 @attrs.frozen(kw_only=True)
 class Heartbeat:
-    """This owner is alive (docs/protocol.md, P1 to P7). `join`: register it; `leave`: withdraw it; `recovered`: dead
+    """This owner is alive (docs/protocol.md, P1 to P7). `join`: register it; `leave`: remove it; `recovered`: dead
     owners whose jobs have been taken back: remove their rows, and release what proved them dead (a lock).
 
     `stopping`: this owner has begun to stop. The mark stays until its row is gone: its handlers are no longer
@@ -180,10 +180,10 @@ class Heartbeat:
     `stop_asked` says, in any thread, whether the process has been asked to stop. The store calls it often, off the
     event loop, and sets the same mark once it is true: a handler may block the loop until the process ends.
 
-    Until `keep_for` seconds from now the store renews the beat by itself every `interval` seconds, off the
-    event loop. `now` decides which handlers have due rows. `problems`: declarations that this owner could not apply, in
-    words; `limits`: of handlers that have one (docs/protocol.md, L1). A store that people can look at keeps both with
-    the owner; others may ignore them.
+    Until `keep_for` seconds from now the store renews the beat by itself every `interval` seconds, off the event loop.
+    `now` decides which handlers have due rows. `problems`: declarations that this owner could not apply, in words;
+    `limits`: of handlers that have one (docs/protocol.md, L1). A store that people can look at keeps both with the
+    owner; others may ignore them.
     """
 
     owner: UUID
@@ -198,7 +198,7 @@ class Heartbeat:
     recovered: tuple[UUID, ...] = ()
     problems: tuple[str, ...] = ()
     declares: tuple[str, ...] = ()
-    """Names of the jobs that this owner's code declares; they stay as they are while it lives."""
+    """Names of the jobs that this owner's code declares; they never change while it lives."""
     limits: Mapping[str, int] = field(factory=dict)
 
 

@@ -41,7 +41,7 @@ class Notes(Protocol):
 
 
 class _Elsewhere:
-    """In a context that was carried to another process."""
+    """For a context that was carried to another process."""
 
     def __reduce__(self) -> str:
         return "ELSEWHERE"
@@ -60,7 +60,7 @@ ELSEWHERE: Final = _Elsewhere()
 
 
 class _Done:
-    """What is done already, for those who await it."""
+    """Something that is done already, for callers who await it."""
 
     def __await__(self) -> Iterator[Any]:
         return iter(())
@@ -73,11 +73,11 @@ class CancelReason(StrEnum):
     """Why an attempt is cancelled."""
 
     TIMEOUT = "timeout"
-    """It has taken longer than its handler's `timeout`."""
+    """It took longer than its handler's `timeout`."""
     STOP = "stop"
-    """The app stops, and the grace is over. The job is put back."""
+    """The app is stopping, and the grace is over. The job is put back."""
     DELETED = "deleted"
-    """The job was deleted, or moved to an end by hand, in this process."""
+    """The job was deleted, or moved to a terminal state by hand, in this process."""
     LOST = "lost"
     """Another process deleted the job or has taken it over; nothing of this attempt counts."""
 
@@ -92,9 +92,9 @@ class JobContext:
     """When the attempt will be cancelled, by the app's clock; None without a timeout."""
     _complete: Callable[[JobContext, Any], Awaitable[None]] | None = None
     _notes: Notes | None = None
-    """The kernel's; None in a context made by hand, for a test."""
+    """The kernel's; None in a context that a test made by hand."""
     _kept: Any = None
-    """The last checkpoint of this attempt, in a list of one."""
+    """The last checkpoint of this attempt, in a list with one item."""
     _until: float = math.inf
     """When its timeout is over, by `time.monotonic`."""
     _cancelled: CancelReason | None = None
@@ -123,27 +123,27 @@ class JobContext:
 
     def complete(self, connection: Any) -> Awaitable[None]:
         """Make *Completed* part of your own transaction, as its last statement: `await ctx.complete(session)`. Your
-        commit is the outcome of the attempt, together with your rows (docs/protocol.md, W13). In a plain handler, and
-        in any other thread, write `ctx.complete(session)`: it waits by itself.
+        commit is then the outcome of the attempt, together with your rows (docs/protocol.md, W13). In a plain handler,
+        and in any other thread, write `ctx.complete(session)`: it waits by itself.
 
-        `connection`: what `enqueue(connection=…)` takes, with a PostgreSQL store. Return after the commit: without one
+        `connection`: what `enqueue(connection=…)` takes, with a PostgreSQL store. Commit, then return: without a commit
         the attempt has failed.
 
-        Raises `TokenLost` when the job has been taken from this attempt (let it pass, so that your work is rolled
-        back), `UsageError` outside of its handler or for the second time, `InsideUnitOfWork` in a handler with a unit
-        of work, `Unsupported`, and what the driver raises.
+        Raises `TokenLost` if this attempt no longer holds the job (let it pass, so that your work is rolled back),
+        `UsageError` outside of its handler or for the second time, `InsideUnitOfWork` in a handler with a unit of work,
+        `Unsupported`, and what the driver raises.
         """
         if self._complete is None:
             raise UsageError(repr(self), "it is not the context of a running attempt", "Call it in the handler.")
         return self._complete(self, connection)
 
     def progress(self, done: float, total: float | None = None, note: str | None = None) -> None:
-        """Say how far the attempt has come: `ctx.progress(30, 120, "customers")`. From any thread; never waits.
+        """Report how far the attempt has come: `ctx.progress(30, 120, "customers")`. From any thread; never waits.
 
         Shown as `job.progress`, by `aether-bg show --follow` and to `wait(on_progress=…)`. It is written at most once a
         second for all attempts of the process together, and the last one with the outcome (docs/protocol.md, G1).
-        `note`: at most 200 characters. Raises `InvalidOption` for what is no finite number of 0 or more; `done` may be
-        beyond `total`.
+        `note`: at most 200 characters. `done` may be larger than `total`. Raises `InvalidOption` unless both are finite
+        numbers of 0 or more.
         """
         if self._notes is not None:
             return self._notes.progress(self, done, total, note)
@@ -154,10 +154,10 @@ class JobContext:
         """Keep a JSON value for the next attempt at this occurrence: `await ctx.checkpoint({"row": n})`. It is durable
         when that returns. In a plain handler, and in any other thread, write `ctx.checkpoint(…)`: it waits by itself.
 
-        `ctx.checkpointed` has it after a failure, a crash or a stop, until the occurrence ends (docs/protocol.md, G2).
-        It is committed at once, apart from a unit of work of the handler. Raises `InvalidPayload` for what is no JSON
-        or larger than `max_payload`, `TokenLost` when another process has taken the job over or it was deleted, and a
-        `StoreError`.
+        After a failure, a crash or a stop, the next attempt finds it in `ctx.checkpointed`, until the occurrence ends
+        (docs/protocol.md, G2). It is committed at once, separately from the handler's unit of work. Raises
+        `InvalidPayload` if it is not JSON or is larger than `max_payload`, `TokenLost` if another process has taken the
+        job over or it was deleted, and a `StoreError`.
         """
         if self._notes is not None:
             return self._notes.checkpoint(self, value)
@@ -171,8 +171,8 @@ class JobContext:
 
     @property
     def cancel_reason(self) -> CancelReason | None:
-        """Why the attempt is being cancelled; None while it is not. From any thread: nothing can cancel one, so a long
-        plain handler looks now and then, and returns."""
+        """Why the attempt is being cancelled; None while it is not. From any thread. Nothing can cancel a thread, so a
+        long plain handler checks this from time to time and returns."""
         timed_out = CancelReason.TIMEOUT if time.monotonic() >= self._until else None
         return self._cancelled or timed_out
 
@@ -189,11 +189,11 @@ class JobContext:
         self._cancelled = self.cancel_reason or reason
 
     def parents(self) -> Parents:
-        """The jobs that this one runs after, in the order of `after=`, with what they returned; empty for a job that
-        runs after no other: `await ctx.parents()`. In a plain handler, and in any other thread, write `ctx.parents()`:
-        it waits by itself.
+        """The jobs that this one runs after, in the order of `after=`, with what they returned: `await ctx.parents()`.
+        Empty for a job without `after=`. In a plain handler, and in any other thread, write `ctx.parents()`: it waits
+        by itself.
 
-        Raises a `StoreError`, and `UsageError` outside of a handler, or in another process.
+        Raises a `StoreError`, and `UsageError` outside of a handler or in another process.
         """
         if self._parents is None:
             raise UsageError(repr(self), "it is not the context of a running attempt", "Call it in the handler.")
@@ -201,12 +201,12 @@ class JobContext:
 
     @property
     def log(self) -> LoggerAdapter[logging.Logger]:
-        """The logger `aether_bg.job.<handler>`; its records carry `job_id`, `job_name`, `handler` and `attempt`, beside
-        the `extra` of a call."""
+        """The logger `aether_bg.job.<handler>`. Its records carry `job_id`, `job_name`, `handler` and `attempt`, in
+        addition to the `extra` of a call."""
         return _JobLog(logging.getLogger(f"aether_bg.job.{self.job.handler_name}"), log_fields(self.job))
 
     def __reduce__(self) -> Any:
-        """In another process it is only what it says."""
+        """In another process only its data remain."""
         return JobContext, (self.job, self.deadline, None, self._notes and ELSEWHERE, self._kept)
 
     def __repr__(self) -> str:

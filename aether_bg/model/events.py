@@ -1,4 +1,4 @@
-"""What observers are told, after the commit, in the order of registration."""
+"""What observers receive, after the commit, in the order of registration."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Enqueued:
 
 @attrs.frozen
 class Altered:
-    """A verb moved the job: update, delete, pause, resume, trigger, retry or update_status. A job that is CANCELLED
-    because one that it runs after was not completed comes with "delete"."""
+    """A verb changed the job: update, delete, pause, resume, trigger, retry or update_status. The verb is "delete" for
+    a job that is CANCELLED because one of its parents was not completed."""
 
     job: JobInfo
     verb: str
@@ -46,7 +46,7 @@ class Started:
 
 @attrs.frozen
 class Ended:
-    """An attempt's outcome has been committed. `status`: what the job is now; `due_at`: when it comes next."""
+    """An attempt's outcome has been committed. `status`: the job's status now; `due_at`: when it is due next."""
 
     context: JobContext
     run: JobRun
@@ -56,7 +56,8 @@ class Ended:
 
 @attrs.frozen
 class Missed:
-    """Occurrences were closed without a run: skipped, coalesced, overlapped or, by new rules of a zone, superseded."""
+    """Occurrences were closed without a run: skipped, coalesced, overlapped or, after a change of a zone's rules,
+    superseded."""
 
     job: JobInfo
     run: JobRun
@@ -72,7 +73,7 @@ class Recovered:
 
 @attrs.frozen
 class Problem:
-    """Something could not be raised to a caller. `part`: where; `error`: what."""
+    """An error that has no caller to raise it to. `part`: where; `error`: what."""
 
     part: str
     error: BaseException | str

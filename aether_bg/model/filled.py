@@ -1,4 +1,4 @@
-"""Values made by the thousand, in a fraction of the time that their classes take."""
+"""A faster way to make values that are made by the thousand."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 def filled(cls: type[T], fields: dict[str, Any]) -> T:
-    """The instance that `cls(**fields)` makes of all its fields; `fields` is its own from now on.
+    """The instance that `cls(**fields)` makes, if `fields` has all its fields; `fields` belongs to it from now on.
 
     For attrs classes without slots, validators and converters.
     """
@@ -19,7 +19,7 @@ def filled(cls: type[T], fields: dict[str, Any]) -> T:
 
 
 def uuid_of(number: int) -> UUID:
-    """`UUID(int=number)`, of a number that is known to have 128 bits."""
+    """`UUID(int=number)`, for a number that is known to have 128 bits."""
     value = object.__new__(UUID)
     object.__setattr__(value, "int", number)
     object.__setattr__(value, "is_safe", SafeUUID.unknown)

@@ -1,4 +1,4 @@
-"""What is found by looking at a store from outside: the processes that use it, and what is wrong with it."""
+"""What a look at a store from outside finds: the processes that use it, and what is wrong with it."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Finding:
 
 @attrs.frozen(kw_only=True)
 class Report:
-    """The answer of a check. `schema`: the newest schema step of the store; None where it could not be read."""
+    """The result of a check. `schema`: the newest schema step of the store; None if it could not be read."""
 
     schema: str | None
     findings: tuple[Finding, ...]

@@ -17,12 +17,12 @@ from aether_bg.model.progress import Progress
 
 T = TypeVar("T")
 SUSPECT: Final = 2
-"""Crashes after which a job runs alone (docs/protocol.md, R3)."""
+"""From this number of crashes on, a job runs alone (docs/protocol.md, R3)."""
 Misfire: TypeAlias = Literal["once", "skip", "all"]
 
 
 class JobStatus(IntEnum):
-    """The five states. COMPLETED, FAILED and CANCELLED are terminal; `retry` is the one way back."""
+    """The five states. COMPLETED, FAILED and CANCELLED are terminal; only `retry` leads back."""
 
     SCHEDULED = 0
     RUNNING = 1
@@ -74,7 +74,7 @@ class JobInfo:
     handled_time: datetime | None = None
     """When the last outcome was recorded."""
     retry_count: int = 0
-    """Retries of the current occurrence so far; of the last one when terminal."""
+    """Retries of the current occurrence so far; of the last one if terminal."""
     last_error: str | None = None
     extra_properties: Mapping[str, Any] = field(factory=dict)
 
@@ -84,7 +84,7 @@ class JobInfo:
     modified_by: str | None = None
 
     due_at: datetime | None = None
-    """When it is to be called next: the occurrence itself, or later after a failure. None when terminal."""
+    """When it is called next: the occurrence itself, or later after a failure. None if terminal."""
     occurrence: datetime | None = None
     """The due instant that is waiting or running now."""
     timezone: str | None = None
@@ -94,55 +94,55 @@ class JobInfo:
     misfire: Misfire = "once"
     misfire_grace: float = 10.0
     jitter: float = 0.0
-    """Seconds at most by which `due_at` is later than the occurrence; how many follows from the name."""
+    """The most seconds by which `due_at` is later than the occurrence; the name decides how many."""
     priority: int = 0
-    """-100 to 100: of what is due, higher first (docs/protocol.md, L5)."""
+    """-100 to 100: among due jobs, higher first (docs/protocol.md, L5)."""
     paused: bool = False
     handler_paused: bool = False
-    """Its handler is paused (docs/protocol.md, L3); not part of the row: a store adds it to the jobs it finds."""
+    """Its handler is paused (docs/protocol.md, L3). Not part of the row: a store sets it on the jobs that it finds."""
 
     seq: int = 0
     """The fencing number (docs/protocol.md, C1): while RUNNING, the token of the attempt."""
     schedule_rev: int = 0
-    """Raised by whatever changes the row without moving seq."""
+    """Increased by every change of the row that does not move seq."""
     armed_seq: int = -1
     """The seq that the scheduler durably holds (docs/protocol.md, D4)."""
     manual: bool = False
-    """Asked for by `trigger`: can be claimed though paused; the claim clears it (docs/protocol.md, U3)."""
+    """Requested by `trigger`: can be claimed even if paused; the claim clears it (docs/protocol.md, U3)."""
     off_schedule: bool = False
-    """The waiting or running occurrence is one more than the schedule has: it moves neither `last_occurrence` nor
+    """The waiting or running occurrence is not one of the schedule's: it moves neither `last_occurrence` nor
     `occurrences` (docs/protocol.md, U3)."""
     trigger_pending: bool = False
-    """Triggered while RUNNING: one more run afterwards."""
+    """Triggered while RUNNING: one more run follows."""
     crash_count: int = 0
     anchor: datetime
-    """Creation or last change of the schedule: `@every` counts from here."""
+    """Creation or the last change of the schedule: `@every` counts from here."""
     last_occurrence: datetime | None = None
     occurrences: int = 0
     """How many occurrences have ended; `repeats` is compared with it."""
     attempt: int = 0
     """Attempts begun at the current occurrence."""
     holds_name: bool = True
-    """False once cancelled or replaced: the name is free again (docs/protocol.md, N1)."""
+    """False once cancelled or replaced: the name is free (docs/protocol.md, N1)."""
     owner: UUID | None = None
     """The process that runs it now."""
     started_at: datetime | None = None
     """When the last attempt was claimed."""
     progress: Progress | None = None
-    """Of the last attempt, as its handler reports it; a claim clears it (docs/protocol.md, G1)."""
+    """Progress of the last attempt, as its handler reports it; a claim clears it (docs/protocol.md, G1)."""
     checkpoint: Any | None = None
     """A JSON value that the handler left for the next attempt at this occurrence (docs/protocol.md, G2)."""
     declared: bool = False
     """Made or last redefined by a declaration (docs/protocol.md, N9)."""
     unique_for: float | None = None
-    """Seconds after its end for which it keeps its name; None: until it is purged (docs/protocol.md, N10)."""
+    """Seconds after its end for which it holds its name; None: until it is purged (docs/protocol.md, N10)."""
     parents: int = 0
-    """How many jobs it was enqueued to run after."""
+    """How many jobs it runs after."""
     waits_for: int = 0
-    """How many of them have not ended. Until it is 0 nothing claims the job. Written by the store alone
+    """How many of them have not ended. No claim takes the job until this is 0. Only the store writes it
     (docs/protocol.md, A1)."""
     after_any: bool = False
-    """It runs once they have ended, whatever their status; else only if all are COMPLETED."""
+    """It runs when they have ended, whatever their status; otherwise only if all are COMPLETED."""
 
     @property
     def schedule(self) -> str:
@@ -156,23 +156,24 @@ class JobInfo:
 
     @property
     def recurs(self) -> bool:
-        """Its schedule is not one instant (`@once`, `@at …`, `@after …`). Words of a plugin count as recurring."""
+        """Whether its schedule is more than one instant (`@once`, `@at …`, `@after …`). Words of a plugin count as
+        recurring."""
         text = self.expression_value
         return text.lower() != "@once" and not text.startswith(("@at ", "@after "))
 
     @property
     def held(self) -> bool:
-        """Paused, or its handler is, and not triggered: it is not claimed, whatever is due."""
+        """Paused, or its handler is paused, and not triggered: it cannot be claimed, even if due."""
         return (self.paused or self.handler_paused) and not self.manual
 
     @property
     def waiting(self) -> bool:
-        """SCHEDULED, not held, and after its parents: only its due instant keeps it from being claimed."""
+        """SCHEDULED, not held, and its parents have ended: only its due instant keeps it from being claimed."""
         return self.status is JobStatus.SCHEDULED and not self.held and not self.waits_for
 
     @property
     def suspect(self) -> bool:
-        """It may have crashed its process more than once: one such job at a time (docs/protocol.md, R3)."""
+        """It may have crashed its process more than once: only one such job runs at a time (docs/protocol.md, R3)."""
         return self.crash_count >= SUSPECT
 
     def claimable(self, now: datetime) -> bool:
@@ -180,7 +181,7 @@ class JobInfo:
         return self.waiting and self.due_at is not None and self.due_at <= now
 
     def under(self, held: Container[str]) -> JobInfo:
-        """As it is while these handlers are paused; for stores, which keep that apart from the rows."""
+        """The job while these handlers are paused; for stores, which keep that apart from the rows."""
         paused = self.handler_name in held
         return self if paused is self.handler_paused else attrs.evolve(self, handler_paused=paused)
 
@@ -210,8 +211,8 @@ class JobInfo:
 
 
 class Unreadable(JobInfo):
-    """Stands for a row that its store cannot read: what can be read, the nearest sound value for what cannot, and in
-    `last_error` what is wrong. It never runs; `delete` works."""
+    """Stands for a row that its store cannot read: with the columns that can be read, the nearest valid value for the
+    others, and in `last_error` what is wrong. It never runs; `delete` works."""
 
     stored: Mapping[str, Any] = MappingProxyType({})
     """The columns as they are stored."""
@@ -248,10 +249,11 @@ class JobRun:
     result: Any | None = None
     """What the handler returned, a JSON value, if `has_result`."""
     has_result: bool = False
-    """Whether the handler keeps results and this attempt's was kept."""
+    """Whether the handler keeps results and the result of this attempt was kept."""
 
     def repeats(self, other: JobRun) -> bool:
-        """Both completed one occurrence, under two tokens: a store refuses the second (docs/protocol.md, C6)."""
+        """Whether both completed the same occurrence, under two tokens: a store refuses the second (docs/protocol.md,
+        C6)."""
         return (
             self.outcome is other.outcome is RunOutcome.COMPLETED
             and (self.job_id, self.occurrence) == (other.job_id, other.occurrence)
@@ -265,7 +267,7 @@ class JobRun:
 
 
 def error_line(error: str | None) -> str:
-    """How an error is grouped: what stands before its first line break or NUL, at most 200 characters."""
+    """How errors are grouped: the text before the first line break or NUL, at most 200 characters."""
     return (error or "").partition("\n")[0].partition("\0")[0][:200]
 
 

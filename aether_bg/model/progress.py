@@ -1,4 +1,4 @@
-"""How far an attempt has come, as it says itself."""
+"""How far an attempt has come, as its handler reports it."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _LARGEST: Final = 2**63 - 1
 
 @attrs.frozen
 class Progress:
-    """`done` of `total` (None: unknown), with a word about it; `at`: when the handler said so, aware, in UTC.
+    """`done` of `total` (None: unknown), with a note; `at`: when the handler reported it, aware, in UTC.
 
-    `done` may be beyond `total`: totals are often estimates.
+    `done` may be larger than `total`: totals are often estimates.
     """
 
     done: float
@@ -41,7 +41,7 @@ class Progress:
 
     @property
     def fraction(self) -> float | None:
-        """From 0 to 1; None where the total is unknown or 0."""
+        """From 0 to 1; None if the total is unknown or 0."""
         return min(self.done / self.total, 1.0) if self.total else None
 
     def to_dict(self) -> dict[str, Any]:
@@ -60,7 +60,7 @@ class Progress:
 
 
 def _number(name: str, value: Any) -> float:
-    """As an int or a float, also if it is a number of another library's."""
+    """An int or a float, also from a number of another library."""
     if isinstance(value, Real) and not isinstance(value, bool):
         number = int(value) if isinstance(value, Integral) else float(value)
         if math.isfinite(number) and 0 <= number <= _LARGEST:

@@ -1,4 +1,4 @@
-"""What is asked of a store: rows, counts, and which old rows go."""
+"""Questions to a store: which rows, how many, and which old rows to delete."""
 
 from __future__ import annotations
 
@@ -21,20 +21,19 @@ _NONE: Final[Mapping[UUID, Sequence[UUID]]] = MappingProxyType({})
 
 @attrs.frozen(kw_only=True)
 class Query:
-    """Which rows; every field given must hold. `metadata`: equal as JSON, types included, at these top-level keys.
+    """Which rows; every field given must match. `metadata`: equal as JSON, types included, at these top-level keys.
 
-    `order`: by id ("created"), the other way round ("newest"), by `due_at`, then id ("due"; rows without `due_at` come
-    first), or by `handled_time`, then id, the latest first ("ended"; terminal rows that have one, and no others).
-    `after`: only rows that come after the one with this id (keyset paging); by id that one need not exist any more, by
-    another order nothing follows one that is gone.
-    `due_before`: rows that could be claimed by then. `unarmed`: waiting rows whose current seq the scheduler does not
-    hold. `changed_after`: waiting rows last changed later than this instant (if that is now, the clock has been set
-    back). `zoned`: waiting rows with a time zone. `declared`: declared rows that have not ended.
-    `job_name` finds the holder of the name first, then the newest that had it. `holders`: rows that hold one of these
-    names. `name_prefix`: how the name begins, to the letter. `error_line`: that is what `error_line` says of
-    `last_error`. `paused`: paused rows that have not ended. `recurring`: rows whose schedule is not one instant.
-    `parents_of`, `children_of`: linked by `Insert.after` with the job of this id; parents come in the order in which
-    they were given, whatever `order` says.
+    `order`: by id ("created"), by id descending ("newest"), by `due_at`, then id ("due"; rows without `due_at` come
+    first), or by `handled_time` descending, then id ("ended"; only terminal rows that have one). `after`: only rows
+    that come after the one with this id (keyset paging). By id, that row need not exist any more; in another order,
+    nothing follows a row that is gone. `due_before`: rows that could be claimed by then. `unarmed`: waiting rows whose
+    current seq the scheduler does not hold. `changed_after`: waiting rows last changed later than this instant (if that
+    is now, the clock has been set back). `zoned`: waiting rows with a time zone. `declared`: declared rows that have
+    not ended. `job_name` finds the holder of the name first, then the newest that had it. `holders`: rows that hold one
+    of these names. `name_prefix`: the exact beginning of the name. `error_line`: rows for whose `last_error` the
+    function `error_line` gives this. `paused`: paused rows that have not ended. `recurring`: rows whose schedule is not
+    one instant. `parents_of`, `children_of`: rows linked by `Insert.after` with the job of this id; parents come in the
+    order in which they were given, whatever `order` says.
     """
 
     ids: tuple[UUID, ...] | None = None
@@ -62,7 +61,7 @@ class Query:
     limit: int = 1000
 
     def matches(self, job: JobInfo) -> bool:
-        """Whether every field given holds for `job`; links, the order and the page are left to `select`."""
+        """Whether every field given matches `job`; `select` handles links, order and page."""
         return (
             (self.ids is None or job.id in self.ids)
             and (self.job_name is None or job.job_name == self.job_name)
@@ -86,8 +85,8 @@ class Query:
         )
 
     def select(self, jobs: Iterable[JobInfo], links: Mapping[UUID, Sequence[UUID]] = _NONE) -> list[JobInfo]:
-        """The page of `jobs` that this query asks for, in its order. `jobs` has every row, or at least those that match
-        and the one of `after`; `links` has the parents of each child."""
+        """The page of `jobs` that this query asks for, in its order. `jobs` has every row, or at least the matching
+        ones and the one of `after`; `links` has the parents of each child."""
         rows = list(jobs)
         key, down = _ORDERS[self.order]
         if self.parents_of is not None:
@@ -120,7 +119,7 @@ _ORDERS: Final[Mapping[str, tuple[Callable[[JobInfo], tuple[Any, ...]], bool]]] 
     "due": (by_due, False),
     "ended": (_by_end, True),
 }
-"""By which key, and whether the largest comes first."""
+"""The key of each order, and whether the largest comes first."""
 
 
 def _waits_since_after(job: JobInfo, at: datetime) -> bool:
@@ -128,7 +127,7 @@ def _waits_since_after(job: JobInfo, at: datetime) -> bool:
 
 
 def _has(metadata: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    """Equal as JSON at these keys: to Python, True equals 1."""
+    """Equal as JSON at these keys: in Python, True equals 1."""
     return all(
         key in metadata and json.dumps(metadata[key], sort_keys=True) == json.dumps(value, sort_keys=True)
         for key, value in wanted.items()
@@ -138,7 +137,7 @@ def _has(metadata: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
 @attrs.frozen(kw_only=True)
 class Stats:
     """Counts at one moment. `paused`: jobs that are paused themselves; `paused_handlers`: handlers that are, by name;
-    `by_handler`: per handler, per status; `size`: bytes of the store, 0 where unknown."""
+    `by_handler`: per handler, per status; `size`: bytes of the store, 0 if unknown."""
 
     store_id: UUID
     scheduled: int = 0
@@ -191,11 +190,13 @@ class Stats:
 @attrs.frozen(kw_only=True)
 class Purge:
     """Delete up to `limit` terminal jobs of `status` (None: any) with their history, oldest `handled_time` first: those
-    handled before `before`, and those beyond the newest `keep`, which comes with a `status`. With both None: all; with
-    both given, both must hold; with either, a row without `handled_time` stays. A parent of a job that has not ended
-    stays as well (docs/protocol.md, A4). With `job_id`: instead, of that job all
-    history rows beyond the newest `history`, whatever `limit` says; `skipped` rows, the only word of occurrences that
-    never ran, are counted apart (docs/protocol.md, N5)."""
+    handled before `before`, and those beyond the newest `keep`, which requires a `status`. With neither: all. With
+    both: both must hold. With either, a row without `handled_time` stays. A parent of a job that has not ended stays as
+    well (docs/protocol.md, A4).
+
+    With `job_id`, instead: delete all history rows of that job beyond the newest `history`, whatever `limit` says.
+    `skipped` rows are counted apart, since nothing else records occurrences that never ran (docs/protocol.md, N5).
+    """
 
     status: JobStatus | None = None
     before: datetime | None = None
@@ -205,7 +206,7 @@ class Purge:
     history: int = 1000
 
     def beyond(self, outcomes: Iterable[RunOutcome | None]) -> list[int]:
-        """With `job_id`: which history rows go, by their place; given the outcome of each, newest first."""
+        """With `job_id`: which history rows go, as positions; `outcomes`: the outcome of each row, newest first."""
         seen, gone = {True: 0, False: 0}, []
         for place, outcome in enumerate(outcomes):
             skipped = outcome is RunOutcome.SKIPPED
@@ -215,8 +216,8 @@ class Purge:
         return gone
 
     def select(self, jobs: Iterable[JobInfo], needed: Container[UUID] = ()) -> list[JobInfo]:
-        """The jobs of this bite, oldest first; for a purge without `job_id`. `needed`: the parents of jobs that have
-        not ended."""
+        """The jobs that this purge deletes, oldest first; for a purge without `job_id`. `needed`: the parents of jobs
+        that have not ended."""
         ended = [job for job in jobs if job.status.terminal and self.status in (None, job.status)]
         if self.before is not None or self.keep is not None:
             ended = [job for job in ended if job.handled_time is not None]

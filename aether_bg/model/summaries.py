@@ -1,4 +1,4 @@
-"""What is asked of a store about all jobs at once: attempts that have ended, and failed jobs in groups."""
+"""Questions about all jobs at once: attempts that have ended, and failed jobs in groups."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from aether_bg.model.job import JobInfo, JobRun, JobStatus, RunOutcome, error_li
 
 @attrs.frozen(kw_only=True)
 class Ran:
-    """One attempt that has ended, of any job. `error_line`: the first line of its error, as `error_line` cuts it."""
+    """One attempt that has ended, of any job. `error_line`: the first line of its error, as the function `error_line`
+    cuts it."""
 
     job_id: UUID
     token: int
@@ -27,7 +28,7 @@ class Ran:
 
     @classmethod
     def of(cls, run: JobRun, job: JobInfo) -> Ran | None:
-        """None for an attempt that goes on, and for a gap."""
+        """None for an attempt that has not ended, and for a gap."""
         if run.outcome is None or run.started_at is None or run.finished_at is None:
             return None
         return cls(
@@ -61,7 +62,7 @@ class Runs:
         )
 
     def select(self, attempts: Iterable[Ran | None]) -> list[Ran]:
-        """The answer, from all attempts."""
+        """The answer, given all attempts."""
         found = [ran for ran in attempts if ran is not None and self.matches(ran)]
         return sorted(found, key=lambda ran: (ran.finished_at, ran.job_id, ran.token), reverse=True)[: self.limit]
 
@@ -82,7 +83,7 @@ class FailureGroup:
 class Failures:
     """FAILED jobs by handler and first line of the error, the group with the latest failure first, at most `limit`.
 
-    Only the `among` jobs that failed last are looked at, of `handler_name` if it is given: a bound on the work.
+    Only the `among` jobs that failed last are read (of `handler_name` if it is given): this limits the work.
     """
 
     handler_name: str | None = None
@@ -90,7 +91,7 @@ class Failures:
     limit: int = 100
 
     def select(self, jobs: Iterable[JobInfo]) -> list[FailureGroup]:
-        """The answer, from all jobs."""
+        """The answer, given all jobs."""
         failed = [
             (job.handled_time, job.id, job.handler_name, error_line(job.last_error))
             for job in jobs
@@ -99,7 +100,7 @@ class Failures:
         return self.grouped(sorted(failed, reverse=True)[: self.among])
 
     def grouped(self, failed: Iterable[tuple[datetime, UUID, str, str]]) -> list[FailureGroup]:
-        """The answer, from when, id, handler and error line of those looked at, the latest first."""
+        """The answer, given when, id, handler and error line of those read, the latest first."""
         groups: dict[tuple[str, str], list[tuple[datetime, UUID]]] = {}
         for at, job_id, handler, line in failed:
             groups.setdefault((handler, line), []).append((at, job_id))

@@ -1,4 +1,4 @@
-"""What a store writes: rows, changes of rows, functions of the user's, pauses of handlers (docs/protocol.md, C1)."""
+"""What a store writes: rows, changes of rows, the user's functions, pauses of handlers (docs/protocol.md, C1)."""
 
 from __future__ import annotations
 
@@ -41,10 +41,11 @@ class Definition:
 
 @attrs.frozen(kw_only=True, slots=False)  # made for every outcome; see JobInfo
 class Change:
-    """The whole new state of one row, guarded by the seq and schedule_rev it was decided on (docs/protocol.md, C1).
+    """The whole new state of one row, guarded by the seq and schedule_rev on which it was decided (docs/protocol.md,
+    C1).
 
-    `job_id, seq, schedule_rev` are expected; `next_seq, next_rev` and everything below are written. `definition`
-    None leaves the author's part as it is. `runs` are written whole, by (job_id, token, gap). `rejoins`: it was
+    `job_id, seq, schedule_rev` are expected; `next_seq, next_rev` and everything below are written. `definition` None
+    leaves the author's part as it is. `runs` are written whole, by (job_id, token, gap). `rejoins`: the row was
     terminal, and waits for its parents again: the store sets `waits_for` as at an Insert (docs/protocol.md, A1).
     """
 
@@ -76,10 +77,10 @@ class Change:
     runs: tuple[JobRun, ...] = ()
     rejoins: bool = False
     progress: Progress | None = None
-    """The attempt's last one, as far as it is not written yet; None leaves it as it is."""
+    """The attempt's last progress, if it is not written yet; None leaves the column as it is."""
 
     def guards(self, job: JobInfo | None) -> bool:
-        """Whether `job` is still the row that this change was decided on; otherwise a store raises `Stale`."""
+        """Whether `job` is still the row on which this change was decided; otherwise a store raises `Stale`."""
         return job is not None and (job.seq, job.schedule_rev) == (self.seq, self.schedule_rev)
 
     def applied_to(self, job: JobInfo) -> JobInfo:
@@ -95,25 +96,25 @@ class Change:
 
     @property
     def whole(self) -> Change:
-        """The same with all its fields, where it is a `Completion`: to make another one of it."""
+        """The same with all its fields, if it is a `Completion`: needed to derive another change from it."""
         return self
 
     @property
     def drops_checkpoint(self) -> bool:
-        """The occurrence has ended, or has not been attempted: there is nothing to go on from
+        """Whether the occurrence has ended, or has not been attempted: then there is no checkpoint to go on from
         (docs/protocol.md, G2)."""
         return self.status.terminal or self.attempt == 0
 
 
 class Completion(Change):
-    """The change that most jobs end with: the attempt went well, and nothing follows.
+    """The change with which most jobs end: the attempt went well, and nothing follows.
 
-    A store may treat it as any other `Change`. Or it tells it by its type and lets the database do to all such rows at
+    A store may treat it as any other `Change`. Or it recognises the type and lets the database do to all such rows at
     once what is the same for each: COMPLETED, no longer due, handled and modified at `modified_at` by `modified_by`,
     its occurrence the last one and counted, without owner, error, crashes, checkpoint and the marks of `trigger`; and
     the history row of its attempt, which completed at `modified_at`.
 
-    It holds that much only. What else a `Change` has is worked out by `rest`, once something asks for it.
+    It holds only these fields. `rest` computes the other fields of a `Change` once something asks for them.
     """
 
     rest: Callable[[], Change] | None = None
@@ -148,11 +149,12 @@ class Transaction(Protocol):
     """What a `Call` may use, inside the one write transaction."""
 
     def execute(self, sql: str, params: Sequence[Any] | Mapping[str, Any] = ()) -> list[tuple[Any, ...]]:
-        """Run one statement; its rows. May not begin, commit, attach or set pragmas (`DeniedSQL`)."""
+        """Run one statement and return its rows. It must not begin, commit, attach or set pragmas (`DeniedSQL`)."""
         ...
 
     def add(self, job: JobInfo, after: Sequence[UUID] = ()) -> None:
-        """Insert a job, which runs after these. Raises `NameHeld`, and `JobNotFound` for a parent that is not there."""
+        """Insert a job, which runs after these. Raises `NameHeld`, and `JobNotFound` for a parent that does not
+        exist."""
         ...
 
     def find(self, query: Query) -> list[JobInfo]:
@@ -162,15 +164,15 @@ class Transaction(Protocol):
 
 @attrs.frozen
 class Insert:
-    """Insert `job`. Raises `NameHeld` (with the holder) when `holds_name` and the name is taken, `StoreRefused` when
-    its id is there already.
+    """Insert `job`. Raises `NameHeld` (with the holder) when `holds_name` and the name is taken, `StoreRefused` when a
+    row with its id exists.
 
     A holder that `gives_way_to` the job loses the name to it, in the same transaction: `holds_name` becomes False and
     `schedule_rev` goes up (docs/protocol.md, N10).
 
     `after`: its parents, each once. It is stored as `placed` says, with a link to each; those that the same transaction
-    has inserted before count. Raises `JobNotFound` for one that is not there, once the name is known to be free
-    (docs/protocol.md, A1).
+    has inserted before count. Raises `JobNotFound` for a parent that does not exist, after the check that the name is
+    free (docs/protocol.md, A1).
     """
 
     job: JobInfo
@@ -186,8 +188,8 @@ class Insert:
 class Update:
     """Write `change`. Raises `Stale` (with the row as it is) when seq or schedule_rev differ.
 
-    One that makes a row terminal settles its children in the same transaction: each is changed as `relieved` says, and
-    the children of one that is cancelled in turn (docs/protocol.md, A2).
+    A change that makes a row terminal settles its children in the same transaction: each is changed as `relieved` says;
+    if a child is cancelled, so are its own children (docs/protocol.md, A2).
     """
 
     change: Change
@@ -208,11 +210,11 @@ KEEP: Final = Keep.KEEP
 
 @attrs.frozen(kw_only=True)
 class Note:
-    """What an attempt says of itself while it runs. Raises `Stale` (with the row as it is) unless the job is RUNNING
-    under this `seq`, the attempt's token (docs/protocol.md, G1 and G2).
+    """What an attempt reports while it runs. Raises `Stale` (with the row as it is) unless the job is RUNNING under
+    this `seq`, the attempt's token (docs/protocol.md, G1 and G2).
 
-    It moves neither seq nor schedule_rev nor `modified_at`, and wakes no scheduler. `progress` None leaves it as it
-    is; `checkpoint` None clears it.
+    It moves neither seq nor schedule_rev nor `modified_at`, and wakes no scheduler. `progress` None leaves it as it is;
+    `checkpoint` None clears it.
     """
 
     job_id: UUID
@@ -223,7 +225,7 @@ class Note:
     wakes = False
 
     def guards(self, job: JobInfo | None) -> bool:
-        """Whether `job` is at the attempt that this is about."""
+        """Whether `job` is still at the attempt that wrote this."""
         return job is not None and job.status is JobStatus.RUNNING and job.seq == self.seq
 
     def applied_to(self, job: JobInfo) -> JobInfo:
@@ -237,8 +239,8 @@ class Call:
     """Run a plain function of the user's inside the transaction. Result: what it returns. `name`: for messages.
 
     The function may read before it writes, so a store runs it while it holds its write lock, or on a connection of its
-    own that other writes need not wait for. It is short: a store may end one that takes seconds. After a `StoreBusy`
-    the whole transaction may be carried out again, and the function with it.
+    own that does not block other writes. It is short: a store may end a function that takes seconds. After a
+    `StoreBusy` the whole transaction may be carried out again, and the function with it.
     """
 
     fn: Callable[[Transaction], Any]
@@ -251,8 +253,8 @@ class Call:
 
 @attrs.frozen(kw_only=True)
 class Hold:
-    """Pause a handler (`held`), or let it go on; no row of a job changes (docs/protocol.md, L3). Twice is as once: the
-    first `at` and `by` stay."""
+    """Pause a handler (`held`), or let it go on; no row of a job changes (docs/protocol.md, L3). The second time
+    changes nothing: the first `at` and `by` stay."""
 
     handler: str
     held: bool
@@ -275,8 +277,8 @@ ParamStyle: TypeAlias = Literal["%s", "$1", ":name"]
 class Statement:
     """One SQL statement of a store's, for a connection of the user's (docs/protocol.md, W13).
 
-    `params`: all of them texts, so that any driver can send them; by name in the style `:name`. `read`: the job that
-    its first row tells of. `hint`: it only makes a job start sooner, and may be left out; its row means nothing.
+    `params`: all of them text, so that any driver can send them; by name in the style `:name`. `read`: makes a job of
+    its first row. `hint`: it only makes a job start sooner, and may be left out; its row means nothing.
     """
 
     sql: str
@@ -288,10 +290,10 @@ class Statement:
 @attrs.frozen
 class Insertion:
     """An enqueue as one SQL statement, to run on a connection of your own: `sql` with `params`, as your driver takes
-    them. `id`: of the job.
+    them. `id`: the id of the job.
 
-    The first column of its row is the id of the job that has the name: yours, or where that is another one the job
-    that held it already. No row: another transaction has taken the name at this moment; run it again.
+    The first column of its row is the id of the job that has the name: yours, or the job that held the name already. No
+    row: another transaction has taken the name at this moment; run the statement again.
     """
 
     sql: str
