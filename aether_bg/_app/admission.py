@@ -1,5 +1,5 @@
-"""The arguments of an enqueue, checked without the store and made into a job: what is wrong in the code is refused
-where it is written (docs/protocol.md, N6)."""
+"""Checks the arguments of an enqueue without the store and makes a job of them: mistakes in the code are refused where
+they are written (docs/protocol.md, N6)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _FRESH: Final[dict[str, Any]] = {
     for field in attrs.fields(JobInfo)
     if not isinstance(field.default, attrs.Factory)  # type: ignore[arg-type]
 }
-"""What a new job has beside what it is given."""
+"""The fields of a new job that no argument sets."""
 ARGUMENTS: Final = ("job_name", "payload", "schedule", "metadata", *ENQUEUE_OPTIONS)
 
 
@@ -81,7 +81,8 @@ class Admission:
         unique_for: Any = None,
         before_start: bool = False,
     ) -> Draft:
-        """Raises an `InputError`. `before_start`: handlers and payload types may still come; checked where known."""
+        """Raises an `InputError`. `before_start`: handlers and payload types may still be added; known ones are
+        checked."""
         if before_start:
             handler_name, value = self._so_far(handler, payload)
         else:
@@ -111,8 +112,8 @@ class Admission:
         )  # fmt: skip
 
     def job(self, moment: Moment, *arguments: Any, **options: Any) -> JobInfo:
-        """The row of an enqueue without mistakes; `due_at` is None where there is no occurrence left within its bounds.
-        Raises an `InputError`."""
+        """The row of an enqueue without mistakes; `due_at` is None if no occurrence is left within its bounds. Raises
+        an `InputError`."""
         return self.stamped(self.plain_job(moment, *arguments, **options))
 
     def plain_job(self, moment: Moment, *arguments: Any, **options: Any) -> JobInfo:
@@ -155,11 +156,11 @@ class Admission:
             return name, self.payload(handler, name, payload)
         except (UnknownHandler, InvalidHandler):
             if isinstance(handler, str | JobType) or callable(handler):
-                return "", payload  # looked at again when the app starts
+                return "", payload  # checked again when the app starts
             raise
 
     def declare(self, declared: list[Mapping[str, Any]], arguments: dict[str, Any]) -> None:
-        """Add to `declared`. Raises for what is wrong in the code, two declarations of one name included."""
+        """Adds to `declared`. Raises for mistakes in the code, including two declarations of one name."""
         name = arguments["job_name"]
         checks.name(name, "job")
         checks.one_of("if_exists", arguments["if_exists"], IF_EXISTS)
@@ -176,13 +177,13 @@ class Admission:
         declared.append(arguments)
 
     def check_declared(self, declared: list[Mapping[str, Any]]) -> None:
-        """When the app starts, with all handlers there. Raises for the first that no handler can take."""
+        """When the app starts and all handlers are known: raises for the first declaration that no handler can take."""
         for arguments in declared:
             self.draft(**_without_if_exists(arguments))
 
 
 def given_name(handler: str, job_id: UUID) -> str:
-    """Of a job that is enqueued without one."""
+    """The name of a job that is enqueued without one."""
     return f"{handler[:160]}-{job_id}"
 
 

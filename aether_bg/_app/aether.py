@@ -1,4 +1,4 @@
-"""`Aether`: what users hold. It checks arguments, registers and delegates."""
+"""`Aether`, the class that users work with: checks arguments, registers and delegates."""
 
 from __future__ import annotations
 
@@ -120,12 +120,12 @@ class Aether(OwnerVerbs):
     ) -> Callable[[F], F]:
         """Register a function, or a class with `handle`, as the code for this kind of work; returns it unchanged.
 
-        `retries`: further attempts after a failure; `backoff`: the waiting between them; `timeout`: seconds per
-        attempt. `schedule`: also declares the job of that name, applied at every start; `jitter`: as for `enqueue`.
-        `concurrency`: how many of its attempts may run at a time in the whole store, over all processes; None for any
-        number (docs/protocol.md, L1). `priority`: -100 to 100, of its jobs that are given none; of what is due, higher
-        goes first (docs/protocol.md, L5). `keep_result`: keep what it returns, a JSON value or of the type that its
-        return annotation names; see `result` (docs/protocol.md, K).
+        `retries`: further attempts after a failure; `backoff`: the waiting time between them; `timeout`: seconds per
+        attempt. `schedule`: also declares a job of that name, applied at every start; `jitter`: as for `enqueue`.
+        `concurrency`: how many of its attempts may run at the same time in the whole store, over all processes; None
+        for any number (docs/protocol.md, L1). `priority`: -100 to 100, for its jobs without one of their own; among due
+        jobs, higher goes first (docs/protocol.md, L5). `keep_result`: keep what it returns, a JSON value or a value of
+        the type that its return annotation names; see `result` (docs/protocol.md, K).
         """
         checks.unknown_options(
             unknown, ("retries", "backoff", "timeout", "schedule", "jitter", "concurrency", "priority", "keep_result")
@@ -154,13 +154,13 @@ class Aether(OwnerVerbs):
     ) -> None:  # fmt: skip
         """Declare a job, to be enqueued at every start: `enqueue`'s arguments, with if_exists="replace".
 
-        It needs a name. Declaring it unchanged changes nothing; to keep a declared job off, pause it.
+        It needs a name. An unchanged declaration changes nothing; to keep a declared job off, pause it.
 
-        Raises an `InputError` for what is wrong in the arguments, and `JobConflict` for a name that is declared
-        already; a handler or payload type that comes later is checked when the app starts. What the stored job or the
-        time makes impossible (its `until` has passed, its `repeats` are used up) never keeps the app from starting: it
-        is logged, and shown by `health` and `aether-bg check`. A one-shot that is running is redeclared once it has
-        ended.
+        Raises an `InputError` for mistakes in the arguments, and `JobConflict` for a name that is declared already; a
+        handler or payload type that is registered later is checked when the app starts. A declaration that the stored
+        job or the time makes impossible (its `until` has passed, its `repeats` are used up) never keeps the app from
+        starting: it is logged, and shown by `health` and `aether-bg check`. A one-shot that is running is redeclared
+        when it has ended.
         """
         self._before_start("declare")
         checks.unknown_options({k: v for k, v in options.items() if k not in ENQUEUE_OPTIONS}, ARGUMENTS)
@@ -174,27 +174,27 @@ class Aether(OwnerVerbs):
         self, type: Any, factory: Callable[..., Any] | None = None, *, ping: Callable[..., Any] | None = None,
         scope: Literal["attempt", "app"] = "attempt",
     ) -> None:  # fmt: skip
-        """How to make a dependency: once per attempt, closed after it.
+        """Register how to make a dependency: once per attempt, closed after it.
 
-        `scope="app"`: once at the start, before the first attempt, and closed at the stop, after the last one; a pool
-        of connections for instance. Those of an attempt may ask for it, and it may ask for others of the app. Clients
-        make none. One that cannot be made keeps the app from starting: `DependencyFailed`.
+        `scope="app"`: once at the start, before the first attempt, and closed at the stop, after the last one; for
+        example a pool of connections. Dependencies of an attempt may use it, and it may use others of the app. Clients
+        make none. If it cannot be made, the app does not start: `DependencyFailed`.
 
         `factory`: a function or class, async or not; a generator or context manager is closed after the attempt. What
-        the attempt raises (an error, a cancellation, `Snooze`) is raised inside it as well, so that
-        `with connection: yield connection` rolls back; to suppress it there changes nothing for the job. What follows
-        a `yield` that stands in no `try` or `with` runs in any case. Its own parameters are injected as well. Without
-        one the type itself is called. `ping`: for `health`.
+        the attempt raises (an error, a cancellation, `Snooze`) is raised inside it as well, so that `with connection:
+        yield connection` rolls back; suppressing it there changes nothing for the job. Code after a `yield` without
+        `try` or `with` around it runs in any case. The factory's own parameters are injected as well. Without a
+        factory, the type itself is called. `ping`: for `health`.
         """
         self._before_start("provide")
         checks.one_of("scope", scope, ("attempt", "app"))
         self.registration.provide(type, factory, ping, scope == "app")
 
     def payload_type(self, type: type[T], encode: Callable[[T], Any], decode: Callable[[Any], T]) -> None:
-        """How payloads carry a type of yours: `encode` makes a JSON value of it, `decode` makes it again.
+        """Register how payloads carry a type of yours: `encode` makes a JSON value of it, `decode` makes it again.
 
-        It counts wherever the type stands in a payload's annotations. Raises `InvalidOption`; what `encode` or `decode`
-        raises later is an `InvalidPayload`.
+        It applies wherever the type appears in a payload's annotations. Raises `InvalidOption`; if `encode` or `decode`
+        raises later, that is an `InvalidPayload`.
         """
         self._before_start("payload_type")
         self.handlers.add_type(type, encode, decode)
@@ -214,10 +214,10 @@ class Aether(OwnerVerbs):
     # -- running ---------------------------------------------------------------------------------
 
     async def start(self) -> Self:
-        """Start running jobs; `async with app:` without the block, for a REPL or a framework with hooks of its own.
+        """Start running jobs; `async with app:` without the block, for a REPL or a framework with its own hooks.
 
-        Call `stop` on the same event loop, in this task or another one. If the program ends without it, the jobs that
-        ran are taken back as after a crash. Raises `AlreadyStarted`, and what keeps the app from starting.
+        Call `stop` on the same event loop, in this task or another one. If the program ends without it, the running
+        jobs are taken back as after a crash. Raises `AlreadyStarted`, and the error that keeps the app from starting.
         """
         if self._session is not None:
             raise AlreadyStarted(repr(self), "it is running already", "Use one `async with app:` or start() at a time.")
@@ -234,7 +234,7 @@ class Aether(OwnerVerbs):
     async def stop(self) -> None:
         """Stop as the end of `async with app:` does: running jobs have `grace` seconds. Returns when all has ended.
 
-        Raises `NotStarted` where the app does not run; of two calls at once both wait.
+        Raises `NotStarted` if the app does not run; if two calls overlap, both wait.
         """
         session = self._running
         try:
@@ -281,7 +281,7 @@ class Aether(OwnerVerbs):
     def run(self, *, backend: Literal["asyncio", "trio"] = "asyncio") -> None:
         """Run jobs until SIGINT or SIGTERM; a second signal skips the grace. Blocks.
 
-        The only place that touches signals. Raises what keeps the app from starting.
+        No other function installs signal handlers. Raises the error that keeps the app from starting.
         """
         run_until_signal(self, self.options.grace, self._ask_to_stop, self._hurry, backend)
 
@@ -290,7 +290,7 @@ class Aether(OwnerVerbs):
         """Every verb and `store` as plain functions, for other threads of the process that runs the app.
 
         For plain handlers, `def` endpoints, Flask and Django views: `app.sync.enqueue("SendEmail", payload=…)`. Raises
-        `WrongLoop` on the thread of the app's own event loop, `NotStarted` where the app does not run.
+        `WrongLoop` on the thread of the app's own event loop, `NotStarted` if the app does not run.
         """
         return Blocking(self)
 
@@ -317,7 +317,7 @@ class Aether(OwnerVerbs):
         return PlainBlock(owner, "app.blocking()", remedy)
 
     def _ask_to_stop(self) -> None:
-        """From any thread or signal handler: the stop comes, as soon as the event loop gets to it."""
+        """From any thread or signal handler: the stop begins as soon as the event loop gets to it."""
         if self._session is not None:
             self._session.kernel.shared.identity.stop_asked = True
 

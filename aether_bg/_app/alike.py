@@ -1,4 +1,4 @@
-"""Many jobs of one moment: what those that are alike share is checked and computed once."""
+"""Many jobs at once: what equal jobs share is checked and computed once."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from aether_bg.model import JobInfo
 from aether_bg.model.filled import filled
 
 _COMPARED: Final = frozenset((str, int, float, bool, type(None), timedelta, FunctionType))
-"""Types whose equal values mean the same to an enqueue; others, as datetimes, are looked at each time."""
+"""Types whose equal values mean the same to an enqueue; others, for example datetimes, are checked each time."""
 _MOST: Final = 1000
-"""Kinds of jobs that are remembered."""
+"""How many kinds of jobs are remembered."""
 
 
 class Alike:
-    """Makes jobs as `Admission.job` does, of the arguments of an enqueue by name."""
+    """Makes jobs as `Admission.job` does, from the arguments of an enqueue by name."""
 
     def __init__(self, admission: Admission, moment: Moment) -> None:
         self._admission, self._moment = admission, moment
         self._first: dict[Any, dict[str, Any]] = {}
-        """By what they share: the fields of the first such job."""
+        """The fields of the first job of each kind, by what the jobs share."""
 
     def job(self, arguments: Mapping[str, Any]) -> JobInfo:
         """Raises an `InputError`."""
@@ -51,7 +51,7 @@ class Alike:
 
 
 def _key(arguments: Mapping[str, Any]) -> Any:
-    """What jobs that are alike have in common. None: not to be compared."""
+    """What equal jobs have in common. None: they cannot be compared."""
     shared = dict(arguments)
     named = shared.pop("job_name") is not None
     del shared["payload"], shared["metadata"]

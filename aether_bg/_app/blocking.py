@@ -35,7 +35,7 @@ _LAST: Final = 10.0
 
 
 class plain(Generic[P, R]):  # noqa: N801 - reads as a decorator
-    """A verb as a plain function: calls the async one on the loop of its app. Keeps its types."""
+    """Makes a plain function of a verb: it calls the async one on the app's loop. Keeps the types."""
 
     def __init__(self, verb: Callable[Concatenate[Any, P], Awaitable[R]]) -> None:
         self._name = getattr(verb, "__name__", "")
@@ -57,7 +57,7 @@ class plain(Generic[P, R]):  # noqa: N801 - reads as a decorator
 
 
 class Plain:
-    """Plain functions for the verbs of `verbs`, from any thread but that of its event loop."""
+    """Plain functions for the verbs of `verbs`, from any thread except that of its event loop."""
 
     def __init__(self, verbs: Verbs) -> None:
         self._verbs = verbs
@@ -107,7 +107,7 @@ class PlainStore(Plain):
 
 
 class BlockingClient(Plain):
-    """Enqueues and queries as plain functions; where another process runs the jobs."""
+    """Enqueues and queries as plain functions; another process runs the jobs."""
 
     enqueue_many = plain(Verbs.enqueue_many)
     wait = plain(Verbs.wait)
@@ -179,7 +179,7 @@ class BlockingClient(Plain):
 
 
 class OwnersBlocking(BlockingClient):
-    """Every verb of an app but `drain`."""
+    """Every verb of an app except `drain`."""
 
     update = plain(OwnerVerbs.update)
     delete = plain(OwnerVerbs.delete)
@@ -191,13 +191,13 @@ class OwnersBlocking(BlockingClient):
 
 
 class Blocking(OwnersBlocking):
-    """Every verb of an app, and its `store`, as plain functions; from any thread but that of its event loop."""
+    """Every verb of an app, and its `store`, as plain functions; from any thread except that of its event loop."""
 
     drain = plain(OwnerVerbs.drain)
 
 
 class _Host(Generic[V]):
-    """A thread with an event loop of its own, on which an app, or a client of one, runs for the length of a block."""
+    """A thread with its own event loop, on which an app, or a client of it, runs as long as a block lasts."""
 
     def __init__(
         self, enter: Callable[[], AbstractAsyncContextManager[V]], backend: str, grace: float, ask: Callable[[], object]
@@ -225,7 +225,7 @@ class _Host(Generic[V]):
         return self._verbs
 
     def stop(self) -> None:
-        """In a forked child there is nothing to stop: the thread is the parent's (docs/protocol.md, P2)."""
+        """A forked child has nothing to stop: the thread is the parent's (docs/protocol.md, P2)."""
         if os.getpid() != self._pid:
             return
         self._stopping.set()
@@ -258,8 +258,8 @@ def hosted(
     enter: Callable[[], AbstractAsyncContextManager[V]], plain: Callable[[V], B], backend: str, grace: float,
     ask: Callable[[], object] = bool,
 ) -> Iterator[B]:  # fmt: skip
-    """`enter` in a thread of its own; its verbs as `plain` makes them. `ask` tells that the stop comes: the loop may be
-    blocked."""
+    """Runs `enter` in a thread of its own, with plain functions for its verbs. `ask` announces the stop, since the loop
+    may be blocked."""
     host = _Host(enter, backend, grace, ask)
     try:
         yield plain(host.start())

@@ -1,4 +1,4 @@
-"""Blocks that say what to write where they are used in another way: `with` for `async with`, or no block at all."""
+"""Blocks that say what to write when they are used wrongly: `with` instead of `async with`, or no block at all."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def misused(what: str, rule: str, remedy: str) -> Never:
 
 
 class AsyncBlock(AbstractAsyncContextManager[T]):
-    """`async with` only. `what`: how it was called; `remedy`: what to write."""
+    """`async with` only. `what`: how it was called; `remedy`: what to write instead."""
 
     def __init__(self, block: AbstractAsyncContextManager[T], what: str, remedy: str) -> None:
         self._block, self._what, self._remedy = block, what, remedy

@@ -1,4 +1,4 @@
-"""Clients, which enqueue and query only, and the verbs that only an app has."""
+"""Clients, which only enqueue and query, and the verbs that only an app has."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from aether_bg.errors import NotAnOwner
 
 
 class Client(Verbs):
-    """Enqueues and queries, on the store of an app elsewhere: no owner, never runs jobs, applies no declarations."""
+    """Enqueues and queries on the store of an app elsewhere: no owner, never runs jobs, applies no declarations."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -38,7 +38,7 @@ def not_an_owner(verb: str) -> NotAnOwner:
 
 
 class OwnerVerbs(Verbs):
-    """What only an app can do, since it runs jobs itself."""
+    """Verbs that only an app has, since it runs jobs itself."""
 
     async def update(
         self, /, job: UUID | str, new_schedule: When, *, timezone: str | None = None, **unknown: Never
@@ -52,11 +52,12 @@ class OwnerVerbs(Verbs):
         await self._commands.update(job, new_schedule, timezone)
 
     async def delete(self, job: UUID | str) -> bool:
-        """Cancel a job; a running attempt is cancelled too and nothing of it counts. True iff it moved the job."""
+        """Cancel a job; a running attempt is cancelled too and nothing of it counts. True if this call changed the
+        job."""
         return await self._commands.delete(job)
 
     async def retry(self, job: UUID | str) -> None:
-        """Back from FAILED or CANCELLED: a one-shot due now, a recurring job at its next occurrence."""
+        """Back from FAILED or CANCELLED: a one-shot is due now, a recurring job at its next occurrence."""
         await self._commands.retry(job)
 
     async def trigger(self, job: UUID | str) -> None:
@@ -64,8 +65,8 @@ class OwnerVerbs(Verbs):
         await self._commands.trigger(job)
 
     async def pause(self, job: UUID | str | None = None, *, handler: Kind | None = None) -> None:
-        """Hold a job back, retries included; a running attempt ends normally. Or all jobs of a handler, those to come
-        included, in every process, until it is resumed (docs/protocol.md, L3); `trigger` runs one all the same.
+        """Hold a job back, retries included; a running attempt ends normally. Or hold all jobs of a handler, future
+        ones included, in every process, until it is resumed (docs/protocol.md, L3); `trigger` still runs a job once.
 
         `handler`: a name, the function or class, or a `JobType`; it need not be registered here. Give one of the two.
         Raises `JobNotFound`, `InvalidTransition` for a terminal job, and `InvalidOption`.
@@ -74,13 +75,12 @@ class OwnerVerbs(Verbs):
 
     async def resume(self, job: UUID | str | None = None, *, handler: Kind | None = None) -> None:
         """Let a job go on: overdue one-shots and retries at once, a recurring job from now (docs/protocol.md, U4). Or a
-        handler: its due jobs are claimed as after a time without a process, by their misfire policy
-        (docs/protocol.md, L3). Jobs that are paused themselves stay paused. Raises as `pause`.
-        """
+        handler: its due jobs are claimed as after a time without a process, by their misfire policy (docs/protocol.md,
+        L3). Jobs that are paused themselves stay paused. Raises as `pause`."""
         await self._commands.resume(job, handler)
 
     async def drain(self) -> None:
-        """Run whatever is due, and what that makes due, until nothing is; whatever the scheduler.
+        """Run what is due, and what that makes due, until nothing is due; with any scheduler.
 
         Raises a `StoreError` when the store is in trouble.
         """
@@ -89,12 +89,13 @@ class OwnerVerbs(Verbs):
         await kernel.drain()
 
     async def health(self) -> dict[str, Any]:
-        """How it is, as plain JSON: `ok`, `owner`, `running`, `stats`, what is wrong by part, pings of dependencies.
+        """The state of this app as plain JSON: `ok`, `owner`, `running`, `stats`, problems by part, pings of
+        dependencies.
 
-        Not ok: the store cannot be read, the scheduler says what is wrong with it, a dependency does not answer, or a
-        job whose handler this process has is overdue by more than ten seconds (`problems["overdue"]` names the likely
-        cause). `problems` has `handlers` and `schedules` while due jobs wait for a process that has their handler or
-        can read their schedule; that alone leaves `ok` True, since this process is well.
+        Not ok: the store cannot be read, the scheduler reports a problem, a dependency does not answer, or a job whose
+        handler this process has is overdue by more than ten seconds (`problems["overdue"]` names the likely cause).
+        `problems` has `handlers` and `schedules` while due jobs wait for a process that has their handler or can read
+        their schedule; that alone leaves `ok` True, since this process is well.
         """
         session = self._running
         return await session.kernel.health.report({PART: session.declarations.problem})

@@ -1,4 +1,4 @@
-"""The verbs on jobs that exist: each reads the row, decides, and writes under its guards, again after a lost race."""
+"""The verbs on existing jobs: each reads the row, decides, and writes under its guards, again after a lost race."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from aether_bg.explain import OVERDUE, Around, explain
 from aether_bg.model import Change, Hold, JobInfo, JobStatus, Query, Unreadable
 
 _POLL: Final = 0.25
-"""Seconds between looks of `wait` at jobs that another process runs."""
+"""Seconds between two reads when `wait` waits for a job that another process runs."""
 
 Decide = Callable[[JobInfo, Moment], Change | None]
 
@@ -81,7 +81,7 @@ class Commands:
         return await self._apply("resume", job, partial(self._planned, rules.resume), aside=True)
 
     async def _hold(self, verb: str, handler: Any, *, held: bool) -> None:
-        """Stored apart from the jobs' rows, which stay as they are (docs/protocol.md, L3)."""
+        """Stored apart from the jobs' rows, which do not change (docs/protocol.md, L3)."""
         work.outside(verb, self._kernel.store_id)
         name, moment = checks.name(self._shared.handlers.name_of(handler), "handler"), self._shared.clock.moment()
         await self._kernel.journal.hold(Hold(handler=name, held=held, at=moment.now, by=moment.by))
@@ -202,7 +202,7 @@ class Commands:
     async def _apply(
         self, verb: str, job: UUID | str, decide: Decide, *, revokes: bool = False, aside: bool = False
     ) -> None:
-        """`aside`: what it decides may take long to compute."""
+        """`aside`: the decision may take long to compute."""
         work.outside(verb, self._kernel.store_id)
         while True:  # again after each lost race
             row, moment = _readable(await self.find(job), verb), self._shared.clock.moment()
@@ -215,7 +215,7 @@ class Commands:
                 return
 
     async def _written(self, row: JobInfo, change: Change, verb: str) -> bool:
-        """False: the row has moved on meanwhile."""
+        """False: the row has changed in the meantime."""
         try:
             await self._kernel.journal.update(change, row, verb)
         except Stale:

@@ -16,23 +16,23 @@ from aether_bg.errors import ForkedProcess, NotStarted, WrongLoop
 R = TypeVar("R")
 
 _LOOK: Final = 0.5
-"""Seconds between looks, while a call waits, at whether the loop still runs."""
+"""Seconds between two checks that the loop still runs, while a call waits."""
 
 
 class Crossing:
-    """Made on the loop of one start. `name`: the app, for errors."""
+    """Created on the loop of one start. `name`: the app, for errors."""
 
     def __init__(self, name: str, spawn: Spawn) -> None:
         self._name, self._spawn = name, spawn
         self._bridge, self._thread, self._pid = Bridge(), threading.get_ident(), os.getpid()
 
     def check_process(self) -> None:
-        """In a forked child nothing of the app lives: neither its loop nor its threads (docs/protocol.md, P2)."""
+        """In a forked child nothing of the app exists: neither its loop nor its threads (docs/protocol.md, P2)."""
         if os.getpid() != self._pid:
             raise ForkedProcess(self._name, "this process was forked after the start", "Start after forking.")
 
     def check_loop(self) -> None:
-        """An async verb is awaited on the loop of its app."""
+        """An async verb must be awaited on the loop of its app."""
         self.check_process()
         if not self._bridge.is_here:
             raise WrongLoop(
@@ -43,7 +43,7 @@ class Crossing:
             )  # fmt: skip
 
     def call(self, fn: Callable[[], Awaitable[R]]) -> R:
-        """Run `fn` on the loop, in a copy of this thread's context; its result, or what it raises."""
+        """Runs `fn` on the loop, in a copy of this thread's context; returns its result, or raises its error."""
         self.check_process()
         if not self._bridge.is_running:
             raise self._gone()
@@ -61,7 +61,7 @@ class Crossing:
             while not call.done.wait(_LOOK):
                 if not self._bridge.is_running:
                     raise self._gone()
-        except BaseException:  # of a signal's handler, as a rule: KeyboardInterrupt
+        except BaseException:  # usually from a signal handler: KeyboardInterrupt
             self._bridge.post(call.cancel)
             raise
         return call.result(self._gone)
@@ -93,7 +93,7 @@ class _Call(Generic[R]):
             self.done.set()
 
     def cancel(self) -> None:
-        """On the loop: the caller waits no longer."""
+        """On the loop: the caller no longer waits."""
         self._given_up = True
         if self._scope is not None:
             self._scope.cancel()
@@ -103,7 +103,7 @@ class _Call(Generic[R]):
             try:
                 raise self._error
             finally:
-                self._error = None  # else the error and this call keep each other
+                self._error = None  # else the error and this call keep each other alive
         if not self._results:
             raise cancelled()
         return self._results[0]

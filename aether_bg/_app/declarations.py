@@ -1,4 +1,4 @@
-"""Declared jobs at the start: each is enqueued; what cannot be is reported, and the app starts all the same
+"""Declared jobs at the start: each is enqueued; if that fails, it is reported and the app still starts
 (docs/protocol.md, N6)."""
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from aether_bg.model import JobInfo, JobStatus, Query
 log = logging.getLogger("aether_bg")
 
 PART: Final = "declarations"
-"""What `health` calls it."""
+"""The name in `health`."""
 GONE: Final = "its declaration is gone from the code"
 NAMED: Final = 10
-"""Jobs that one line of the log names."""
+"""How many jobs one line of the log names."""
 AGAIN: Final = 1.0
 """Seconds between tries of a declaration that waits for a running job to end."""
 
 
 async def gone(kernel: Kernel, declared: Container[str]) -> list[JobInfo]:
-    """Jobs that carry the mark of a declaration and have none of these names (docs/protocol.md, N9)."""
+    """Jobs that are marked as declared and have none of these names (docs/protocol.md, N9)."""
     found, query = list[JobInfo](), Query(declared=True)
     while page := await kernel.shared.calls.find(query):
         found += [job for job in page if job.job_name not in declared]
@@ -37,7 +37,8 @@ async def gone(kernel: Kernel, declared: Container[str]) -> list[JobInfo]:
 
 
 async def end(kernel: Kernel, job: JobInfo) -> bool:
-    """One that is gone. False: it has changed meanwhile; the next look finds it, if it is gone still."""
+    """Ends a job that is no longer declared. False: it has changed in the meantime; the next check finds it again if
+    necessary."""
     change = commands.cancel(job, kernel.shared.clock.moment())
     assert change is not None  # it has not ended
     try:
@@ -58,11 +59,11 @@ class Declarations:
 
     @property
     def problem(self) -> str | None:
-        """What has not been applied, and why."""
+        """The declarations that have not been applied, and why."""
         return "; ".join(self._open.values()) or None
 
     async def apply(self) -> None:
-        """Raises a `StoreError` when the store is in trouble, and nothing else."""
+        """Raises a `StoreError` when the store is in trouble, and no other error."""
         self._waiting = [arguments for arguments in self._declared if await self._waits(arguments)]
         if self._open:
             await self._kernel.heartbeats.show(tuple(self._open.values()))
@@ -70,7 +71,7 @@ class Declarations:
             self._kernel.spawn(self._later, "declaring again")
 
     async def drop_gone(self, *, prune: bool) -> None:
-        """Name the jobs that no code declares any more, or end them (docs/protocol.md, N9). Raises a `StoreError`."""
+        """Logs the jobs that no code declares any more, or ends them (docs/protocol.md, N9). Raises a `StoreError`."""
         if not (gone := await self._gone()):
             return
         names = ", ".join(shown(job.job_name) for job in gone[:NAMED]) + (", …" if len(gone) > NAMED else "")
@@ -94,7 +95,7 @@ class Declarations:
                 await self._kernel.heartbeats.show(tuple(self._open.values()))
 
     async def _waits(self, arguments: Mapping[str, Any]) -> bool:
-        """Enqueue it, or report why not. True: only because the job of that name runs now."""
+        """Enqueues it, or reports why not. True: it must wait, because the job of that name is running."""
         name = arguments["job_name"]
         try:
             await self._enqueuer.enqueue(**arguments, declared=True)

@@ -29,7 +29,7 @@ class Enqueuer:
         self._calls, self.moment = kernel.shared.calls, kernel.shared.clock.moment
 
     def unit(self) -> work.UnitOfWork | None:
-        """The open unit of work of this store that the caller is in."""
+        """The open unit of work of this store that surrounds the caller."""
         return work.joined(self._shared.identity.store_id)
 
     def outside(self, verb: str) -> None:
@@ -55,7 +55,7 @@ class Enqueuer:
         if unit is not None and (known := await self._join(unit, job, after, named, if_exists)) is not None:
             return known
         while True:
-            if job.due_at is None:  # its name is asked for first of all (docs/protocol.md, N0)
+            if job.due_at is None:  # its name is looked up first (docs/protocol.md, N0)
                 held = await self.holder(job.job_name)
                 if held is None or held.gives_way_to(job):
                     raise no_occurrence(job.expression_value, job.until)
@@ -71,8 +71,8 @@ class Enqueuer:
 
     async def parents(self, wanted: Asked, made: dict[UUID | str, JobInfo], name: str | None) -> tuple[UUID, ...]:
         """Their ids. `made`: jobs that will be in the same transaction, by id and name, and what has been found before;
-        `name`: of the child, if it has one. Raises
-        `JobNotFound` unless that name is held: an identical job may be older than a purge (docs/protocol.md, N0)."""
+        `name`: of the child, if it has one. Raises `JobNotFound` for a missing parent unless that name is held: an
+        identical job may be older than a purge (docs/protocol.md, N0)."""
         for query in queries(wanted.without(made)):
             for key, job in by_any(await self._calls.find(query)).items():
                 made.setdefault(key, job)
@@ -89,12 +89,12 @@ class Enqueuer:
         return await self._calls.find(Query(holders=tuple(names), limit=len(names)))
 
     async def linked(self, held: JobInfo) -> tuple[UUID, ...]:
-        """The parents of this one in the store; those that are purged are not compared."""
+        """The parents of this job in the store; purged ones are not compared."""
         found = await self._calls.find(Query(parents_of=held.id, limit=held.parents)) if held.parents else []
         return tuple(parent.id for parent in found)
 
     async def _resolve(self, held: JobInfo, job: JobInfo, after: tuple[UUID, ...], if_exists: str) -> UUID | None:
-        """The name is held. None: it no longer is; try again."""
+        """The name is held. None: it is free again; try again."""
         answer = self.instead(held, beside(held, job, await self.linked(held), after), if_exists)
         if isinstance(answer, UUID):
             return answer
@@ -109,8 +109,8 @@ class Enqueuer:
             return None
 
     def instead(self, held: JobInfo, job: JobInfo, if_exists: str) -> UUID | Change:
-        """What enqueueing `job` under a held name means (docs/protocol.md, N2, N3, N7): the id that answers it, or the
-        change that redefines the holder or has it give its name up. Raises `JobConflict`."""
+        """The result of enqueueing `job` under a held name (docs/protocol.md, N2, N3, N7): the id that answers it, or
+        the change that redefines the holder or makes it release its name. Raises `JobConflict`."""
         differs = differences(held, job)
         runs = held.status is JobStatus.RUNNING and _runs_once(self._calls, held)
         itself = runs and held.id == work.running.get()
@@ -128,7 +128,8 @@ class Enqueuer:
         return self._redefine(held, job, same=same_schedule(differs) and not itself, again=itself)
 
     def _redefine(self, held: JobInfo, job: JobInfo, *, same: bool, again: bool) -> Change:
-        """In place (docs/protocol.md, U1). `same`: the schedule stays, and with it what waits and has been missed."""
+        """Redefines in place (docs/protocol.md, U1). `same`: the schedule stays, and so does what waits or was
+        missed."""
         moment, definition = Moment(job.created_at, job.created_by), rules.definition_of(job)
         if isinstance(held, Unreadable):  # what is written now can be read
             held = attrs.evolve(held, last_error=None)
@@ -145,7 +146,7 @@ class Enqueuer:
     # -- units of work ---------------------------------------------------------------------------
 
     async def commit(self, unit: work.UnitOfWork) -> None:
-        """A caller's own. Raises `JobConflict` when a name was taken meanwhile."""
+        """Commits the caller's own unit of work. Raises `JobConflict` if a name was taken in the meantime."""
         try:
             await self.journal.commit(unit)
         except NameHeld as held:
@@ -181,7 +182,7 @@ class InTransaction:
         self._admission, self._calls, self._clock = admission, calls, clock
 
     def __call__(self, tx: Transaction, made: list[JobInfo]) -> Callable[..., UUID]:
-        """`made`: gets what is enqueued."""
+        """`made`: gets the jobs that are enqueued."""
 
         def enqueue(
             handler: Any, job_name: str | None = None, payload: Any = None, schedule: Any = "@once",
@@ -204,7 +205,7 @@ class InTransaction:
             except NameHeld as held:
                 return kept_inside(self._calls, self._calls.decoded(held.current), job, if_exists)
             made.append(job)
-            check_comes(job)  # if the function goes on all the same, its unit of work fails
+            check_comes(job)  # if the function catches this, its unit of work fails
             return job.id
 
         return enqueue
@@ -218,7 +219,7 @@ def kept_inside(calls: Calls, held: JobInfo, job: JobInfo, if_exists: str) -> UU
 
 
 def _runs_once(calls: Calls, job: JobInfo) -> bool:
-    """A one-shot, as far as this process can read its schedule."""
+    """Whether it is a one-shot, as far as this process can read its schedule."""
     try:
         return not calls.load(job.expression_value, job.timezone).recurring
     except InvalidSchedule:

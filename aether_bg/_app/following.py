@@ -1,4 +1,4 @@
-"""`wait(on_progress=…)`: what a job says of its progress, passed on as it comes (docs/protocol.md, G1)."""
+"""`wait(on_progress=…)`: passes on a job's progress as it is reported (docs/protocol.md, G1)."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ OnProgress = Callable[[Progress], Any]
 
 
 class Following:
-    """`watch`: of a job that may run in this process. One that runs elsewhere shows its progress on its row."""
+    """`watch`: for a job that may run in this process. If it runs elsewhere, its row shows its progress."""
 
     def __init__(self, tell: OnProgress, watch: Watch) -> None:
         self._tell, self._watch = tell, watch
         self._last: Progress | None = None
 
     async def pass_on(self, row: JobInfo) -> None:
-        """What is new. Raises what the caller's function raises."""
+        """Passes on new progress. Raises what the caller's function raises."""
         self._watch.moved = anyio.Event()
         for progress in (row.progress, self._watch.seen):
             last = self._last
@@ -34,7 +34,7 @@ class Following:
                 await result
 
     async def until(self, ended: anyio.Event) -> None:
-        """Until the job has ended, or said something new here."""
+        """Until the job has ended, or has reported progress here."""
         async with anyio.create_task_group() as group:
 
             async def first(event: anyio.Event) -> None:

@@ -23,31 +23,31 @@ from aether_bg.errors import AetherError, InvalidOption, NameHeld, Stale, shown
 from aether_bg.model import Change, Insert, JobInfo, Update
 
 MOST: Final = 100_000
-"""Items of one call: they share a transaction, which other writers wait for."""
+"""Most items of one call: they share a transaction, and other writers wait for it."""
 STRETCH: Final = 250
 """Items between two turns of the event loop."""
 NAMES: Final = 500
-"""Names that are looked up at once."""
+"""Names that are looked up at a time."""
 _EXAMPLE: Final = 'For example: [NewJob("SendMail", payload=mail) for mail in mails].'
 
 
 class _Entry(NamedTuple):
     job: JobInfo
     named: bool
-    """The name is the caller's, not one made here."""
+    """The caller chose the name; it was not made here."""
     if_exists: str
     after: tuple[UUID, ...] = ()
 
 
 class _Held(NamedTuple):
-    """Who holds which name in the store, and the parents of each of these."""
+    """Who holds which name in the store, and the parents of each of these jobs."""
 
     jobs: dict[str, JobInfo]
     linked: dict[UUID, tuple[UUID, ...]]
 
 
 class _Ids(list[UUID]):
-    """What the items are answered with; a parent among them may be a job that holds its name already."""
+    """The ids that answer the items; a parent among them may be a job that held its name already."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class Many:
         if unit is not None and (ids := await self._join(unit, entries, names)) is not None:
             return ids
         ask = len(names) < len(named) or any(job.due_at is None for job in named)
-        held = await self._held(names) if ask else _Held({}, {})  # else the insert says whether one is held
+        held = await self._held(names) if ask else _Held({}, {})  # otherwise the insert says whether one is held
         while True:
             writes, ids = self._writes(entries, held)
             try:
@@ -117,10 +117,10 @@ class Many:
         return held
 
     def _writes(self, entries: list[_Entry], held: _Held) -> tuple[list[Written], list[UUID]]:
-        """As one enqueue after the other."""
+        """Has the effect of one enqueue after the other."""
         rows, linked, writes, ids = dict(held.jobs), dict(held.linked), list[Written](), _Ids()
         changed: dict[UUID, int] = {}
-        """Where in `writes` a row is changed: a statement of many rows can change each of them once."""
+        """Where in `writes` each row is changed: a statement for many rows can change each of them only once."""
         for index, (job, _, if_exists, after) in enumerate(entries):
             holder = rows.get(job.job_name)
             if holder is not None and holder.gives_way_to(job):
@@ -180,7 +180,7 @@ class Many:
 
 
 def _both(before: Insert | Update, change: Change) -> Update:
-    """Two changes of one row as one."""
+    """Two changes of one row, combined."""
     assert isinstance(before, Update)
     first = before.change
     return Update(attrs.evolve(

@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class NewJob:
-    """One job for `enqueue_many`: `enqueue`'s arguments, under the same names. They are checked when it is enqueued.
+    """One job for `enqueue_many`: `enqueue`'s arguments, under the same names. `enqueue_many` checks them.
 
     Raises `InvalidOption` for an argument that `enqueue` does not have.
     """

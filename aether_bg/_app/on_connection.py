@@ -1,4 +1,4 @@
-"""Enqueueing in a transaction of the caller's own (docs/protocol.md, W13)."""
+"""Enqueues in the caller's own transaction (docs/protocol.md, W13)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from aether_bg.model import Insert, Insertion, JobInfo, Update
 
 STYLES: Final = ("%s", "$1", ":name")
 _TRIES: Final = 3
-"""A name may be taken by a commit of the very moment: the row that has it is visible to the next statement."""
+"""Another commit may take a name at this very moment: the next statement sees the row that has it."""
 
 
 class OnConnection:

@@ -1,4 +1,4 @@
-"""What front ends hold, the command line and the page: reads, and the verbs of an app, in the name of somebody."""
+"""For front ends, the command line and the page: reads, and the verbs of an app, on behalf of a person."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ __all__ = [
 
 @attrs.frozen
 class Operator:
-    """`verbs`: update, delete, retry, trigger, pause and resume, as guarded writes; the processes that run jobs see
-    them as they see each other's."""
+    """`verbs`: update, delete, retry, trigger, pause and resume, as guarded writes; processes that run jobs see them
+    just as they see each other's."""
 
     _session: Session
 
@@ -83,28 +83,28 @@ class Operator:
         await self.calls.transact(writes)
 
     async def gone(self, app: Aether) -> list[JobInfo]:
-        """Jobs that were declared, and by now neither `app` nor a living process declares (docs/protocol.md, N9)."""
+        """Jobs that were declared, and that neither `app` nor a living process declares now (docs/protocol.md, N9)."""
         known = {arguments["job_name"] for arguments in app.registration.declared}
         return await declarations.gone(self._session.kernel, known | (await self.alive()).declared)
 
     async def end_gone(self, job: JobInfo) -> bool:
-        """Cancel it, with the reason. False: it has changed meanwhile."""
+        """Cancels it, with the reason. False: it has changed in the meantime."""
         return await declarations.end(self._session.kernel, job)
 
     async def purge(self, purge: Purge) -> int:
-        """One bounded part of it; how many went."""
+        """Purges a bounded part; returns how many jobs went."""
         return await self.calls.purge(purge)
 
 
 @asynccontextmanager
 async def operating(app: Aether) -> AsyncIterator[Operator]:
-    """Open `app`'s store. No owner row, no declarations, no scheduler: a client with an owner's verbs."""
+    """Opens `app`'s store without an owner row, declarations or a scheduler: a client with an owner's verbs."""
     async with app._session_of(client=True) as session:
         yield Operator(session)
 
 
 def operator_of(app: Verbs) -> Operator:
-    """Of an app or a client that is running, on its event loop. Raises `NotStarted` and `WrongLoop`."""
+    """For an app or a client that is running, on its event loop. Raises `NotStarted` and `WrongLoop`."""
     return Operator(app._running)
 
 
@@ -119,7 +119,7 @@ def coming(schedule: Schedule, job: JobInfo, now: datetime, count: int) -> list[
 
 @contextmanager
 def acting_as(name: str) -> Iterator[None]:
-    """Inside, the audit fields name `name`, whatever the app's `actor` says."""
+    """Inside this block, the audit fields name `name`, whatever the app's `actor` says."""
     token = acting.set(name)
     try:
         yield

@@ -1,4 +1,4 @@
-"""`after=`: which jobs an enqueue names as parents, and whether they can be (docs/protocol.md, A1)."""
+"""`after=`: which jobs an enqueue names as parents, and whether they are allowed (docs/protocol.md, A1)."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Asked(NamedTuple):
         return self._replace(parents=tuple(one for one in self.parents if one not in known))
 
     def among(self, known: Mapping[UUID | str, JobInfo], load: Load) -> tuple[tuple[UUID, ...], list[UUID | str]]:
-        """Their ids, in order, and those that are not `known`, by id or name. Raises `InvalidOption` for one that
+        """Their ids, in order, and those that are not `known`, by id or name. Raises `InvalidOption` for a job that
         recurs."""
         recurs = cache(partial(_recurs, load))
         for job in [known[parent] for parent in self.parents if parent in known]:
@@ -51,12 +51,12 @@ class Asked(NamedTuple):
         return ids, [parent for parent in self.parents if parent not in known]
 
     def given_to(self, job: JobInfo, ids: Sequence[UUID]) -> JobInfo:
-        """The job as one that waits for them; the store counts those that have not ended."""
+        """The job as it waits for them; the store counts those that have not ended."""
         return attrs.evolve(job, parents=len(ids), waits_for=len(ids), after_any=self.after_any)
 
 
 def asked(after: Any, after_any: Any) -> Asked | None:
-    """None: it runs after no other. Raises `InvalidOption`."""
+    """None: the job has no parents. Raises `InvalidOption`."""
     if not isinstance(after_any, bool):
         checks.refuse("after_any", after_any, "must be True or False")
     if after is None:
@@ -75,13 +75,13 @@ def asked(after: Any, after_any: Any) -> Asked | None:
 
 
 def queries(wanted: Asked) -> list[Query]:
-    """What finds them."""
+    """The queries that find them."""
     by_id = [Query(ids=wanted.ids, limit=len(wanted.ids))] if wanted.ids else []
     return by_id + [Query(job_name=name, limit=1) for name in wanted.names]
 
 
 def by_any(jobs: Iterable[JobInfo]) -> dict[UUID | str, JobInfo]:
-    """By id, and by name: of several that had a name the first."""
+    """By id, and by name: of several jobs that had a name, the first."""
     known: dict[UUID | str, JobInfo] = {}
     for job in jobs:
         known[job.id] = job
@@ -98,7 +98,8 @@ def not_found(job: UUID | str) -> JobNotFound:
 
 
 def _id(parent: UUID | str) -> UUID:
-    """Of one that was not found. No job has it: the store refuses it, once it knows that the name is free."""
+    """The id of a parent that was not found. No job has it: the store refuses it, after the check that the name is
+    free."""
     return parent if isinstance(parent, UUID) else uuid4()
 
 

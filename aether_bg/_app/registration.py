@@ -1,4 +1,4 @@
-"""What an app is made of before any start: plugins, handlers, dependencies, declarations, settings."""
+"""What an app consists of before it starts: plugins, handlers, dependencies, declarations, settings."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from aether_bg.errors import InvalidOption, shown
 from aether_bg.protocols import Runner
 
 STORES: Final = "aether_bg.stores"
-"""Entry points that make a store of a URL; their names are the schemes."""
+"""Entry points that make a store from a URL; their names are the schemes."""
 EXTRAS: Final = {"postgresql": "postgres", "postgres": "postgres"}
-"""The extra of this package that brings the store of a scheme."""
+"""The extra of this package that installs the store of a scheme."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class Registration:
     """One attribute of `Aether`, exchanged as a whole by the sandbox. `declared`: arguments of `enqueue`; `provided`:
-    arguments of `provide`; `because`: why this scheduler."""
+    arguments of `provide`; `because`: why this scheduler was chosen."""
 
     options: Options
     plugins: Plugins
@@ -61,7 +61,7 @@ class Registration:
         self.provided.append((type, factory, ping, lasts))
 
     def resolve(self) -> None:
-        """When the app starts: everything that is asked for must be there. Raises an `InputError`."""
+        """When the app starts: everything that handlers request must be provided. Raises an `InputError`."""
         self.handlers.resolve(self.dependencies)
         self.admission().check_declared(self.declared)
 
@@ -86,7 +86,8 @@ class Registration:
 
 
 def _plugins(store: Any, scheduler: Any, plugins: Any, from_entry_points: Any) -> tuple[Plugins, str]:
-    """Registered in layer order; defaults fill only the layers without an owner. Also why this scheduler."""
+    """Registered in layer order; defaults fill only the layers without an owner. Also says why this scheduler was
+    chosen."""
     if not isinstance(from_entry_points, bool):
         checks.refuse("entry_points", from_entry_points, "must be True or False")
     if isinstance(plugins, str) or not isinstance(plugins, Iterable):
@@ -113,11 +114,11 @@ def _plugins(store: Any, scheduler: Any, plugins: Any, from_entry_points: Any) -
 
 
 def store_of(store: Any) -> Any:
-    """A store plugin, made of a path or URL if that is what was given. Raises `InvalidOption`."""
+    """A store plugin, created from a path or URL if necessary. Raises `InvalidOption`."""
     if not isinstance(store, str | os.PathLike):
         return store
     scheme, separator, _ = os.fsdecode(store).partition("://") if isinstance(store, str) else ("", "", "")
-    if not separator or scheme in ("file", "sqlite"):  # which the file store knows, or refuses with a better reason
+    if not separator or scheme in ("file", "sqlite"):  # the file store knows it, or refuses it with a better reason
         return default("store")(store)
     from importlib.metadata import entry_points as announced
 

@@ -1,4 +1,4 @@
-"""`app.result`: wait for a job, and give what its handler returned (docs/protocol.md, K1)."""
+"""`app.result`: waits for a job and returns what its handler returned (docs/protocol.md, K1)."""
 
 from __future__ import annotations
 

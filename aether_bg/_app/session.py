@@ -28,7 +28,7 @@ from aether_bg.model import AppStarted, AppStopped, CancelReason, Purge
 
 LARGE: Final = 1024**3
 _outliving: list[AsyncExitStack] = []
-"""Stores kept open because a thread still runs a job of theirs (docs/protocol.md, S4)."""
+"""Stores kept open because a thread still runs one of their jobs (docs/protocol.md, S4)."""
 
 
 class Session:
@@ -65,7 +65,7 @@ class Session:
         await self.stop()
 
     async def start(self) -> None:
-        """Raises what kept the app from starting; everything opened has been closed again then."""
+        """Raises the error that kept the app from starting; everything opened has been closed again by then."""
         self.kernel.start_task(self._root)
         try:
             await self._started.wait()
@@ -77,7 +77,7 @@ class Session:
             raise self._failed
 
     async def stop(self) -> None:
-        """Graceful, and bounded whatever hangs."""
+        """Graceful, and bounded even if something hangs."""
         self.kernel.shared.identity.stop_asked = True
         self._stop.set()
         timings = self._registration.timings
@@ -119,7 +119,7 @@ class Session:
                     await stack.aclose()
 
     async def _own(self, stack: AsyncExitStack) -> None:
-        """Be an owner: recover, declare, schedule, until the stop."""
+        """Runs as an owner: recover, declare, schedule, until the stop."""
         kernel, supervise, shared = self.kernel, self.kernel.supervisor.supervise, self.kernel.shared
         await self._registration.dependencies.open(stack)
         alive = await kernel.heartbeats.join()
@@ -183,7 +183,7 @@ class Session:
             kernel.report("stop", error)
 
     async def _outlive(self, stack: AsyncExitStack) -> None:
-        """If this loop still runs when the last thread returns, its outcome is recorded, and the owner withdraws."""
+        """If this loop still runs when the last thread returns, its outcome is recorded, and the owner is removed."""
         kernel, slots = self.kernel, self.kernel.shared.slots
         while slots.busy:
             await slots.freed.wait(1.0)
@@ -211,7 +211,7 @@ class Session:
                 before = self.kernel.clock.now() - keep if isinstance(keep, timedelta) else None
                 purge = Purge(status=status, before=before, keep=None if isinstance(keep, timedelta) else keep)
                 while await self._registration.calls.purge(purge):
-                    await anyio.sleep(0.01)  # in parts, so that live work comes in between
+                    await anyio.sleep(0.01)  # in parts, so that other writes get their turn
             await anyio.sleep(self._registration.timings.retention)
 
     def _warn_of_size(self, size: int) -> None:

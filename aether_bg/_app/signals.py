@@ -20,13 +20,13 @@ def run_until_signal(
     app: AbstractAsyncContextManager[object], grace: float, ask: Callable[[], object], hurry: Callable[[], object],
     backend: str,
 ) -> None:  # fmt: skip
-    """`ask`: the stop comes, called in the signal handler; `hurry`: no more grace, called on the loop."""
+    """`ask`: the stop begins, called in the signal handler; `hurry`: no more grace, called on the loop."""
     if threading.current_thread() is not threading.main_thread():
         raise UsageError("app.run()", "only the main thread receives signals", "Use `async with app:` elsewhere.")
     watchdog = _Watchdog(grace + 1.0)
     try:
         anyio.run(_until_signal, app, watchdog, ask, hurry, backend=backend)
-    finally:  # the loop's own end may hang as well, on a task that swallows its cancellation
+    finally:  # the loop itself may not end, if a task swallows its cancellation
         watchdog.over()
 
 
@@ -45,7 +45,7 @@ async def _until_signal(
             hurry()
 
     def on_signal(*_: object) -> None:
-        watchdog.begin()  # here and not on the loop, which may be what hangs
+        watchdog.begin()  # here and not on the loop, which may be blocked
         ask()
         bridge.post(received)
 
@@ -64,7 +64,7 @@ class _Watchdog:
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._begun = False
-        self._begin = threading.Lock()  # releasing a plain lock is all that a signal handler may safely do
+        self._begin = threading.Lock()  # a signal handler may safely release a plain lock, and do nothing else
         self._begin.acquire()
         self._over = threading.Event()
         threading.Thread(target=self._watch, name="aether_bg watchdog", daemon=True).start()
@@ -88,7 +88,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def _end_hanging() -> None:
-    """A watchdog thread's last word: where it hangs, then the end."""
+    """The watchdog's last report: where the process hangs. Then it ends the process."""
     print("aether_bg: the stop hangs; ending the process. Where it is:", file=sys.stderr)  # noqa: T201
     faulthandler.dump_traceback(all_threads=True)
     sys.stderr.flush()

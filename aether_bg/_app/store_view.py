@@ -1,4 +1,4 @@
-"""`app.store`: reading jobs and their history, typed; and the few writes that are about rows rather than work."""
+"""`app.store`: reads jobs and their history, typed; and the few writes that concern rows rather than work."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ class StoreView:
     async def find(self, query: Query | None = None, /, **fields: Any) -> list[JobInfo]:
         """Jobs that match a `Query`, or its fields as keywords: find(handler_name="Backup", status=[JobStatus.FAILED]).
 
-        `metadata={"OrderId": 123}` matches top-level keys. At most `limit` of them, 1,000 unless given; for the next
-        page pass `after=` the last id.
+        `metadata={"OrderId": 123}` matches top-level keys. Returns at most `limit` jobs, 1,000 by default; for the next
+        page pass the last id as `after=`.
         """
         return await self._calls.find(_query(query, fields))
 
@@ -95,7 +95,8 @@ class StoreView:
     async def update_status(
         self, id: UUID, status: JobStatus, handled_time: datetime | None = None, error: str | None = None
     ) -> None:
-        """Move a job by hand: to SCHEDULED (that is `retry`) or to a terminal state, which revokes a running attempt.
+        """Change a job's status by hand: to SCHEDULED (that is `retry`) or to a terminal state, which revokes a running
+        attempt.
 
         Raises `InvalidTransition` for RUNNING, and from one terminal state to another (docs/protocol.md, U6).
         """
@@ -109,8 +110,8 @@ class StoreView:
         older_than: timedelta | None = None,
         keep: int | None = None,
     ) -> int:
-        """Delete terminal jobs with their history: of one status or all; ended longer ago than `older_than`; beyond
-        the newest `keep`. How many went. Their names are free afterwards."""
+        """Delete terminal jobs with their history: of one status or all; ended longer ago than `older_than`; beyond the
+        newest `keep`. Returns how many jobs went. Their names are free afterwards."""
         if status is not None and not checks.status(status).terminal:
             checks.refuse(
                 "status", status, "must be a terminal one", "Only COMPLETED, FAILED and CANCELLED jobs are purged."
@@ -132,12 +133,13 @@ class StoreView:
     async def backup(
         self, target: str | os.PathLike[str], *, progress: Callable[[int, int], object] | None = None
     ) -> Path:
-        """Copy the store to the new file `target` while it is in use, and verify the copy: all that was committed when
-        the call began is in it. Returns the path of the copy.
+        """Copy the store to the new file `target` while it is in use, and verify the copy: it has everything that was
+        committed when the call began. Returns the path of the copy.
 
-        `progress(done, total)` is called now and then, in bytes; what it raises ends the backup. `cp` of a live file
-        may be old or empty, since what was committed last is beside it. Raises `InvalidOption` when something is at
-        `target`, `Unsupported` for a store that has no backup, and a `StoreError`; then nothing new is at `target`.
+        `progress(done, total)` is called from time to time, in bytes; if it raises, the backup ends. A `cp` of a live
+        file may be old or empty, since the latest commits are in a second file. Raises `InvalidOption` if `target`
+        exists, `Unsupported` for a store that has no backup, and a `StoreError`; after an error nothing new is at
+        `target`.
         """
         if not isinstance(target, str | os.PathLike) or not os.fspath(target) or "\0" in os.fsdecode(target):
             checks.refuse("target", target, "must be the path of a new file", 'For example: "backup.db".')

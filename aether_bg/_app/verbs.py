@@ -68,7 +68,7 @@ class Verbs:
 
     @property
     def _running(self) -> Session:
-        """For what is awaited: raises `WrongLoop` on another loop or thread (docs/protocol.md, W12)."""
+        """For verbs that are awaited: raises `WrongLoop` on another loop or thread (docs/protocol.md, W12)."""
         session = self._started
         session.crossing.check_loop()
         return session
@@ -133,28 +133,32 @@ class Verbs:
         """Store a job; once this returns it survives `kill -9` and power loss. Returns its id.
 
         `handler`: a registered name, the handler function or class, or a `JobType`. `job_name`: unique; an idempotency
-        key until it is purged (docs/protocol.md, N); without one a name is made. `payload`: an instance of the
-        handler's type or a mapping in its JSON form. `schedule`: see `aether_bg.schedule`; an aware datetime, or a
-        timedelta from now. `start`: no occurrence before it; `until`: none after, and a one-shot that has not begun by
-        then expires; `repeats`: maximum number of occurrences. `jitter`: seconds, or a timedelta: each occurrence is
-        due later by a share of it that the job's name decides, always before the next one. `misfire` and
-        `misfire_grace` (seconds): what becomes of occurrences missed by more than the grace; a one-shot runs however
-        late, or with "skip" expires. An expired job is CANCELLED with "expired" as its error. `priority`: -100 to 100,
-        of what is due higher first (docs/protocol.md, L5); None: the handler's, or 0 where the handler is not known.
-        `if_exists`: what to do when a different job holds the name. The same enqueue once more returns the same id,
-        whatever has become of the job; "replace" runs it again if it has FAILED, or if its own handler makes the call.
+        key until the job is purged (docs/protocol.md, N); without one a name is made. `payload`: an instance of the
+        handler's type or a mapping in its JSON form. `priority`: -100 to 100; among due jobs, higher goes first
+        (docs/protocol.md, L5); None: the handler's, or 0 if the handler is not known.
+
+        `schedule`: see `aether_bg.schedule`; an aware datetime, or a timedelta from now. `start`: no occurrence before
+        it; `until`: none after it, and a one-shot that has not begun by then expires; `repeats`: maximum number of
+        occurrences. `jitter`: seconds, or a timedelta: each occurrence is due later by a share of it that the job's
+        name decides, always before the next one. `misfire` and `misfire_grace` (seconds): what happens to occurrences
+        missed by more than the grace; a one-shot runs however late it is, or expires with "skip". An expired job is
+        CANCELLED with "expired" as its error.
+
+        `if_exists`: what to do when a different job holds the name. To enqueue the same job again returns the same id,
+        whatever its status; "replace" runs it again if it has FAILED, or if its own handler makes the call.
         `unique_for`: seconds, or a timedelta, for which the name is held after the job's end; 0: only while it waits or
-        runs; None: until it is purged (docs/protocol.md, N10). `after`: ids or names of jobs, or `JobInfo`s; it runs
-        when all of them are COMPLETED, and is CANCELLED if one fails for good; with `after_any`, when all have ended,
-        whatever their status (docs/protocol.md, A).
+        runs; None: until it is purged (docs/protocol.md, N10).
+
+        `after`: ids or names of jobs, or `JobInfo`s; the job runs when all of them are COMPLETED, and is CANCELLED if
+        one fails for good; with `after_any`, it runs when all have ended, whatever their status (docs/protocol.md, A).
 
         `connection`: of psycopg, asyncpg or SQLAlchemy (a session too, sync or async), to the database of a PostgreSQL
-        store. The job is written there, in your transaction, and exists with your commit (docs/protocol.md, W13);
-        "replace" is not possible. `notify=False`: without a NOTIFY; the job is seen within a second.
+        store. The job is written in your transaction, and exists when you commit (docs/protocol.md, W13); "replace" is
+        not possible. `notify=False`: without a NOTIFY; processes see the job within a second.
 
-        Raises an `InputError` for arguments that break a rule, `JobNotFound` for a job of `after` that is not there,
-        `JobConflict` for a held name, a `StoreError` when
-        the store is in trouble; nothing has been stored then. Inside a unit of work: durable when that commits.
+        Raises an `InputError` for arguments that break a rule, `JobNotFound` for a job of `after` that does not exist,
+        `JobConflict` for a held name, a `StoreError` when the store is in trouble; then nothing has been stored. Inside
+        a unit of work, the job is durable when that commits.
         """
         checks.unknown_options(unknown, (*ARGUMENTS, "connection", "notify"))
         arguments = (handler, job_name, payload, schedule, metadata)
@@ -171,11 +175,11 @@ class Verbs:
         self, /, handler: Any, job_name: str | None = None, payload: Any = None, schedule: When = "@once",
         metadata: Mapping[str, Any] | None = None, *, style: ParamStyle = "%s", **options: Any,
     ) -> Insertion:  # fmt: skip
-        """An enqueue as one SQL statement for a connection of your own, to the database of a PostgreSQL store:
-        `.sql`, `.params`, `.id` (docs/protocol.md, W13). Nothing is written here. From any thread.
+        """An enqueue as one SQL statement for a connection of your own, to the database of a PostgreSQL store: `.sql`,
+        `.params`, `.id` (docs/protocol.md, W13). Writes nothing. From any thread.
 
         `style`: how your driver marks parameters: "%s" (psycopg), "$1" (asyncpg) or ":name" (SQLAlchemy's `text`). The
-        other arguments as for `enqueue`, but for `if_exists`: the statement stores nothing where the name is held.
+        other arguments as for `enqueue`, except `if_exists`: the statement stores nothing if the name is held.
 
         Raises an `InputError`, and `Unsupported` for a store without such statements.
         """
@@ -187,9 +191,9 @@ class Verbs:
     async def enqueue_many(self, items: Iterable[NewJob | Mapping[str, Any]], /) -> list[UUID]:
         """Store all of these jobs in one commit, or none. Returns their ids, in order.
 
-        `items`: a `NewJob` each, or a mapping of `enqueue`'s arguments: `{"handler": "SendMail", "payload": mail}`; at
-        most 100,000. They mean what as many enqueues would, one after the other: the second item of a name finds the
-        first (docs/protocol.md, N8). For any other work in the same commit use `unit_of_work`.
+        `items`: `NewJob`s, or mappings of `enqueue`'s arguments: `{"handler": "SendMail", "payload": mail}`; at most
+        100,000. They have the effect of one `enqueue` after the other: the second item with a name finds the first
+        (docs/protocol.md, N8). For other writes in the same commit use `unit_of_work`.
 
         Raises as `enqueue`; the message begins with the item at fault, counted from 0: `items[3]: …`.
         """
@@ -198,22 +202,23 @@ class Verbs:
     async def wait(
         self, job: UUID | str, timeout: float | timedelta | None = None, *, on_progress: OnProgress | None = None
     ) -> JobInfo:
-        """Wait until a job has ended; its row, whatever its status. `timeout`: seconds, or a timedelta.
+        """Wait until a job has ended; returns its row, whatever its status. `timeout`: seconds, or a timedelta.
 
         `on_progress`: a function, async or not, that is called on the app's event loop with each `Progress` as the
-        handler reports it; of a job that another process runs, with what is stored, about once a second. What it
-        raises ends the wait, not the job.
+        handler reports it; if another process runs the job, about once a second with what is stored. If it raises, the
+        wait ends, not the job.
 
         Raises `WaitTimeout`, `JobNotFound`, and `NeverEnds` for a recurring job without an end.
         """
         return await self._commands.wait(job, timeout, on_progress)
 
     async def result(self, job: UUID | str | JobInfo, timeout: float | timedelta | None = None) -> Any:
-        """Wait until a job has ended; what its handler returned, if that keeps results: of the type that the handler is
-        annotated with where it is registered here, else a JSON value. Of a recurring job with an end: what its last
-        completed occurrence returned. `timeout`: seconds, or a timedelta.
+        """Wait until a job has ended; returns what its handler returned, if that keeps results: of the annotated type
+        if the handler is registered here, else a JSON value. For a recurring job with an end: the result of its last
+        completed occurrence. `timeout`: seconds, or a timedelta.
 
-        Raises `JobFailed` for a job that is FAILED or CANCELLED, `NoResult` where none was kept, and what `wait` does.
+        Raises `JobFailed` for a job that is FAILED or CANCELLED, `NoResult` if no result was kept, and what `wait`
+        raises.
         """
         session = self._running
         return await result_of(session.kernel, session.commands, job, timeout)
@@ -251,5 +256,5 @@ class Verbs:
         await self._running.enqueuer.commit(unit)
 
     async def explain(self, job: UUID | str) -> str:
-        """Did it run, and if not, why not? In sentences, from the rows. Raises `JobNotFound`."""
+        """Did it run, and if not, why not? Answers in sentences, from the rows. Raises `JobNotFound`."""
         return await self._commands.explain(job)
