@@ -1,7 +1,7 @@
-"""`copy`: jobs with their history from one store to another, so that a service can outgrow its file.
+"""`copy`: moves jobs with their history from one store to another, so that a service can outgrow its file.
 
 It reads and writes through the hooks that every store has: pages of `store_find`, `store_history`, `store_transact`. A
-job and its history are one transaction, so that a copy that was killed goes on where it ended when it is run again.
+job and its history are one transaction, so a copy that was killed goes on where it ended when it is run again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from aether_bg.protocols import Inspection
 
 PAGE: Final = 200
 _RUNS: Final = 2000
-"""Rows of history in one transaction, but for those of a single job."""
+"""Rows of history in one transaction, except those of a single job."""
 _ALL: Final = 10_000_000
 _STATE: Final = tuple(attrs.fields_dict(Change).keys() & attrs.fields_dict(JobInfo).keys() - {"seq", "schedule_rev"})
 _DEFINITION: Final = tuple(attrs.fields_dict(Definition))
@@ -28,10 +28,10 @@ _DEFINITION: Final = tuple(attrs.fields_dict(Definition))
 
 @attrs.define(kw_only=True)
 class Copied:
-    """`copied`: new in the target; `renewed`: there from an earlier copy, and changed since; `already`: there as they
-    are; `moved_on`: newer in the target, which runs them. `left`: live jobs, which were not asked for. `runs`: rows of
-    history written. `unreadable`, `conflicts`: jobs that could not be copied, and why. `missing`: jobs of the source
-    that are not in the target after all."""
+    """`copied`: new in the target; `renewed`: there from an earlier copy, and changed since; `already`: there and
+    unchanged; `moved_on`: newer in the target, which runs them. `left`: live jobs, which were not requested. `runs`:
+    rows of history written. `unreadable`, `conflicts`: jobs that could not be copied, and why. `missing`: jobs of the
+    source that are not in the target in the end."""
 
     copied: int = 0
     renewed: int = 0
@@ -45,7 +45,7 @@ class Copied:
 
     @property
     def verified(self) -> bool:
-        """All of the source that was asked for is in the target."""
+        """Whether everything in the source that was requested is in the target."""
         return not (self.missing or self.unreadable or self.conflicts)
 
 
@@ -86,7 +86,7 @@ async def copy(
                     batch = []
         later += await _put(target, batch, tally)
         progress(len(page))
-    for row in later:  # their parents have come by now, or are live and were not asked for
+    for row in later:  # their parents are copied by now, or are live and were not requested
         left = await _put(target, [row], tally)
         tally.left += len(left) if ended_only else 0
         tally.conflicts += (
@@ -98,7 +98,7 @@ async def copy(
 async def verify(
     source: Inspection, target: Operator, tally: Copied, *, ended_only: bool, progress: Callable[[int], object] = bool
 ) -> None:
-    """Look for each job of the source once more, and count those that are missing."""
+    """Looks for each job of the source once more, and counts those that are missing."""
     async for page in _pages(source):
         for job, known in await _beside(target, page, ended_only):
             behind = known is None or _version(known) < _version(job)
@@ -114,7 +114,7 @@ async def _pages(source: Inspection) -> AsyncIterator[Sequence[JobInfo]]:
 
 
 async def _beside(target: Operator, page: Sequence[JobInfo], ended_only: bool) -> list[tuple[JobInfo, JobInfo | None]]:
-    """Each job that is asked for, and its row in the target."""
+    """Each requested job, and its row in the target."""
     wanted = [job for job in page if job.status.terminal or not ended_only]
     there = {job.id: job for job in await target.find(Query(ids=tuple(job.id for job in wanted)))}
     return [(job, there.get(job.id)) for job in wanted]
@@ -135,11 +135,11 @@ class _Row:
 
     @property
     def updates(self) -> list[Write]:
-        """For a row that is there already; of a new one only the history, which an Update carries."""
+        """For a row that exists already; for a new one only the history, which an Update can carry."""
         if self.known is None and not self.runs:
             return []
         seq, rev = _version(self.known or self.job)
-        job = attrs.evolve(self.job, armed_seq=-1)  # the target's scheduler has been told nothing yet
+        job = attrs.evolve(self.job, armed_seq=-1)  # the target's scheduler does not know the job yet
         definition = None if self.known is None else Definition(**{name: getattr(job, name) for name in _DEFINITION})
         change = Change(
             job_id=job.id, seq=seq, schedule_rev=rev, next_seq=job.seq, next_rev=job.schedule_rev,
@@ -155,7 +155,7 @@ async def _row(source: Inspection, job: JobInfo, known: JobInfo | None) -> _Row:
 
 
 async def _put(target: Operator, batch: Sequence[_Row], tally: Copied) -> list[_Row]:
-    """In one transaction; where one row is refused, one by one. Gives back those whose parents are not there."""
+    """In one transaction; if one row is refused, one by one. Returns those whose parents are missing."""
     if not batch:
         return []
     try:
@@ -177,5 +177,5 @@ async def _put(target: Operator, batch: Sequence[_Row], tally: Copied) -> list[_
 
 
 def _version(job: JobInfo) -> tuple[int, int]:
-    """It grows with every change of a row, but for progress."""
+    """A number that grows with every change of a row, except its progress."""
     return job.seq, job.schedule_rev

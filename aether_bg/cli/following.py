@@ -14,11 +14,11 @@ from aether_bg.model import JobInfo, Query
 from aether_bg.protocols import Inspection
 
 _POLL: Final = 0.5
-"""Seconds between looks."""
+"""Seconds between two reads."""
 
 
 def follow(database: str, job: str, local: bool, as_json: bool) -> JobInfo:
-    """Print what is new until the job is terminal, or gone; the row as it was last. Raises `JobNotFound`."""
+    """Prints what is new until the job is terminal, or gone; returns its last row. Raises `JobNotFound`."""
 
     async def question(store: Inspection) -> JobInfo:
         row, told = await find_job(store.store_find, job), ""

@@ -46,7 +46,7 @@ def print_document(value: Any) -> None:
 
 
 def zone_of(local: bool) -> tzinfo | None:
-    """For `astimezone`: None is the machine's zone."""
+    """For `astimezone`: None means the machine's zone."""
     return None if local else UTC
 
 
@@ -87,7 +87,7 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 def fields(pairs: Iterable[tuple[str, str]]) -> None:
-    """Names and values, aligned; a value of several lines stands below its name."""
+    """Names and values, aligned; a value of several lines goes below its name."""
     known = list(pairs)
     width = max((len(name) for name, _ in known), default=0)
     for name, value in known:
@@ -120,6 +120,7 @@ def _coloured(cell: str) -> str:
 
 
 def progress_bar(label: str, total: int = 0) -> Any:
-    """click's, on stderr where that is a terminal, else nowhere. `total` 0: not known, or set later as `length`."""
+    """click's progress bar, on stderr if that is a terminal, else nowhere. `total` 0: unknown, or set later as
+    `length`."""
     file = sys.stderr if sys.stderr.isatty() else io.StringIO()
     return click.progressbar(repeat(0), length=total or None, label=label, file=file)

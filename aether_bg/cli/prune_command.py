@@ -1,4 +1,4 @@
-"""`prune`: end the jobs that the code declares no more."""
+"""`prune`: ends the jobs that the code no longer declares."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`explain`, `list`, `show`, `history`: jobs, read and never written."""
+"""`explain`, `list`, `show`, `history`: read jobs and never write."""
 
 from __future__ import annotations
 
@@ -210,7 +210,7 @@ def history(database: str, job: str, limit: int, local: bool, as_json: bool) -> 
 
 
 def limits_of(processes: Sequence[Process], handler: str) -> list[int]:
-    """The limits that live processes have for it; they may disagree (docs/protocol.md, L1)."""
+    """The limits that live processes have for a handler; they may disagree (docs/protocol.md, L1)."""
     live = [process for process in processes if process.state == "alive"]
     return sorted({process.limits[handler] for process in live if handler in process.limits})
 
@@ -239,7 +239,7 @@ def _id(text: str | None) -> UUID | None:
 
 
 def _shown(job: JobInfo, local: bool) -> Iterator[tuple[str, str]]:
-    """What is set, the most asked for first."""
+    """The fields that are set, the most important first."""
     try:
         words = load(job.expression_value, job.timezone).describe()
     except InvalidSchedule:

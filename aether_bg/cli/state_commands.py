@@ -1,4 +1,4 @@
-"""`stats`, `check`: how a store is, and who runs its jobs. They read, and never write."""
+"""`stats`, `check`: the state of a store, and who runs its jobs. They read, and never write."""
 
 from __future__ import annotations
 

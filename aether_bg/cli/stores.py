@@ -1,4 +1,4 @@
-"""What the commands open: a store to read or to act on, and the app that is named with --app."""
+"""What the commands open: a store to read or to act on, and the app given by --app."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ def job_argument(command: F) -> F:
 
 
 def tell(database: str) -> str:
-    """A store as messages may name it: the file, or a URL without the password in it."""
+    """A store as messages may name it: the file, or a URL without its password."""
     scheme, separator, _ = database.partition("://")
     return f"{scheme}://…" if separator else f"database {database}"
 
 
 def ask(database: str, method: str, question: Callable[[Any], Awaitable[R]]) -> R:
-    """Ask the method of that name of the store at `database`, on an event loop of its own: Ctrl-C ends it at once.
+    """Calls the method of that name of the store at `database`, on an event loop of its own: Ctrl-C ends it at once.
 
-    Raises `Unsupported` where the store has no such method.
+    Raises `Unsupported` if the store has no such method.
     """
     store = store_of(database)
     if (asked := getattr(store, method, None)) is None:
@@ -83,7 +83,7 @@ async def find_job(find: Callable[[Query], Awaitable[Sequence[JobInfo]]], text: 
 
 
 def operate(database: str, act: Callable[[Operator], Awaitable[R]], plugins: Sequence[Any] = ()) -> R:
-    """Open the store, act through the guarded writes of an app's own verbs, and close it. Call `read` on it first.
+    """Opens the store, acts through the guarded writes of an app's own verbs, and closes it. Call `read` on it first.
 
     The rows say who acted. The processes that run jobs notice within a moment.
     """
@@ -127,7 +127,7 @@ def policies(app: Aether | None) -> list[Any]:
 
 
 def load_app(text: str) -> Aether:
-    """Import it. Raises `InvalidOption` where `text` names no app, and what the app itself raises."""
+    """Imports it. Raises `InvalidOption` if `text` names no app, and what the app itself raises."""
     what = f"app {shown(text)}"
     module, separator, path = text.partition(":")
     if not module or not separator or not path:

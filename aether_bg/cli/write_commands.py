@@ -23,7 +23,7 @@ from aether_bg.protocols import Inspection
 
 @attrs.frozen(kw_only=True)
 class Done:
-    """What became of one JOB. `changed` False: it was so already."""
+    """What happened to one JOB. `changed` False: nothing had to change."""
 
     verb: str
     asked: str
@@ -106,7 +106,7 @@ VERBS: Final = (
 
 
 def _each(verb: str, database: str, jobs: tuple[str, ...], as_json: bool, app: Aether | None) -> None:
-    """One after another; a job that refuses does not hold up the others. Exit code 1 if any did."""
+    """One after another; a job that refuses does not stop the others. Exit code 1 if any refused."""
 
     async def all_of_them(operator: Operator) -> list[Done]:
         return [await _one(verb, text, operator) for text in jobs]
@@ -173,7 +173,7 @@ TERMINAL = [status for status in JobStatus if status.terminal]
 _UNITS = {"w": "weeks", "d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
 _LENGTH = re.compile(r"(?:[0-9]{1,9}[wdhms])+")
 _BREATH = 0.01
-"""Seconds between two batches, which live work can use."""
+"""Seconds between two batches, for other writers."""
 
 
 def length(text: str) -> timedelta:

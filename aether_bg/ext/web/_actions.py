@@ -1,4 +1,4 @@
-"""What the page can do to jobs: the verbs of an app, in the name of the person, one job or all that match."""
+"""What the page can do to jobs: the verbs of an app, on behalf of the person, for one job or all that match."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from aether_bg.ext.web._source import Source
 from aether_bg.model import JobStatus
 
 MOST: Final = 1000
-"""Jobs that one bulk action changes."""
+"""The most jobs that one bulk action changes."""
 _BITE, _AT_ONCE, _BREATH = 100, 20, 0.01
 _MAY: Final = {
     "retry": (JobStatus.FAILED, JobStatus.CANCELLED),
@@ -28,7 +28,7 @@ SINGLE: Final = ("retry", "delete", "run", "pause", "resume", "schedule")
 
 @attrs.frozen(kw_only=True)
 class Outcome:
-    """What a bulk action did. `refused`: jobs that did not let it, and why the first of them; `more`: others match."""
+    """What a bulk action did. `refused`: how many jobs refused it, and why the first one did; `more`: others match."""
 
     verb: str
     done: int
@@ -68,14 +68,14 @@ class Actions:
     # -- all that match --------------------------------------------------------------------------
 
     def statuses(self, verb: str, chosen: Filter) -> tuple[JobStatus, ...]:
-        """Which of those that match it can change. Without a status, `retry` leaves CANCELLED jobs alone: somebody
-        meant them to end."""
+        """The statuses, among those that match, that it can change. Without a status, `retry` leaves CANCELLED jobs
+        alone: a person meant them to end."""
         if not chosen.status:
             return _MAY[verb][:1] if verb == "retry" else _MAY[verb]
         return tuple(status for status in _MAY[verb] if status.name.lower() == chosen.status)
 
     async def count(self, verb: str, chosen: Filter) -> int:
-        """How many that would be: at most one more than one action takes."""
+        """How many jobs that would change: at most one more than one action takes."""
         if not (statuses := self.statuses(verb, chosen)):
             return 0
         seen, after = 0, None
@@ -90,7 +90,7 @@ class Actions:
         return min(seen, MOST + 1)
 
     async def bulk(self, verb: str, chosen: Filter, actor: str) -> Outcome:
-        """Raises `Refused` while another one runs."""
+        """Raises `Refused` while another bulk action runs."""
         if self._bulk.locked():
             raise Refused(429, "One at a time", "Another bulk action is running. Try again when it is done.")
         async with self._bulk:

@@ -1,4 +1,4 @@
-"""How the last hour and day went, by handler: counted from attempts, drawn as bars."""
+"""The last hour and day, by handler: counted from attempts, drawn as bars."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from aether_bg.model import Ran, RunOutcome
 DONE: Final = frozenset({RunOutcome.COMPLETED})
 FAILED: Final = frozenset({RunOutcome.FAILED, RunOutcome.TIMED_OUT, RunOutcome.CRASHED})
 MOST: Final = 10_000
-"""Attempts that are looked at, the latest first."""
+"""The most attempts that are counted, the latest first."""
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 
 
@@ -28,7 +28,7 @@ class Bar:
 
 @attrs.frozen(kw_only=True)
 class Span:
-    """What one handler, or all, did in a length of time. `p50`, `p95`: seconds of attempts that completed or failed."""
+    """What one handler, or all, did in a period. `p50`, `p95`: seconds of attempts that completed or failed."""
 
     name: str
     done: int
@@ -49,7 +49,7 @@ class Span:
 
 @attrs.frozen(kw_only=True)
 class Activity:
-    """`since`: attempts before it were not looked at, because there were too many; None: all were."""
+    """`since`: attempts before it were not counted, because there were too many; None: all were counted."""
 
     hour: Span
     day: Span
@@ -59,7 +59,7 @@ class Activity:
 
 
 def activity(attempts: Sequence[Ran], now: datetime, *, most: int = MOST) -> Activity:
-    """From the attempts of the last day, the latest first; at most `most` were asked for."""
+    """From the attempts of the last day, the latest first; at most `most` were requested."""
     known = [ran for ran in attempts if ran.outcome in DONE | FAILED]
     recent = [ran for ran in known if ran.finished_at > now - HOUR]
     return Activity(

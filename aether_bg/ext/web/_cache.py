@@ -1,4 +1,4 @@
-"""Answers that take long among many jobs: kept for some seconds, and refreshed in the background."""
+"""Answers that take long when there are many jobs: kept for some seconds, and refreshed in the background."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from aether_bg.errors import AetherError
 T = TypeVar("T")
 log = logging.getLogger("aether_bg.web")
 PATIENCE: Final = 0.04
-"""Seconds that a page waits for an answer it has not had yet."""
+"""Seconds that a page waits for the first answer."""
 
 
 @attrs.frozen
 class Kept(Generic[T]):
-    """An answer, and when it was true. `error` instead of it: why there is none."""
+    """An answer, and when it was true. `error` instead of it: why there is no answer."""
 
     value: T | None = None
     at: datetime | None = None
@@ -30,7 +30,7 @@ class Kept(Generic[T]):
 
 
 class Cached(Generic[T]):
-    """`ask`: the question. `seconds`: for how long its answer holds; at least ten times as long as it took."""
+    """`ask`: the question. `seconds`: how long its answer is used; at least ten times as long as it took."""
 
     def __init__(self, ask: Callable[[], Awaitable[tuple[T, datetime]]], seconds: float) -> None:
         self._ask, self._seconds = ask, seconds
@@ -39,7 +39,7 @@ class Cached(Generic[T]):
         self._done: anyio.Event | None = None
 
     async def get(self, patience: float = PATIENCE) -> Kept[T]:
-        """What is known. Asks again in the background when that is old; the first time it waits a moment."""
+        """The last answer. An old one is refreshed in the background; the first time this waits a moment."""
         if time.monotonic() >= self._until and self._done is None:
             self._done = anyio.Event()
             spawner()(self._refresh)
@@ -49,7 +49,7 @@ class Cached(Generic[T]):
         return self._kept
 
     def forget(self) -> None:
-        """Something was changed: ask again at the next look."""
+        """Something was changed: ask again the next time."""
         self._until = 0.0
 
     async def _refresh(self) -> None:

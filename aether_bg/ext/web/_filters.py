@@ -1,4 +1,4 @@
-"""The filter of the jobs' list: from the fields of a form to a `Query`, and back to a link."""
+"""The filter of the list of jobs: from the fields of a form to a `Query`, and back to a link."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Filter:
         return attrs.evolve(found, **more)
 
     def fields(self) -> dict[str, str]:
-        """What a form or link needs to say the same again."""
+        """The fields with which a form or link repeats this filter."""
         given = attrs.asdict(self)
         return {name: "1" if value is True else value for name, value in given.items() if value}
 
@@ -64,7 +64,7 @@ class Filter:
 
 
 def _text(value: str) -> str:
-    """Without what no store keeps: lone surrogates."""
+    """Without characters that no store keeps: lone surrogates."""
     return value[:_LONGEST].encode(errors="ignore").decode()
 
 

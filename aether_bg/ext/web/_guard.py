@@ -1,4 +1,5 @@
-"""Who may see the page and act, and what every answer carries. Without these, such a page was CVE-2022-30034."""
+"""Who may see the page and act, and the headers of every answer. Without these checks, such a page was
+CVE-2022-30034."""
 
 from __future__ import annotations
 
@@ -24,9 +25,9 @@ HEADERS: Final = (
 )  # fmt: skip
 NO_STORE: Final = (b"cache-control", b"no-store")
 MOST_BODY: Final = 64 * 1024
-"""Bytes of a form."""
+"""The most bytes of a form."""
 ANONYMOUS: Final = "dashboard"
-"""Who acted, where `allow` does not say."""
+"""Who acted, if `allow` does not say."""
 
 
 class Refused(Exception):

@@ -144,7 +144,7 @@ async def _told(reader: Reader, job: JobInfo) -> list[str]:
 
 
 def _last_error(job: JobInfo, runs: Sequence[JobRun]) -> str | None:
-    """Of the last attempt, if that failed."""
+    """The last attempt's error, if it failed."""
     last = next((run for run in runs if run.started_at and run.outcome), None)
     if job.last_error and job.status is not JobStatus.COMPLETED:
         return job.last_error

@@ -1,4 +1,4 @@
-"""What is shown: a running app, a client of it, an operator's session, or a store that is only read."""
+"""What the page shows: a running app, a client of it, an operator's session, or a store that is only read."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Seen:
 
 
 class Source:
-    """`writable`: actions are possible. `app`: the app, where there is one; `store`: its store."""
+    """`writable`: actions are possible. `app`: the app, if there is one; `store`: its store."""
 
     writable: bool = False
     app: Aether | None = None
@@ -68,7 +68,7 @@ class Source:
 
     @property
     def file(self) -> str:
-        """What the command line would be given."""
+        """The argument for the command line."""
         path = getattr(self.store, "path", None)
         return "DB" if path is None else shlex.quote(str(path))
 
@@ -136,7 +136,7 @@ class _Live:
         return await self._operator.calls.stats()
 
     async def processes(self) -> list[Seen]:
-        """By the store's own words, where it has them; else by who gives signs of life."""
+        """From the store's own list, if it has one; otherwise those that give signs of life."""
         store = self._operator.calls.store
         if callable(inspect := getattr(store, "inspect", None)):
             async with inspect() as inspection:

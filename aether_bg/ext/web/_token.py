@@ -12,8 +12,8 @@ from aether_bg.ext.web._guard import Refused
 
 
 class OneLink:
-    """An `allow` for the dashboard. `link()`: an address that lets one browser in, and whose token is used up by that;
-    `used` is called then. Requests for another host are refused: the name of another site may lead to this machine."""
+    """An `allow` for the dashboard. `link()`: an address that lets one browser in, once; then its token is used up and
+    `used` is called. Requests for another host are refused: the name of another site may lead to this machine."""
 
     def __init__(self, port: int, actor: str, used: Callable[[], object]) -> None:
         self._port, self._actor, self._used = port, actor, used
@@ -21,7 +21,7 @@ class OneLink:
         self._cookie, self._name = secrets.token_urlsafe(32), f"aether-bg-{port}"
 
     def link(self) -> str:
-        """A new one; the one before stops working."""
+        """A new link; the previous one stops working."""
         self._token = secrets.token_urlsafe(32)
         return f"http://127.0.0.1:{self._port}/?token={self._token}"
 

@@ -1,5 +1,5 @@
-"""Stored text and times as they stand on the page. Jinja escapes HTML; this keeps control and direction characters out
-and bounds the length. Payloads are shown as far as the page may."""
+"""Stored text and times as the page shows them. Jinja escapes HTML; this keeps out control and direction characters and
+bounds the length. Payloads are shown as far as the page may."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def payload(value: Any, how: Payloads) -> str | None:
 
 
 def outline(value: Any, depth: int = 0) -> Any:
-    """The keys and kinds of a JSON value, without what it says."""
+    """The keys and kinds of a JSON value, without its contents."""
     match value:
         case None | bool():
             return "null" if value is None else "true or false"
