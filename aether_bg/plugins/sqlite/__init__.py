@@ -127,7 +127,7 @@ class SQLiteStore:
     async def store_claim(self, claim: Claim) -> Claimed:
         session, next_due, short = self._open(), None, False
         try:
-            rows, next_due, short = await session.write(lambda conn: claims.claim(conn, claim), Rank.OTHER, theirs=True)
+            rows, next_due, short = await session.write(partial(session.claim, claim=claim), Rank.OTHER, theirs=True)
             found = await self._isolated(read_jobs(rows), claim.now, for_work=True)
         except sqlite3.Error:  # not of the file, which would be a StoreError: of what is in some row
             found, told = await session.write(lambda conn: claims.claim_one_by_one(conn, claim), Rank.OTHER)

@@ -71,7 +71,10 @@ class OpenFile:
                         if not files.same(checked, path):  # a link may have taken its place meanwhile
                             raise files.irregular(path, "not the file that was there a moment ago")
                         self._hold = Hold(path)
-                        self.writer = Writer(path, self._lock, self._hold, deliver=_deliver, changed=self.wake)
+                        self.writer = Writer(
+                            path, self._lock, self._hold, trusted=self.locks.trusted, deliver=_deliver,
+                            changed=self.wake,
+                        )  # fmt: skip
                 finally:
                     self._lock.release()
             except BaseException:
@@ -182,6 +185,7 @@ class OpenFile:
             self._lock.close()
         if self._hold is not None:
             self._hold.forked()
+        self.writer.forked()
         self.locks.forked()
 
 

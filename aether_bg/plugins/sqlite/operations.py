@@ -14,6 +14,10 @@ from aether_bg.bridge import Bridge
 
 OWN: Final = 10.0
 """Seconds for our own statements: a trigger on a table of the user's may run inside them."""
+OFTEN: Final = 0.5
+"""Seconds between looks at whether a stop has been asked for, while jobs of this process run."""
+SELDOM: Final = 5.0
+"""The longest rest of an idle writer, whatever the system tells."""
 _SLACK: Final = 0.5
 """Seconds that SQLite has for an interrupt before what runs counts as stuck."""
 
@@ -148,9 +152,17 @@ class Beat:
         self._last: Operation | None = None
         self.keep(keep_for)
         self.lost = False
+        self.claims = self.settled = 0
+        """Claims that took something; how many there had been when nothing of it was running any more."""
 
     def keep(self, seconds: float) -> None:
         self._keep_until = time.monotonic() + seconds
+
+    def rest(self) -> float:
+        """Seconds for which it need not be asked. What runs may block the loop, so that only this hears of the stop."""
+        if self._last is not None and self._last.error is not None:
+            return 0.0
+        return min(max(0.0, self._next - time.monotonic()), OFTEN if self.claims > self.settled else SELDOM)
 
     def due(self) -> Operation | None:
         """A beat that failed is tried again at once: others may count the time without one (docs/protocol.md, P6)."""

@@ -16,7 +16,7 @@ from uuid import UUID
 import anyio
 
 from aether_bg.bridge import Bridge, Waiter, waiters
-from aether_bg.model import Alive, Heartbeat, Owner
+from aether_bg.model import Alive, Claim, Heartbeat, Owner
 from aether_bg.plugins.sqlite import changes, claims, files, queries, reading
 from aether_bg.plugins.sqlite.backup import Progress, live, threads
 from aether_bg.plugins.sqlite.columns import to_time
@@ -134,7 +134,7 @@ class Session:
         await self.write(partial(claims.join, beat=beat), Rank.BEAT)
         await self.write(partial(changes.sweep, now=beat.now), Rank.BEAT)
         renew = partial(_renew, owner=str(beat.owner))
-        self.file.writer.beats[beat.owner] = Beat(renew, beat.interval, beat.keep_for, beat.stop_asked)
+        self.file.writer.keep(beat.owner, Beat(renew, beat.interval, beat.keep_for, beat.stop_asked))
 
     async def tell(self, beat: Heartbeat) -> None:
         if self._owners.get(beat.owner, beat.problems) != beat.problems:
@@ -152,6 +152,13 @@ class Session:
             self.file.locks.release(beat.owner)
             self._owners.pop(beat.owner, None)
 
+    def claim(self, conn: sqlite3.Connection, claim: Claim) -> tuple[str, datetime | None, bool]:
+        """On the writer's thread."""
+        found = claims.claim(conn, claim)
+        if found[0] != "[]" and (mine := self.file.writer.beats.get(claim.owner)) is not None:
+            mine.claims += 1
+        return found
+
     def keep(self, beat: Heartbeat) -> None:
         if (known := self.file.writer.beats.get(beat.owner)) is not None:
             known.keep(beat.keep_for)
@@ -159,6 +166,7 @@ class Session:
     def alive(self, conn: sqlite3.Connection, beat: Heartbeat) -> tuple[Alive, list[object]]:
         """Reads only; probes the locks of other owners (docs/protocol.md, P2). Also owners whose ids cannot be read."""
         file, mine = self.file, self.file.writer.beats.get(beat.owner)
+        claimed = 0 if mine is None else mine.claims
         keep = beat.owner in self._owners  # one that only asks must not hold what others are to recover
         rows: dict[UUID, Owner] = {}
         bad: list[object] = []
@@ -171,6 +179,9 @@ class Session:
                     rows[owner] = Owner(beat_count, _names(handlers), bool(stopping), _names(declares))
             orphaned = [row[0] for row in conn.execute(queries.ORPHANED) if row[0] != str(beat.owner)]
             due = [name for (name,) in conn.execute(queries.DUE_HANDLERS, {"now": to_time(beat.now)})]
+        running = tuple(queries.running(conn, beat.owner))
+        if mine is not None and not running:
+            mine.settled = claimed
         bad += [owner for owner in orphaned if queries.readable_id(owner) is None]
         lost = [owner for owner in map(queries.readable_id, orphaned) if owner is not None]
         staying = [owner for owner in rows.values() if not owner.stopping]
@@ -180,7 +191,7 @@ class Session:
             beats={id_: owner.beat for id_, owner in rows.items()},
             dead=(*(o for o in rows if o != beat.owner and file.locks.dead(o, keep=keep)), *lost),
             stopping=frozenset(id_ for id_, owner in rows.items() if owner.stopping),
-            running=tuple(queries.running(conn, beat.owner)),
+            running=running,
             advertised=frozenset(name for owner in staying for name in owner.handlers),
             declared=frozenset(name for owner in staying for name in owner.declares),
             due=frozenset(name for name in due if isinstance(name, str)),

@@ -17,15 +17,15 @@ from aether_bg.errors import StoreError, UnitOfWorkTimeout
 from aether_bg.plugins.sqlite import files
 from aether_bg.plugins.sqlite.guard import Guard
 from aether_bg.plugins.sqlite.hold import Hold
+from aether_bg.plugins.sqlite.inbox import TICK, Inbox
 from aether_bg.plugins.sqlite.locks import WriteLock
-from aether_bg.plugins.sqlite.operations import OWN, Beat, Operation, Rank
+from aether_bg.plugins.sqlite.operations import OWN, SELDOM, Beat, Operation, Rank
+from aether_bg.plugins.sqlite.watch import Watch
 
 log = logging.getLogger("aether_bg.sqlite")
 
 MOST_OPERATIONS: Final = 500
 LONGEST_BATCH: Final = 0.020
-TICK: Final = 0.1
-"""Seconds between looks at other processes' writes, the heartbeat and the length of the WAL."""
 PLENTY: Final = 1000
 """Pages of WAL, about, from which on a checkpoint is made. SQLite then starts the WAL again from its beginning, and an
 overwritten file syncs in two thirds of the time of one that has grown (measured)."""
@@ -44,12 +44,12 @@ class Writer:
         lock: WriteLock,
         hold: Hold,
         *,
+        trusted: bool,
         deliver: Callable[[list[Operation]], object],
         changed: Callable[[], object],
     ) -> None:
         self._path, self._lock, self._hold = path, lock, hold
         self._deliver, self._changed = deliver, changed
-        self._queue: queue.SimpleQueue[Operation | None] = queue.SimpleQueue()
         self._left: list[Operation] = []
         self._conn, self.guard = self._connect()
         self._conn.execute("SELECT 1 FROM sqlite_master").fetchone()  # which opens the WAL
@@ -60,6 +60,7 @@ class Writer:
         self._idle_from: float | None = None
         """When the WAL has held more than beats for long enough to checkpoint it; None: it holds nothing more."""
         self._next_look = 0.0
+        self._inbox = Inbox(Watch(f"{path}-wal", trusted=trusted))
         self.current: Operation | None = None
         self._denied: int | None = None
         """The version of the schema whose trigger would have changed our tables."""
@@ -77,11 +78,20 @@ class Writer:
     # -- from other threads ----------------------------------------------------------------------
 
     def submit(self, operation: Operation) -> None:
-        self._queue.put(operation)
+        self._inbox.put(operation)
+
+    def keep(self, owner: UUID, beat: Beat) -> None:
+        """Keep the beat of this owner from now on."""
+        self.beats[owner] = beat
+        self._inbox.watch.wake()
 
     def stop(self) -> None:
         """Take no more operations; the thread ends after those it has. Join it before closing the lock."""
-        self._queue.put(None)
+        self._inbox.put(None)
+
+    def forked(self) -> None:
+        """In the child."""
+        self._inbox.watch.forked()
 
     # -- the thread ------------------------------------------------------------------------------
 
@@ -100,19 +110,32 @@ class Writer:
         self._close()
 
     def _gather(self, going: bool) -> tuple[list[Operation], bool]:
-        """What is waiting now; waits a tick for the first."""
+        """What is waiting now; waits for the first."""
         found: list[Operation | None] = list(self._left)
         self._left = []
         try:
             if not found and going:
-                found.append(self._queue.get(timeout=TICK))
+                found.append(self._inbox.first(self._rest(), self._conn.total_changes, self._others_wrote))
             while len(found) < MOST_OPERATIONS:
-                found.append(self._queue.get_nowait())
+                found.append(self._inbox.next())
         except queue.Empty:
-            pass
+            if not found:
+                self._next_look = 0.0
         batch = [op for op in found if op is not None]
         batch.sort(key=lambda op: op.rank)
         return batch, going and None not in found
+
+    def _rest(self) -> float:
+        """Seconds for which nothing needs to be done, if nothing comes: none while the WAL holds more than beats."""
+        if self._idle_from is not None:
+            return 0.0
+        return min((beat.rest() for beat in list(self.beats.values())), default=SELDOM)
+
+    def _others_wrote(self) -> bool:
+        try:
+            return self._pragma("data_version") != self._version
+        except sqlite3.Error:
+            return True  # the look says what is wrong
 
     def _commit(self, batch: list[Operation]) -> list[Operation]:
         """Run one transaction; the operations that are finished. The rest of a long batch is left for the next."""
@@ -273,6 +296,7 @@ class Writer:
         version = self._pragma("data_version")
         if others := version != self._version:
             self._version = version
+            self._inbox.stir()
             self._changed()
         # a commit touches the table and its indexes; rows beyond the first mostly share their pages
         ours = 4 * self._commits + self._conn.total_changes - self._changes
@@ -332,6 +356,7 @@ class Writer:
                 self._hold.release()
             self._conn.close()
         self._hold.release()
+        self._inbox.watch.close()
 
 
 def too_long(op: Operation) -> UnitOfWorkTimeout:
