@@ -1,4 +1,4 @@
-"""What a check looks for in every store: a store asks its rows in SQL, and what it finds is said here."""
+"""What a check looks for in every store: the store reads its rows in SQL, this module words the findings."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ Findings: TypeAlias = list[Finding]
 Look: TypeAlias = Callable[[list[Process]], Awaitable[Findings]]
 
 MOST: Final = 5
-"""Examples of each finding."""
+"""The number of examples of each finding."""
 _SETTLING: Final = 1.5
-"""Seconds that a live process is given to take back what a dead one held, before that is a finding."""
+"""Seconds that a live process has to take back what a dead one held, before that becomes a finding."""
 
 ORPHANED: Final = "jobs are RUNNING in processes that are gone: the next process that starts takes them back"
 NO_PROCESS: Final = "jobs are due and no live process runs jobs here: start the app"
@@ -49,7 +49,7 @@ def living(known: Iterable[Process]) -> tuple[list[Process], list[str]]:
 async def unattended(
     processes: Callable[[], Awaitable[list[Process]]], twice: Sequence[Look], schedules: Look, rest: Sequence[Look]
 ) -> Findings:
-    """Rows that wait, and processes that say nothing. `twice`: asked again where a live process may be about to act."""
+    """Rows that wait, and processes that are silent. `twice`: read again if a live process may be about to act."""
     known = await processes()
     waiting = [await look(known) for look in twice]
     if any(waiting) and any(process.state == "alive" for process in known):
@@ -72,7 +72,8 @@ async def unattended(
 def unreadable_schedules(due: Iterable[tuple[str, str | None, str, bool, int]]) -> Findings:
     """Due jobs whose schedule the built-in language cannot read: some process must have the plugin that can.
 
-    `due`: text, zone, the earliest due instant, whether that is overdue, and how many; the earliest first."""
+    `due`: text, zone, the earliest due instant, whether that is overdue, and how many; the earliest first.
+    """
     unread = []
     for text, zone, since, overdue, count in due:
         try:

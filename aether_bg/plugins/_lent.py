@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class Lent:
-    """Until the function returns, and on its thread alone."""
+    """Valid until the function returns, and only on its thread."""
 
     def __init__(self) -> None:
         self._thread = threading.get_ident()
@@ -26,7 +26,7 @@ class Lent:
             raise UnitOfWorkClosed("the transaction of a unit of work", rule, "Use it inside its function only.")
 
     def call(self, fn: Callable[[T], Any], tx: T) -> Any:
-        """What `fn(tx)` returns. Raises what it raises, and `InvalidOption` for something to await."""
+        """Returns what `fn(tx)` returns. Raises what it raises, and `InvalidOption` if it returns an awaitable."""
         try:
             result = fn(tx)
         finally:

@@ -1,4 +1,4 @@
-"""What stores read of rows that somebody may have changed (docs/protocol.md, C8)."""
+"""How stores read rows that another program may have changed (docs/protocol.md, C8)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 MOST_DEPTH: Final = 256
-"""Nesting of stored JSON: more than payloads may have, with room for what codecs put around them."""
+"""The depth of stored JSON: more than payloads may have, with room for what codecs wrap around them."""
 WRONG: Final = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 """What reading a bad column raises."""
 REMEDY: Final = "It is kept and does not run: delete it, and enqueue it again."
@@ -25,7 +25,7 @@ def check_depth(text: str) -> None:
 
 
 def mapping(text: str, from_json: Callable[[str], Any]) -> dict[str, Any]:
-    """Raises `ValueError` for another value than an object."""
+    """Raises `ValueError` for any value except an object."""
     if text == "{}":
         return {}
     found = from_json(text)

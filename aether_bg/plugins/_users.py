@@ -15,7 +15,7 @@ from aether_bg.protocols import Kernel
 
 
 class Opened(Protocol):
-    """What a store is while it is open: for one event loop of one process."""
+    """The parts of a store while it is open: for one event loop of one process."""
 
     @property
     def bridge(self) -> Bridge: ...
@@ -28,8 +28,8 @@ O = TypeVar("O", bound=Opened)  # noqa: E741
 
 
 class Users(Generic[O]):
-    """`it`: what was opened, and `another`: how another event loop gets a store of its own, for messages. The store is
-    passed to each call, for its name in messages: kept here it would be freed late."""
+    """`it`: what was opened, and `another`: how another event loop gets a store of its own, for messages. Each call
+    gets the store, for its name in messages: a reference here would free it late."""
 
     def __init__(self, it: str, another: str) -> None:
         self._it, self._another = it, another
@@ -58,7 +58,7 @@ class Users(Generic[O]):
     async def join(
         self, store: object, kernel: Kernel, stack: AsyncExitStack, begin: Callable[[], Awaitable[O]]
     ) -> None:
-        """`begin` opens it, for the first. Raises `UsageError` on another event loop than that."""
+        """The first app opens it with `begin`. Raises `UsageError` on any other event loop than the first one's."""
         while self._opening is not None:  # an app and its client may start at the same moment
             await self._opening.wait()
         if self._now is not None and not self._now.bridge.is_here:
@@ -82,11 +82,11 @@ class Users(Generic[O]):
                 await now.end()
 
     def wake(self) -> None:
-        """Something else has written, or another of these."""
+        """Something outside, or another of these apps, has written."""
         for kernel in self._kernels:
             kernel.wake()
 
     def report(self, part: str, problem: str | BaseException) -> None:
-        """By one of them."""
+        """Reported by one of them."""
         for kernel in self._kernels[:1]:
             kernel.report(part, problem)

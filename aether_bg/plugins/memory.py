@@ -1,7 +1,7 @@
 """Jobs in this process's memory: for tests, for trials, and for work that may be lost with the process.
 
-The shortest complete store. The values carry the rules (`Claim.choose`, `Change.applied_to`, `Query.select`); a store
-keeps rows, and makes each hook one transaction. hookspecs.md says what a durable one has to add.
+This is the shortest complete store. The values have the rules (`Claim.choose`, `Change.applied_to`, `Query.select`); a
+store keeps rows, and makes each hook one transaction. hookspecs.md says what a durable store has to add.
 """
 
 from __future__ import annotations
@@ -61,9 +61,9 @@ class MemoryStore:
         self._runs: dict[tuple[UUID, int, int], JobRun] = {}
         self._held: dict[str, Hold] = {}
         self._parents: dict[UUID, tuple[UUID, ...]] = {}
-        """Of each job that runs after others, in the order given."""
+        """The parents of each job that has some, in the order given."""
         self._waiting: dict[UUID, tuple[UUID, ...]] = {}
-        """By parent: the children whose wait its end will settle."""
+        """By parent: the children that wait for its end."""
         self._owners: dict[UUID, tuple[Heartbeat, float]] = {}
         self._stopping: set[UUID] = set()
         self._wakes: list[Callable[[], None]] = []
@@ -100,10 +100,10 @@ class MemoryStore:
         return results
 
     def _seen(self) -> list[JobInfo]:
-        """The rows, and which of them a paused handler holds back."""
+        """The rows, with the jobs of paused handlers marked."""
         return [job.under(self._held) for job in self._jobs.values()]
 
-    # -- claims: the one place where two can want the same row ------------------------------------
+    # -- claims: where two owners can want the same row -------------------------------------------
 
     @hookimpl
     async def store_claim(self, claim: Claim) -> Claimed:
@@ -131,7 +131,7 @@ class MemoryStore:
             return Alive.of(beat, self._id, self._registered(now), self._seen())
 
     def _registered(self, now: float) -> dict[UUID, Owner]:
-        """Beats are computed from the time that has passed, so no thread has to keep them going."""
+        """Beats are computed from the time that has passed, so no thread needs to keep them going."""
         self._stopping |= {owner for owner, (beat, _) in self._owners.items() if beat.stop_asked()}
         self._stopping &= self._owners.keys()
         return {
@@ -191,7 +191,7 @@ class MemoryStore:
 
 
 class _Draft:
-    """One transaction: what it writes, over what is there."""
+    """One transaction: its writes, on top of what exists."""
 
     def __init__(self, store: MemoryStore) -> None:
         self.jobs = ChainMap[UUID, JobInfo]({}, store._jobs)  # writes go to the first map
@@ -255,7 +255,7 @@ class _Draft:
         return None if settled is None else (settled,)
 
     def _settle(self, job: JobInfo) -> tuple[Settled, ...] | None:
-        """What its end makes of those that wait for it, and of those that wait for them (docs/protocol.md, A2)."""
+        """Settles the jobs that wait for this one, and those that wait for them (docs/protocol.md, A2)."""
         told, ended = list[Settled](), [job]
         for parent in ended:
             if not (children := self.waiting.get(parent.id)):

@@ -1,8 +1,8 @@
-"""The scheduling layer on Dapr Jobs: each due instant is a one-shot in Dapr; payload and truth stay in the store.
+"""The scheduling layer on Dapr Jobs: each due instant is a one-shot in Dapr; payload and state stay in the store.
 
-`settings` what can be set · `names` what travels · `door` a trigger comes in, over `server` (gRPC) or `asgi` (HTTP) ·
-`sidecar` the calls to daprd · `trouble` what a failed one means · `fitness` does it fit · `contact` is it there ·
-`reconcile` Dapr against the store · `fallback` what runs without it
+`settings` what can be set · `names` what is sent · `door` receives triggers, over `server` (gRPC) or `asgi` (HTTP) ·
+`sidecar` the calls to daprd · `trouble` what a failed call means · `fitness` whether the sidecar fits · `contact`
+whether it answers · `reconcile` compares Dapr with the store · `fallback` runs jobs without it
 """
 
 from __future__ import annotations
@@ -34,13 +34,14 @@ __all__ = ["DaprScheduler", "DaprSettings"]
 
 
 class DaprScheduler:
-    """Scheduling by a Dapr sidecar (1.18.3 or later). Everything has its default from the environment Dapr sets.
+    """Scheduling by a Dapr sidecar (1.18.3 or later). All defaults come from the environment that Dapr sets.
 
-    `endpoint, api_token`: the sidecar's gRPC API. `app_port, host, app_token`: where and from whom triggers are taken;
-    `insecure=True`: beyond loopback without a token. `serve=False`: not by a server of its own, but by `asgi`, mounted
-    in your HTTP app, or by your gRPC server (`add_to_server`). `wait`: seconds that the start waits for the sidecar;
-    `required`: whether it fails without. `fallback`: seconds without Dapr, or without its triggers, after which this
-    process claims due jobs itself; None: never. `deadline, redeliver, reconcile`: see `DaprSettings`.
+    `endpoint, api_token`: the sidecar's gRPC API. `app_port, host, app_token`: where and from whom triggers are
+    accepted; `insecure=True`: beyond loopback without a token. `serve=False`: not by a server of its own, but by
+    `asgi`, mounted in your HTTP app, or by your gRPC server (`add_to_server`). `wait`: seconds that the start waits for
+    the sidecar; `required`: whether the start fails without it. `fallback`: seconds without Dapr, or without its
+    triggers, after which this process claims due jobs itself; None: never. `deadline, redeliver, reconcile`: see
+    `DaprSettings`.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class DaprScheduler:
         self._door = Door(self.settings.app_token)
         self._route = TriggerRoute(self._door)
         self._shared = False
-        """The triggers come by a gRPC server of the user's."""
+        """A gRPC server of the user's receives the triggers."""
         self._contact: Contact | None = None
         self._fallback: Fallback | None = None
 
@@ -97,14 +98,14 @@ class DaprScheduler:
         return self._route
 
     def add_to_server(self, server: Any, other: OnJobEvent | None = None) -> None:
-        """Let a gRPC server (`grpc.aio.server()`) of your own take the triggers, for `serve=False`.
+        """Let your own gRPC server (`grpc.aio.server()`) receive the triggers, for `serve=False`.
 
             add_AppCallbackServicer_to_server(mine, server)
             scheduler.add_to_server(server, mine.OnJobEvent)   # after your own servicers, before the app's start
 
-        `other(request, context)`: takes the events of Dapr jobs that are not this library's; without it they are
-        refused, and come again. Health checks of Dapr and of grpc.health.v1 are answered too, where your server does
-        not.
+        `other(request, context)`: receives the events of Dapr jobs that are not this library's; without it they are
+        refused, and delivered again. Health checks of Dapr and of grpc.health.v1 are answered too, unless your server
+        does that.
         """
         from aether_bg.plugins.dapr.server import add_to
 
@@ -113,7 +114,7 @@ class DaprScheduler:
 
     @property
     def health(self) -> str | None:
-        """What is wrong with the sidecar, or with how it fits; None when nothing is."""
+        """What is wrong with the sidecar, or with how it fits; None if nothing is wrong."""
         contact, fallback = self._contact, self._fallback
         trouble = contact.trouble if contact else None
         said = [] if trouble is None else [str(trouble)]
@@ -125,12 +126,12 @@ class DaprScheduler:
 
     @property
     def likely_cause(self) -> str | None:
-        """Why due jobs may not be brought."""
+        """Why Dapr may not deliver due jobs."""
         return self.health or self._door.likely_cause()
 
     @property
     def notice(self) -> str | None:
-        """What the operator should know although everything works."""
+        """What the operator should know even though everything works."""
         said = []
         if self._contact and self._contact.unlisted:
             said.append(str(self._contact.unlisted))

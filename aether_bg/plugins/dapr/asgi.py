@@ -1,7 +1,7 @@
 """The trigger route for HTTP apps, behind a sidecar with `--app-protocol http`: POST /job/{name}.
 
-200: Dapr forgets the trigger. 503: it comes again. Dapr takes a 404 for done and drops the job: no POST under /job is
-ever answered with 404, whatever the prefix that mounts, proxies and root paths put before it.
+200: Dapr forgets the trigger. 503: Dapr delivers it again. Dapr takes a 404 for done and drops the job: no POST under
+/job is ever answered with 404, whatever prefix mounts, proxies and root paths add.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class HealthRoute:
 
 
 class TriggerRoute:
-    """An ASGI application, to be mounted in yours."""
+    """An ASGI application to mount in yours."""
 
     def __init__(self, door: Door) -> None:
         self._door = door
@@ -50,7 +50,7 @@ class TriggerRoute:
 
     def wrapping(self, app: ASGIApp) -> ASGIApp:
         """An app that takes our triggers and leaves all else to `app`, its own Dapr jobs included, wherever its routes
-        stand: `api.add_middleware(scheduler.asgi.wrapping)`. Where `app` has no /healthz, the answer is 200."""
+        are: `api.add_middleware(scheduler.asgi.wrapping)`. If `app` has no /healthz, the answer is 200."""
 
         async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
             http = scope["type"] == "http"
@@ -95,7 +95,7 @@ def _last(path: str) -> str:
 
 
 def _or_healthy(send: Send) -> Send:
-    """Passes an answer on, but 200 in place of a 404."""
+    """Passes an answer on, but replaces a 404 by 200."""
     missing = False
 
     async def sending(message: MutableMapping[str, Any]) -> None:

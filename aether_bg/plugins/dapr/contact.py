@@ -1,8 +1,8 @@
-"""Staying in contact: waits for the sidecar, notices when it goes and comes, compares after each return.
+"""Stays in contact with the sidecar: waits for it, notices when it goes and comes, compares after each return.
 
-While it is away nothing is lost (rows wait in the store) and nothing is tried in vain: one probe asks, all else is
-refused at once. It is back when it has *taken* a job, not when it answers: a scheduler whose database is full can be
-read and takes nothing.
+While it is away nothing is lost (rows wait in the store) and nothing is tried in vain: one probe asks, all other calls
+are refused at once. It is back when it has *taken* a job, not when it answers: a scheduler whose database is full can
+be read but takes no jobs.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _log: Final = logging.getLogger("aether_bg.dapr")
 _POLL: Final = 5.0
 _AWAY_POLL: Final = 1.0
 _REFUSED_POLL: Final = 30.0
-"""The longest pause between two probes of a scheduler that answers and takes nothing."""
+"""The longest pause between two probes of a scheduler that answers but takes no jobs."""
 _START_POLL: Final = 0.1
 _SHARE: Final = 20
 """Comparing may take one part in this many of the time: a large store is compared less often."""
@@ -40,7 +40,8 @@ _SAMPLED: Final = 100
 
 
 class Contact:
-    """The plugin's relation to one sidecar. `away`: why calls are of no use now; `unfit`: what is wrong with it."""
+    """The plugin's connection to one sidecar. `away`: why calls are useless now; `unfit`: what is wrong with the
+    sidecar."""
 
     def __init__(
         self,
@@ -64,16 +65,16 @@ class Contact:
         self._said: set[str] = set()
         """What has been reported of this outage."""
         self._sample: JobInfo | None = None
-        """A row that Dapr held when last looked at."""
+        """A row that Dapr held at the last check."""
 
     @property
     def trouble(self) -> SchedulerError | None:
         return self.away or self.unfit
 
     async def begin(self) -> None:
-        """Wait for the sidecar, within bounds, and look whether it fits; go on without it unless it is required.
+        """Waits for the sidecar, within bounds, and checks whether it fits; goes on without it unless it is required.
 
-        Only its API need be there: the rest of it waits for the app in turn.
+        Only its API must answer: the other parts of a sidecar wait for the app in turn.
         """
         end = time.monotonic() + self._settings.wait
         while True:
@@ -95,9 +96,9 @@ class Contact:
         return _log.info("Dapr %s, app %s: triggers over %s to port %d.", *what)
 
     async def arm(self, job: JobInfo) -> None:
-        """Make Dapr hold the row's present seq, if it waits, and no longer the one that was marked as armed.
+        """Makes Dapr hold the row's present seq, if the row waits, and forget the one that was marked as armed.
 
-        A name armed but never marked (the row moved on in between) is left to `reconcile`, or to its stale trigger.
+        A name armed but never marked (the row changed in between) is left to `reconcile`, or to its stale trigger.
         """
         if waits(job):
             await self._hold(job)
@@ -118,7 +119,8 @@ class Contact:
             self._door.spent.add(name)
 
     def lost(self, error: SchedulerError) -> None:
-        """A call has failed: say so once, and have the probe look. One refused job is no reason to stop the others."""
+        """A call has failed: report it once, and let the probe check. One refused job is no reason to stop the
+        others."""
         if isinstance(error, JobRefused):
             return self._kernel.report("dapr", error)
         if self.away is None:
@@ -129,14 +131,14 @@ class Contact:
         return self._nudge.set()
 
     async def ask_for_trigger(self) -> None:
-        """Have Dapr bring something, to see whether it comes."""
+        """Makes Dapr deliver something, to see whether it arrives."""
         try:
             await self._sidecar.ask_for_trigger()
         except SchedulerError as error:
             self.lost(error)
 
     async def app_port(self) -> int:
-        """The port that the sidecar calls, however long it takes to come."""
+        """The port that the sidecar calls; waits for it as long as necessary."""
         while True:
             try:
                 metadata = await self._sidecar.metadata()
@@ -149,7 +151,7 @@ class Contact:
             await anyio.sleep(_AWAY_POLL)
 
     async def keep(self) -> None:
-        """Probe and compare, for ever."""
+        """Probes and compares, for ever."""
         fresh, outage, compared, took = True, False, 0.0, 0.0
         while True:
             if await self._answers():
@@ -181,7 +183,7 @@ class Contact:
         return True
 
     async def _returned(self) -> bool:
-        """Whether it had been away: then it may be another sidecar, and an emptied scheduler."""
+        """Whether it had been away: then it may be another sidecar, with an empty scheduler."""
         if self.trouble is None:
             return False
         try:
@@ -200,7 +202,7 @@ class Contact:
         return was_away
 
     async def _emptied(self) -> bool:
-        """Whether Dapr has lost a job that the store knows it held: its scheduler's data are gone, then."""
+        """Whether Dapr has lost a job that it held according to the store: then its scheduler's data are gone."""
         store_id = self._kernel.store_id
         try:
             if self._sample is None:
@@ -250,7 +252,7 @@ class Contact:
         return absent_from_list(store_id, names)
 
     def _say(self, error: SchedulerError) -> None:
-        """Report each kind of trouble once an outage, however often it is met."""
+        """Reports each kind of trouble once an outage, however often it occurs."""
         kind = str(error) if isinstance(error, SchedulerMisconfigured) else type(error).__name__
         if kind not in self._said:
             self._said.add(kind)

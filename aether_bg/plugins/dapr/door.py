@@ -1,7 +1,7 @@
-"""A trigger has come, on whichever wire: check it, pass it to the kernel, say whether Dapr may forget it.
+"""Handles a trigger, from gRPC or HTTP: checks it, passes it to the kernel, and says whether Dapr may forget it.
 
-The answer comes when the claim is committed; the handler runs afterwards (docs/protocol.md, C2). Never "not found":
-Dapr takes that for a success.
+The answer comes when the claim is committed; the handler runs afterwards (docs/protocol.md, C2). It is never "not
+found": Dapr takes that for a success.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Recent:
         return text in self._texts
 
     def age(self, text: str) -> float | None:
-        """Seconds since it was added last; None when it is not known."""
+        """Seconds since it was last added; None if it is not known."""
         added = self._texts.get(text)
         return None if added is None else time.monotonic() - added
 
@@ -49,7 +49,7 @@ class Recent:
 
 
 class Door:
-    """Where triggers come in. Closed before the start and after the stop: everything is to be delivered again then."""
+    """Receives triggers. Closed before the start and after the stop: then everything is to be delivered again."""
 
     def __init__(self, token: str | None) -> None:
         self.kernel: Kernel | None = None
@@ -57,9 +57,9 @@ class Door:
         self._token = None if token is None else token.encode()
         self._told: dict[str, float] = {}
         self.spent = Recent()
-        """Names that Dapr has delivered and been told to forget: nothing is left to delete of them."""
+        """Names that Dapr has delivered and may forget: there is nothing left to delete."""
         self.handed_back = Recent()
-        """Names that Dapr has delivered and is to deliver again."""
+        """Names that Dapr has delivered and must deliver again."""
         self.came = 0
         """Triggers of ours since the start."""
         self.refused = 0
@@ -68,7 +68,7 @@ class Door:
         """Requests answered 404 by the HTTP route since the last trigger."""
         self.astray_path = ""
         self.exposed = False
-        """A trigger has come from beyond this machine, with no token to check."""
+        """A trigger has come from beyond this machine, and there is no token to check."""
 
     def open(self, kernel: Kernel) -> None:
         self.kernel = kernel
@@ -78,7 +78,7 @@ class Door:
         self.kernel = None
 
     def admits(self, tokens: list[bytes]) -> bool:
-        """Whether the caller showed the one right token, where there is one to show."""
+        """Whether the caller sent the right token, if one is required."""
         if self._token is None:
             return True
         good = len(tokens) == 1 and hmac.compare_digest(tokens[0], self._token)
@@ -128,7 +128,7 @@ class Door:
         self.refused = self.astray = 0
 
     def likely_cause(self) -> str:
-        """Why due jobs may not be brought, as far as can be seen from here."""
+        """Why Dapr may not deliver due jobs, as far as this process can see."""
         if self.refused:
             return (
                 f"{self.refused} triggers were refused, because their dapr-api-token is missing or wrong: give the "
@@ -147,7 +147,7 @@ class Door:
         return "Dapr brings other triggers, but not these: its scheduler may be late, or has lost them"
 
     def _tell(self, kind: str, problem: BaseException | str) -> None:
-        """Report, but the same kind once a minute at most: triggers come by the thousand."""
+        """Reports a problem, but each kind at most once a minute: triggers come by the thousand."""
         now = time.monotonic()
         if self.kernel is not None and now - self._told.get(kind, -_QUIET) >= _QUIET:
             self._told[kind] = now

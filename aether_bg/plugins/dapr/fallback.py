@@ -1,7 +1,7 @@
-"""Jobs run without Dapr: while it is away, or does not bring what is due, this process claims due rows by itself.
+"""Runs jobs without Dapr: while it is away, or does not deliver what is due, this process claims due rows itself.
 
-It then does what the embedded timer does. The seq fences it: a trigger that comes late after all finds the row moved on
-and starts nothing (docs/protocol.md, C1).
+It then does what the embedded timer does. The seq fences it: a trigger that comes late finds the row changed and starts
+nothing (docs/protocol.md, C1).
 """
 
 from __future__ import annotations
@@ -32,17 +32,19 @@ _ASK: Final = 5.0
 
 
 class Fallback:
-    """One start's watch over Dapr. `after`: seconds of patience. `active`: why this process claims by itself now."""
+    """Watches over Dapr during one start. `after`: seconds of patience. `active`: why this process claims by itself
+    now."""
 
     def __init__(self, kernel: Kernel, after: float, contact: Contact, door: Door) -> None:
         self.active: str | None = None
         self._kernel, self._after, self._contact, self._door = kernel, after, contact, door
         self._due: dict[tuple[UUID, int], float] = {}
-        """Due rows that Dapr has not brought, and since when this process has seen them so (monotonic seconds)."""
+        """Due rows that Dapr has not delivered, and since when this process has seen them so (monotonic seconds)."""
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin to watch, unless it does already. It goes on while triggers cannot be taken (the app port is held)."""
+        """Begins to watch, if it does not yet. It goes on while triggers cannot be received (another program has the
+        app port)."""
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._watch(), context=Context())
 
@@ -62,7 +64,7 @@ class Fallback:
                 self._kernel.report("dapr fallback", error)
 
     async def _needed(self) -> str | None:
-        """Why Dapr is not to be waited for any longer."""
+        """Why the process should no longer wait for Dapr."""
         contact = self._contact
         if contact.away is not None and time.monotonic() - contact.away_since >= self._after:
             return f"Dapr has been away for {self._after:g} s"
@@ -78,7 +80,7 @@ class Fallback:
         )
 
     async def _not_brought(self) -> list[JobInfo]:
-        """Due rows whose trigger has not come, or not lately; earliest first, a bounded part of them."""
+        """Due rows whose trigger has not come, or not lately; earliest first, a bounded number of them."""
         kernel, after, found = self._kernel, None, list[JobInfo]()
         for _ in range(_PAGES):
             now: datetime = kernel.clock.now()
@@ -94,7 +96,7 @@ class Fallback:
         return found
 
     async def _stand_in(self, reason: str) -> None:
-        """Claim what is due until Dapr is back; if it was there but brought nothing, until it brings something."""
+        """Claims what is due until Dapr is back; if it was there but delivered nothing, until it delivers something."""
         kernel, contact, door = self._kernel, self._contact, self._door
         was_away, came, asked = contact.away is not None, door.came, 0.0
         self.active = reason

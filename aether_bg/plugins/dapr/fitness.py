@@ -1,4 +1,4 @@
-"""Does the sidecar fit? Its version, its app port, its app protocol: each mistake an error with its remedy."""
+"""Checks whether the sidecar fits: its version, app port and app protocol; each mistake is an error with its remedy."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _HTTP: Final = ("http", "https", "h2c")
 
 
 def misfit(metadata: Any, settings: DaprSettings, shared: bool = False) -> SchedulerMisconfigured | None:
-    """What is wrong with the sidecar that gave this metadata; None when it fits. `shared`: the app has a gRPC server of
-    its own, which takes the triggers."""
+    """What is wrong with the sidecar that gave this metadata; None if it fits. `shared`: the user's own gRPC server
+    receives the triggers."""
     version = str(metadata.runtime_version)
     number = re.match(r"v?(\d+)\.(\d+)\.(\d+)", version)
     if number and tuple(map(int, number.groups())) < OLDEST:

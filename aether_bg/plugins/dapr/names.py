@@ -1,6 +1,6 @@
-"""What travels to Dapr and back: a name and a small JSON body, both made of ids alone (docs/protocol.md, C1, D1, D3).
+"""What is sent to Dapr and comes back: a name and a small JSON body, made of ids alone (docs/protocol.md, C1, D1, D3).
 
-No text of a user ever gets there: Dapr's own parsers are not hardened against it.
+No text of a user is ever sent: Dapr's own parsers are not hardened against it.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import attrs
 from aether_bg.model import JobInfo
 
 PROBE: Final = "aether.probe"
-"""A Dapr job that stands for no job of ours: it shows whether Dapr takes jobs, and brings triggers."""
+"""A Dapr job that stands for none of our jobs: it shows whether Dapr takes jobs, and delivers triggers."""
 _PREFIX: Final = "aether."
 _NAME: Final = re.compile(r"aether\.([0-9a-f]{32})\.([0-9a-f]{32})\.(0|[1-9][0-9]{0,17})", re.ASCII)
 
 
 class NotOurs(ValueError):
-    """A trigger whose name or body this plugin did not write. `readable`: the name at least is of our kind."""
+    """A trigger whose name or body this plugin did not write. `readable`: at least the name has our form."""
 
     def __init__(self, why: str, *, readable: bool) -> None:
         self.readable = readable
@@ -91,7 +91,7 @@ def _read_time(text: str) -> datetime:
 
 
 def waits(job: JobInfo) -> bool:
-    """Whether the scheduler is to hold the row: it waits for an instant and is not paused."""
+    """Whether the scheduler should hold the row: it waits for an instant and is not paused."""
     return job.waiting and job.due_at is not None
 
 

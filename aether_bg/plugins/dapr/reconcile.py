@@ -1,11 +1,11 @@
-"""Comparing what Dapr holds with what the store says (docs/protocol.md, D2).
+"""Compares what Dapr holds with the store (docs/protocol.md, D2).
 
 Dapr's names are read first, then the rows: a row read later is at least as new as the name, so a name that is not
-current then never will be again. Only exact names of this store are deleted. What a row believes to be armed and Dapr
-does not hold (its data were wiped, say) is armed again. Rows never armed are the outbox's, except after an outage:
-then the outbox may be in the middle of a long pause.
+current then never will be again. Only exact names of this store are deleted. A row that counts as armed but that Dapr
+does not hold (for example, its data were deleted) is armed again. Rows never armed belong to the outbox, except after
+an outage: then the outbox may be in the middle of a long pause.
 
-Where Dapr cannot list its jobs, because there are too many for one message, it is asked for each row by name.
+If Dapr cannot list its jobs, because there are too many for one message, it is asked for each row by name.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class _Rows:
         return gone
 
     async def stale(self, store: Reader) -> list[str]:
-        """What the row itself says was armed and is not to be held any more: jobs moved, paused or cancelled."""
+        """Names that the row marks as armed and that must not be held any more: jobs changed, paused or cancelled."""
         found = []
         async for rows in _all(store, JobStatus.SCHEDULED, JobStatus.CANCELLED):
             for row in rows:
@@ -115,9 +115,9 @@ async def reconcile(
     *,
     unarmed: bool = False,
 ) -> Reconciled:
-    """One comparison. `unarmed`: arm also what nothing has armed yet.
+    """One comparison. `unarmed`: also arm what nothing has armed yet.
 
-    Raises what the store, `absent`, `forget` or `arm` raise; done is then what was done until there.
+    Raises what the store, `absent`, `forget` or `arm` raise; what was done before that stays done.
     """
     stale = await absent.stale(store)
     await _each(stale, forget)
@@ -159,7 +159,7 @@ def _pages(items: Iterable[T], size: int) -> Iterator[Sequence[T]]:
 
 
 async def _each(items: Sequence[T], do: Callable[[T], Awaitable[Any]]) -> None:
-    """`do` each item, some at a time, in order of start."""
+    """Calls `do` for each item, some at a time, in order of start."""
     rest = iter(items)
 
     async def worker() -> None:

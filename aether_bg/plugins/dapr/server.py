@@ -1,6 +1,6 @@
 """The gRPC server that a sidecar with `--app-protocol grpc` calls: job triggers and health, nothing else.
 
-Both names of the trigger are served, since older sidecars know the alpha one only; and grpc.health.v1, for probes of
+It serves both names of the trigger, since older sidecars know only the alpha one, and grpc.health.v1, for probes of
 Kubernetes. Imports grpc: to be imported when it is used.
 """
 
@@ -43,7 +43,8 @@ _LOOK: Final = 1.0
 
 
 def add_to(server: Any, door: Door, other: OnJobEvent | None = None) -> None:
-    """Add what takes triggers and probes to a gRPC server. `other`: takes the triggers of jobs that are not ours."""
+    """Adds the services for triggers and probes to a gRPC server. `other`: receives the triggers of jobs that are not
+    ours."""
     trigger = grpc.unary_unary_rpc_method_handler(
         _on_job(door, other),
         request_deserializer=appcallback_pb2.JobEventRequest.FromString,
@@ -72,7 +73,7 @@ def add_to(server: Any, door: Door, other: OnJobEvent | None = None) -> None:
 
 
 async def serve(door: Door, host: str, port: int, stack: AsyncExitStack) -> None:
-    """Listen until `stack` unwinds. Raises `SchedulerMisconfigured` when the port is not available."""
+    """Listens until `stack` unwinds. Raises `SchedulerMisconfigured` if the port is not available."""
     server = grpc.aio.server(interceptors=(_TokenGuard(door),), options=_OPTIONS)
     add_to(server, door)
 

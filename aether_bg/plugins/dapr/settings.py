@@ -1,4 +1,4 @@
-"""What can be set, what the environment of a Dapr app sets already, and what is refused."""
+"""The settings: what can be set, what the environment of a Dapr app sets, and what is refused."""
 
 from __future__ import annotations
 
@@ -99,22 +99,22 @@ def _api_token() -> str | None:
 
 @attrs.frozen(kw_only=True)
 class DaprSettings:
-    """Settings of `DaprScheduler`, checked. What is left out comes from the environment that Dapr gives its app."""
+    """Settings of `DaprScheduler`, checked. Missing ones come from the environment that Dapr gives its app."""
 
     endpoint: str = field(factory=_endpoint, validator=_text)
     """The sidecar's gRPC API: DAPR_GRPC_ENDPOINT, else 127.0.0.1 and DAPR_GRPC_PORT."""
     serve: bool = field(default=True, validator=_flag)
     """True: listen for triggers on gRPC (`--app-protocol grpc`). False: mount `asgi` (`--app-protocol http`)."""
     host: str = field(default="127.0.0.1", validator=_text)
-    """Where to listen. Beyond loopback only where the sidecar lives in a container of its own."""
+    """The address to listen on. Beyond loopback only if the sidecar lives in a container of its own."""
     app_port: int | None = field(factory=_app_port, validator=_port)
-    """Where to listen: APP_PORT, else the port that the sidecar says is its app's."""
+    """The port to listen on: APP_PORT, else the port that the sidecar says is its app's."""
     app_token: str | None = field(factory=_app_token, repr=False, validator=_secret)
     """APP_API_TOKEN: each trigger must carry it."""
     api_token: str | None = field(factory=_api_token, repr=False, validator=_secret)
     """DAPR_API_TOKEN: sent with each call to the sidecar."""
     insecure: bool = field(default=False, validator=_flag)
-    """True: listen beyond loopback without a token. Anybody can send triggers then; log and health say so."""
+    """True: listen beyond loopback without a token. Anyone can send triggers then; log and health say so."""
     required: bool = field(default=False, validator=_flag)
     """True: no sidecar at the start is an error. False: start without it, and recover when it comes."""
     wait: float = field(default=5.0, validator=_seconds(0, 300))

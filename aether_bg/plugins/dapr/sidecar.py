@@ -1,7 +1,7 @@
 """The sidecar's API as this plugin uses it: each call has a deadline, each failure a name. Imports grpc when used.
 
-The generated stub is used rather than the SDK's client, whose constructor blocks for up to a minute on the sidecar's
-health and which has no ListJobs.
+It uses the generated stub, not the SDK's client, whose constructor blocks for up to a minute on the sidecar's health
+and which has no ListJobs.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _OPTIONS: Final = (
 
 
 class Sidecar:
-    """A channel to daprd. Belongs to the event loop it was made in; `close` it."""
+    """A channel to daprd. Belongs to the event loop on which it was made; `close` it."""
 
     def __init__(self, settings: DaprSettings) -> None:
         self.address, tls = _address(settings.endpoint)
@@ -56,19 +56,19 @@ class Sidecar:
         await self._channel.close()
 
     async def metadata(self) -> metadata_pb2.GetMetadataResponse:
-        """What the sidecar says about itself. It answers before the app listens, and without a scheduler."""
+        """The sidecar's description of itself. It answers before the app listens, and without a scheduler."""
         found: metadata_pb2.GetMetadataResponse = await self._call(
             self._stub.GetMetadata, metadata_pb2.GetMetadataRequest()
         )
         return found
 
     async def schedule(self, name: str, due_time: str, body: bytes) -> None:
-        """Have `body` delivered once at `due_time`; what was held under the name is replaced."""
+        """Has `body` delivered once at `due_time`; replaces what was held under the name."""
         job = jobs_pb2.Job(name=name, due_time=due_time, data=any_pb2.Any(value=body), failure_policy=self._policy)
         await self._call(self._stub.ScheduleJob, jobs_pb2.ScheduleJobRequest(job=job, overwrite=True))
 
     async def delete(self, name: str) -> None:
-        """Forget exactly this name; nothing happens if it is not there."""
+        """Forgets exactly this name; does nothing if it is not there."""
         await self._call(self._stub.DeleteJob, jobs_pb2.DeleteJobRequest(name=name))
 
     async def names(self) -> list[str]:
@@ -88,12 +88,12 @@ class Sidecar:
         return True
 
     async def try_write(self) -> None:
-        """Have a job held and forgotten: a scheduler that can be read may still refuse every write."""
+        """Makes Dapr hold and forget a job: a scheduler that can be read may still refuse every write."""
         await self.schedule(PROBE, _FAR, b"")
         await self.delete(PROBE)
 
     async def ask_for_trigger(self) -> None:
-        """Have the probe brought at once."""
+        """Makes Dapr deliver the probe at once."""
         await self.schedule(PROBE, _PAST, b"")
 
     async def _call(self, method: Callable[..., Awaitable[Any]], request: Any) -> Any:

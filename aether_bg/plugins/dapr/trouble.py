@@ -1,7 +1,7 @@
 """What a failed call to the sidecar means: an outage, a mistake in the set-up, or a refusal of this one call.
 
 `SchedulerUnavailable`: the sidecar or its scheduler does not answer. `SchedulerMisconfigured`: it answers, and calls
-cannot succeed until somebody changes something. A plain `SchedulerError`: it answers, and refuses the call.
+cannot succeed until the set-up changes. A plain `SchedulerError`: it answers, and refuses the call.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _TIMER: Final = 'or use scheduler="timer"'
 
 
 class JobRefused(SchedulerError):
-    """Dapr refuses this one job; others are not concerned. Not known to happen, since every text sent is ours."""
+    """Dapr refuses this one job; others are not affected. Not known to happen, since every text sent is ours."""
 
 
 def translated(code: str, details: str, sidecar: str, source: str) -> SchedulerError:

@@ -167,8 +167,8 @@ class PostgresStore:
         raise inspection.no_backup(self._options)
 
     async def migrate(self, *, sql: bool = False) -> str | list[str]:
-        """Make the tables, or bring them up to date; the steps applied. `sql`: only the statements that a new database
-        needs, and nothing is done. The store need not be open. Raises a `StoreError`."""
+        """Create the tables, or update them; returns the steps applied. `sql`: return only the statements that a new
+        database needs, and change nothing. The store need not be open. Raises a `StoreError`."""
         if sql:
             return steps_sql(self._options.schema)
         return await threads.run(migrate, self._options)

@@ -1,4 +1,4 @@
-"""psycopg is there, or an error that says how to install it. Imported before the modules that use it."""
+"""Checks that psycopg is installed, or says how to install it. Imported before the modules that use it."""
 
 from __future__ import annotations
 
