@@ -94,10 +94,11 @@ HOLDERS: Final = f"SELECT {selected(JOB_COLUMNS)} FROM {{schema}}.jobs WHERE job
 
 
 def transact(conn: Connection, schema: Schema, writes: Sequence[Write]) -> list[object] | None:
-    """All of `writes` or none, in one round trip; None where that does not do (see `steps`), and nothing has happened.
+    """Writes all of `writes` or none, in one round trip; None if that is not possible (see `steps`), and then nothing
+    has happened.
 
-    Between an Insert of one job and an Update of another the order makes no difference, but for a name that one gives
-    up and the other takes: so the Updates come first.
+    Between an Insert of one job and an Update of another the order makes no difference, except for a name that one
+    releases and the other takes: so the Updates come first.
     """
     updates = [write.change for write in writes if type(write) is Update]
     inserts = [write for write in writes if type(write) is Insert]
@@ -132,7 +133,7 @@ def transact(conn: Connection, schema: Schema, writes: Sequence[Write]) -> list[
 
 
 def _are_one(changes: list[Change]) -> bool:
-    """Whether one statement writes all of them."""
+    """Whether one statement can write all of them."""
     kinds = {type(change) for change in changes}
     return len(kinds) == 1 and (
         kinds == {Completion} or not any(change.definition or change.progress for change in changes)
@@ -140,7 +141,7 @@ def _are_one(changes: list[Change]) -> bool:
 
 
 def one(conn: Connection, schema: Schema, write: Write) -> None:
-    """In a transaction that is open, without a look at its answer."""
+    """In an open transaction, without reading its answer."""
     match write:
         case Update(change):
             update(conn, schema, [change])
@@ -184,7 +185,7 @@ def insert(conn: Connection, schema: Schema, jobs: list[JobInfo]) -> None:
 
 
 def refusal(conn: Connection, schema: Schema, writes: Sequence[Write], error: psycopg.Error) -> AetherError | None:
-    """Which guard did not hold; None where it was none of them."""
+    """Which guard failed; None if no guard did."""
     changes = [write.change for write in writes if type(write) is Update]
     if error.sqlstate == trouble.STALE:
         guarded: list[Change | Note] = [*changes, *(write for write in writes if isinstance(write, Note))]
@@ -214,7 +215,7 @@ def refusal(conn: Connection, schema: Schema, writes: Sequence[Write], error: ps
 
 
 def happened(conn: Connection, schema: Schema, writes: Sequence[Write]) -> list[object] | None:
-    """The answer to `writes` that was lost, if the rows show them. They are atomic: the first one tells."""
+    """The answer to `writes` that was lost, if the rows show them. They are atomic: the first one decides."""
     write = writes[0]
     if isinstance(write, Note | Hold | Call):
         return None

@@ -1,4 +1,4 @@
-"""Do the rows agree, does some process run the jobs, and does the server keep up?"""
+"""Checks whether the rows agree, a process runs the jobs, and the server keeps up."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def _late(conn: Connection, schema: Schema, known: list[Process]) -> Findings:
 
 
 def _undeclared(conn: Connection, schema: Schema, known: list[Process]) -> Findings:
-    """Only living processes can tell what the code declares (docs/protocol.md, N9)."""
+    """Only living processes know what the code declares (docs/protocol.md, N9)."""
     live, _ = living(known)
     if not live:
         return []

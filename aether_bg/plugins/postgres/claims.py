@@ -1,8 +1,8 @@
-"""Claims: due rows, locked where they are found and skipped where others hold them, in one statement (C1, C7, L, R3).
+"""Claims: due rows, locked where they are found and skipped if others hold them, in one statement (C1, C7, L, R3).
 
 A **lane** is the waiting rows of one handler at one priority: the index has them in the order of their due instants.
-Each lane gives as many rows as its handler may take at most; what of them is taken is dealt as `Claim.deal` says. The
-rest stays locked until the statement has ended, which other claims do not wait for.
+Each lane gives at most as many rows as its handler may take; `Claim.deal` says which of them are taken. The rest stays
+locked until the statement has ended; other claims do not wait for them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from aether_bg.plugins.postgres.schema import MANUAL, NOT_HELD, READY, SUSPECT, 
 
 _LONG_AGO: Final = datetime(1, 1, 1, tzinfo=UTC)
 _PASSED: Final = timedelta(milliseconds=20)
-"""When to look again for a due row that was locked: by one who links a child to it, by a verb, by a stranger."""
+"""When to look again for a due row that was locked: by one who links a child to it, by a verb, by another program."""
 _FRESH: Final = 1.0
 """Seconds between two claims that begin at the earliest row, however fast they follow each other."""
 
@@ -29,7 +29,7 @@ SELECT pg_advisory_xact_lock(%s, hashtext(name)) FROM (
     SELECT DISTINCT name FROM unnest(%s::text[]) AS u(name) ORDER BY name
 ) AS names
 """
-"""Claims of handlers with a limit come one after the other: each counts what the one before it has taken."""
+"""Claims of handlers with a limit come one after the other: each counts what the previous one has taken."""
 _TAKEN: Final = f"""
 taken AS (
     UPDATE {{schema}}.jobs AS j SET status = 1, seq = j.seq + 1, attempt = j.attempt + 1, manual = false,
@@ -132,10 +132,10 @@ _HEADS: Final = 5
 
 
 class Claims:
-    """Where claims of one store begin to look.
+    """Where the claims of one store begin to look.
 
-    While some session holds an old snapshot, the index keeps every row that was ever taken from its head. So a claim
-    that follows a full one begins where that one ended; once a second, and when it is not full, it begins at the start.
+    While a session holds an old snapshot, the index keeps every row that was ever taken from its head. So a claim that
+    follows a full one begins where that one ended; once a second, and when it is not full, it begins at the start.
     """
 
     def __init__(self, schema: Schema) -> None:
@@ -195,8 +195,8 @@ class Claims:
 
 
 def _answered(claim: Claim, jobs: list[JobInfo], answer: Iterable[Any]) -> Claimed:
-    """Of a claim that is full, only that there may be more; else rows that are due and left are locked by others, or
-    wait for a limit or a slot."""
+    """A full claim says only that there may be more. Otherwise, due rows that are left are locked by others, or wait
+    for a limit or a slot."""
     passed, names, runs, due, waits = answer
     rest, running = claim.after(jobs), dict(zip(names or (), runs or (), strict=True))
     for job in jobs:

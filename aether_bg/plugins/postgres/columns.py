@@ -1,5 +1,5 @@
-"""Which columns there are, and how values are written and read. A field of the model is a column of its type; a column
-that is special is one line in a table here.
+"""Which columns there are, and how values are written and read. A field of the model is a column of its type; a special
+column is one line in a table here.
 
 Values go in as one array literal per column, whatever the number of rows: psycopg's own lists cost twice as much. They
 come out in PostgreSQL's binary form.
@@ -32,7 +32,7 @@ STATE_COLUMNS: Final = tuple(
     for name in attrs.fields_dict(Change)
     if name in JOB_COLUMNS and name not in ("seq", "schedule_rev", "progress")
 )
-"""What every `Change` writes, besides seq and schedule_rev. Few have progress: it is written apart."""
+"""What every `Change` writes, besides seq and schedule_rev. Few have progress: it is written separately."""
 COMPLETION_COLUMNS: Final = ("job_id", "seq", "schedule_rev", "modified_at", "modified_by")
 """What a `Completion` says; the rest follows from the row."""
 SETTLED_COLUMNS: Final = (
@@ -50,9 +50,9 @@ _BY_ANNOTATION: Final = {
 }  # fmt: skip
 _SPECIAL: Final = dict.fromkeys(("seq", "schedule_rev", "armed_seq", "token", "next_seq", "next_rev"), "bigint")
 _FREE: Final = frozenset(("last_error", "created_by", "modified_by", "expression_value", "error"))
-"""Texts that may hold anything, a NUL too, which PostgreSQL's text cannot."""
+"""Texts that may hold anything, also a NUL, which PostgreSQL's text cannot hold."""
 SORTED: Final = ' COLLATE "C"'
-"""Of names: no index breaks when the system's collations change."""
+"""For names: no index breaks when the system's collations change."""
 _NAMES: Final = frozenset(("job_name", "handler_name"))
 
 
@@ -124,7 +124,7 @@ def is_odd(text: str) -> bool:
 
 
 def to_text(text: str) -> str:
-    """As it is stored: as it is, or after the character 1 as JSON where PostgreSQL could not hold it."""
+    """The text as it is stored: unchanged, or as JSON after the character 1 if PostgreSQL could not hold it."""
     if text[:1] == "\x01" or is_odd(text):
         return f"\x01{encode(text)}"
     return text
@@ -253,7 +253,7 @@ _READERS: Final[dict[str, Callable[[Any], Any]]] = {
     "payload": from_json, "extra_properties": from_mapping,
     **dict.fromkeys(_FREE, from_text),
 }  # fmt: skip
-"""How columns are read that are not as the driver gives them; never given None."""
+"""How to read columns whose value differs from the driver's; never called with None."""
 
 
 def _readers(columns: Sequence[str]) -> tuple[tuple[str, Callable[[Any], Any]], ...]:
@@ -262,12 +262,12 @@ def _readers(columns: Sequence[str]) -> tuple[tuple[str, Callable[[Any], Any]], 
 
 
 JOB_READERS: Final = _readers(JOB_COLUMNS)
-"""Columns of a job that are not as the driver gives them, and how each is read."""
+"""The columns of a job whose value differs from the driver's, and how to read each."""
 _RUN_READERS: Final = _readers(RUN_COLUMNS)
 
 
 def job_of(row: Sequence[Any]) -> JobInfo:
-    """The job of a row of `selected(JOB_COLUMNS)`. Raises for what cannot be read (see `rows`)."""
+    """The job of a row of `selected(JOB_COLUMNS)`. Raises for a value that cannot be read (see `rows`)."""
     fields = _fields(JOB_COLUMNS, JOB_READERS, row)
     fields["handler_paused"] = False  # kept apart from the rows
     return filled(JobInfo, fields)

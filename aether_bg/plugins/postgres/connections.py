@@ -1,4 +1,4 @@
-"""Connections, as each kind of work needs them, and how one is broken from another thread."""
+"""Connections, as each kind of work needs them, and how to break one from another thread."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ SETTINGS: Final = {
     "SET default_transaction_read_only = off; SET idle_session_timeout = 0; SET statement_timeout = '1s'; "
     "SET idle_in_transaction_session_timeout = '10s'",
 }
-"""By kind of work. A plan made while the table was empty would read all of it until the next ANALYZE: so the hot ones
-never do that. SQL of users runs on "unit" alone, with the search path of their role."""
+"""By kind of work. A plan made while the table was empty would read all of it until the next ANALYZE; the frequent
+statements avoid such plans. SQL of users runs on "unit" alone, with the search path of their role."""
 _POOLED: Final = "SET timezone = 'UTC'"
-"""All that a pooler in transaction mode keeps apart for each client."""
+"""All that a pooler in transaction mode keeps separate for each client."""
 
 
 @attrs.define(eq=False)
@@ -76,7 +76,8 @@ def is_pooled(conn: Connection) -> bool:
 
 
 def is_usable(conn: Connection | None) -> bool:
-    """Open, and the server has not hung up: what it says between two statements is a farewell or a notification."""
+    """Whether it is open and the server has not hung up: what the server sends between two statements is a farewell or
+    a notification."""
     if conn is None or conn.closed:
         return False
     try:
@@ -87,7 +88,7 @@ def is_usable(conn: Connection | None) -> bool:
 
 
 def cut(conn: Connection | None) -> None:
-    """End its network connection, from any thread: a statement that waits for an answer on it fails at once."""
+    """Ends its network connection, from any thread: a statement that waits for an answer on it fails at once."""
     if conn is None:  # none was made yet
         return
     with suppress(OSError, psycopg.Error, AttributeError), socket.socket(fileno=os.dup(conn.fileno())) as copy:
@@ -99,8 +100,8 @@ _kept: list[Connection] = []
 
 
 def _after_fork() -> None:
-    """In the child: close its copies of the descriptors without a word to the server. Else the child would keep a dead
-    parent's locks, or end the parent's session (docs/protocol.md, P2)."""
+    """In the child: closes its copies of the descriptors and sends nothing to the server. Otherwise the child would
+    keep a dead parent's locks, or end the parent's session (docs/protocol.md, P2)."""
     _kept.extend(_open)  # never collected, so that nothing is closed a second time
     for conn in _kept:
         with suppress(OSError, psycopg.Error):

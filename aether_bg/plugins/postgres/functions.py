@@ -56,4 +56,4 @@ BEGIN
     RETURN found;
 END $$;
 """
-"""A held name answers with the job that holds it. The payload is checked by the handler."""
+"""A held name returns the job that holds it. The handler checks the payload."""

@@ -28,7 +28,8 @@ _WAIT: Final = 5.0
 PATIENCE: Final = 60.0
 """Seconds for an answer."""
 SILENT: Final = "interval '60 s'"
-"""Without a heartbeat for longer, a process that is not proven dead is called silent: four default leases."""
+"""After this many seconds without a heartbeat, a process that is not proven dead is called silent: four default
+leases."""
 
 PROCESSES: Final = f"""
 WITH held AS MATERIALIZED ({HELD})
@@ -46,7 +47,7 @@ class Inspection:
         self.schema, self.where = options.schema, options.where
 
     async def ask(self, question: Callable[[Connection], R]) -> R:
-        """Raises a `StoreError` where the server does not answer in time."""
+        """Raises a `StoreError` if the server does not answer in time."""
         return await self._crew.do(question, within=_WAIT, limit=PATIENCE)
 
     async def store_find(self, query: Query) -> Sequence[JobInfo]:

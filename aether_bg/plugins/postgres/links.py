@@ -1,7 +1,8 @@
 """Parents and children inside the open transaction (docs/protocol.md, A1 to A3).
 
-Who links a child to a parent holds the parent's row, and who ends a parent looks for children after it has that row: so
-one of two that do both at once sees the other. Children are changed under their row's lock, in the order of their ids.
+A transaction that links a child to a parent locks the parent's row, and one that ends a parent looks for children after
+it has locked that row: so if two do this at once, one sees the other. Children are changed under their row's lock, in
+the order of their ids.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def place(conn: Connection, schema: Schema, insert: Insert) -> JobInfo:
 
 
 def link(conn: Connection, schema: Schema, child: JobInfo, after: Iterable[UUID]) -> Settled | None:
-    """Once its row is stored."""
+    """After its row is stored."""
     conn.execute(schema(LINK), [child.id, uuids(after)])
     return Settled.of(child)
 
@@ -89,7 +90,7 @@ def rejoin(conn: Connection, schema: Schema, change: Change) -> list[Settled]:
 
 
 def settle(conn: Connection, schema: Schema, ended: Sequence[Change]) -> list[Settled]:
-    """What the end of these makes of those that wait for them, and of those that wait for them in turn."""
+    """Settles the jobs that wait for these, and those that wait for them in turn."""
     good = {one.job_id: Parent(one.job_id, "", JobStatus.COMPLETED) for one in ended}
     bad = [one.job_id for one in ended if one.status is not JobStatus.COMPLETED]
     if not ended:
@@ -98,7 +99,7 @@ def settle(conn: Connection, schema: Schema, ended: Sequence[Change]) -> list[Se
 
 
 def settle_left(conn: Connection, schema: Schema, now: datetime) -> list[Settled]:
-    """The same for those that have ended unseen."""
+    """The same for those whose end no Update has written."""
     with conn.transaction():
         left = [parent for (parent,) in conn.execute(schema(LEFT))]
         gone = {parent: Parent(parent, "", JobStatus.COMPLETED) for parent in left}

@@ -1,4 +1,4 @@
-"""Reading for people: attempts of all jobs, failures in groups, and how an error or a schedule is searched."""
+"""Reads for people: attempts of all jobs, failures in groups, and how to search for an error or a schedule."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def head(column: str) -> str:
 
 
 def has_line(column: str, line: str) -> str:
-    """Whether its line may be this parameter; of those stored as JSON nothing is known here."""
+    """Whether its line may be this parameter; errors stored as JSON cannot be judged here."""
     return f"(left({column}, 1) = chr(1) OR left(split_part(coalesce({column}, ''), chr(10), 1), 200) = {line})"
 
 

@@ -34,7 +34,7 @@ threads = Threads("aether_bg postgres")
 
 OLDEST: Final = 140000
 _FENCE: Final = 1.8
-"""Beats' intervals, of which a lease has three, without a beat after which a fenced owner gives up its attempts."""
+"""The number of beat intervals, of which a lease has three, after which a fenced owner gives up its attempts."""
 
 
 @attrs.frozen(kw_only=True)
@@ -61,7 +61,7 @@ class Opened:
     def __init__(
         self, options: Options, wake: Callable[[], object], report: Callable[[str], object]
     ) -> None:  # fmt: skip
-        """`report`: a problem that has no caller."""
+        """`report`: for a problem that has no caller."""
         self.options, self.schema, self.where = options, options.schema, options.where
         self.bridge, self.pid = Bridge(), os.getpid()
         self.store_id = UUID(int=0)
@@ -111,7 +111,7 @@ class Opened:
             self.store_id = schema.store_id(conn, self.schema, self.where)
 
     def _session_link(self) -> Link:
-        """The session's own way to the server, around a pooler. Raises a `StoreError` where it leads elsewhere."""
+        """The session's own way to the server, around a pooler. Raises a `StoreError` if it leads elsewhere."""
         if (place := self.options.session) is None:
             return self._link
         link, where = Link(place), f"database {place} (session=)"
@@ -162,7 +162,8 @@ class Opened:
         return results
 
     def _transact(self, conn: Connection, writes: Sequence[Write]) -> list[object]:
-        """Where jobs have waited a moment ago for the end of others, more are likely to: straight to the longer way."""
+        """If jobs waited for the end of others a moment ago, more are likely to: then it takes the longer way at
+        once."""
         if time.monotonic() > self._in_steps_until:
             if (results := changes.transact(conn, self.schema, writes)) is not None:
                 return results
@@ -193,7 +194,7 @@ class Opened:
         return await self._readers.do(run, within=self.options.busy, limit=limit or self.options.busy)
 
     async def index(self, name: str) -> None:
-        """Make one of `schema.INDEXES`. Without the right to, the answer takes longer."""
+        """Creates one of `schema.INDEXES`. Without the right to do so, answers take longer."""
         if name not in self._indexed:
             self._indexed.add(name)
             await threads.run(self._make_index, name)
@@ -239,7 +240,7 @@ class Opened:
 
 
 def first(link: Link, kind: str, where: str, within: float) -> Connection:
-    """Waits for a server that is not there yet. Raises a `StoreError`; for one that cannot be reached only after
+    """Waits for a server that is not there yet. Raises a `StoreError`; for a server that cannot be reached, only after
     `within` seconds."""
     deadline, wait = time.monotonic() + within, 0.05
     while True:
@@ -254,7 +255,7 @@ def first(link: Link, kind: str, where: str, within: float) -> Connection:
 
 
 def migrate(options: Options) -> list[str]:
-    """The steps applied. Raises a `StoreError`."""
+    """Returns the steps applied. Raises a `StoreError`."""
     with closing(first(Link(options.place), "schema", options.where, options.connect_for)) as conn:
         try:
             return schema.migrate(conn, options.schema, options.where, options.connect_for)

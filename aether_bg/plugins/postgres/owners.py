@@ -1,8 +1,8 @@
-"""Who is alive: rows of owners, and what one look at them tells (docs/protocol.md, P1 to P8).
+"""Who is alive: the rows of owners, and what one read of them shows (docs/protocol.md, P1 to P8).
 
-Each owner's session holds an advisory lock, which the server lets go of when the process is gone. A lock that is free
-proves nothing by itself: it is free after a restart of the server and while a connection is made again. So it counts
-only if the owner took it from this start of the server, and if it stays free, with the beat unchanged, for `GRACE`.
+Each owner's session holds an advisory lock, which the server releases when the process is gone. A free lock proves
+nothing by itself: it is free after a restart of the server and while a connection is made again. So it counts only if
+the owner took it from this start of the server, and if it stays free, with the beat unchanged, for `GRACE`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from aether_bg.plugins.postgres.schema import MANUAL, READY, Schema
 GRACE: Final = 1.0
 """Seconds; longer than an owner takes to connect again."""
 _GAP: Final = 3.0
-"""Seconds between two looks beyond which what was seen before does not count."""
+"""If two reads are further apart than this many seconds, earlier observations do not count."""
 
 DUE_HANDLERS: Final = f"""
 WITH RECURSIVE lane(name, priority) AS (
@@ -46,7 +46,7 @@ AND classid::bigint = %(lock_class)s::bigint & 4294967295
 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
 """
 LOCKED: Final = "epoch IS NULL OR epoch <> pg_postmaster_start_time() OR lock::bigint IN (SELECT * FROM held)"
-"""Whether nothing can be said by the lock, or it is held."""
+"""Whether the lock is held, or proves nothing."""
 SIZE: Final = "pg_total_relation_size('{schema}.jobs') + pg_total_relation_size('{schema}.runs')"
 ALIVE: Final = f"""
 WITH held AS MATERIALIZED ({HELD}), known AS MATERIALIZED (
@@ -96,7 +96,7 @@ class Observer:
         self._looked = 0.0
 
     def forget(self) -> None:
-        """A look failed: what happened meanwhile is unknown (docs/protocol.md, P6)."""
+        """A read failed: what happened since is unknown (docs/protocol.md, P6)."""
         self._free.clear()
 
     def look(self, conn: Connection, beat: Heartbeat, store_id: UUID, mine: Iterable[UUID]) -> Alive:

@@ -1,4 +1,4 @@
-"""Where the database is, and what may be said about it: the password is never part of a repr, an error or a pickle."""
+"""Where the database is, without its secrets: the password is never part of a repr, an error or a pickle."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Place:
 
     @property
     def options(self) -> frozenset[str]:
-        """The names of what it says."""
+        """The names of its options."""
         return frozenset(self._options)
 
     @property
@@ -84,7 +84,7 @@ def checked_schema(schema: Any) -> str:
 
 
 def is_local(host: str | None) -> bool:
-    """A socket, or this machine's loopback."""
+    """Whether it is a socket, or this machine's loopback."""
     if not host or host.startswith(("/", "@")) or host == "localhost":
         return True
     try:

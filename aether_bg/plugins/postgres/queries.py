@@ -1,4 +1,4 @@
-"""Reading: `Query`, history and statistics as SQL; and retention, which decides by the same columns."""
+"""Reads: `Query`, history and statistics as SQL; and retention, which decides by the same columns."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def find(conn: Connection, schema: Schema, query: Query) -> list[JobInfo]:
 
 
 def _by_status(query: Query, source: str, where: str, order: str) -> str | None:
-    """What has ended, the latest first: one part for each status, in the order of its index."""
+    """Jobs that have ended, the latest first: one part for each status, in the order of its index."""
     if query.order != "ended" or source is not _JOBS or query.job_name is not None:
         return None
     kinds = [status for status in query.status or JobStatus if status.terminal]
@@ -80,7 +80,8 @@ def _by_status(query: Query, source: str, where: str, order: str) -> str | None:
 
 
 def following(prefix: str) -> str | None:
-    """The first text after all that begin so, compared by code points as the column is; None if there is none."""
+    """The first text after all that have this beginning, compared by code points as the column is; None if there is
+    none."""
     last = prefix.rstrip("\U0010ffff")
     if not last:
         return None
@@ -95,7 +96,7 @@ def _any_created_after(conn: Connection, schema: Schema, at: datetime) -> bool:
 
 
 def _beyond_row(place: tuple[str, ...], than: str) -> str:
-    """By the id itself where that is the order: its row may be purged meanwhile."""
+    """Compares the id itself if that is the order: its row may be purged in the meantime."""
     if place == ("id",):
         return f"id {than} %(after)s"
     columns = ", ".join(place)
@@ -103,7 +104,7 @@ def _beyond_row(place: tuple[str, ...], than: str) -> str:
 
 
 def _where(query: Query) -> tuple[list[str], dict[str, Any]]:
-    """Only our own text in the SQL; every value is a parameter."""
+    """Only our own text becomes SQL; every value is a parameter."""
     terms: list[str] = []
     given: dict[str, Any] = {}
 
@@ -241,7 +242,7 @@ def purge(conn: Connection, schema: Schema, purge: Purge) -> int:
 
 
 def purgeable(conn: Connection, schema: Schema, purge: Purge) -> int:
-    """How many jobs a purge of one status would take; counted as the store takes them, oldest first."""
+    """How many jobs a purge of one status would take, in the order in which it takes them, oldest first."""
     sql, given = "SELECT count(*) FROM {schema}.jobs WHERE status = %s", list[Any]([int(purge.status or 0)])
     total = old = _one(conn, schema(sql), given)
     if purge.before is not None:

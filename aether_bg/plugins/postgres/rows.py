@@ -1,6 +1,6 @@
-"""Rows of jobs as values, with a stand-in for one that cannot be read, and how such a row is set aside (C8).
+"""Rows of jobs as values, with a stand-in for a row that cannot be read, and how such a row is set aside (C8).
 
-The types and constraints of the tables leave little that could be wrong: JSON nested too deep, or written by hand.
+The types and constraints of the tables leave few possible faults: JSON nested too deep, or written by hand.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def _unreadable(row: Sequence[Any]) -> JobInfo:
 
 
 def set_aside(conn: Connection, schema: Schema, found: Iterable[JobInfo]) -> list[str]:
-    """FAILED with the reason, so that their neighbours run; what to report about them."""
+    """FAILED with the reason, so that the other rows run; returns what to report about them."""
     told = []
     for job in found:
         error = job.last_error or REMEDY

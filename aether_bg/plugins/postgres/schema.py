@@ -1,4 +1,4 @@
-"""The tables, as steps of a migration, and the statements' names for them.
+"""The tables, as steps of a migration, and their names for the statements.
 
 All of it is in one schema of the database. `jobs` has a row per job, `runs` its history, `links` which job runs after
 which, `owners` the processes that run jobs now, `handlers` those that are paused, `meta` the store's id and the steps
@@ -24,11 +24,11 @@ from aether_bg.plugins.postgres.connections import Connection
 from aether_bg.plugins.postgres.functions import ENQUEUE
 
 READY: Final = "status = 0 AND waits_for = 0 AND (NOT paused OR manual)"
-"""What can be claimed once it is due. Queries repeat it to the letter, so that the partial indexes serve them."""
+"""What can be claimed once it is due. Queries repeat it exactly, so that the partial indexes serve them."""
 NOT_HELD: Final = "(manual OR NOT EXISTS (SELECT FROM {schema}.handlers AS held WHERE held.name = handler_name))"
-"""And not kept waiting by the pause of its handler (docs/protocol.md, L3)."""
+"""Not held by the pause of its handler (docs/protocol.md, L3)."""
 MANUAL: Final = "status = 0 AND waits_for = 0 AND manual"
-"""Of these the pause of a handler holds none; few at any time, with an index of their own."""
+"""These are never held by the pause of a handler; there are few at any time, with an index of their own."""
 SUSPECT: Final = f"crash_count >= {CRASHES}"
 _BUSY: Final = "autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000, "
 _VACUUM: Final = f"{_BUSY}autovacuum_vacuum_cost_limit = 2000, autovacuum_vacuum_cost_delay = 1"
@@ -36,7 +36,7 @@ _FIRST, _LAST = "'0001-01-01 00:00:00+00'", "'9999-12-31 23:59:59.999999+00'"
 
 
 def _readable(cls: type) -> str:
-    """Instants that Python has: all others are refused, rather than set aside when they are read."""
+    """Only instants that Python can represent: others are refused now, rather than set aside when they are read."""
     names = [field.name for field in attrs.fields(cls) if str(field.type).startswith("datetime")]
     return " AND ".join(f"({name} IS NULL OR {name} BETWEEN {_FIRST} AND {_LAST})" for name in names)
 
@@ -120,8 +120,8 @@ INDEXES: Final = {
     "unarmed": f"{_INDEX} jobs_unarmed ON {{schema}}.jobs (due_at) WHERE {READY} AND armed_seq <> seq",
     "attempts": f"{_INDEX} runs_ended ON {{schema}}.runs (finished_at) WHERE {ATTEMPTED}",
 }
-"""Made when they are first of use: by a scheduler that asks what is not armed, by people who look at attempts. A store
-that never has either need not pay for them."""
+"""Created when they are first needed: by a scheduler that asks for rows that are not armed, by people who look at
+attempts. A store that never has either does not pay for them."""
 
 STEPS: Final = {"m001_initial": _INITIAL}
 """All migrations, in order. A released one is never changed."""
@@ -144,12 +144,12 @@ class Schema:
         return text
 
     def once(self, template: str) -> bytes:
-        """The same for a text that is put together for one use."""
+        """The same for a text that is built for one use."""
         return template.replace("{schema}", f'"{self.name}"').encode()
 
 
 def steps_sql(schema: Schema) -> str:
-    """All that `migrate` would do on an empty database, to be run by hand in one transaction."""
+    """Everything that `migrate` would do on an empty database, to be run by hand in one transaction."""
     texts = [f'CREATE SCHEMA IF NOT EXISTS "{schema.name}";']
     for step, text in STEPS.items():
         texts.append(schema(text).decode().strip())
@@ -158,9 +158,9 @@ def steps_sql(schema: Schema) -> str:
 
 
 def applied(conn: Connection, schema: Schema) -> list[str]:
-    """The steps it has had; empty if there is none.
+    """The steps applied so far; empty if there are none.
 
-    Read from the table of tables: `to_regclass` may remember, until the transaction ends, that there was none.
+    Read from the table of tables: `to_regclass` may remember, until the transaction ends, that there was no table.
     """
     found = conn.execute("SELECT 1 FROM pg_tables WHERE schemaname = %s AND tablename = 'meta'", [schema.name])
     if found.fetchone() is None:
@@ -170,7 +170,7 @@ def applied(conn: Connection, schema: Schema) -> list[str]:
 
 
 def check(conn: Connection, schema: Schema, where: str) -> list[str]:
-    """The steps that are missing. Raises `SchemaTooNew`, or `TablesTaken` for tables of somebody else's."""
+    """The steps that are missing. Raises `SchemaTooNew`, or `TablesTaken` for tables that something else created."""
     done = applied(conn, schema)
     if unknown := [step for step in done if step not in STEPS]:
         rule = f"it was written by a newer aether_bg (schema step {unknown[-1]})"
@@ -196,7 +196,7 @@ def require(conn: Connection, schema: Schema, where: str) -> None:
 
 
 def migrate(conn: Connection, schema: Schema, where: str, within: float) -> list[str]:
-    """Apply what is missing, each step in a transaction; the steps applied. One process at a time does it."""
+    """Applies what is missing, each step in a transaction; returns the steps applied. One process at a time does it."""
     deadline, done = time.monotonic() + within, list[str]()
     while missing := check(conn, schema, where):
         try:

@@ -1,6 +1,6 @@
 """The session thread: one connection that holds the owners' locks, keeps their beats, listens and notifies.
 
-A select loop: nothing on it waits for the event loop, so a handler that blocks that loop holds up no beat (P3).
+A select loop: nothing on it waits for the event loop, so a handler that blocks that loop delays no beat (P3).
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from aether_bg.plugins.postgres.connections import Connection, Link, cut, is_usa
 from aether_bg.plugins.postgres.schema import Schema
 
 _BACKOFF: Final = (0.05, 0.25)
-"""Seconds before a new try to connect: the first time, and at most. Well below `owners.GRACE`."""
+"""Seconds before a new attempt to connect: the first time, and at most. Far below `owners.GRACE`."""
 _TURN: Final = 0.25
-"""Seconds between two looks at `stop_asked`."""
+"""Seconds between two checks of `stop_asked`."""
 _APART: Final = 0.02
-"""Seconds between two notifications, whatever is written meanwhile."""
+"""Seconds between two notifications, however much is written."""
 _FAREWELL: Final = 2.0
 
 
 @attrs.define(eq=False)
 class Mine:
-    """An owner of this store. `lock`: its number, 0 without one; `lost`: its row is gone, others took it for dead."""
+    """An owner of this store. `lock`: its number, 0 without one; `lost`: its row is gone, others declared it dead."""
 
     id: UUID
     interval: float
@@ -59,7 +59,7 @@ class Mine:
 
 
 class Question:
-    """Something to do on the session's connection, for a thread that waits."""
+    """Something to do on the session's connection, for a thread that waits for it."""
 
     def __init__(self, run: Callable[[Connection], object]) -> None:
         self.run, self.done = run, threading.Event()
@@ -87,13 +87,13 @@ class Session:
 
     @property
     def trusted(self) -> bool:
-        """It is a session: locks and LISTEN work."""
+        """Whether it is a session: locks and LISTEN work."""
         return not self._link.pooled
 
     # -- from other threads ----------------------------------------------------------------------
 
     def ask(self, run: Callable[[Connection], object], within: float) -> None:
-        """Have it done on its connection; wait for it. Raises a `StoreError`."""
+        """Has it done on the session's connection, and waits. Raises a `StoreError`."""
         question = Question(run)
         self._questions.put(question)
         self._nudge()
@@ -106,7 +106,7 @@ class Session:
             raise question.error
 
     def join(self, conn: Connection, beat: Heartbeat) -> None:
-        """Lock first, then the row: whoever sees the row finds the lock held (docs/protocol.md, P1)."""
+        """Lock first, then the row: whichever process sees the row finds the lock held (docs/protocol.md, P1)."""
         now = time.monotonic()
         mine = Mine(
             beat.owner, beat.interval, beat.stop_asked, now + beat.keep_for, next=now + beat.interval,
@@ -119,13 +119,13 @@ class Session:
         self.owners[beat.owner] = mine
 
     def tell(self, conn: Connection, beat: Heartbeat) -> None:
-        """What its row says about it beside the beat."""
+        """What its row says about the owner besides the beat."""
         conn.execute(self._schema(owners.TELL), [beat.stopping, list(beat.problems), beat.owner])
         if (mine := self.owners.get(beat.owner)) is not None:
             mine.problems, mine.announced = beat.problems, mine.announced or beat.stopping
 
     def forget(self, conn: Connection, beat: Heartbeat) -> None:
-        """Delete the rows of recovered owners, and of this one when it leaves; then let go of its lock."""
+        """Deletes the rows of recovered owners, and of this one when it leaves; then releases its lock."""
         gone = [*beat.recovered, *([beat.owner] if beat.leave else [])]
         conn.execute(self._schema(owners.FORGET), [gone])
         if beat.leave and (mine := self.owners.pop(beat.owner, None)) is not None and mine.held:
@@ -146,7 +146,7 @@ class Session:
             self._writer.send(b"x")
 
     def end(self) -> None:
-        """Close the connection, which lets go of all locks. Rows of owners that have not left stay."""
+        """Closes the connection, which releases all locks. Rows of owners that have not left stay."""
         self._going = False
         self._nudge()
         self._thread.join(_FAREWELL)
@@ -176,7 +176,7 @@ class Session:
         self._close()
 
     def _refuse(self, error: BaseException) -> None:
-        """An error that will not pass answers those who wait; after others they wait for the next try."""
+        """An error that will not pass answers those who wait; after other errors they wait for the next attempt."""
         problem = trouble.refused(error, self._where) if isinstance(error, psycopg.Error) else None
         if isinstance(problem, AetherError) and not trouble.passes(problem):
             while not self._questions.empty():
@@ -249,7 +249,7 @@ class Session:
         return bool(row and row[0])
 
     def _lock_again(self, conn: Connection, mine: Mine) -> None:
-        """The connection is a new one. Until the server has noticed the end of the old one, that still has the lock."""
+        """The connection is new. Until the server has noticed the end of the old one, that one still has the lock."""
         if self._take(conn, mine):
             mine.held = True
             mine.lost = conn.execute(self._schema(owners.REGISTER_AGAIN), [mine.id]).rowcount != 1

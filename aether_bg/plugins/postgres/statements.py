@@ -30,7 +30,7 @@ from aether_bg.plugins.postgres.columns import (
 from aether_bg.plugins.postgres.schema import Schema
 
 _APART: Final = 0.05
-"""Seconds between two NOTIFYs in users' transactions: each makes its commit wait for every other one that has one."""
+"""Seconds between two NOTIFYs in users' transactions: with one, a commit waits for every other commit that has one."""
 _CHANGE: Final = (*GUARD_COLUMNS, *STATE_COLUMNS)
 _KEY: Final = ("job_id", "token", "gap")
 _TEXT: Final = "CAST({place} AS text)"
