@@ -195,8 +195,13 @@ def dapr(session: nox.Session) -> None:
 @nox.session
 def postgres(session: nox.Session) -> None:
     """The store's suite on a real PostgreSQL, through pgbouncer too where it is installed; CONTRIBUTING.md says how."""
-    session.install("-q", ".[dapr,postgres,test]", *EXAMPLES, "asyncpg", "sqlalchemy[asyncio]", "pyyaml")
-    suite = ["tests/plugins/postgres", "tests/testing/test_postgres.py"]
+    session.install("-q", ".[dapr,postgres,test,web]", *EXAMPLES, "asyncpg", "sqlalchemy[asyncio]", "pyyaml")
+    suite = [
+        "tests/plugins/postgres",
+        "tests/testing/test_postgres.py",
+        "tests/ext/web/test_screens.py",
+        "tests/ext/web/test_actions.py",
+    ]
     run_pytest(session, "-n", WORKERS, "--dist", "worksteal", *suite, *session.posargs)
 
 

@@ -31,7 +31,7 @@ from aether_bg.ext.web._actions import MOST, SINGLE, Actions, Outcome
 from aether_bg.ext.web._activity import MOST as MOST_ATTEMPTS
 from aether_bg.ext.web._filters import Filter, job_id
 from aether_bg.ext.web._guard import HEADERS, NO_STORE, Allow, Refused, admitted, check_origin, form
-from aether_bg.ext.web._screens import Context, Screens
+from aether_bg.ext.web._screens import PAGE, Context, Screens
 from aether_bg.ext.web._source import Source
 from aether_bg.ext.web._words import Payloads
 
@@ -222,7 +222,7 @@ def _environment() -> jinja2.Environment:
     )  # fmt: skip
     environment.filters["length_of"] = len
     environment.globals |= {
-        "live": LIVE, "names": {"confirm_delete": "Delete?"}, "most_attempts": MOST_ATTEMPTS,
+        "live": LIVE, "names": {"confirm_delete": "Delete?"}, "most_attempts": MOST_ATTEMPTS, "most_linked": PAGE,
         "version_of_package": __version__,
     }  # fmt: skip
     for name in ("line", "head", "block", "instant", "ago", "length", "number"):

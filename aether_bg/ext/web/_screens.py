@@ -21,6 +21,8 @@ from aether_bg.schedule import Upcoming
 PAGE: Final = 50
 RECURRING_PAGE: Final = 20
 ACTIVE: Final = (JobStatus.SCHEDULED, JobStatus.RUNNING)
+_ENDED: Final = tuple(status for status in JobStatus if status.terminal)
+_OPEN: Final = tuple(status for status in JobStatus if status is not JobStatus.COMPLETED)
 Context = dict[str, Any]
 
 
@@ -96,6 +98,7 @@ class Screens:
             "payload": payload(job.payload, self._payloads), "readable": not isinstance(job, Unreadable),
             "metadata": payload(dict(job.extra_properties), self._payloads) if job.extra_properties else None,
             "extra": _extra(job, runs, self._payloads), "commands": _commands(self._source, job),
+            "parents": await _parents(reader, job), **await _children(reader, job),
         }  # fmt: skip
 
     async def failures(self, reader: Reader, fields: Mapping[str, str]) -> Context:
@@ -149,6 +152,23 @@ def _last_error(job: JobInfo, runs: Sequence[JobRun]) -> str | None:
     if job.last_error and job.status is not JobStatus.COMPLETED:
         return job.last_error
     return last.error if last is not None else None
+
+
+async def _parents(reader: Reader, job: JobInfo) -> Sequence[JobInfo]:
+    """The jobs that it runs after: at most a page of them, those first that are not COMPLETED."""
+    if not job.parents:
+        return ()
+    found = list(await reader.find(Query(parents_of=job.id, status=_OPEN, limit=PAGE)))
+    if len(found) < PAGE:
+        found += await reader.find(Query(parents_of=job.id, status=(JobStatus.COMPLETED,), limit=PAGE - len(found)))
+    return found
+
+
+async def _children(reader: Reader, job: JobInfo) -> Context:
+    """The jobs that run after it: those first that still wait."""
+    waiting = list(await reader.find(Query(children_of=job.id, status=ACTIVE, limit=PAGE + 1)))
+    found = waiting + list(await reader.find(Query(children_of=job.id, status=_ENDED, limit=PAGE + 1)))
+    return {"children": found[:PAGE], "more_children": len(found) > PAGE}
 
 
 def _coming(reader: Reader, job: JobInfo) -> list[Upcoming]:

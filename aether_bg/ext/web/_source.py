@@ -215,6 +215,8 @@ class _Inspected:
         around, schedule = Around.of(await self._inspection.processes()), self.schedule(job)
         if schedule is None:
             around = attrs.evolve(around, readable=False)
+        if job.waits_for:
+            around = attrs.evolve(around, parents=await self.find(Query(parents_of=job.id, limit=job.parents)))
         return explain(job, await self.history(job.id, 10), now=self.now(), around=around, schedule=schedule)
 
     def schedule(self, job: JobInfo) -> Schedule | None:

@@ -82,15 +82,20 @@ async def fill(app: Any, ids: dict[str, Any]) -> None:
         await anyio.sleep(0.01)
 
 
-@pytest.fixture(params=[("sqlite", "asyncio"), ("memory", "trio")], ids="-".join)
+@pytest.fixture(params=[("sqlite", "asyncio"), ("memory", "trio"), ("postgres", "asyncio")], ids="-".join)
 def both(request: pytest.FixtureRequest) -> Any:
     """Each store and each event loop, not all pairs of them."""
     return request.param
 
 
 @pytest.fixture
-def store(both: Any, tmp_path: Path) -> Any:
-    return MemoryStore() if both[0] == "memory" else tmp_path / "jobs.db"
+def store(both: Any, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """Skips where there is no PostgreSQL."""
+    if both[0] == "postgres":
+        with request.getfixturevalue("aether_postgres").database() as url:
+            yield url
+    else:
+        yield MemoryStore() if both[0] == "memory" else tmp_path / "jobs.db"
 
 
 @pytest.fixture
@@ -111,6 +116,7 @@ def serve(store: Any, loop: str) -> Callable[..., Any]:
         async def filled(_: Any) -> AsyncIterator[None]:
             await fill(app, ids)
             yield
+            await app.delete(ids["long"])  # else the stop waits for it
 
         page = dashboard(shown(app), **{"allow": lambda request: "ada"} | options)
         service = Starlette(routes=[Mount("/ops", page), Mount("/health", health(app))], lifespan=lifespan(app, filled))

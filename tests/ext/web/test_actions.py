@@ -9,19 +9,8 @@ import pytest
 
 from aether_bg import JobStatus
 from aether_bg.ext.web import _actions
-from aether_bg.plugins.memory import MemoryStore
 
 Serve = Callable[..., Any]
-
-
-@pytest.fixture
-def store() -> MemoryStore:
-    return MemoryStore()
-
-
-@pytest.fixture
-def loop() -> str:
-    return "asyncio"
 
 
 def test_single_actions(serve: Serve) -> None:

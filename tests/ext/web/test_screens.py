@@ -1,4 +1,4 @@
-"""What the screens say, over SQLite and memory, on both event loops, without a browser."""
+"""What the screens say, over all three stores, on both event loops, without a browser."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from uuid import uuid4
 
 import pytest
 from web_texts import NAME, SCREENS, SECRET
+
+from aether_bg import NewJob
+from aether_bg.plugins.memory import MemoryStore
 
 Serve = Callable[..., Any]
 RAW = ("<script>alert", "<img", "<b onmouseover", "\u202e", "\u2066")
@@ -97,6 +100,46 @@ def test_jobs_are_filtered_and_paged(serve: Serve) -> None:
         assert len(set(re.findall(r"failed-\d", service.get("jobs", params={"error": line}).text))) == 3
 
 
+def test_a_job_links_to_those_it_waits_for_and_to_those_that_wait(serve: Serve) -> None:
+    with serve() as service:
+        ids, jobs = service.ids, service.jobs
+        ids["merge"] = service.call(lambda: jobs.enqueue("Fine", "merge", after=[ids["fine-0"], ids["later"]]))
+        ids["tell"] = service.call(lambda: jobs.enqueue("Fine", "tell", after=[ids["merge"]], after_any=True))
+        merge, tell, later = (service.get(f"jobs/{ids[name]}").text for name in ("merge", "tell", "later"))
+        above, _, below = merge.partition("Jobs that run after it")
+        assert "Runs after 2 jobs, waits for 1" in above
+        # what holds it up comes first
+        assert above.index(f"jobs/{ids['later']}") < above.index(f"jobs/{ids['fine-0']}")
+        assert f"jobs/{ids['tell']}" in below
+        assert "It waits for 1 of 2 jobs to complete:" in merge
+        assert "Runs after 1 job, waits for 1" in tell
+        assert "When all have ended" in tell
+        assert f"jobs/{ids['merge']}" in later
+        for page in (merge, tell):  # a trigger would be refused
+            assert "/run" not in page
+        assert "after 1 job<" in service.get("jobs").text
+        service.call(jobs.delete, "later")
+        merge = service.get(f"jobs/{ids['merge']}").text
+        assert "parent &#39;later&#39; was cancelled" in merge
+
+
+def test_a_page_of_many_parents_and_children(serve: Serve) -> None:
+    with serve() as service:
+        jobs = service.jobs
+        many = [NewJob("Fine", f"part:{n}", schedule=timedelta(days=1)) for n in range(60)]
+        parts = service.call(jobs.enqueue_many, many)
+        done = service.ids["fine-0"]
+        merge = service.call(lambda: jobs.enqueue("Fine", "merge", after=[done, *parts]))
+        text = service.get(f"jobs/{merge}").text
+        assert text.count(">part:") == 50
+        assert "50 of 61 are shown" in text
+        many = [NewJob("Fine", f"next:{n}", after=[merge]) for n in range(60)]
+        service.call(jobs.enqueue_many, many)
+        text = service.get(f"jobs/{merge}").text
+        assert text.count(">next:") == 50
+        assert "These are the first 50; there are more." in text
+
+
 NOWHERE = ("nope", "jobs/nope", f"jobs/{uuid4()}", "jobs/x/y", "static/../_page.py", "static/none.css", "bulk", "a/b/c")
 
 
@@ -143,13 +186,16 @@ def test_a_name_of_html_is_a_link_to_its_job(serve: Serve) -> None:
 
 
 def test_a_client_and_a_store_are_shown_read_only(serve: Serve, store: Any) -> None:
-    from aether_bg import SQLiteStore
+    from aether_bg import PostgresStore, SQLiteStore
 
-    if not hasattr(store, "joinpath"):
+    if isinstance(store, MemoryStore):
         pytest.skip("a store in memory cannot be inspected")
-    with serve(shown=lambda app: SQLiteStore(store)) as service:
+    kind = PostgresStore if isinstance(store, str) else SQLiteStore
+    with serve(shown=lambda app: kind(store)) as service:
         found = pages(service)
         assert "It failed for good" in found[f"jobs/{service.ids['failed-0']}"]
+        merge = service.call(lambda: service.jobs.enqueue("Fine", "merge", after=["later"]))
+        assert "to complete: &#39;later&#39;" in service.get(f"jobs/{merge}").text
         assert all('<form method="post"' not in text for text in found.values())
         answer = service.post(f"jobs/{service.ids['failed-0']}/retry")
         assert answer.status_code == 403
