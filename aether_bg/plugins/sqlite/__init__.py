@@ -135,7 +135,7 @@ class SQLiteStore:
         return Claimed(jobs=tuple(sorted(found, key=claim.rank)), next_due=next_due, short=short)
 
     async def _isolated(self, found: list[JobInfo], now: datetime, *, for_work: bool) -> list[JobInfo]:
-        """`found`, without the rows that had to be set aside. For reading by people, most can stay as they are."""
+        """`found`, without the rows that had to be set aside. For people who read, most can stay as they are."""
         if not any(type(job) is Unreadable for job in found):
             return found
         bad = [job for job in found if quarantine.needed(job, for_work=for_work)]
@@ -182,7 +182,7 @@ class SQLiteStore:
         return await self._open().read(lambda conn: queries.history(conn, job_id, limit))
 
     async def _ready_to_list(self) -> None:
-        """Without its indexes, because the file cannot be written, a listing is slower."""
+        """If the file cannot be written, its indexes for lists are missing, and a listing is slower."""
         session = self._open()
         if session.file.has_listing_indexes:
             return
@@ -217,9 +217,9 @@ class SQLiteStore:
         return inspection.opened(self.path)
 
     async def check(self, *, quick: bool = False, progress: Callable[[], object] = bool) -> Report:
-        """Whether the file is sound, its rows agree, and some process runs its jobs. The store need not be open.
+        """Whether the file is sound, its rows agree, and a process runs its jobs. The store need not be open.
 
-        `quick`: SQLite's quick_check instead of its integrity_check. `progress` is called now and then, in another
+        `quick`: SQLite's quick_check instead of its integrity_check. `progress` is called from time to time, in another
         thread. Raises a `StoreError` for a file that cannot be read, or that is not a database of this version.
         """
         return await check.check(self.path, quick, progress)

@@ -1,4 +1,4 @@
-"""A copy of a live database that can be trusted: SQLite's online backup, verified before it gets its name."""
+"""A reliable copy of a live database: SQLite's online backup, verified before it gets its name."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from aether_bg.plugins.sqlite.locks import follow
 from aether_bg.plugins.sqlite.schema import applied
 
 Progress = Callable[[int, int], object]
-"""Called with the bytes copied so far and the bytes in all; what it raises ends the backup."""
+"""Called with the bytes copied so far and the bytes in all; if it raises, the backup ends."""
 
 threads: Final = Threads("aether_bg reader")
 """For opening, reading, copying and closing, shared by all files of this process."""
@@ -31,10 +31,11 @@ _PAGES: Final = 256
 
 
 def backup(conn: sqlite3.Connection, database: Path, target: Path, progress: Progress) -> int:
-    """Copy what is committed now to the new file `target`; its bytes. `conn`: a connection to `database` that reads.
+    """Copies what is committed now to the new file `target`; returns its bytes. `conn`: a connection to `database` that
+    reads.
 
-    Nothing is at `target` before the copy is whole, verified and synced. Raises `InvalidOption` when something is
-    there already, and a `StoreError` that names the file which gave trouble.
+    Nothing is at `target` before the copy is whole, verified and synced. Raises `InvalidOption` if `target` exists, and
+    a `StoreError` that names the file in trouble.
     """
     if not target.parent.is_dir():
         raise StoreFolderMissing(f"backup {target}", f"its folder {target.parent} does not exist", "Create it first.")
@@ -63,7 +64,8 @@ async def live(
     target: Path,
     progress: Progress,
 ) -> None:
-    """`backup` in a thread; `progress` is called on this event loop. When cancelled it ends after the current step."""
+    """Runs `backup` in a thread; `progress` is called on this event loop. When cancelled it ends after the current
+    step."""
     stopped, failed, bridge = threading.Event(), list[BaseException](), Bridge()
 
     def on_loop(done: int, total: int) -> None:
@@ -101,7 +103,7 @@ async def live(
 
 
 def _copy(conn: sqlite3.Connection, copy: sqlite3.Connection, database: Path, progress: Progress) -> None:
-    """In one read transaction: else every write of another process would begin it again."""
+    """In one read transaction: otherwise every write of another process would restart it."""
     with files.translating(database):
         size = conn.execute("PRAGMA page_size").fetchone()[0]
         conn.execute("BEGIN")
@@ -129,7 +131,7 @@ def _verify(copy: sqlite3.Connection, database: Path) -> None:
 
 
 def _give_name(part: Path, target: Path) -> None:
-    """Never over another file; durable when it returns."""
+    """Never replaces another file; durable when it returns."""
     try:
         os.link(part, target)
     except FileExistsError:

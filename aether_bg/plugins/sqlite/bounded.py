@@ -26,15 +26,15 @@ _LAST: Final = 0.5
 class Bounded:
     """Runs work on one connection, each time in a new daemon thread.
 
-    SQLite checks for an interrupt between its instructions, and a single instruction can be made to take for ever. Then
-    the thread is left behind, and `stuck` is set: the connection must not be closed.
+    SQLite checks for an interrupt between its instructions, but a crafted database can make a single instruction run
+    for ever. Then the thread is left behind, and `stuck` is set: the connection must not be closed.
     """
 
     def __init__(self, conn: sqlite3.Connection, what: str) -> None:
         self._conn, self._what = conn, what
         self.stuck = False
         self.ticked: Callable[[], object] = bool
-        """Called now and then, in the thread, while SQLite works."""
+        """Called from time to time, in the thread, while SQLite works."""
         self._stop = False
         self._last = 0.0
         conn.set_progress_handler(self._tick, _STEP)
@@ -45,8 +45,8 @@ class Bounded:
         return self._stop
 
     async def run(self, work: Callable[[], R], within: float, *, while_it_goes_on: bool = False) -> R:
-        """What `work` returns or raises; a `StoreError` after `within` seconds, which `while_it_goes_on` counts from
-        the last sign of life."""
+        """Returns what `work` returns; raises its error, or a `StoreError` after `within` seconds, which
+        `while_it_goes_on` counts from the last sign of life."""
         done, bridge = anyio.Event(), Bridge()
         result: list[R] = []
         error: list[BaseException] = []

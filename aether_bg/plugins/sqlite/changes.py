@@ -79,7 +79,7 @@ COMPLETE_RUNS = Statement(
     f"UPDATE main.aether_runs SET outcome = '{RunOutcome.COMPLETED}', finished_at = {{modified_at}}",
     " WHERE aether_runs.job_id = {job_id} AND aether_runs.token = {seq} AND aether_runs.gap = 0",
 )
-"""And to the history row that its claim has written."""
+"""What it does to the history row that its claim has written."""
 UPDATE_DEFINITION = (
     f"UPDATE main.aether_jobs SET {', '.join(f'{name} = ?' for name in DEFINITION_COLUMNS)} WHERE id = ?"
 )
@@ -101,7 +101,7 @@ GIVE_WAY = "UPDATE main.aether_jobs SET holds_name = 0, schedule_rev = schedule_
 
 
 class Tx:
-    """What a `Call` gets: the open transaction, under guard, until the call ends and on its thread alone."""
+    """What a `Call` gets: the open transaction, under guard, only until the call ends and only on its thread."""
 
     def __init__(self, conn: sqlite3.Connection, guard: Guard) -> None:
         self._conn, self._guard, self._lent = conn, guard, Lent()
@@ -119,7 +119,7 @@ class Tx:
         return queries.find(self._conn, query)
 
     def call(self, fn: Callable[[Transaction], Any]) -> Any:
-        """What `fn` returns; the transaction is closed to it afterwards."""
+        """Returns what `fn` returns; afterwards it cannot use the transaction any more."""
         return self._lent.call(fn, self)
 
     def _check(self) -> None:
@@ -128,7 +128,7 @@ class Tx:
 
 
 def named(writes: Sequence[Write]) -> str:
-    """A unit of work, for messages: the job it belongs to, and its statements and functions."""
+    """A unit of work, for messages: its job, and its statements and functions."""
     parts = [f"job {write.change.job_id}" for write in writes if isinstance(write, Update)]
     parts += [write.name for write in writes if isinstance(write, Call)]
     return ", ".join(parts[:5])
@@ -166,7 +166,7 @@ def transact(conn: sqlite3.Connection, writes: Sequence[Write], guard: Guard) ->
 
 
 def _told(settled: list[Settled], writes: int) -> list[object]:
-    """The results of these writes: the first one also says what has been settled."""
+    """The results of these writes; the first one also has the children that were settled."""
     return [tuple(settled) or None, *[None] * (writes - 1)]
 
 
@@ -198,7 +198,7 @@ def _save(conn: sqlite3.Connection, changes: list[Change]) -> list[Settled]:
 
 
 def _is_plain(change: Change) -> bool:
-    """A completion with nothing to it that other completions do not have."""
+    """Whether it is a completion without anything special."""
     return type(change) is Completion and change.rest is not None
 
 
@@ -213,7 +213,7 @@ def _note(conn: sqlite3.Connection, note: Note) -> None:
 
 
 def sweep(conn: sqlite3.Connection, now: datetime) -> None:
-    """Settle what waits for rows that have ended by other means than an `Update`: set aside, or changed by hand."""
+    """Settles the jobs that wait for rows that ended by other means than an `Update`: set aside, or changed by hand."""
     links.settle_left(conn, now)
 
 
@@ -275,7 +275,7 @@ def one_job(conn: sqlite3.Connection, source: str, *params: object) -> JobInfo |
 
 
 def _stale(conn: sqlite3.Connection, changes: list[Change]) -> Exception:
-    """Which guard did not hold? Rows already written in this statement show their new numbers."""
+    """Which guard failed. Rows already written in this statement show their new numbers."""
     for change in changes:
         current = one_job(conn, ROW, str(change.job_id))
         moved = current is None or (current.seq, current.schedule_rev) != (change.next_seq, change.next_rev)

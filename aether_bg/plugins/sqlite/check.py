@@ -1,4 +1,4 @@
-"""Is the file sound, do its rows agree, and does some process run its jobs?"""
+"""Checks whether the file is sound, its rows agree, and a process runs its jobs."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def _file(conn: sqlite3.Connection, quick: bool) -> Findings:
 
 
 def _schema(conn: sqlite3.Connection) -> Findings:
-    """Its tables, columns and indexes against those of a new database."""
+    """Compares its tables, columns and indexes with those of a new database."""
     from sqlite_utils import Database
 
     fresh = Database(memory=True, execute_plugins=False)
@@ -130,7 +130,7 @@ CONTRADICTIONS: Final = (
 
 
 def _contradictions(conn: sqlite3.Connection) -> Findings:
-    """What no sequence of the kernel's own writes leaves behind."""
+    """States that no sequence of the kernel's own writes leaves behind."""
     conn.execute("BEGIN")  # one moment for all of it
     try:
         return [
@@ -232,7 +232,7 @@ def _late(conn: sqlite3.Connection, known: list[Process]) -> Findings:
 
 
 def _undeclared(conn: sqlite3.Connection, known: list[Process]) -> Findings:
-    """Only living processes can tell what the code declares (docs/protocol.md, N9)."""
+    """Only living processes know what the code declares (docs/protocol.md, N9)."""
     live, _ = living(known)
     if not live:
         return []

@@ -18,7 +18,7 @@ from aether_bg.plugins.sqlite.columns import readable_time, to_time
 from aether_bg.plugins.sqlite.schema import MANUAL, NOT_HELD, READY, SUSPECT
 
 _MOST_LANES: Final = 50
-"""Lanes that one claim looks into, the best first: bounds the length of the statement, and what is read."""
+"""The most lanes that one claim reads, the best first: this limits the length of the statement, and what is read."""
 
 READABLE: Final = (
     "AND expression_value || char(10) || coalesce(timezone, '') NOT IN (SELECT value FROM json_each(:unreadable))"
@@ -33,7 +33,7 @@ WHERE id = ? AND seq = ? AND due_at <= ? AND {READY} AND {NOT_HELD}
 
 def lanes_of(names: str, ready: str) -> str:
     """A common table expression: the lanes of the handlers that `names` selects (a column `name`). `ready`: which rows,
-    to the letter of a partial index. One step of the index for each lane, however many rows wait."""
+    exactly as in a partial index. One step of the index for each lane, however many rows wait."""
     rows = f"SELECT max(priority) FROM main.aether_jobs WHERE {ready} AND handler_name ="
     return f"""lane(handler, priority) AS (
     SELECT name, ({rows} name) FROM ({names})
@@ -67,7 +67,7 @@ def _earliest(ready: tuple[str, ...], more: str) -> str:
 
 
 class Lane(NamedTuple):
-    """`ready`: the part of the WHERE clause that finds its rows; `due`: of its earliest row."""
+    """`ready`: the part of the WHERE clause that finds its rows; `due`: the due instant of its earliest row."""
 
     handler: str
     priority: Any
@@ -145,7 +145,7 @@ class Choice:
         return found
 
     def _best(self, lanes: Iterable[Lane]) -> list[Lane]:
-        """Those that can be taken from: of handlers that are not busy, and by the rank of their first row."""
+        """The lanes that can be used: of handlers that are not busy, and by the rank of their first row."""
         wanted = self._wanted
 
         def place(lane: Lane) -> tuple[Any, ...]:
@@ -155,7 +155,7 @@ class Choice:
         return sorted(free, key=place)[:_MOST_LANES]
 
     def _first(self, lane: Lane) -> list[Due]:
-        """Of one lane alone: as many as there may be, in order. There is nothing to deal, so the ids are enough."""
+        """For a single lane: as many rows as are allowed, in order. There is nothing to deal, so the ids are enough."""
         sql, given = self._statement([lane], f"AND NOT {SUSPECT}")
         ids = json.loads(self._conn.execute(f"SELECT json_group_array(id) FROM ({sql})", given).fetchone()[0])
         return [Due(id_, lane.handler, 0, None) for id_ in ids]
@@ -178,5 +178,5 @@ class Choice:
 
 
 def _due(id_: int, handler: str, priority: Any, due: Any) -> Due:
-    """What was put into the row by hand must not stop the claim: reading the row will say what is wrong with it."""
+    """A value that was put into the row by hand must not stop the claim: reading the row will report it."""
     return Due(id_, handler, priority if type(priority) is int else 0, readable_time(due))

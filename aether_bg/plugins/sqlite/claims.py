@@ -19,7 +19,7 @@ from aether_bg.plugins.sqlite.rows import JOBS_AS_JSON, read_job
 ALIVE: Final = """
 SELECT (SELECT json_group_array(name) FROM main.aether_handlers) FROM main.aether_owners WHERE id = ?
 """
-"""Nothing where the owner is not registered; else the handlers that are paused."""
+"""Nothing if the owner is not registered; otherwise the handlers that are paused."""
 TAKE: Final = """
 UPDATE main.aether_jobs SET status = 1, seq = seq + 1, attempt = attempt + 1, manual = 0, owner = :owner,
     started_at = :now, modified_at = :now, progress = NULL
@@ -36,7 +36,7 @@ TAKEN: Final = f"SELECT {JOBS_AS_JSON} FROM main.aether_jobs WHERE rowid IN (SEL
 
 
 def claim(conn: sqlite3.Connection, wanted: Claim) -> tuple[str, datetime | None, bool]:
-    """The rows taken, as JSON (parsed by the caller, off the writer), and the rest of `Claimed`."""
+    """The rows taken, as JSON (the caller parses it, off the writer), and the rest of `Claimed`."""
     owner, now = str(wanted.owner), to_time(wanted.now)
     if (known := conn.execute(ALIVE, [owner]).fetchone()) is None:
         return "[]", None, False  # docs/protocol.md, P4: the next beat says so
@@ -57,7 +57,7 @@ def _take(conn: sqlite3.Connection, found: str, owner: str, now: str | None) -> 
 
 
 def claim_one_by_one(conn: sqlite3.Connection, wanted: Claim) -> tuple[list[JobInfo], list[str]]:
-    """The same where `claim` failed for what is in some row: the jobs taken, and what to report of rows set aside."""
+    """The same if `claim` failed because of a row: the jobs taken, and what to report about rows set aside."""
     owner, now = str(wanted.owner), to_time(wanted.now)
     taken, told = list[JobInfo](), list[str]()
     with any_text(conn):
@@ -123,5 +123,5 @@ def announce_stop(conn: sqlite3.Connection, owner: str) -> None:
 
 
 def forget(conn: sqlite3.Connection, owners: list[str]) -> None:
-    """Delete owner rows. Rows of jobs they still hold keep their owner's id and are found by it."""
+    """Deletes owner rows. Jobs that they still hold keep their owner's id and are found by it."""
     conn.execute("DELETE FROM main.aether_owners WHERE id IN (SELECT value FROM json_each(?))", [json.dumps(owners)])

@@ -204,4 +204,4 @@ READ: Final[dict[str, Callable[[Any], Any]]] = {
         instant,
     ),
 }  # fmt: skip
-"""How columns are read that are not as they are stored; never given None."""
+"""How to read columns whose value differs from what is stored; never called with None."""

@@ -1,4 +1,4 @@
-"""Opening the file, and what can be wrong with it: each kind of trouble has its own error."""
+"""Opens the file, and gives each kind of trouble its own error."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from aether_bg.errors import (
 )
 
 BUSY_MS: Final = 100
-"""How long one BEGIN waits for an outsider's lock before the writer looks at its deadlines again."""
+"""How long one BEGIN waits for another program's lock before the writer checks its deadlines again."""
 
 Identity = tuple[int, int]
 
@@ -79,7 +79,7 @@ def same(before: Identity | None, path: Path) -> bool:
 
 
 def kind(found: os.stat_result) -> str:
-    """What is there instead of a file."""
+    """What is at this path instead of a file."""
     return "a folder" if stat.S_ISDIR(found.st_mode) else "a link" if stat.S_ISLNK(found.st_mode) else "not a file"
 
 
@@ -90,7 +90,7 @@ def irregular(path: Path, kind: str = "a folder") -> StoreIsDirectory:
 def connect(path: Path, *, like: Path | None = None) -> sqlite3.Connection:
     """A connection in autocommit mode (transactions are begun by hand), with this plugin's pragmas.
 
-    `like`: the file is made if there is none, with the mode and the owner of this one; else it must exist.
+    `like`: the file is created if there is none, with the mode and owner of this one; otherwise it must exist.
     """
     how = "mode=rw" if like is None else f"mode=rwc&modeof={quote(os.fsencode(like.absolute()))}"
     uri = f"{path.absolute().as_uri()}?{how}"
@@ -108,7 +108,7 @@ def connect(path: Path, *, like: Path | None = None) -> sqlite3.Connection:
 
 
 def identity(path: Path | str) -> Identity | None:
-    """Which file is at `path` now, if any."""
+    """The file at `path` now, if there is one."""
     try:
         found = os.stat(path)
     except OSError:
@@ -117,7 +117,7 @@ def identity(path: Path | str) -> Identity | None:
 
 
 class Identities:
-    """Which files the database and its WAL are. Made when a connection has opened both."""
+    """Which files the database and its WAL are. Created when a connection has opened both."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._wal = str(path), f"{path}-wal"
@@ -128,7 +128,7 @@ class Identities:
 
     @property
     def kept(self) -> bool:
-        """Whether both are still the same files: what is committed now can be found by its name."""
+        """Whether both are still the same files: then what is committed now can be found by its name."""
         return self._now() == self._were
 
     @property

@@ -28,7 +28,7 @@ _TEMPORARY: Final = frozenset((
     sqlite3.SQLITE_CREATE_TEMP_VIEW,
 ))  # fmt: skip
 _LIMITS: Final = {sqlite3.SQLITE_LIMIT_LENGTH: 16 * 1024 * 1024, sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH: 1000}
-"""Of the user's SQL: one function on enormous values is one instruction, which nothing can interrupt."""
+"""For the user's SQL: one function on enormous values is one instruction, which nothing can interrupt."""
 MOST_SQL: Final = 1_000_000
 """Characters of a statement."""
 MOST_ROWS: Final = 100_000
@@ -41,14 +41,14 @@ _OURS: Final = "aether_"
 _MARK: Final = "/* user */ "
 _STEPS_BETWEEN_LOOKS: Final = 10_000
 _STEPS_OF_OURS: Final = 1_000_000
-"""A look takes the interpreter lock, so that our own statements end before the first."""
+"""Each check takes the interpreter lock, so our own statements end before the first one."""
 
 
 class Guard:
     """`with guard:` around the user's SQL. Installed once on the write connection.
 
-    The authorizer asks a flag. It is consulted when a statement is compiled, and compiled statements are cached by
-    their text: so the user's begin with a comment that ours never begin with.
+    The authorizer reads a flag when a statement is compiled, and compiled statements are cached by their text: so the
+    user's statements begin with a comment that ours never begin with.
     """
 
     def __init__(self, conn: sqlite3.Connection) -> None:
@@ -62,8 +62,8 @@ class Guard:
         conn.set_progress_handler(self._overdue, _STEPS_OF_OURS)
 
     def execute(self, sql: str, params: Sequence[Any] | Mapping[str, Any]) -> list[tuple[Any, ...]]:
-        """Run one statement of the user's; its rows. Raises `DeniedSQL` for what a unit of work may not do, and
-        `UnitOfWorkTimeout`."""
+        """Runs one statement of the user's and returns its rows. Raises `DeniedSQL` for what a unit of work must not
+        do, and `UnitOfWorkTimeout`."""
         if not isinstance(sql, str) or len(sql) > MOST_SQL:
             rule = f"must be text of at most {MOST_SQL:,} characters"
             raise DeniedSQL(f"a statement in a unit of work, {shown(sql)},", rule, "Pass data as parameters.")
@@ -83,7 +83,7 @@ class Guard:
         return rows
 
     def begin(self, op: Operation) -> None:
-        """An operation starts. What runs in it is interrupted when its time is over."""
+        """An operation starts. Its statements are interrupted when its time is over."""
         self._unit_until = op.started + (op.limit or OWN)
         if op.limit is not None:
             self._conn.set_progress_handler(self._overdue, _STEPS_BETWEEN_LOOKS)

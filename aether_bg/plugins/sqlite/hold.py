@@ -1,8 +1,8 @@
 """A lock on the open database that nothing else in this process can drop (docs/protocol.md, W10).
 
 SQLite locks a file with POSIX locks. When anything in this process opens that file and closes it (a copy, another
-SQLite library), all of them are gone without an error. The next clean close in another process then takes itself for
-the last one and removes the WAL that this process still writes: acknowledged commits are gone. So one more descriptor
+SQLite library), all of them are gone without an error. The next clean close in another process then believes that it is
+the last one and removes the WAL that this process still writes: acknowledged commits are lost. So one more descriptor
 locks the bytes that SQLite shares, as an open file description lock: only unlocking that very descriptor ends it.
 """
 
@@ -25,9 +25,9 @@ HAS_OFD: Final = sys.platform == "linux" and hasattr(fcntl, "F_OFD_SETLK")
 """Without such locks, the files are only compared before and after each commit."""
 
 _SHARED: Final = (0x40000000 + 2, 510)
-"""The bytes of the database that every connection locks; for one of its own who closes last locks them exclusively."""
+"""The bytes of the database that every connection locks; the connection that closes last locks them exclusively."""
 _SHM_ALIVE: Final = (128, 1)
-"""The byte of the -shm file that every process locks; one that finds it free empties the file."""
+"""The byte of the -shm file that every process locks; a process that finds it free empties the file."""
 _OPEN: Final = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 _MOST_PARKED: Final = 32
 
@@ -36,7 +36,7 @@ _File = tuple[int, int]
 
 class _Parking:
     """Descriptors that no longer hold a lock, and their files. Closing one would drop the POSIX locks of every other
-    connection of this process to its file, so it waits here to be used again."""
+    connection of this process to its file, so it is kept here to be used again."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
@@ -62,7 +62,7 @@ class _Parking:
                 self._close_unused(spare)
 
     def _close_unused(self, fds: list[int]) -> None:
-        """Close those whose files are not open elsewhere in this process."""
+        """Closes those whose files are not open elsewhere in this process."""
         opened: dict[_File, int] = {}
         for name in os.listdir("/proc/self/fd"):
             with contextlib.suppress(OSError):  # closed meanwhile
@@ -85,7 +85,8 @@ parking: Final = _Parking()
 
 
 class Hold:
-    """Made after a connection has opened the WAL. `release` it before the last one is closed, which removes the WAL."""
+    """Created after a connection has opened the WAL. `release` it before the last one is closed, which removes the
+    WAL."""
 
     def __init__(self, path: Path) -> None:
         self._fds: list[int] = []

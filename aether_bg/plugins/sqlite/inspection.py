@@ -1,6 +1,6 @@
 """A database opened for reading only: no owner, no lock, no migration, no checkpoint.
 
-A read-only connection cannot get in the way of the processes that use the file, and never creates one.
+A read-only connection never gets in the way of the processes that use the file, and never creates one.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ class Inspection:
         self._conn = conn
 
     async def ask(self, question: Callable[[sqlite3.Connection], R], *, long: bool = False) -> R:
-        """Ask in a thread. `long`: it may take as long as it makes progress; otherwise it must end in `PATIENCE`."""
+        """Asks in a thread. `long`: it may take as long as it makes progress; otherwise it must end within
+        `PATIENCE`."""
         try:
             within = STALLED if long else PATIENCE
             return await self.bounded.run(lambda: question(self._conn), within, while_it_goes_on=long)
@@ -163,7 +164,7 @@ PROCESSES: Final = (
 
 
 def _processes(conn: sqlite3.Connection, path: Path) -> list[Process]:
-    """All that are registered, oldest first. Rows that cannot be read are left out: `check` names them."""
+    """All that are registered, oldest first. Rows that cannot be read are left out: `check` reports them."""
     now, locks = datetime.now(UTC), OwnerLocks(path)
     with any_text(conn):
         rows = conn.execute(f"SELECT {PROCESSES} ORDER BY started_at").fetchall()
@@ -173,7 +174,7 @@ def _processes(conn: sqlite3.Connection, path: Path) -> list[Process]:
 
 
 def read_process(row: Sequence[Any], now: datetime) -> Process | None:
-    """None where it cannot be read."""
+    """None if it cannot be read."""
     id_, host, pid, started, beat, handlers, problems, limits = row
     try:
         process = Process(

@@ -65,7 +65,7 @@ def place(conn: sqlite3.Connection, insert: Insert) -> JobInfo:
 
 
 def link(conn: sqlite3.Connection, child: JobInfo, after: Iterable[UUID]) -> Settled | None:
-    """Once its row is stored."""
+    """After its row is stored."""
     conn.execute(LINK, [str(child.id), _ids(after)])
     return Settled.of(child)
 
@@ -80,7 +80,7 @@ def rejoin(conn: sqlite3.Connection, change: Change) -> list[Settled]:
 
 
 def settle(conn: sqlite3.Connection, ended: Sequence[Change]) -> list[Settled]:
-    """What the end of these makes of those that wait for them, and of those that wait for them in turn."""
+    """Settles the jobs that wait for these, and those that wait for them in turn."""
     if not ended or conn.execute(ANY_WAITS).fetchone() is None:
         return []
     good = {str(one.job_id) for one in ended if one.status is JobStatus.COMPLETED}
@@ -90,7 +90,7 @@ def settle(conn: sqlite3.Connection, ended: Sequence[Change]) -> list[Settled]:
 
 
 def settle_left(conn: sqlite3.Connection, now: datetime) -> list[Settled]:
-    """The same for those that have ended unseen."""
+    """The same for those whose end no Update has written."""
     left = [id_ for (id_,) in conn.execute(LEFT)]
     gone = {id_: Parent(UUID(int=0), "", JobStatus.COMPLETED) for id_ in left}
     return _settle_all(conn, gone | _named(conn, json.dumps(left)), now)

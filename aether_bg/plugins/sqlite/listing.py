@@ -1,6 +1,6 @@
-"""Reading for people: newest and last ended first, attempts of all jobs, failures in groups.
+"""Reads for people: newest and last ended first, attempts of all jobs, failures in groups.
 
-Each page is found by an index and costs the same among a million rows. Where one statement would have to sort, there is
+Each page is found by an index and costs the same among a million rows. If one statement would have to sort, there is
 one part for each status, in the order of its index.
 """
 
@@ -18,7 +18,8 @@ from aether_bg.plugins.sqlite.schema import ATTEMPTED, LISTED
 
 ENDED: Final = "status > 1 AND handled_time IS NOT NULL"
 FEW: Final = 20_000
-"""Names that begin alike: up to these many are found by name and sorted; more are met soon in the order of ids."""
+"""Names with a common beginning: up to this many are found by name and sorted; more are found soon in the order of
+ids."""
 _ORDER: Final = {"newest": "id DESC", "ended": "handled_time DESC, id DESC"}
 
 
@@ -79,7 +80,7 @@ def _where(terms: list[str]) -> str:
 
 
 def prefix(text: str) -> tuple[str, list[Any]]:
-    """Texts that begin so, as a range: SQLite compares by code point."""
+    """Texts with this beginning, as a range: SQLite compares by code point."""
     last = text.rstrip("\U0010ffff")
     if not last:
         return "job_name >= ?", [text]
@@ -100,7 +101,7 @@ def _few(conn: sqlite3.Connection, name: str, params: list[Any]) -> bool:
 
 
 def runs(conn: sqlite3.Connection, query: Runs) -> list[Ran]:
-    """Rows that cannot be read are left out: `check` names them."""
+    """Rows that cannot be read are left out: `check` reports them."""
     terms, params = [f"r.{term}" for term in ATTEMPTED.split(" AND ")], list[Any]()
     for term, value in (("finished_at > ?", query.after), ("finished_at < ?", query.before)):
         if value is not None:

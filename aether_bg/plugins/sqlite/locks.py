@@ -57,9 +57,9 @@ class WriteLock:
             fcntl.flock(self._fd, fcntl.LOCK_UN)
 
     def acquire_within(self, seconds: float) -> bool:
-        """Take the lock as `with` does; False if it was not free by then: close this, and a late lock is released.
+        """Takes the lock as `with` does; False if it was not free by then: close this, and a late lock is released.
 
-        A wait in `flock` cannot be ended, so that it is the wait of a thread, on a descriptor of its own.
+        A wait in `flock` cannot be ended, so it happens in a thread of its own, on a descriptor of its own.
         """
         if self._fd < 0:
             return True
@@ -88,8 +88,8 @@ class WriteLock:
 
 
 def follow(file: int | Path, database: Path) -> None:
-    """Give `file` the mode and the owner of the database as far as this user may, as SQLite does for the WAL: those who
-    can write the database can then lock it, whichever user came first."""
+    """Gives `file` the mode and owner of the database as far as this user may, as SQLite does for the WAL: every user
+    who can write the database can then lock it, whichever user came first."""
     try:
         wanted, found = os.stat(database), os.stat(file)
     except OSError:
@@ -145,12 +145,13 @@ class OwnerLocks:
             self.abandon(owner)
 
     def abandon(self, owner: UUID) -> None:
-        """Unlock and leave the file: an owner that has not left counts as dead."""
+        """Unlocks and leaves the file: an owner that has not left counts as dead."""
         if (lock := self._mine.pop(owner, None)) is not None:
             lock.release(force=True)
 
     def dead(self, owner: UUID, *, keep: bool = True) -> bool:
-        """Proven dead: its lock could be taken on the very file it made. `keep`: hold it until `recovered`."""
+        """Proven dead: its lock could be taken on the very file that it created. `keep`: hold the lock until
+        `recovered`."""
         if not self.trusted:
             return False
         if owner in self._recovering:

@@ -33,7 +33,7 @@ _OPEN_FOR = 30.0
 
 
 class User(Protocol):
-    """Who shares the file: one store, on one event loop."""
+    """Shares the file: one store, on one event loop."""
 
     bridge: Bridge
 
@@ -90,7 +90,7 @@ class OpenFile:
         _open_files.add(self)
 
     def _look_at(self) -> sqlite3.Connection:
-        """A connection that has read the schema. SQLite itself says whether this is a database."""
+        """A connection that has read the schema. SQLite itself decides whether this is a database."""
         conn = self._patiently(lambda: files.connect(self.path))
         try:
             self._patiently(lambda: schema.check(conn, self.path))
@@ -121,7 +121,7 @@ class OpenFile:
                     raise
 
     def wake(self, but: User | None = None) -> None:
-        """Another connection has written, or this user: tell the others. From any thread."""
+        """Another connection, or this user, has written: tells the others. From any thread."""
         for user in list(self.users):
             if user is not but:
                 user.bridge.post(user.wake)
@@ -169,7 +169,7 @@ class OpenFile:
         return os.stat(self.path).st_size + self.writer.wal_size()
 
     def close(self, patience: float) -> None:
-        """Wait for the writer to finish what it has. Its connection is closed last."""
+        """Waits for the writer to finish its work. Its connection is closed last."""
         self._closed = True
         self._close_readers()
         self.writer.stop()
@@ -232,7 +232,7 @@ def opened(path: Path, user: User) -> OpenFile:
 
 
 def leave(file: OpenFile, user: User, patience: float) -> None:
-    """The last one closes it. `patience`: seconds that the writer gets to finish. Call it in a worker thread."""
+    """The last user closes it. `patience`: seconds that the writer gets to finish. Call it in a worker thread."""
     place = file.place or _place(file.path)
     with place.lock:
         file.users.remove(user)

@@ -13,13 +13,13 @@ from typing import Any, Final
 from aether_bg.bridge import Bridge
 
 OWN: Final = 10.0
-"""Seconds for our own statements: a trigger on a table of the user's may run inside them."""
+"""Seconds for our own statements: a trigger on one of the user's tables may run inside them."""
 OFTEN: Final = 0.5
 """Seconds between looks at whether a stop has been asked for, while jobs of this process run."""
 SELDOM: Final = 5.0
 """The longest rest of an idle writer, whatever the system tells."""
 _SLACK: Final = 0.5
-"""Seconds that SQLite has for an interrupt before what runs counts as stuck."""
+"""Seconds that SQLite has to react to an interrupt before a statement counts as stuck."""
 
 
 class Rank(enum.IntEnum):
@@ -42,9 +42,9 @@ class _State(enum.Enum):
 class Operation:
     """Something to do inside a write transaction, and what became of it.
 
-    PENDING moves once, to TAKEN by the writer or to EXPIRED by its waiter: an expired operation never runs (W2).
-    From TAKEN it moves to RAN and, with the commit, to SEALED by the writer, or before that to ABANDONED by its waiter:
-    an abandoned one is never committed.
+    PENDING changes once, to TAKEN by the writer or to EXPIRED by its waiter: an expired operation never runs (W2). From
+    TAKEN it changes to RAN and, with the commit, to SEALED by the writer, or before that to ABANDONED by its waiter: an
+    abandoned one is never committed.
     """
 
     __slots__ = (
@@ -76,7 +76,7 @@ class Operation:
         limit: float | None = None,
         name: Callable[[], str] = str,
     ) -> None:
-        """`finished` is called by way of `bridge`, on the loop that waits. `theirs`: it runs SQL or code of the user's,
+        """`finished` is called through `bridge`, on the loop that waits. `theirs`: it runs the user's SQL or code,
         whose errors are not the store's. `limit`: seconds that it may run; `name`: what it is, for errors."""
         self.run, self.rank, self.deadline = run, rank, deadline
         self.bridge, self.finished, self.theirs = bridge, finished, theirs
@@ -117,7 +117,7 @@ class Operation:
 
     @property
     def overdue(self) -> bool:
-        """It is running, and has run for longer than it may."""
+        """It has been running for longer than it may."""
         return self._runs_for(0.0)
 
     @property

@@ -1,4 +1,4 @@
-"""Rows that cannot be read, or cannot be claimed: FAILED with the reason, so that their neighbours run.
+"""Rows that cannot be read or claimed: FAILED with the reason, so that the other rows run.
 
 Their payload and schedule stay as they are stored. `delete` and `purge` remove them.
 """
@@ -32,7 +32,7 @@ RENAME_RUNS: Final = "UPDATE main.aether_runs SET job_id = :id WHERE job_id = :s
 
 
 def needed(job: JobInfo, *, for_work: bool) -> bool:
-    """Whether the row itself must be changed: it would come again and again, or no guarded write could move it."""
+    """Whether the row itself must be changed: it would come again and again, or no guarded write could change it."""
     if not isinstance(job, Unreadable):
         return False
     stored = job.stored
@@ -41,7 +41,7 @@ def needed(job: JobInfo, *, for_work: bool) -> bool:
 
 
 def isolate(conn: sqlite3.Connection, found: Iterable[JobInfo], now: str | None, reason: str = "") -> list[str]:
-    """Set these rows aside, inside the open transaction; returns what to report about them."""
+    """Sets these rows aside, inside the open transaction; returns what to report about them."""
     told = []
     for job in found:
         stored = job.stored if isinstance(job, Unreadable) else dict(zip(JOB_COLUMNS, write_job(job), strict=True))
@@ -67,7 +67,7 @@ def _values(job: JobInfo, stored: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def drop_owner(conn: sqlite3.Connection, owner: object, now: str | None) -> list[str]:
-    """An owner whose id is no UUID, or missing: delete its row, and set aside what it holds."""
+    """An owner whose id is missing or is not a UUID: deletes its row, and sets aside what it holds."""
     conn.execute("DELETE FROM main.aether_owners WHERE id IS ?", [owner])
     found = [read_job(row) for row in rows(conn, "FROM main.aether_jobs WHERE status = 1 AND owner IS ?", [owner])]
     return isolate(conn, found, now, f"it was RUNNING for the owner {shown(owner)}, which is no process")

@@ -107,7 +107,7 @@ def _any_created_after(conn: sqlite3.Connection, at: datetime) -> bool:
 
 
 def _where(query: Query) -> tuple[list[str], list[Any]]:
-    """Only our own text in the SQL; every value is a parameter."""
+    """Only our own text becomes SQL; every value is a parameter."""
     terms: list[str] = []
     params: list[Any] = []
 
@@ -192,7 +192,7 @@ def stats(conn: sqlite3.Connection, size: int, now: str | None) -> Stats:
 
 
 def purgeable(conn: sqlite3.Connection, purge: Purge) -> int:
-    """How many jobs a purge of one status would take; counted as the store takes them, oldest first."""
+    """How many jobs a purge of one status would take, in the order in which it takes them, oldest first."""
     sql, params = "SELECT count(*) FROM main.aether_jobs WHERE status = ?", [int(purge.status or 0)]
     (total,) = conn.execute(sql, params).fetchone()
     old = total
@@ -218,7 +218,7 @@ def store_id(conn: sqlite3.Connection) -> UUID:
 
 
 def running(conn: sqlite3.Connection, owner: UUID) -> Iterator[tuple[UUID, int]]:
-    """What this owner holds: job id and token."""
+    """The jobs that this owner holds: id and token."""
     for id_, seq in conn.execute(HELD, [str(owner)]):
         if (found := readable_id(id_)) is not None and isinstance(seq, int):
             yield found, seq

@@ -1,6 +1,6 @@
-"""Rows of jobs from the file: in one step where all can be read, else one by one (docs/protocol.md, C8).
+"""Rows of jobs from the file: all in one step if possible, otherwise one by one (docs/protocol.md, C8).
 
-A row that cannot be read must not keep its neighbours from being read.
+A row that cannot be read must not keep the others from being read.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from aether_bg.plugins.sqlite.rows import JOBS_AS_JSON, read_jobs
 
 
 def jobs(conn: sqlite3.Connection, source: str, params: Sequence[Any]) -> list[JobInfo]:
-    """The jobs of `source`, a FROM clause. Those that cannot be read come as `Unreadable`."""
+    """The jobs of `source`, a FROM clause. A job that cannot be read comes as `Unreadable`."""
     try:
         found = conn.execute(f"SELECT {JOBS_AS_JSON} {source}", params).fetchone()[0]
         return read_jobs(found)
@@ -27,13 +27,13 @@ def jobs(conn: sqlite3.Connection, source: str, params: Sequence[Any]) -> list[J
 
 
 def rows(conn: sqlite3.Connection, source: str, params: Sequence[Any]) -> list[tuple[Any, ...]]:
-    """The same as plain rows, whatever is in them."""
+    """The same as plain rows, whatever they contain."""
     with any_text(conn):
         return conn.execute(f"SELECT {', '.join(JOB_COLUMNS)} {source}", params).fetchall()
 
 
 def unreadable(error: Exception) -> bool:
-    """Whether `error` is about a value, a BLOB or text that is not UTF-8, rather than about the file."""
+    """Whether `error` is about a value (a BLOB, or text that is not UTF-8) rather than about the file."""
     return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF == sqlite3.SQLITE_ERROR
 
 

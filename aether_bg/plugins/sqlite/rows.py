@@ -20,10 +20,10 @@ JOBS_AS_JSON: Final = f"json_group_array(json_array({', '.join(JOB_COLUMNS)}))"
 """All rows in one step: a step per row would hand the interpreter lock back and forth for each."""
 
 _MANY: Final = 8
-"""Rows from which on they are read column by column."""
+"""From this number of rows on, they are read column by column."""
 _ERROR: Final = JOB_COLUMNS.index("last_error")
 QUARANTINED: Final = "quarantined: "
-"""How the error of a row begins that was set aside, though its columns can be read by now."""
+"""How the error of a row begins that was set aside although its columns can be read by now."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _STAND_INS: Final[dict[str, Any]] = {
     "id": UUID(int=0), "job_id": UUID(int=0), "status": JobStatus.FAILED, "seq": 0, "schedule_rev": 0, "token": 0,
@@ -32,7 +32,7 @@ _STAND_INS: Final[dict[str, Any]] = {
 
 
 def _types(annotation: str) -> frozenset[type]:
-    """What SQLite may hand out for a column."""
+    """What SQLite may return for a column."""
     base = annotation.removesuffix(" | None")
     number = {"int": (int,), "bool": (int,), "JobStatus": (int,), "float": (float, int)}
     none = (type(None),) if base != annotation else ()
@@ -44,7 +44,7 @@ def _as_stored(value: Any) -> Any:
 
 
 _ITS_OWN: Final = (from_json, mapping)
-"""Makes values that may be altered: each row gets one of its own."""
+"""Makes mutable values: each row gets one of its own."""
 
 
 @attrs.frozen
@@ -60,7 +60,7 @@ class _Column:
         return None if raw is None else self.read(raw)
 
     def values(self, raw: Sequence[Any]) -> Sequence[Any]:
-        """Of many rows: what is the same in all of them is read once."""
+        """The values of many rows: a value that is the same in all of them is read once."""
         types = set(map(type, raw))
         if not self.types.issuperset(types):
             raise TypeError(f"one of {types}")
@@ -125,7 +125,7 @@ def _unreadable(row: Sequence[Any]) -> JobInfo:
 
 
 def stand_in(stored: object) -> UUID:
-    """The id under which a row is known whose stored id cannot be read: the same each time it is read."""
+    """The id for a row whose stored id cannot be read: the same each time it is read."""
     return uuid5(NAMESPACE_OID, repr(stored))
 
 
@@ -135,7 +135,7 @@ def stand_ins(text: str) -> tuple[UUID, UUID]:
 
 
 def _values(columns: tuple[_Column, ...], row: Sequence[Any]) -> tuple[dict[str, Any], str]:
-    """The values of a row, and in words what of it cannot be read."""
+    """The values of a row, and in words which of them cannot be read."""
     values, wrong = {}, []
     for column, raw in zip(columns, row, strict=True):
         try:

@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from sqlite_utils import Database, Migrations
 
 READY = "status = 0 AND waits_for = 0 AND (paused = 0 OR manual = 1)"
-"""What can be claimed once it is due. Queries repeat it to the letter, so that the partial indexes serve them."""
+"""What can be claimed once it is due. Queries repeat it exactly, so that the partial indexes serve them."""
 
 PAUSED_HANDLERS = "SELECT name FROM main.aether_handlers"
 NOT_HELD = f"(manual = 1 OR handler_name NOT IN ({PAUSED_HANDLERS}))"
-"""And not kept waiting by the pause of its handler (docs/protocol.md, L3)."""
+"""Not held by the pause of its handler (docs/protocol.md, L3)."""
 
 MANUAL = "status = 0 AND waits_for = 0 AND manual = 1"
-"""What can be claimed of a handler that is paused."""
+"""What can be claimed of a paused handler."""
 
 NOT_NEEDED = """NOT EXISTS (
     SELECT 1 FROM main.aether_links JOIN main.aether_jobs AS children ON children.id = child
