@@ -1,4 +1,4 @@
-"""Between the event loop and threads: back to the loop without ever waiting for it, and out to threads of our own."""
+"""Between the event loop and threads: calls back to the loop that never wait for it, and threads of our own."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _IDLE: Final = 10.0
 
 
 class Bridge:
-    """The loop this was made on. `post(fn)` has the loop call it soon; False when the loop is gone."""
+    """The loop on which this was made. `post(fn)` makes the loop call it soon; False when the loop is gone."""
 
     def __init__(self) -> None:
         native = self._native = _native_token()
@@ -57,7 +57,7 @@ class Bridge:
 
 
 class Waiter(Protocol):
-    """One task waits until it is told that something is done."""
+    """One task waits here until another part reports that something is done."""
 
     done: bool
 
@@ -71,8 +71,8 @@ class Waiter(Protocol):
 
 
 def waiters() -> Callable[[], Waiter]:
-    """Makes them, for the loop this is called on. An `anyio.Event` and a cancel scope would do the same, and cost on
-    asyncio more than all the rest of a write does on its way to the store."""
+    """Makes them for the loop on which this is called. An `anyio.Event` and a cancel scope would do the same, but on
+    asyncio they cost more than all the rest of a write on its way to the store."""
     if "trio" in sys.modules:
         import trio
 
@@ -123,7 +123,7 @@ class _Future:
 
 
 class Threads:
-    """Threads for calls that block, apart from the host's: they neither take its slots nor wait for them.
+    """Threads for calls that block, separate from the host's: they neither take its slots nor wait for them.
 
     They are daemons: one that hangs must not keep the interpreter from ending.
     """
@@ -139,8 +139,8 @@ class Threads:
         self._lock = threading.Lock()
 
     async def run(self, fn: Callable[..., R], *args: Any) -> R:
-        """`fn(*args)` in a thread, in a copy of this context. A thread cannot be cancelled: this waits until it has
-        returned, also when the caller is cancelled (docs/protocol.md, S4)."""
+        """Runs `fn(*args)` in a thread, in a copy of this context. A thread cannot be cancelled: this waits until it
+        has returned, even when the caller is cancelled (docs/protocol.md, S4)."""
         way, context = _way_back(), context_to_carry()
         done = way.waiter()
         result: list[R] = []
@@ -197,7 +197,7 @@ class Threads:
 
 
 class _WayBack:
-    """From threads to the loop this was made on: what several of them say at one moment crosses together."""
+    """From threads to the loop on which this was made: several calls at the same moment cross together."""
 
     def __init__(self) -> None:
         self.bridge, self.waiter = Bridge(), waiters()
@@ -220,7 +220,7 @@ _ways = threading.local()
 
 
 def _way_back() -> _WayBack:
-    """Of the loop that runs in this thread."""
+    """For the loop that runs in this thread."""
     way: _WayBack | None = getattr(_ways, "way", None)
     if way is None or not way.bridge.is_here:
         way = _ways.way = _WayBack()

@@ -61,12 +61,11 @@ class Scheduling(Protocol):
 
     @hookspec(firstresult=True)
     async def schedule_run(self, kernel: Kernel) -> None:
-        """Bring due jobs to the kernel, for the app's life.
+        """Bring due jobs to the kernel, as long as the app runs.
 
         Shape: owned. Called once, after recovery, in a supervised task: an exception is reported and the call repeated
-        with backoff; returning early counts as an error. A pull scheduler loops
-        `await kernel.sleep_until(await kernel.fire_due())`; a push scheduler serves triggers and passes each to
-        `kernel.fire`. Cancelled at the stop.
+        with backoff; returning early counts as an error. A pull scheduler loops `await kernel.sleep_until(await
+        kernel.fire_due())`; a push scheduler serves triggers and passes each to `kernel.fire`. Cancelled at the stop.
         """
         ...
 
@@ -80,7 +79,7 @@ class Arming(Protocol):
 
         Shape: owned by the owner of `schedule_run`, or absent (then nothing is armed). Called by the outbox after the
         commit. SCHEDULED and (not paused, or `manual`): call back at `due_at` with (store id, id, seq, occurrence).
-        Anything else: forget it. True: durably held. False or an exception: asked again later, with backoff.
+        Anything else: forget it. True: durably held. False or an exception: called again later, with backoff.
         """
         ...
 
@@ -103,12 +102,13 @@ class Persistence(Protocol):
 
     @hookspec(firstresult=True)
     async def store_transact(self, writes: Sequence[Write]) -> Sequence[object]:
-        """The one way to write: carry out all of `writes`, in order, or none; they are durable when it returns.
+        """The only hook that writes jobs: carry out all of `writes`, in order, or none; they are durable when it
+        returns.
 
         Shape: owned. One result per write: the function's result for Call; for Insert and Update None, or the children
-        that wait no longer, as `Settled`; None for Note. Raises `Stale` when a guard does not hold, `NameHeld` when a
-        name is taken, `JobNotFound` when a parent is not there, `Unsupported` for a Call where there is no SQL, what
-        the user's function raised, or a `StoreError` that says it may be tried again.
+        that no longer wait, as `Settled`; None for Note. Raises `Stale` when a guard fails, `NameHeld` when a name is
+        taken, `JobNotFound` when a parent does not exist, `Unsupported` for a Call if there is no SQL, what the user's
+        function raised, or a `StoreError` that says it may be tried again.
         """
         ...
 
@@ -123,11 +123,11 @@ class Persistence(Protocol):
 
     @hookspec(firstresult=True)
     async def store_heartbeat(self, beat: Heartbeat) -> Alive:
-        """Register, renew or withdraw this owner, and answer which others are alive (docs/protocol.md, P1 to P4).
+        """Register, renew or remove this owner, and answer which others are alive (docs/protocol.md, P1 to P4).
 
         Shape: owned. Called before the first claim, then several times a second; must be cheap. Between calls the store
-        keeps the beat itself, off the event loop, for `keep_for` seconds. An owner that has never joined only asks: it
-        is answered with `known=False`, and nothing changes.
+        keeps the beat itself, off the event loop, for `keep_for` seconds. An owner that has never joined only asks: the
+        answer has `known=False`, and nothing changes.
         """
         ...
 
@@ -171,15 +171,14 @@ class Joining(Protocol):
 
     @hookspec(firstresult=True)
     def store_statements(self, writes: Sequence[Write], style: ParamStyle) -> Sequence[Statement]:
-        """The SQL that carries out `writes` on a connection of the user's, in the user's
-        transaction (docs/protocol.md, W13).
+        """The SQL that carries out `writes` on a connection of the user's, in the user's transaction (docs/protocol.md,
+        W13).
 
-        Shape: policy, of the owner of `store_transact` alone. Called for `enqueue(connection=…)`, `insertion` and
-        `ctx.complete`; also while the store is not open. An `Insert` answers with the row that has its name now, its
-        own or the holder's; an `Update` with the row after it, or with none where `schedule_rev` has moved on, and its
-        SQL fails where `seq` has; one that ends a job has a statement after it, without `read`, that settles its
-        children. Statements that are a `hint` (tell the other processes) come last. Raises
-        `Unsupported` for a `Call`.
+        Shape: policy, only for the owner of `store_transact`. Called for `enqueue(connection=…)`, `insertion` and
+        `ctx.complete`; also while the store is not open. An `Insert` returns the row that has its name now, its own or
+        the holder's; an `Update` returns the row after it, or no row if `schedule_rev` differs, and its SQL fails if
+        `seq` differs; a statement without `read` follows an `Update` that ends a job, and settles its children.
+        Statements that are a `hint` (tell the other processes) come last. Raises `Unsupported` for a `Call`.
         """
         ...
 
@@ -212,10 +211,10 @@ class Dispatch(Protocol):
 
     @hookspec
     def dispatch_wrap(self, ctx: JobContext) -> AbstractAsyncContextManager[object] | None:
-        """Something around each attempt, decoding of the payload included.
+        """Something around each attempt, including the decoding of its payload.
 
-        Shape: wrap. The first registered is outermost. What it raises counts as the attempt's failure; `Snooze` and
-        `GiveUp` mean here what they mean in a handler. It may not swallow the handler's error.
+        Shape: wrap. The first registered is outermost. If it raises, the attempt has failed; `Snooze` and `GiveUp` mean
+        here what they mean in a handler. It must not swallow the handler's error.
         """
         ...
 
@@ -223,20 +222,20 @@ class Dispatch(Protocol):
     def dispatch_decide(self, ctx: JobContext, failure: Failure) -> Decision | None:
         """What to do after a failure. Shape: policy. None: the handler's retries and backoff decide.
 
-        Not asked about crashes beyond their cap (docs/protocol.md, R3). An exception is reported and counts as None.
+        Not called for crashes beyond their cap (docs/protocol.md, R3). An exception is reported and counts as None.
         """
         ...
 
 
 class Opening(Protocol):
-    """Any plugin that opens something for the life of the app."""
+    """Any plugin that opens something while the app runs."""
 
     @hookspec
     async def lifecycle_start(self, kernel: Kernel, stack: AsyncExitStack) -> None:
         """Open what the plugin needs; push its clean-up on `stack`.
 
-        Shape: start. The store's comes first, before the owner is registered (`kernel.store_id` is not known yet).
-        An error aborts the start, undoing what was opened. The stack unwinds in reverse at the stop. Also called for
+        Shape: start. The store's comes first, before the owner is registered (`kernel.store_id` is not known yet). An
+        error aborts the start, undoing what was opened. The stack unwinds in reverse at the stop. Also called for
         clients, which never run jobs.
         """
         ...
@@ -250,7 +249,7 @@ class Observing(Protocol):
         """Something has happened and is committed.
 
         Shape: observe. One union of events; match on their type. Called in the kernel's time: hand long work to
-        `kernel.spawn`. An exception is logged and goes no further.
+        `kernel.spawn`. An exception is logged and has no other effect.
         """
         ...
 

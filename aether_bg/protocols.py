@@ -60,7 +60,7 @@ class Kernel(Protocol):
 
     @property
     def client(self) -> bool:
-        """This start is a client's: it only enqueues and queries, and no scheduler runs."""
+        """Whether this start is a client's: it only enqueues and queries, and no scheduler runs."""
         ...
 
     @property
@@ -80,8 +80,8 @@ class Kernel(Protocol):
         ...
 
     async def fire_due(self) -> datetime | None:
-        """For a pull scheduler: claim and start what is due, up to the free capacity, waiting for some
-        where there is none. Returns when to come back; None when nothing waits."""
+        """For a pull scheduler: claim and start what is due, up to the free capacity; waits for some if there is none.
+        Returns when to come back; None when nothing waits."""
         ...
 
     async def sleep_until(self, when: datetime | None) -> None:
@@ -90,24 +90,24 @@ class Kernel(Protocol):
         ...
 
     def wake(self) -> None:
-        """Something may be due, or may need arming: another process wrote, or time was moved."""
+        """Something may be due, or may need arming: another process wrote, or the clock was moved."""
         ...
 
     def spawn(self, fn: Callable[[], Awaitable[object]], name: str) -> None:
-        """Run `fn` on the app's event loop, beside the app, supervised: when it raises it is reported and started again
-        with backoff; when it returns it is done; it is cancelled at the stop. From any thread: an engine that calls
-        back on one of its own hands `fire` over with this."""
+        """Run `fn` on the app's event loop, beside the app, supervised: if it raises, that is reported and it starts
+        again with backoff; if it returns, it is done; at the stop it is cancelled. From any thread: an engine that
+        calls back on a thread of its own passes `fire` to the loop with this."""
         ...
 
     def report(self, part: str, problem: BaseException | str) -> None:
-        """Log a problem that has no caller to be raised to, and pass it to `lifecycle_event`."""
+        """Log a problem that has no caller to raise it to, and pass it to `lifecycle_event`."""
         ...
 
 
 class PayloadCodec(Protocol):
-    """Turns a JSON value into another one for the store, and back (encryption, compression). `about`: whose value it
-    is. What `encode` took from the handler or the metadata, a tenant's key for example, must be named in what it
-    returns: by the time of `decode` the job may have others."""
+    """Turns a JSON value into another one for the store, and back (encryption, compression). `about`: which value it
+    is. If `encode` uses the handler or the metadata, for example to find a tenant's key, what it returns must name the
+    key: by the time of `decode` the job may have another handler and other metadata."""
 
     def encode(self, value: Any, about: About) -> Any: ...
     def decode(self, stored: Any, about: About) -> Any: ...
@@ -116,9 +116,9 @@ class PayloadCodec(Protocol):
 class Runner(Protocol):
     """Runs one handler call somewhere: awaits it on the loop, or carries it to a thread or a process.
 
-    `call()` returns a coroutine for an async handler and the result for a plain one. Must end when cancelled, or, if
-    it cannot (a thread), keep going shielded until the work has really ended (docs/protocol.md, S4), and let the
-    cancellation out afterwards: `anyio.lowlevel.checkpoint_if_cancelled`.
+    `call()` returns a coroutine for an async handler and the result for a plain one. It must end when cancelled. If it
+    cannot (a thread), it must wait, shielded, until the work has really ended (docs/protocol.md, S4), and then raise
+    the cancellation: `anyio.lowlevel.checkpoint_if_cancelled`.
     """
 
     async def __call__(self, ctx: JobContext, call: Invocation) -> Any: ...
@@ -157,7 +157,7 @@ class Inspection(Protocol):
         ...
 
     async def writable(self) -> None:
-        """Raises `StoreBusy` when another process keeps writers out: opening the store would wait longer."""
+        """Raises `StoreBusy` if another process blocks writers: opening the store would wait longer."""
         ...
 
     async def backup(self, target: Path, progress: Callable[[int, int], object]) -> None:
@@ -167,9 +167,9 @@ class Inspection(Protocol):
 
 @runtime_checkable
 class Scheduler(Scheduling, Protocol):
-    """The scheduling layer. `schedule_arm` is left out by a scheduler that reads due rows itself.
+    """The scheduling layer. A scheduler that reads due rows itself leaves out `schedule_arm`.
 
-    It may have, as attributes or plain methods, and as text or None, what `app.health()` and `app.explain()` ask for:
-    `health`, what is wrong with it; `likely_cause`, why due jobs may not be called (asked when some are overdue);
-    `notice`, what the operator should know although all is well.
+    It may have, as attributes or plain methods, text or None for `app.health()` and `app.explain()`: `health`, what is
+    wrong with it; `likely_cause`, why due jobs may not be called (read when some are overdue); `notice`, what the
+    operator should know although nothing is wrong.
     """

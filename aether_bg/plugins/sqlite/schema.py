@@ -154,14 +154,15 @@ CREATE INDEX aether_links_waiting ON aether_links (parent) WHERE waiting = 1;
 MAKE_UNARMED_INDEX = (
     f"CREATE INDEX IF NOT EXISTS main.aether_jobs_unarmed ON aether_jobs (due_at) WHERE {READY} AND armed_seq <> seq"
 )
-"""Made when a scheduler first asks what is not armed: the embedded timer arms nothing and need not pay for it."""
+"""Created when a scheduler first asks which rows are not armed: the embedded timer arms nothing and does not pay for
+it."""
 
 RECURS = (
     "lower(expression_value) <> '@once' AND expression_value NOT GLOB '@at *' AND expression_value NOT GLOB '@after *'"
 )
 LISTED = "status + 0 >= 0"
-"""Always true, and no bound of an index. Only a statement that says it uses the indexes for listing; the kernel's own
-ones must not."""
+"""Always true, and not a bound of an index. Only a statement with this text uses the indexes for listing; the kernel's
+own statements must not."""
 PAUSED = "paused = 1 AND status < 2"
 ATTEMPTED = "started_at IS NOT NULL AND finished_at IS NOT NULL AND outcome IS NOT NULL"
 
@@ -172,7 +173,8 @@ MAKE_LISTING_INDEXES = (
     f"CREATE INDEX IF NOT EXISTS main.aether_jobs_recurring ON aether_jobs (id) WHERE {RECURS}",
     f"CREATE INDEX IF NOT EXISTS main.aether_runs_ended ON aether_runs (finished_at) WHERE {ATTEMPTED}",
 )
-"""Made when jobs are first listed newest first, or attempts of all jobs: only a store that is looked at pays."""
+"""Created when jobs are first listed newest first, or attempts of all jobs: only a store that people look at pays for
+them."""
 
 
 _NAMES = tuple(
@@ -225,12 +227,12 @@ OR name COLLATE NOCASE IN (SELECT value FROM json_each(:names)) AND (
 )
 ORDER BY 1
 """
-"""What runs code of others inside our statements: triggers on our tables, and views, virtual tables and tables with
-generated columns under our names. Read from the schema alone, which runs nothing."""
+"""Objects that run other people's SQL inside our statements: triggers on our tables, and views, virtual tables and
+tables with generated columns under our names. Read from the schema alone, which runs nothing."""
 
 
 def foreign_names(conn: sqlite3.Connection) -> list[str]:
-    """What has a name like ours and is not ours."""
+    """Objects that have one of our names but are not ours."""
     sql = "SELECT name FROM main.sqlite_master WHERE substr(name, 1, 7) COLLATE NOCASE = 'aether_'"
     return [name for (name,) in conn.execute(sql) if name not in (*_NAMES, MIGRATIONS)]
 
@@ -273,7 +275,7 @@ def check(conn: sqlite3.Connection, path: object) -> None:
 
 
 def migrate(db: Database, path: object) -> None:
-    """Bring the file to this version's schema. Call it under the write lock. Raises as `check` does."""
+    """Brings the file to this version's schema. Call it under the write lock. Raises as `check` does."""
     check(db.conn, path)
     steps = migrations()
     if steps.pending(db):

@@ -27,7 +27,7 @@ from aether_bg.plugins.sqlite.writer import too_long
 R = TypeVar("R")
 _READERS = 4
 _LOOK = 0.1
-"""Seconds between looks at whether a write goes on."""
+"""Seconds between checks that a write goes on."""
 
 
 class Session:
@@ -70,10 +70,11 @@ class Session:
         limit: float | None = None,
         name: Callable[[], str] = lambda: "a statement of aether_bg",
     ) -> R:
-        """Have the writer run it; wait for the commit. It is given up, and never committed then, while it has not begun
-        (docs/protocol.md, W2), when it runs for longer than `limit` seconds, and when another one is stuck.
+        """Has the writer run it, and waits for the commit. In three cases it gives up, and the operation is never
+        committed: it has not begun at the deadline (docs/protocol.md, W2), it runs for longer than `limit` seconds, or
+        another one is stuck.
 
-        `theirs`: it runs the user's SQL, whose errors come out as they are; others as a `StoreError`.
+        `theirs`: it runs the user's SQL, whose errors are raised unchanged; others become a `StoreError`.
         """
         writer = self.file.writer
         if stuck := writer.stuck:
@@ -106,7 +107,7 @@ class Session:
         return result
 
     async def _finished(self, op: Operation, finished: Waiter) -> None:
-        """Wait for it, or until it can be given up."""
+        """Waits for it, or until it can be given up."""
         while True:
             await finished.wait(_LOOK)
             if finished.done:
@@ -142,7 +143,7 @@ class Session:
             self._owners[beat.owner] = beat.problems
 
     async def forget(self, beat: Heartbeat) -> None:
-        """Delete the rows of recovered owners, and of this one when it leaves; then release their locks."""
+        """Deletes the rows of recovered owners, and of this one when it leaves; then releases their locks."""
         gone = [*beat.recovered, *([beat.owner] if beat.leave else [])]
         await self.write(lambda conn: claims.forget(conn, [str(owner) for owner in gone]), Rank.BEAT)
         for owner in beat.recovered:

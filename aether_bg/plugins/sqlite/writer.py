@@ -1,4 +1,4 @@
-"""One thread owns the write connection; all operations of a moment share a commit (docs/protocol.md, W1 to W3)."""
+"""One thread owns the write connection; operations of the same moment share a commit (docs/protocol.md, W1 to W3)."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ log = logging.getLogger("aether_bg.sqlite")
 MOST_OPERATIONS: Final = 500
 LONGEST_BATCH: Final = 0.020
 PLENTY: Final = 1000
-"""Pages of WAL, about, from which on a checkpoint is made. SQLite then starts the WAL again from its beginning, and an
+"""Roughly the pages of WAL that lead to a checkpoint. SQLite then starts the WAL again from its beginning, and an
 overwritten file syncs in two thirds of the time of one that has grown (measured)."""
 LARGEST: Final = 16 * 1024 * 1024
-"""Bytes of WAL to keep after it had to grow. A larger one is checkpointed, whichever process wrote it."""
+"""Bytes of WAL to keep after it had to grow. A larger WAL is checkpointed, whichever process wrote it."""
 IDLE: Final = 1.0
 """Seconds without a write after which the WAL is moved into the database, so that a copy of the file is seldom old."""
 
@@ -86,7 +86,7 @@ class Writer:
         self._inbox.watch.wake()
 
     def stop(self) -> None:
-        """Take no more operations; the thread ends after those it has. Join it before closing the lock."""
+        """Takes no more operations; the thread ends after those it has. Join it before closing the lock."""
         self._inbox.put(None)
 
     def forked(self) -> None:
@@ -110,7 +110,7 @@ class Writer:
         self._close()
 
     def _gather(self, going: bool) -> tuple[list[Operation], bool]:
-        """What is waiting now; waits for the first."""
+        """The operations that wait now; waits a tick for the first one."""
         found: list[Operation | None] = list(self._left)
         self._left = []
         try:
@@ -138,7 +138,8 @@ class Writer:
             return True  # the look says what is wrong
 
     def _commit(self, batch: list[Operation]) -> list[Operation]:
-        """Run one transaction; the operations that are finished. The rest of a long batch is left for the next."""
+        """Runs one transaction; returns the operations that are finished. The rest of a long batch is left for the next
+        one."""
         if not self.identities.kept:
             return [self._fail(op, files.gone(self._path)) for op in batch if op.take()]
         ran: list[Operation] = []
@@ -161,7 +162,8 @@ class Writer:
             return self._end(ran)
 
     def _begin(self, batch: list[Operation]) -> list[Operation]:
-        """BEGIN IMMEDIATE, waiting for outsiders until the last deadline; operations that failed instead."""
+        """BEGIN IMMEDIATE, waiting for other programs until the last deadline; otherwise returns the operations that
+        failed."""
         while True:
             try:
                 self._conn.execute("BEGIN IMMEDIATE")
@@ -225,7 +227,7 @@ class Writer:
         return [self._settle(op) for op in ran]
 
     def _broken(self, ran: list[Operation]) -> list[Operation]:
-        """The whole transaction went with one operation (W1): what ran before it has not happened."""
+        """The whole transaction was rolled back with one operation (W1): what ran before it has not happened."""
         *before, culprit = ran
         if culprit.error is None:
             culprit.error = _rolled_back()
