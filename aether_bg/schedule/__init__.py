@@ -4,7 +4,7 @@
 
 | text | meaning |
 |---|---|
-| `@once` | now, once. An aware `datetime`: once, then. A `timedelta`: once, after it |
+| `@once` | now, once. An aware `datetime`: once, at that time. A `timedelta`: once, after it |
 | `@hourly @daily @midnight @weekly @monthly @yearly @annually` | as usual, in any case |
 | `@every 1h30m`, `@every PT90S` | anchor + k * length, k = 1, 2, …: without drift; at least 100 ms |
 | `@every 3 days at 02:30`, `@every 2 weeks on MON at 09:00` | a local time on every nth day or week, from `start` |
@@ -34,8 +34,8 @@ The rules, each with its source:
 * **Instants** increase strictly, and are whole seconds for cron; `after` is exclusive, to the microsecond.
 
 `parse` raises `InvalidSchedule` for text that it cannot read, with the field, the reason and an example that works.
-croniter finds the next matching wall time where it has words for it. This package decides what is accepted, and what
-daylight saving does. docs/how-to/schedules.md is the page for users.
+croniter finds the next matching wall time for everything that it can express. This package decides what is accepted,
+and what daylight saving does. docs/how-to/schedules.md is the page for users.
 """
 
 from ._model import Schedule, Upcoming

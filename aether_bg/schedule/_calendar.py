@@ -1,7 +1,7 @@
 """Which dates a schedule names, and the wall times on them. No zones here: every datetime is naive, in whole seconds.
 
-croniter has no word for nearest weekdays, days counted from the end of a month, or every nth week. This is for those,
-and for counting.
+croniter cannot express nearest weekdays, days counted from the end of a month, or every nth week. This module finds
+those, and counts.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ LENGTHS: Final = {1: (31,), 2: (28, 29), 3: (31,), 4: (30,), 5: (31,), 6: (30,),
 
 
 class Dates(Protocol):
-    """Some of the calendar's dates."""
+    """A set of dates."""
 
     def falls(self, at: date) -> bool:
-        """Whether it is one of them."""
+        """Whether the date is one of them."""
 
     def later(self, at: date) -> date | None:
         """The first of them after `at`; None: none within 50 years."""
@@ -34,8 +34,8 @@ class Dates(Protocol):
 
 @attrs.frozen
 class MonthDates:
-    """The dates of cron's three day fields. Which days of a month match depends on two things only: how long it is, and
-    on which weekday it begins. That makes 28 kinds of month."""
+    """The dates of cron's three day fields. Which days of a month match depends only on its length and on the weekday
+    of its first day. That makes 28 kinds of month."""
 
     day: Field
     month: Field

@@ -23,7 +23,7 @@ def seams(clock: Clock, after: datetime, upto: datetime) -> Iterator[datetime]:
 
 
 def frequencies(walls: Walls, clock: Clock, after: datetime, upto: datetime) -> int:
-    """Occurrences of a schedule in real time: whatever the clock shows, as often as it shows it."""
+    """Occurrences of a schedule in real time: each time the clock shows a matching time."""
     found, wall = 0, clock.wall(after)
     for seam in seams(clock, after, upto):
         shown, again = clock.around(seam)
@@ -33,7 +33,7 @@ def frequencies(walls: Walls, clock: Clock, after: datetime, upto: datetime) -> 
 
 
 def fixed(walls: Walls, clock: Clock, reached: datetime, after: datetime, upto: datetime) -> int:
-    """Occurrences of fixed times: each when the clock first shows it or, in a gap, all of them as one at its end.
+    """Occurrences of fixed times: each when the clock first shows it; all those in a gap count as one, at its end.
 
     `reached`: the latest wall time that the clock has shown by `after`.
     """

@@ -14,7 +14,7 @@ from ._wall_clock import ByWallClock
 
 @attrs.frozen
 class FoundByCroniter(Walls):
-    """Wall times that croniter has expressions for."""
+    """Wall times that croniter can find."""
 
     expressions: tuple[str, ...] = ()
 

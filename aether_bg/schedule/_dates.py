@@ -17,11 +17,11 @@ CYCLE = 400
 
 
 def expressions(fields: tuple[Field, ...]) -> tuple[str, ...]:
-    """Expressions for croniter, of which each stands for a part of the occurrences; none where it has no words for
-    them (W, and days counted from the end).
+    """Expressions for croniter, each for a part of the occurrences; none if it cannot express them (W, and days counted
+    from the end).
 
-    Every field is written out in full, so that croniter has no notation to interpret. Both day fields of one
-    expression must match; where either is enough, there are two expressions.
+    Every field is written out in full, so that croniter has no notation to interpret. Both day fields of one expression
+    must match; if either is enough, there are two expressions.
     """
     *clock, day, month, weekday = fields
     if any(pick != Pick() for pick in day.picks) or any(number == LAST for _, number in weekday.nth):

@@ -30,17 +30,17 @@ REMEDIES: Final = (
 
 @attrs.frozen(kw_only=True)
 class EveryDays(ByWallClock):
-    """Days or weeks counted from the local date of the anchor; of a job's `start`, where it has one."""
+    """Days or weeks counted from the local date of the anchor; from a job's `start`, if it has one."""
 
     from_start: ClassVar[bool] = True
 
     number: int
     unit: Literal["day", "week"]
     weekdays: tuple[int, ...] = ()
-    """Of weeks, 0 being Sunday; none given: the weekday that it is counted from."""
+    """For weeks, 0 is Sunday; none given: the weekday of the date from which it is counted."""
     time: tuple[int, int, int]
     parsed: datetime = attrs.field(factory=lambda: datetime.now(UTC), repr=False, eq=False)
-    """The anchor where none is given."""
+    """The anchor if none is given."""
 
     @property
     def frequency(self) -> bool:
@@ -71,7 +71,7 @@ class EveryDays(ByWallClock):
 
 
 def read(value: str) -> dict[str, Any] | None:
-    """The fields of `EveryDays` in what follows `@every`; None: it is rather a length."""
+    """The fields of `EveryDays` in the text after `@every`; None: it is a length of time instead."""
     if not WORDS.fullmatch(value):
         return None
     words = re.sub(r" ?, ?", ",", " ".join(value.upper().split()))

@@ -49,7 +49,8 @@ class Pick:
     """The weekday, Monday to Friday, nearest to it in the same month."""
 
     def day(self, length: int, first: int) -> int | None:
-        """In a month of that length whose day 1 is the weekday `first`, 0 being Sunday; None: it has no such day."""
+        """The day in a month of that length whose day 1 is the weekday `first`, 0 is Sunday; None: it has no such
+        day."""
         day = length - self.number if self.from_end else self.number
         if not 1 <= day <= length:
             return None
@@ -201,7 +202,7 @@ def read_part(kind: Kind, part: str) -> set[int]:
 
 
 def value(kind: Kind, word: str, part: str) -> int:
-    """A number in the field's limits, 7 as well for Sunday, or one of its names. It stands in `part`."""
+    """A number in the field's limits (7 for Sunday too), or one of its names. It is in `part`."""
     if word.isdigit():
         number = int(word)
         if kind.low <= number <= kind.high or (kind is WEEKDAY and number == 7):

@@ -50,7 +50,7 @@ def parse(text: str | datetime | timedelta, timezone: str | None = None) -> Sche
 
 
 def parse_kept(text: object, timezone: object) -> Schedule:
-    """The same for what counts from an anchor of its own: one value for the same text, not one made now."""
+    """The same for a schedule that counts from its own anchor: one value for the same text, not a new one each time."""
     if type(text) is str and (timezone is None or type(timezone) is str):
         return read(text, timezone)
     return parse_other(text, timezone)
@@ -172,7 +172,7 @@ def plain(text: str, timezone: str | None) -> tuple[str, str | None]:
 
 
 def written_otherwise(text: str) -> Refused | None:
-    """How to write here what stands for a schedule in other libraries or other arguments."""
+    """How to write here what other libraries or other arguments write differently."""
     word = text.lower()
     if match := OTHER_ZONE.fullmatch(text):
         named, rest = match.groups()

@@ -23,7 +23,7 @@ class Simple:
     text: str
     timezone: str | None = None
     parsed: datetime = attrs.field(factory=now, repr=False, eq=False)
-    """The anchor where none is given."""
+    """The anchor if none is given."""
 
     def again(self) -> Self:
         """The same, parsed now."""

@@ -35,7 +35,7 @@ class ByWallClock:
     @property
     @abstractmethod
     def frequency(self) -> bool:
-        """It follows real time, rather than naming times of day."""
+        """Whether it follows real time, rather than naming times of day."""
 
     @abstractmethod
     def walls(self, anchor: datetime | None) -> Walls:

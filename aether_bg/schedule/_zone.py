@@ -1,7 +1,7 @@
-"""Zones: which names are accepted, and what the wall clock shows where it is set forward or back.
+"""Zones: which names are accepted, and what the wall clock shows when it is set forward or back.
 
-A wall time is a naive datetime. Where the clock is set forward there is a gap: wall times that never show.
-Where it is set back there is a repeat: wall times that show twice, the second time with `fold=1` (PEP 495).
+A wall time is a naive datetime. When the clock is set forward there is a gap: wall times that it never shows. When it
+is set back there is a repeat: wall times that it shows twice, the second time with `fold=1` (PEP 495).
 """
 
 from __future__ import annotations

@@ -1,10 +1,8 @@
-"""For tests of apps and plugins. `sidecar` starts a real Dapr for them, `postgres` a real PostgreSQL; they are imported
-by their own names.
+"""For tests of apps and plugins. `sidecar` starts a real Dapr for them, `postgres` a real PostgreSQL; import these two
+by name.
 
 `foundations` the app in a sandbox · `jobs` what a test does there, `plain` without async · `wanted` what it expects
-`still` nothing runs by itself · `clock` time that tests move · `pytest_plugin` all of it as fixtures
-`processes`, `dapr_processes`, `postgres_processes` real servers · `contracts` what the kernel relies on of a store, a
-scheduler, a runner, a policy
+`still` a scheduler that never calls · `clock` time that tests move · `pytest_plugin` all of it as fixtures
 """
 
 from __future__ import annotations

@@ -13,10 +13,10 @@ START: Final = datetime(2030, 1, 1, tzinfo=UTC)
 
 
 class FakeClock:
-    """Pass it as `Aether(…, clock=FakeClock())`; then time passes by `advance` only, in every thread alike.
+    """Pass it as `Aether(…, clock=FakeClock())`; then time passes only by `advance`, in every thread.
 
-    A running scheduler reads the clock at least once a second and is not woken by `advance`: `await app.drain()`
-    runs at once whatever has become due. Timeouts, `wait` and the stop are real time, whatever this clock says.
+    A running scheduler reads the clock at least once a second and is not woken by `advance`; `await app.drain()` runs
+    at once whatever is due by then. Timeouts, `wait` and the stop use real time, whatever this clock says.
     """
 
     def __init__(self, start: datetime = START) -> None:

@@ -137,7 +137,7 @@ class SidecarProcess(_DaprProcess):
         return {name: value for name, value in found.items() if value is not None}
 
     def healthy(self) -> bool:
-        """Ready in full: the app listens, the scheduler is connected."""
+        """Fully ready: the app listens, the scheduler is connected."""
         headers = {"dapr-api-token": self._api_token} if self._api_token else {}
         return _answers(self.http_port, "/v1.0/healthz", 204, headers)
 
@@ -151,7 +151,7 @@ class SidecarProcess(_DaprProcess):
 
 
 def _environment(**extra: str | None) -> dict[str, str]:
-    """This process's environment without what a Dapr outside may have put there."""
+    """This process's environment without the variables of another Dapr."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith(("DAPR_", "APP_", "NAMESPACE"))}
     ours.update({name: value for name, value in extra.items() if value is not None})
     return ours | {"DAPRHOST_IP": HOST, "NAMESPACE": "default"}

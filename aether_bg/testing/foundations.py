@@ -1,4 +1,4 @@
-"""An app on other foundations while a test lasts: a store to throw away, a clock to move, fakes for dependencies."""
+"""An app on other foundations during a test: a temporary store, a clock that the test moves, fakes for dependencies."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ def sandbox(
     override: Mapping[Any, Any] | None = None,
     store: Any = ":memory:",
 ) -> Sandbox:
-    """The app itself, for the length of a block, on a store to throw away, where nothing runs until it is drained.
+    """The app itself, as long as a block lasts, on a temporary store; nothing runs before it is drained.
 
         async with sandbox(app, override={Mailer: FakeMailer()}) as jobs:    # a Jobs
             await sign_up("ada@example.org")                    # code under test, which uses the global `app`
             await jobs.assert_enqueued("Welcome", payload={"to": "ada@example.org"})
             await jobs.drain()
 
-    Its handlers, declared jobs, dependencies, options and plugins are as they are; only the owners of persistence and
-    scheduling stand back. `with sandbox(app).blocking() as jobs:` is the same for tests that are not async, with plain
-    functions. `with sandbox(app) as jobs:` does not start the app: that is left to the code under test, which then runs
-    on the same loop; for one that runs in another thread, a test client's, `blocking(start=False)`.
+    Its handlers, declared jobs, dependencies, options and plugins stay; only the plugins that own persistence and
+    scheduling are left out. `with sandbox(app).blocking() as jobs:` is the same for tests that are not async, with
+    plain functions. `with sandbox(app) as jobs:` does not start the app: the code under test starts it, on the same
+    loop; if it runs in another thread, for example a test client's, use `blocking(start=False)`.
 
-    `clock`: a new FakeClock by default. `override`: a type to what stands in for it: a function or class is a factory
-    as in `app.provide`, anything else is the thing itself, a mock for instance. `store`: another one, as for `Aether`.
+    `clock`: a new FakeClock by default. `override`: from a type to its replacement: a function or class is a factory as
+    in `app.provide`, anything else, for example a mock, is used as it is. `store`: another store, as for `Aether`.
 
     Raises `AlreadyStarted` at the block when the app is running, and `InvalidOption` for what cannot be overridden.
     """
@@ -64,7 +64,8 @@ class Sandbox:
     # -- not started -----------------------------------------------------------------------------
 
     def __enter__(self) -> Jobs:
-        """Other code holds the app under names of its own and must find the sandbox: its registration is exchanged."""
+        """Other code has its own references to the app and must find the sandbox: the app's registration is
+        exchanged."""
         app, still = self._app, Still()
         if app._session is not None:
             raise AlreadyStarted(repr(app), "it runs already, in a sandbox or without one", "Leave that block first.")
@@ -100,7 +101,7 @@ class Sandbox:
         return trial
 
     def _check_wanted(self, trial: Registration) -> None:
-        """A fake that no handler asks for hides a mistake: the real thing would be used."""
+        """A fake that no handler requests hides a mistake: the real dependency would be used."""
         trial.handlers.resolve(trial.dependencies)
         wanted = {kind for kind, *_ in trial.provided}
         for handler in map(trial.handlers.compiled, trial.handlers):
@@ -137,7 +138,7 @@ class Sandbox:
     ) -> AbstractContextManager[PlainJobs]:
         """`with sandbox(app).blocking() as jobs`: the app in a thread of its own, everything as plain functions.
 
-        `start=False`: the code under test starts it, a web service in a test client for instance.
+        `start=False`: the code under test starts it, for example a web service in a test client.
         """
         return self._blocking(start, backend)
 
@@ -163,7 +164,7 @@ _HINTS: Final = {
 
 
 def _hint(error: BaseException | None) -> None:
-    """What the error of an app does not say: that this one is in a sandbox."""
+    """What the app's own error does not say: that it is in a sandbox."""
     for kind, text in _HINTS.items():
         if isinstance(error, kind):
             error.add_note(text)

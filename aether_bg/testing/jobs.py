@@ -1,4 +1,4 @@
-"""What a test does inside a sandbox: run what is due, let time pass, and say what should be enqueued."""
+"""What a test does inside a sandbox: run what is due, let time pass, and check what is enqueued."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ _ALL: Final = 10**9
 
 
 class JobFailed(errors.JobFailed, AssertionError):
-    """An attempt failed that a `drain` ran. `failed`: all that did; the cause is what the handler raised.
+    """An attempt that `drain` ran has failed. `failed`: all that did; the cause is the handler's error.
 
-    It is an `aether_bg.JobFailed` as well: `except JobFailed` and `pytest.raises` take either."""
+    It is an `aether_bg.JobFailed` as well: `except JobFailed` and `pytest.raises` accept either.
+    """
 
     def __init__(self, failed: Sequence[Ran], of: int) -> None:
         self.failed = list(failed)
@@ -36,7 +37,7 @@ class JobFailed(errors.JobFailed, AssertionError):
 
 
 def _check_loop(name: str) -> None:
-    """In a test that is not async nothing awaits the call: it would do nothing, and the test would pass."""
+    """In a test that is not async the call would never be awaited: it would do nothing, and the test would pass."""
     try:
         anyio.current_time()
     except RuntimeError:
@@ -65,7 +66,7 @@ def _verb(name: str, of_the_app: Callable[..., Any], /, *args: Any, **kwargs: An
 class Jobs:
     """Has every verb of the app as well (`await jobs.enqueue(…)` is `await app.enqueue(…)`), and its `store`.
 
-    `app`: the app under test. `clock`: its time.
+    `app`: the app under test. `clock`: its clock.
     """
 
     def __init__(self, app: Aether, clock: FakeClock, still: Still) -> None:
@@ -85,9 +86,10 @@ class Jobs:
 
     @_in_a_loop
     async def drain(self, *, raise_errors: bool = True, timeout: float = 30) -> list[Ran]:
-        """Run whatever is due by the clock, and what that makes due, until nothing is; the attempts, as they began.
+        """Run what is due by the clock, and what that makes due, until nothing is due; returns the attempts, as they
+        began.
 
-        A retry that waits for its backoff is not due: let time pass. Raises `JobFailed` when an attempt failed, after
+        A retry that waits for its backoff is not due: let time pass. Raises `JobFailed` if an attempt failed, after
         everything has run, unless `raise_errors=False`; and `WaitTimeout` after `timeout` real seconds.
         """
         with anyio.move_on_after(timeout) as scope:
@@ -108,9 +110,10 @@ class Jobs:
     async def advance(
         self, by: timedelta | None = None, /, *, raise_errors: bool = True, timeout: float = 30, **length: float
     ) -> list[Ran]:
-        """Let time pass as in an app that runs: the clock goes from one due instant to the next, a `drain` at each.
+        """Let time pass as in an app that runs: the clock goes from one due instant to the next, with a `drain` at
+        each.
 
-        `advance(days=365)`: a timedelta, or its arguments. (To have the app asleep meanwhile, and occurrences missed:
+        `advance(days=365)`: a timedelta, or its arguments. (To simulate an app that was down and missed occurrences:
         `jobs.clock.advance(…)`, then `drain`.) Raises as `drain` does, and stops at that instant.
         """
         end = self.clock.now() + step_of(by, length)
@@ -129,18 +132,18 @@ class Jobs:
 
     @_in_a_loop
     async def pending(self) -> list[JobInfo]:
-        """Jobs that wait or run, the next due first; declared ones among them."""
+        """Jobs that wait or run, the next due first; declared ones included."""
         found = await self._of(JobStatus.SCHEDULED, JobStatus.RUNNING)
         return sorted(found, key=lambda job: (due_of(job) or job.created_at, job.id))
 
     @_in_a_loop
     async def completed(self) -> list[JobInfo]:
-        """Jobs that have ended well, oldest first. A recurring job without an end never does: see what drain ran."""
+        """Jobs that are COMPLETED, oldest first. A recurring job without an end never is: see what drain ran."""
         return await self._of(JobStatus.COMPLETED)
 
     @_in_a_loop
     async def failed(self) -> list[JobInfo]:
-        """Jobs that have ended badly, oldest first; those with retries left are still pending."""
+        """Jobs that are FAILED, oldest first; those with retries left are still pending."""
         return await self._of(JobStatus.FAILED)
 
     async def _of(self, *status: JobStatus) -> list[JobInfo]:
@@ -160,11 +163,11 @@ class Jobs:
         schedule: str | None = None,
         count: int = 1,
     ) -> Coroutine[Any, Any, list[JobInfo]]:
-        """To be awaited: exactly `count` such jobs have been enqueued, run already or not; returns them.
+        """Check that exactly `count` such jobs have been enqueued, run already or not; returns them. To be awaited.
 
-        `handler`: as for `enqueue`. `payload`: an instance, equal as a whole; or a mapping in JSON form, of which
-        each key must be equal, like `metadata`. `due`: an instant, or a timedelta from now. `schedule`: the text.
-        Cancelled jobs do not count. Raises `AssertionError`, which lists the jobs that there are.
+        `handler`: as for `enqueue`. `payload`: an instance, equal as a whole; or a mapping in JSON form, of which each
+        key must be equal, like `metadata`. `due`: an instant, or a timedelta from now. `schedule`: the text. Cancelled
+        jobs do not count. Raises `AssertionError`, which lists the existing jobs.
         """
         wanted = self._wanted(handler, job_name, payload, due, metadata, schedule)
         return self._to_await("assert_enqueued", self._assert(wanted, count))
@@ -180,7 +183,7 @@ class Jobs:
         metadata: Mapping[str, Any] | None = None,
         schedule: str | None = None,
     ) -> Coroutine[Any, Any, list[JobInfo]]:
-        """To be awaited: no such job has been enqueued. As `assert_enqueued` with `count=0`."""
+        """Check that no such job has been enqueued: `assert_enqueued` with `count=0`. To be awaited."""
         wanted = self._wanted(handler, job_name, payload, due, metadata, schedule)
         return self._to_await("assert_not_enqueued", self._assert(wanted, 0))
 
@@ -215,7 +218,7 @@ class Jobs:
     # -- for the sandbox -------------------------------------------------------------------------
 
     def wait_for_start(self) -> None:
-        """In another thread than the one that starts the app. Raises `NotStarted`."""
+        """From a thread that does not start the app itself. Raises `NotStarted`."""
         self._still.wait_for_start()
 
     def _to_await(self, name: str, check: Coroutine[Any, Any, R]) -> Coroutine[Any, Any, R]:
@@ -223,7 +226,7 @@ class Jobs:
         return check
 
     def close(self) -> None:
-        """An assertion that was not awaited has asserted nothing: raise `UsageError` rather than let the test pass."""
+        """An assertion that was not awaited has checked nothing: raises `UsageError` so that the test does not pass."""
         forgotten = [
             (name, check) for name, check in self._checks if inspect.getcoroutinestate(check) == inspect.CORO_CREATED
         ]

@@ -1,4 +1,4 @@
-"""`Jobs` for tests that are not async: each verb is carried to the loop that the app runs on."""
+"""`Jobs` for tests that are not async: each verb runs on the app's loop."""
 
 from __future__ import annotations
 

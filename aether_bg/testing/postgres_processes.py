@@ -150,7 +150,8 @@ class PostgresServer(ServerProcess):
         self._end(signal.SIGINT if mode == "fast" else signal.SIGTERM, timeout)
 
     def kill(self) -> None:
-        """A crash (`pg_ctl stop -m immediate`): no checkpoint, no goodbye. The next start recovers from the log."""
+        """A crash (`pg_ctl stop -m immediate`): no checkpoint, no clean end of sessions. The next start recovers from
+        the log."""
         self._end(signal.SIGQUIT, 10.0)
 
     def restart(self) -> None:

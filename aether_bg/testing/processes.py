@@ -37,7 +37,7 @@ def listens(port: int) -> bool:
 class ServerProcess:
     """One process: its command line stays the same over restarts, so that it finds its data again.
 
-    `user`: whose process it becomes, where that is not ours (needs root).
+    `user`: the user it runs as, if that is not ours (needs root).
     """
 
     failure: ClassVar[type[AetherError]] = AetherError

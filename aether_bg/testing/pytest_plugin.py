@@ -1,9 +1,9 @@
-"""pytest fixtures for tests of apps; the package registers them, so they are there without an import.
+"""pytest fixtures for tests of apps; the package registers them, so no import is needed.
 
 `aether_clock` time that the test moves · `aether_sandbox` an app on other foundations · `aether_sidecar` a real Dapr
 `aether_postgres` a real PostgreSQL
 
-No hook, no option, no marker: a suite that uses none of them is as it was.
+No hook, no option, no marker: a suite that uses none of them does not change.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def aether_clock() -> FakeClock:
-    """A `FakeClock` that begins in 2030; `aether_sandbox` lives by it."""
+    """A `FakeClock` that begins in 2030; `aether_sandbox` uses it."""
     from aether_bg.testing.clock import FakeClock
 
     return FakeClock()
@@ -31,7 +31,8 @@ def aether_clock() -> FakeClock:
 
 @pytest.fixture
 def aether_sandbox(aether_clock: FakeClock) -> Callable[..., Sandbox]:
-    """`aether_bg.testing.sandbox` by this test's clock: `async with aether_sandbox(app) as jobs`, or `.blocking()`."""
+    """`aether_bg.testing.sandbox` with this test's clock: `async with aether_sandbox(app) as jobs`, or
+    `.blocking()`."""
     from aether_bg.testing.foundations import sandbox
 
     return partial(sandbox, clock=aether_clock)

@@ -1,4 +1,5 @@
-"""The scheduling layer of a sandbox: nothing runs by itself; what is run is noted, with the exceptions as they were."""
+"""The scheduling layer of a sandbox: nothing runs by itself; what `drain` runs is noted, with the original
+exceptions."""
 
 from __future__ import annotations
 
@@ -19,9 +20,9 @@ from aether_bg.protocols import Kernel
 
 _FAILED: Final = (RunOutcome.FAILED, RunOutcome.TIMED_OUT, RunOutcome.CRASHED)
 _ROWS: Final = 10
-"""Of history per attempt: the attempt itself, and what was skipped, coalesced or overlapped with it."""
+"""History rows per attempt: the attempt itself, and what was skipped, coalesced or overlapped with it."""
 _SOON: Final = 5.0
-"""Real seconds that another thread waits for the app to be there."""
+"""Real seconds that another thread waits for the app to start."""
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -31,9 +32,9 @@ class Ran:
     job: JobInfo
     """The row at the claim."""
     run: JobRun
-    """Its row of history; outcome None when that has been purged already."""
+    """Its row of history; outcome None if that has been purged already."""
     exception: BaseException | None
-    """What the handler raised, as it was, traceback and all."""
+    """The error that the handler raised, with its traceback."""
 
     @property
     def job_name(self) -> str:
@@ -49,7 +50,7 @@ class Ran:
 
     @property
     def failed(self) -> bool:
-        """It raised or took too long, whether it will be tried again or not."""
+        """Whether it raised or took too long, whether or not it will be tried again."""
         return self.outcome in _FAILED
 
     def __str__(self) -> str:
@@ -67,7 +68,7 @@ class Still:
         self._begun: list[JobInfo] = []
         self._raised: dict[tuple[UUID, int], BaseException] = {}
         self._told: set[tuple[UUID, int]] = set()
-        """Failed jobs that a `take` has told of."""
+        """Failed jobs that a `take` has already reported."""
         self._changed = Condition()
         self._kernel: Kernel | None = None
 
@@ -88,14 +89,14 @@ class Still:
             self._changed.notify_all()
 
     async def kernel(self) -> Kernel:
-        """The running app's. Raises `TimeoutError` where none is."""
+        """The running app's kernel. Raises `TimeoutError` if there is none."""
         with anyio.fail_after(_SOON):
             while self._kernel is None:
                 await anyio.sleep(0.001)
         return self._kernel
 
     def wait_for_start(self) -> None:
-        """For other threads: until the app is there. Raises `NotStarted`."""
+        """For other threads: waits until the app has started. Raises `NotStarted`."""
         with self._changed:
             if not self._changed.wait_for(lambda: self._kernel is not None, _SOON):
                 raise NotStarted("the app of the sandbox", "it is not running", "Use it inside of its block.")
@@ -117,13 +118,13 @@ class Still:
 
     @hookimpl(tryfirst=True)
     def dispatch_decide(self, ctx: JobContext, failure: Failure) -> Decision | None:
-        """Hears also of what a unit of work raised at its commit, after the handler."""
+        """Also sees what a unit of work raised at its commit, after the handler."""
         if isinstance(failure, Raised):
             self._raised[ctx.job.id, ctx.token] = failure.error
         return None
 
     async def take(self) -> list[Ran]:
-        """What has begun since the last time, in that order, and how it ended."""
+        """The attempts that have begun since the last call, in that order, and how they ended."""
         begun, self._begun = self._begun, []
         raised, self._raised = self._raised, {}
         kernel = await self.kernel()
@@ -138,8 +139,8 @@ class Still:
         ]  # fmt: skip
 
     async def _never_begun(self, kernel: Kernel, begun: set[UUID]) -> list[JobInfo]:
-        """Jobs that have failed since the last time and got to no wrap: a payload that cannot be decoded, a schedule
-        that no plugin reads. As they were at their claim."""
+        """Jobs that have failed since the last call before any wrap: a payload that cannot be decoded, a schedule that
+        no plugin reads. As they were at their claim."""
         failed = await kernel.store.find(Query(status=(JobStatus.FAILED,)))
         fresh = [job for job in failed if job.id not in begun and (job.id, job.seq) not in self._told]
         self._told |= {(job.id, job.seq) for job in failed}

@@ -1,4 +1,4 @@
-"""What a test expects to be enqueued: matching it against rows, and saying what is there instead."""
+"""What a test expects to be enqueued: matches it against rows, and says what exists instead."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import attrs
 from aether_bg.model import JobInfo
 
 ANY: Final[Any] = type("Any", (), {"__repr__": lambda self: "ANY"})()
-"""Whatever it is. (None is a payload.)"""
+"""Matches anything. (None is a payload.)"""
 _MOST: Final = 20
 
 
 @attrs.frozen(kw_only=True)
 class Wanted:
-    """`payload`: a mapping matches by its keys, all else as a whole. `due`: to the microsecond of the store."""
+    """`payload`: a mapping matches by its keys, anything else as a whole. `due`: to the microsecond of the store."""
 
     handler_name: str
     job_name: str | None
@@ -46,7 +46,7 @@ class Wanted:
 
 
 def due_of(job: JobInfo) -> datetime | None:
-    """When it runs next; of one that has ended, the occurrence it ended with."""
+    """When it runs next; for a job that has ended, its last occurrence."""
     return job.due_at or job.occurrence or job.last_occurrence
 
 
@@ -58,7 +58,7 @@ def due_from(due: Any, now: datetime) -> datetime | None:
 
 
 def listed(jobs: Sequence[JobInfo]) -> str:
-    """The jobs that there are, a line each."""
+    """The existing jobs, a line each."""
     if not jobs:
         return "There is no job at all."
     lines = [f"  {_line(job)}" for job in jobs[:_MOST]]

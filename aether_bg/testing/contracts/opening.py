@@ -1,4 +1,4 @@
-"""A stranger's store, opened through the hooks as the kernel would, at a place of its own."""
+"""A third party's store, opened through the hooks as the kernel would, at a place of its own."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from aether_bg.testing.contracts.values import a_job, difference, new_id, now
 
 
 class Opened:
-    """One opening of a store: its hooks, and the few words in which the checks speak."""
+    """One opening of a store: its hooks, and the few verbs that the checks use."""
 
     def __init__(self, hooks: Any, placeholder: str = "?") -> None:
         self._hooks = hooks
@@ -86,13 +86,13 @@ class Opened:
         return found[0] if found else None
 
     async def the(self, job: JobInfo | UUID) -> JobInfo:
-        """The row, which must be there."""
+        """The row, which must exist."""
         row = await self.row(job)
         expect(row is not None, f"the row of {job} is gone")
         return cast(JobInfo, row)
 
     async def same(self, job: JobInfo, what: str) -> None:
-        """The row must be there, and as `job` in every field."""
+        """The row must exist, and equal `job` in every field."""
         differs = difference(await self.the(job), job)
         expect(not differs, f"{what}: {differs}")
 
@@ -114,7 +114,7 @@ class Opened:
 
 @attrs.frozen
 class StoreWorld:
-    """`open` as often as needed: every opening is of one place, made for this check alone."""
+    """`open` as often as needed: all openings use one place, made for this check alone."""
 
     make: Callable[[Path], Any]
     place: Path
@@ -145,7 +145,7 @@ async def plugin_of(made: Any, stack: AsyncExitStack) -> Any:
 
 
 def hooks_of(plugin: Any) -> Any:
-    """Its hooks alone, through pluggy: names given by `specname` count, attributes do not."""
+    """Only its hooks, through pluggy: names given by `specname` count, attributes do not."""
     manager = plugin_manager()
     manager.register(plugin)
     return manager.hook

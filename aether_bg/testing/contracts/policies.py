@@ -25,11 +25,11 @@ from aether_bg.testing.contracts.values import PAYLOADS, a_job, alike, now
 
 
 class Mishap(Exception):
-    """Raised by a handler of the contract's."""
+    """Raised by a handler of this contract."""
 
 
 class _Problems(logging.Handler):
-    """What is reported, and what an observer raised: that is logged only."""
+    """What is reported, and what an observer raised: that is only logged."""
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
@@ -56,7 +56,7 @@ class _Problems(logging.Handler):
 
 @attrs.frozen
 class PolicyWorld:
-    """`plugin`: what is looked at. `later`: another one of the same factory, as a later start would make."""
+    """`plugin`: the one under test. `later`: another one from the same factory, as a later start would make it."""
 
     plugin: Any
     later: Any
@@ -64,7 +64,7 @@ class PolicyWorld:
     folder: Path
 
     def needs(self, hook: str) -> None:
-        """The rule is about this hook: left out where the plugin has none."""
+        """The rule is about this hook: left out if the plugin does not have it."""
         only_if(implements(self.plugin, hook), f"the plugin has no {hook}")
 
     @property
@@ -72,7 +72,7 @@ class PolicyWorld:
         return hooks_of(self.plugin)
 
     def app(self, *plugins: Any) -> Aether:
-        """Under the plugin: "Work" returns, "Fails" raises."""
+        """An app with the plugin: "Work" returns, "Fails" raises."""
         app = Aether(self.folder / "jobs.db", scheduler="timer", plugins=[self.plugin, *plugins], grace=1)
 
         async def work(payload: dict[str, Any]) -> None:

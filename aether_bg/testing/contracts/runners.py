@@ -1,6 +1,6 @@
-"""What a runner must do with the call it is given: run it once, tell how it ended, and end when it is cancelled.
+"""What a runner must do with the call it gets: run it once, say how it ended, and end when it is cancelled.
 
-The handlers are functions of this module and note what they do in files, so that they can be run in another process.
+The handlers are functions of this module and note what they do in files, so that they can run in another process.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from aether_bg.testing.contracts.values import a_job, new_id, now
 
 
 class Mishap(Exception):
-    """Raised by a handler of the contract's."""
+    """Raised by a handler of this contract."""
 
 
 def plain_work(file: str, seconds: float = 0.0) -> str:
@@ -61,7 +61,8 @@ async def async_hang() -> None:
 
 @attrs.frozen
 class RunnerWorld:
-    """`plugin`: who is asked for runners. `started`: it has been started, as for an app; `call`: one attempt."""
+    """`plugin`: the one that is asked for runners. `started`: it has been started, as for an app; `call`: one
+    attempt."""
 
     plugin: Any
     folder: Path

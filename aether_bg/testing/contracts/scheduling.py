@@ -1,4 +1,4 @@
-"""A stranger's scheduler at work: a real app on a SQLite file, real time, and handlers that note when they ran."""
+"""A third party's scheduler at work: a real app on a SQLite file, real time, and handlers that note when they ran."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from aether_bg.testing.contracts.values import now
 
 @attrs.frozen
 class Ran:
-    """One call of a handler. `at`: when it began; `occurrence`: what for."""
+    """One call of a handler. `at`: when it began; `occurrence`: for which one."""
 
     name: str
     occurrence: datetime
@@ -42,7 +42,7 @@ class _Problems:
 
 @attrs.frozen
 class Scheduled:
-    """An app that runs under the scheduler. `problems`: what was reported."""
+    """An app that runs under the scheduler. `problems`: the reported ones."""
 
     app: Aether
     scheduler: Any
@@ -56,11 +56,11 @@ class Scheduled:
         return implements(self.scheduler, "schedule_arm")
 
     async def armed(self) -> bool:
-        """Everything that waits is."""
+        """Whether everything that waits is armed."""
         return not await self.app.store.find(unarmed=True)
 
     async def completed(self, job: UUID) -> int:
-        """How often it has, by its history."""
+        """How often the job has completed, by its history."""
         return [run.outcome for run in await self.app.store.history(job)].count(RunOutcome.COMPLETED)
 
 
@@ -90,7 +90,7 @@ class SchedulerWorld:
 
     @asynccontextmanager
     async def before(self, ago: timedelta = timedelta(0)) -> AsyncIterator[Any]:
-        """A client for what was enqueued some time ago, when no scheduler ran."""
+        """A client that enqueues what should have been enqueued some time ago, when no scheduler ran."""
         clock = FakeClock(now() - ago)
         app = self._with_handlers(Aether(self.folder / "jobs.db", scheduler="timer", clock=clock))
         async with app.client() as client:
@@ -126,7 +126,7 @@ class SchedulerWorld:
         return [ran for ran in self.ran if ran.name == name]
 
     async def until(self, holds: Callable[[], Any], what: str) -> None:
-        """Ask again and again (`holds` may be async), until it holds; `what` was expected within `patience`."""
+        """Checks again and again (`holds` may be async), until it holds; `what` was expected within `patience`."""
         end = time.monotonic() + self.patience
         while not (await answer if isinstance(answer := holds(), Awaitable) else answer):
             expect(time.monotonic() < end, f"{what}: not within {self.patience:g} s")

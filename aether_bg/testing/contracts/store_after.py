@@ -26,7 +26,7 @@ from aether_bg.testing.contracts.values import (
 
 
 def a_child(*parents: JobInfo, name: str | None = None, after_any: bool = False, due: float = -1) -> Insert:
-    """To run after `parents`; by its own schedule due in `due` seconds."""
+    """A job that runs after `parents`; by its own schedule it is due in `due` seconds."""
     job = a_job(
         name, parents=len(parents), waits_for=len(parents), after_any=after_any, due_at=now() + timedelta(seconds=due)
     )
@@ -34,7 +34,7 @@ def a_child(*parents: JobInfo, name: str | None = None, after_any: bool = False,
 
 
 async def told(store: Opened, *writes: Write) -> dict[UUID, Settled]:
-    """Carry them out; the children that their results report, by id."""
+    """Carries them out; returns the children that their results report, by id."""
     results = await store.transact(*writes)
     expect_same(len(results), len(writes), "the number of results of store_transact")
     found: dict[UUID, Settled] = {}

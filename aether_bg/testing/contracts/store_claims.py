@@ -1,4 +1,4 @@
-"""A store's claims: who gets which rows, once, in which order, and what the store answers beside them."""
+"""A store's claims: which rows go to which owner, once, in which order, and what else the store answers."""
 
 from __future__ import annotations
 

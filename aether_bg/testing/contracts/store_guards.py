@@ -157,7 +157,7 @@ async def a_name_taken_back(world: StoreWorld) -> None:
 
 
 async def _all_of(doing: list[Awaitable[object]]) -> list[str]:
-    """Await all at once: "done", or the name of the `StoreError` raised."""
+    """Awaits all at once: "done", or the name of the `StoreError` raised."""
     outcomes: list[str] = []
 
     async def one(it: Awaitable[object]) -> None:

@@ -1,4 +1,4 @@
-"""What people look at: newest and last ended first, names that begin alike, all attempts, failures in groups."""
+"""Lists for people: newest and last ended first, names with a common beginning, all attempts, failures in groups."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A store's notes: what attempts say of themselves while they run, under their token alone."""
+"""A store's notes: what attempts report while they run, only under their token."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from aether_bg.testing.contracts.values import a_job, a_run, ago, back_to_waitin
 
 
 async def _finds(store: Opened, wanted: list[JobInfo], **query: Any) -> None:
-    """These rows and no others, in the order by id unless the query has another."""
+    """Finds exactly these rows, in the order by id unless the query has another."""
     found = [row.job_name for row in await store.find(**query)]
     ordered = wanted if "order" in query or "job_name" in query else sorted(wanted, key=lambda job: job.id)
     shown = ", ".join(f"{name}={value!r:.90}" for name, value in query.items())

@@ -169,7 +169,7 @@ async def sql_is_done_or_refused(world: StoreWorld) -> None:
 
 
 class _Mine(Exception):
-    """Of the user's function."""
+    """Raised by the user's function."""
 
 
 @STORE.rule(

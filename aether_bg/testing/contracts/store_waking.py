@@ -1,4 +1,4 @@
-"""Rules of a store that several processes share: they hear of each other's commits at once."""
+"""Rules of a store that several processes share: each notices the others' commits at once."""
 
 from __future__ import annotations
 

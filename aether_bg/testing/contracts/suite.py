@@ -1,6 +1,6 @@
-"""Rules, the suites they belong to, and what a run of them found. Independent of stores and schedulers.
+"""Rules, their suites, and what a run found. Independent of stores and schedulers.
 
-A check is a plain async function with one parameter, its world. `Suite.rule` names the rule it is evidence for;
+A check is a plain async function with one parameter, its world. `Suite.rule` names the rule for which it is evidence;
 `expect` says what was seen when it is broken. A `Contract` is a suite bound to an author's factory.
 """
 
@@ -23,7 +23,7 @@ W = TypeVar("W")
 Check = Callable[[W], Awaitable[None]]
 
 BACKENDS: Final = tuple(name for name in ("asyncio", "trio") if find_spec(name) is not None)
-"""The event loops that are installed: trio need not be."""
+"""The event loops that are installed: trio may be missing."""
 
 
 class Broken(AssertionError):
@@ -31,21 +31,21 @@ class Broken(AssertionError):
 
 
 class _Seen(Exception):
-    """What a check saw; becomes a `Broken` where its rule is known."""
+    """What a check saw; becomes a `Broken` when its rule is known."""
 
 
 class _NotAsked(Exception):
-    """Why a rule says nothing of this plugin."""
+    """Why a rule does not apply to this plugin."""
 
 
 def only_if(holds: object, why_not: str) -> None:
-    """Go on if `holds`; otherwise the rule is left out, and the report says why."""
+    """Continue if `holds`; otherwise the rule is left out, and the report says why."""
     if not holds:
         raise _NotAsked(why_not)
 
 
 def expect(holds: object, seen: str) -> None:
-    """Go on if `holds`; otherwise the check's rule is broken, and `seen` says by what."""
+    """Continue if `holds`; otherwise the check's rule is broken, and `seen` says how."""
     if not holds:
         raise _Seen(seen)
 

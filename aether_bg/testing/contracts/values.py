@@ -1,4 +1,4 @@
-"""Jobs, outcomes and awkward values for the checks: what the kernel would hand to a store."""
+"""Jobs, outcomes and awkward values for the checks: what the kernel would pass to a store."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ TEXTS: Final = (
     "", " ", "plain", "naïve Ünïcode ß", "日本語", "🦊", "e\u0301 and \u200dé", "line\nbreak\ttab\r\n", "nul\x00inside",
     "'; DROP TABLE jobs; --", '"quoted" \\back\\slash', "%like_", "\u202eright to left", "null", "{}", "x" * 10_000,
 )  # fmt: skip
-"""Strings that some layer is fond of changing."""
+"""Strings that some layers change."""
 
 NAMES: Final = (
     "plain", "Plain", "plain ", "naïve Ünïcode ß", "日本語", "🦊👍🏽", "e\u0301", "é", "'; DROP TABLE jobs; --",
     '"quoted"', "%like_", "*", "null", "{}", "None", "0", "x" * 200,
 )  # fmt: skip
-"""Names of jobs and handlers within the kernel's limits: each is another one."""
+"""Names of jobs and handlers within the kernel's limits, all different."""
 
 PAYLOADS: Final[tuple[Any, ...]] = (
     None, True, False, 0, 1, -1, 1.0, -0.0, 0.1, 1e308, 5e-324, 2**53 + 1, 2**63 - 1, -(2**63), [], {}, [[]],
@@ -162,7 +162,7 @@ def _differing(got: Any, wanted: Any) -> Iterator[str]:
 
 
 def alike(one: Any, other: Any) -> bool:
-    """Equal, and of one JSON type all the way down: 1, 1.0 and True are three values."""
+    """Equal, and of the same JSON type at every level: 1, 1.0 and True are three values."""
     if isinstance(other, dict):
         same_keys = isinstance(one, dict) and one.keys() == other.keys()
         return same_keys and all(alike(one[key], value) for key, value in other.items())
