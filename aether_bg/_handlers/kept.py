@@ -23,7 +23,7 @@ def completed(handler: Handler, returned: Any, limit: int) -> Completed:
             log.debug("handler %r returned a value, which is not kept: it has no keep_result", handler.info.name)
         return COMPLETED
     try:
-        value = check_json(handler.returns.to_json(returned, limit), limit)
+        value = check_json(handler.returns.to_json(returned, limit), limit, "a result")
         handler.returns.check_back(returned, value)
     except InvalidPayload as error:
         text = f"its result is not kept: {error}"

@@ -32,9 +32,12 @@ _ESCAPED: Final = 6
 class PayloadType:
     """A payload's type, compiled: `to_json` and `check_back` at the enqueue, `load` at the attempt."""
 
-    def __init__(self, of: Any, using: JsonConverter, trusted: Set[Any] = frozenset()) -> None:
-        """Raises whatever cattrs raises for a type that it cannot handle. `trusted`: see `roundtrip.changed`."""
-        self.of, self._trusted = of, trusted
+    def __init__(
+        self, of: Any, using: JsonConverter, trusted: Set[Any] = frozenset(), kind: str = "payload"
+    ) -> None:  # fmt: skip
+        """Raises whatever cattrs raises for a type that it cannot handle. `trusted`: see `roundtrip.changed`. `kind`: of
+        value, for messages."""
+        self.of, self._trusted, self._kind = of, trusted, kind
         self._fields = has_fields(of)
         self._forms: Any = Mapping | list if any(library.takes(of) for library in LIBRARIES) else Mapping
         """The types of its JSON form, if it is a class with fields."""
@@ -49,7 +52,7 @@ class PayloadType:
         `InvalidPayload`."""
         if self.free or (self._fields and isinstance(value, self._forms)):
             return value
-        check_bounded(value, limit)  # the conversion has no limits of its own
+        check_bounded(value, limit, self._kind)  # the conversion has no limits of its own
         if self._fields and not isinstance(value, self.of):
             raise InvalidPayload(
                 shown(value), f"the handler wants {self._wanted(value)}",
@@ -79,7 +82,7 @@ class PayloadType:
         except Exception as error:
             path, reason = _first_problem(error, name_of(self.of))
             raise InvalidPayload(
-                "the payload", f"it does not fit {name_of(self.of)}: {reason}", "Compare it with the type's fields.",
+                f"the {self._kind}", f"it does not fit {name_of(self.of)}: {reason}", "Compare it with the type's fields.",
                 path=path,
             ) from error  # fmt: skip
 
@@ -139,7 +142,7 @@ def check_metadata(metadata: Any) -> dict[str, Any]:
     return plain
 
 
-def check_bounded(value: Any, limit: int) -> None:
+def check_bounded(value: Any, limit: int, kind: str) -> None:
     """Refuses a value with far more than `limit` parts before anything is made of it, also a shared, cyclic or endless
     one.
 
@@ -152,7 +155,7 @@ def check_bounded(value: Any, limit: int) -> None:
                 found += 1
                 if found > limit:
                     raise InvalidPayload(
-                        f"a payload of more than {limit:,} values", f"at most {limit:,} bytes are allowed",
+                        f"a {kind} of more than {limit:,} values", f"at most {limit:,} bytes are allowed",
                         "Does it contain itself, or one part many times? Store the data elsewhere and pass its key.",
                     )  # fmt: skip
                 if type(part) not in _SCALARS:
@@ -254,7 +257,11 @@ class _Walk:
         for base, exactly in _EXACTLY.items():  # subclasses: enums and the like
             if isinstance(value, base):
                 return self._plain(exactly(value), depth)
-        raise self._wrong(shown(value), f"{kind.__name__} is not JSON", "Convert it, or type the payload.")
+        raise self._wrong(
+            shown(value),
+            f"{kind.__name__} is not JSON",
+            "Convert it, or annotate it with a type that can be converted.",
+        )
 
     def _mapping(self, value: Mapping[Any, Any], depth: int) -> dict[str, Any]:
         copied: dict[str, Any] = {}

@@ -129,10 +129,10 @@ class Handlers:
     def payload_type(self, of: Any, what: str, kind: str = "payload") -> PayloadType:
         """Compiled once per type. Raises `InvalidHandler` for a type that cannot be structured."""
         try:
-            if of not in self._types:
+            if (of, kind) not in self._types:
                 self._converter = self._converter or converter(self._own)
-                self._types[of] = PayloadType(of, self._converter, self._own.keys())
-            return self._types[of]
+                self._types[of, kind] = PayloadType(of, self._converter, self._own.keys(), kind)
+            return self._types[of, kind]
         except Exception as error:
             raise InvalidHandler(
                 what, f"its {kind} type {name_of(of)} cannot be read from JSON ({type(error).__name__}: {error})",

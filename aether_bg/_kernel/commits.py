@@ -47,7 +47,12 @@ class Commits:
             first = cancelled[0]
             if self._observers.present:
                 self._spawn(self._show, [child.job_id for child in cancelled])
-            log.warning("%d jobs that waited are CANCELLED, first %s: %s", len(cancelled), first.job_id, first.error)
+            log.warning(
+                "jobs that waited for another one are CANCELLED: %d, the first is %s: %s",
+                len(cancelled),
+                first.job_id,
+                first.error,
+            )
 
     async def _show(self, cancelled: Sequence[UUID]) -> None:
         """Observers see a delete of each of them."""

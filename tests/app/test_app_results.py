@@ -183,7 +183,8 @@ async def test_a_result_that_does_not_fit_fails_no_job(make_app: Make, caplog: p
         return {"f": float("nan")}
 
     async with app:
-        for name, reason in (("Liar", "it does not fit int"), ("Large", "1,002 bytes"), ("Odd", "no NaN")):
+        reasons = ("the result at \\$: it does not fit int", "a result of 1,002 bytes", "no NaN")
+        for name, reason in zip(("Liar", "Large", "Odd"), reasons, strict=True):
             job = await app.enqueue(name)
             assert (await app.wait(job, 10)).status is JobStatus.COMPLETED
             with pytest.raises(NoResult, match=reason):
