@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 import attrs
 
+from aether_bg._handlers.awaited import awaited
 from aether_bg._handlers.lasting import Lasting
 from aether_bg._handlers.signatures import Shape, hints_of, is_guarded, shape_of, without_none, without_stale
 from aether_bg.errors import InvalidHandler, UnresolvedDependency, brief, shown
@@ -208,8 +209,7 @@ class Dependencies:
         """Decides by what the call returned: awaits it, enters it, or takes it as it is, whatever wraps the factory."""
         wanted = {name: await get(of) for name, of in self._wants[kind].items()}
         made = call(self._factories[kind], self._shapes[kind], wanted)
-        while inspect.isawaitable(made):
-            made = await made
+        made = await awaited(made, context=True)
         if inspect.isgenerator(made):
             made = contextmanager(partial(_same, made))()
         elif inspect.isasyncgen(made):

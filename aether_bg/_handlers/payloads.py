@@ -35,8 +35,8 @@ class PayloadType:
     def __init__(
         self, of: Any, using: JsonConverter, trusted: Set[Any] = frozenset(), kind: str = "payload"
     ) -> None:  # fmt: skip
-        """Raises whatever cattrs raises for a type that it cannot handle. `trusted`: see `roundtrip.changed`. `kind`: of
-        value, for messages."""
+        """Raises whatever cattrs raises for a type that it cannot handle. `trusted`: see `roundtrip.changed`. `kind`: a
+        word for messages."""
         self.of, self._trusted, self._kind = of, trusted, kind
         self._fields = has_fields(of)
         self._forms: Any = Mapping | list if any(library.takes(of) for library in LIBRARIES) else Mapping
@@ -82,8 +82,8 @@ class PayloadType:
         except Exception as error:
             path, reason = _first_problem(error, name_of(self.of))
             raise InvalidPayload(
-                f"the {self._kind}", f"it does not fit {name_of(self.of)}: {reason}", "Compare it with the type's fields.",
-                path=path,
+                f"the {self._kind}", f"it does not fit {name_of(self.of)}: {reason}",
+                "Compare it with the type's fields.", path=path,
             ) from error  # fmt: skip
 
     def check_back(self, given: Any, plain: Any) -> None:

@@ -12,6 +12,7 @@ import anyio.lowlevel
 import attrs
 
 from aether_bg._handlers import work
+from aether_bg._handlers.awaited import awaited
 from aether_bg._handlers.dependencies import Closing, Dependencies
 from aether_bg._handlers.handlers import NOTHING, Handler
 from aether_bg._handlers.kept import completed
@@ -157,9 +158,9 @@ class Executor:
                 await anyio.lowlevel.checkpoint_if_cancelled()
 
     async def _returned(self, attempt: Attempt, handler: Handler, result: Any) -> None:
-        while inspect.isawaitable(result):  # returned by a plain function: a wrapper, a lambda
+        if inspect.isawaitable(result):  # returned by a plain function: a wrapper, a lambda
             attempt.threaded = False
-            result = await result
+            result = await awaited(result)
         if result is not None or handler.returns is not None:
             handler.check_result(result)
             attempt.completed = completed(handler, result, self._max_result)

@@ -475,6 +475,79 @@ async def test_what_a_factory_returns_decides(app: Aether, factory: Any, closes:
     assert ran == ["made", *(["closed"] if closes else [])]
 
 
+class Connection(Mailer):
+    """As some drivers have it: to be awaited, or used in `async with`; and awaiting gives the connection itself."""
+
+    def __init__(self) -> None:
+        super().__init__("made")
+
+    def __await__(self) -> Any:
+        return self.connect().__await__()
+
+    async def connect(self) -> Connection:
+        await anyio.sleep(0)
+        return self
+
+    async def __aenter__(self) -> Connection:
+        return await self
+
+    async def __aexit__(self, *error: object) -> None:
+        ran.append("closed")
+
+
+async def _connection() -> Any:
+    return Connection()
+
+
+@pytest.mark.parametrize("factory", [Connection, lambda: Connection(), _connection, Connection().connect])
+@pytest.mark.parametrize("scope", ["attempt", "app"])
+async def test_what_can_be_awaited_and_closed_is_closed(app: Aether, factory: Any, scope: Any) -> None:
+    app.provide(Connection, factory, scope=scope)
+
+    @app.handler("Work")
+    async def work(connection: Connection) -> None:
+        ran.append(connection.name)
+
+    async with app:
+        job = await app.wait(await app.enqueue("Work"), 10)
+    assert job.status is JobStatus.COMPLETED, job.last_error
+    assert ran == ["made", "closed"]
+
+
+class Session:
+    """Awaiting it gives the session itself."""
+
+    def __await__(self) -> Any:
+        yield from ()
+        return self
+
+
+async def _session() -> Any:
+    return Session()
+
+
+@pytest.mark.parametrize("make", [Session, _session])
+async def test_what_is_awaited_for_ever_is_awaited_once(app: Aether, make: Any) -> None:
+    app.provide(Session, make)
+    app.handler("Give")(lambda: make())
+
+    @app.handler("Take")
+    async def take(session: Session) -> Any:
+        ran.append(type(session))
+        return session
+
+    @app.handler("Family")
+    def family(ctx: JobContext) -> Any:
+        return ctx.parents()
+
+    async with app:
+        with anyio.fail_after(10):
+            for name in ("Give", "Take", "Family"):
+                job = await app.wait(await app.enqueue(name))
+                assert job.status is JobStatus.COMPLETED, job.last_error
+    assert ran == [Session]
+
+
 @pytest.mark.parametrize(
     "factory", [_async, _generator, _async_generator, contextmanager(_generator), plain_wrapper(_async)]
 )
