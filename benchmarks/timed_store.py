@@ -9,7 +9,20 @@ from contextlib import AsyncExitStack, contextmanager
 from uuid import UUID
 
 from aether_bg import JobInfo, JobRun, SQLiteStore, hookimpl
-from aether_bg.model import Alive, Claim, Claimed, Heartbeat, Purge, Query, Stats, Write
+from aether_bg.model import (
+    Alive,
+    Claim,
+    Claimed,
+    FailureGroup,
+    Failures,
+    Heartbeat,
+    Purge,
+    Query,
+    Ran,
+    Runs,
+    Stats,
+    Write,
+)
 from aether_bg.protocols import Kernel
 
 
@@ -55,6 +68,14 @@ class TimedStore:
     @hookimpl
     async def store_history(self, job_id: UUID, limit: int) -> Sequence[JobRun]:
         return await self._inner.store_history(job_id, limit)
+
+    @hookimpl
+    async def store_runs(self, query: Runs) -> Sequence[Ran]:
+        return await self._inner.store_runs(query)
+
+    @hookimpl
+    async def store_failures(self, query: Failures) -> Sequence[FailureGroup]:
+        return await self._inner.store_failures(query)
 
     @hookimpl
     async def store_stats(self) -> Stats:

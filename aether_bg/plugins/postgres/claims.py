@@ -7,10 +7,14 @@ locked until the statement has ended; other claims do not wait for them.
 
 from __future__ import annotations
 
+import json
+import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
+
+from psycopg import RawCursor
 
 from aether_bg.model import Claim, Claimed, JobInfo
 from aether_bg.plugins.postgres.columns import JOB_COLUMNS, selected, to_text
@@ -101,12 +105,11 @@ WITH RECURSIVE h AS MATERIALIZED (
         ) AS p WHERE l.most > (SELECT count(*) FROM calm AS c WHERE c.name = l.name AND c.priority = l.priority)
     ) AS over
 ), next AS (
-    SELECT (SELECT over FROM passed), array_agg(h.name) AS names, array_agg(h.runs) AS runs, array_agg(n.due) AS due,
-    array_agg((
+    SELECT json_build_array((SELECT over FROM passed), json_agg(json_build_array(h.name, h.runs, n.due, (
         SELECT true FROM {{schema}}.jobs WHERE {READY} AND handler_name = h.name AND NOT h.held
         AND id <> ALL (ARRAY(SELECT id FROM picked)) {{readable}} AND (%(kept)s > 0 OR h.capped)
         ORDER BY priority DESC, due_at DESC LIMIT 1
-    )) AS waits
+    ))))::text AS told
     FROM h LEFT JOIN (
         SELECT l.name, min(p.due_at) AS due FROM lane AS l CROSS JOIN LATERAL (
             SELECT due_at FROM {{schema}}.jobs WHERE {READY} AND handler_name = l.name AND priority = l.priority
@@ -115,8 +118,9 @@ WITH RECURSIVE h AS MATERIALIZED (
         ) AS p GROUP BY l.name
     ) AS n ON n.name = h.name
 )
-SELECT next.*, taken.* FROM next LEFT JOIN taken ON true
+SELECT next.told, taken.* FROM next LEFT JOIN taken ON true
 """
+"""Beside the rows taken, one text about what is left: the same in each row, so that it is read once."""
 EXACTLY: Final = f"""
 WITH picked AS MATERIALIZED (
     SELECT id FROM {{schema}}.jobs WHERE id = %(id)s AND seq = %(seq)s AND {READY} AND {NOT_HELD}
@@ -126,9 +130,18 @@ WITH picked AS MATERIALIZED (
     ) FOR UPDATE SKIP LOCKED
 ), {_TAKEN} SELECT taken.* FROM taken
 """
-_STATEMENTS: Final = {False: CLAIM.replace("{readable}", ""), True: CLAIM.replace("{readable}", _READABLE)}
-_HEADS: Final = 5
-"""Columns of an answer before those of a row."""
+
+
+def _positional(text: str) -> tuple[str, tuple[str, ...]]:
+    """With numbered parameters, and their names in order: psycopg would do so again for each claim, as the statement is
+    longer than those that it remembers."""
+    names = tuple(dict.fromkeys(re.findall(r"%\((\w+)\)s", text)))
+    return re.sub(r"%\((\w+)\)s", lambda found: f"${names.index(found[1]) + 1}", text), names
+
+
+_STATEMENTS: Final = {
+    False: _positional(CLAIM.replace("{readable}", "")), True: _positional(CLAIM.replace("{readable}", _READABLE))
+}  # fmt: skip
 
 
 class Claims:
@@ -178,7 +191,7 @@ class Claims:
 
     def _take(
         self, conn: Connection, claim: Claim, floors: Mapping[tuple[str, int], datetime], suspect: bool = True
-    ) -> tuple[list[JobInfo], tuple[Any, ...]]:
+    ) -> tuple[list[JobInfo], str]:
         names = list(dict.fromkeys(claim.handlers))
         about: dict[str, Any] = {
             "owner": claim.owner, "now": claim.now, "limit": max(claim.limit, 0), "kept": claim.kept,
@@ -190,20 +203,25 @@ class Claims:
         }  # fmt: skip
         if claim.unreadable:
             about["unreadable"] = [f"{to_text(text)}\n{zone or ''}" for text, zone in claim.unreadable]
-        rows = conn.execute(self._schema(_STATEMENTS[bool(claim.unreadable)]), about, binary=True).fetchall()
-        return [read_job(row[_HEADS:]) for row in rows if row[_HEADS] is not None], rows[0][:_HEADS]
+        text, parameters = _STATEMENTS[bool(claim.unreadable)]
+        given = [about[name] for name in parameters]
+        rows = RawCursor(conn).execute(self._schema(text), given, binary=True).fetchall()
+        return [read_job(row[1:]) for row in rows if row[1] is not None], rows[0][0]
 
 
-def _answered(claim: Claim, jobs: list[JobInfo], answer: Iterable[Any]) -> Claimed:
+def _answered(claim: Claim, jobs: list[JobInfo], told: str) -> Claimed:
     """A full claim says only that there may be more. Otherwise, due rows that are left are locked by others, or wait
     for a limit or a slot."""
-    passed, names, runs, due, waits = answer
-    rest, running = claim.after(jobs), dict(zip(names or (), runs or (), strict=True))
+    passed, handlers = json.loads(told)
+    rest, running = claim.after(jobs), {name: runs for name, runs, _, _ in handlers or ()}
     for job in jobs:
         running[job.handler_name] = running.get(job.handler_name, 0) + 1
-    free = {name for name in names or () if not rest.waits_for_others(name, running)}
-    short = any(waiting for name, waiting in zip(names or (), waits or (), strict=True) if name not in free)
-    ahead = [at for name, at in zip(names or (), due or (), strict=True) if at is not None and name in free]
+    ahead, short = list[datetime](), False
+    for name, _, due, waits in handlers or ():
+        if rest.waits_for_others(name, running):
+            short = short or bool(waits)
+        elif due is not None:
+            ahead.append(datetime.fromisoformat(due))
     if passed:
         ahead.append(claim.now + _PASSED)
     if 0 < claim.limit <= len(jobs):

@@ -11,8 +11,8 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from enum import Enum
 from functools import lru_cache, partial
+from operator import itemgetter
 from typing import Any, Final, TypeVar
 
 import attrs
@@ -167,82 +167,100 @@ def _instant(when: datetime) -> str:
     return f'"{when.isoformat()}"'
 
 
-def _each(write: Callable[[Any], str]) -> Callable[[Sequence[Any]], str]:
-    return lambda values: f"{{{','.join(['NULL' if value is None else write(value) for value in values])}}}"
+def _bool(value: Any) -> str:
+    return "t" if value else "f"
 
 
-_WRITERS: Final[dict[str, Callable[[Sequence[Any]], str]]] = {
-    "text": _each(lambda value: quoted(str(value))),
-    "timestamptz": _each(_instant),
-    "boolean": lambda values: f"{{{','.join(['t' if value else 'f' for value in values])}}}",
-    "smallint": _each(lambda value: str(int(value))),
-    "integer": _each(str),
-    "bigint": _each(str),
-    "uuid": _each(str),
-    "float8": _each(lambda value: repr(float(value))),
-    "json": _each(lambda value: quoted(encode(value))),
-}
-_SPECIAL_WRITERS: Final[dict[str, Callable[[Sequence[Any]], str]]] = {
-    "payload": lambda values: f"{{{','.join([quoted(to_json(value)) for value in values])}}}",  # None is a value
-    "extra_properties": _each(lambda value: quoted(to_mapping(value))),
-    "progress": _each(lambda value: quoted(to_progress(value))),
-    **dict.fromkeys(_FREE, _each(lambda value: quoted(to_text(value)))),
+def _uuid(value: Any) -> str:
+    return f"{value.int:032x}"
+
+
+_WRITERS: Final[dict[str, Callable[[Any], str]]] = {
+    "text": lambda value: quoted(str(value)), "timestamptz": _instant, "boolean": _bool, "uuid": _uuid,
+    "smallint": lambda value: str(int(value)), "integer": str, "bigint": str,
+    "float8": lambda value: repr(float(value)), "json": lambda value: quoted(encode(value)),
+}  # fmt: skip
+_SPECIAL_WRITERS: Final[dict[str, Callable[[Any], str]]] = {
+    "extra_properties": lambda value: quoted(to_mapping(value)),
+    "progress": lambda value: quoted(to_progress(value)),
+    **dict.fromkeys(_FREE, lambda value: quoted(to_text(value))),
 }
 
 
-def _writer(name: str) -> tuple[str, Callable[[Sequence[Any]], str]]:
-    return name, _SPECIAL_WRITERS.get(name) or _WRITERS[type_of(name)]
+class _Writer:
+    """How these columns are written, of any number of rows: each as an array."""
+
+    def __init__(self, columns: Iterable[str]) -> None:
+        names = tuple(columns)
+        self._of_row = itemgetter(*names)
+        self._columns = tuple(
+            (
+                '"null"' if name == "payload" else "NULL",  # there None is a value
+                _SPECIAL_WRITERS.get(name) or _WRITERS[type_of(name)],
+                type_of(name) != "json",  # 1 and True are equal, and not written alike
+            )
+            for name in names
+        )
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+        if len(rows) == 1:
+            values = zip(self._of_row(rows[0]), self._columns, strict=True)
+            return [f"{{{none if value is None else write(value)}}}" for value, (none, write, _) in values]
+        if not rows:
+            return ["{}"] * len(self._columns)
+        columns = zip(zip(*map(self._of_row, rows), strict=True), self._columns, strict=True)
+        return [_array(column, *how) for column, how in columns]
 
 
-_JOB: Final = tuple(map(_writer, JOB_COLUMNS))
-_CHANGE: Final = tuple(map(_writer, (*GUARD_COLUMNS, *STATE_COLUMNS, "progress")))
-_COMPLETION: Final = tuple(map(_writer, COMPLETION_COLUMNS))
-_RUN: Final = tuple(map(_writer, RUN_COLUMNS))
-_DEFINITION: Final = tuple(map(_writer, DEFINITION_COLUMNS))
-_SETTLED: Final = tuple(map(_writer, SETTLED_COLUMNS))
+def _array(values: tuple[Any, ...], none: str, write: Callable[[Any], str], alike: bool) -> str:
+    """Most columns have one value in all rows, which is written once."""
+    first, count = values[0], len(values)
+    if first == values[-1] and (alike or first is None) and values.count(first) == count:
+        one = none if first is None else write(first)
+        return f"{{{one}{f',{one}' * (count - 1)}}}"
+    return f"{{{','.join([none if value is None else write(value) for value in values])}}}"
 
 
-def _literals(table: tuple[tuple[str, Callable[[Sequence[Any]], str]], ...], values: Sequence[Any]) -> list[str]:
-    rows = [vars(value) for value in values]
-    return [write([row[name] for row in rows]) for name, write in table]
+_JOB: Final = _Writer(JOB_COLUMNS)
+_CHANGE: Final = _Writer((*GUARD_COLUMNS, *STATE_COLUMNS, "progress"))
+_COMPLETION: Final = _Writer(COMPLETION_COLUMNS)
+_RUN: Final = _Writer(RUN_COLUMNS)
+_DEFINITION: Final = _Writer(DEFINITION_COLUMNS)
+_SETTLED: Final = _Writer(SETTLED_COLUMNS)
 
 
 def write_jobs(jobs: Sequence[JobInfo]) -> list[str]:
     """JOB_COLUMNS, each as an array."""
-    return _literals(_JOB, jobs)
+    return _JOB([vars(one) for one in jobs])
 
 
 def write_settled(jobs: Sequence[JobInfo]) -> list[str]:
     """SETTLED_COLUMNS."""
-    return _literals(_SETTLED, jobs)
+    return _SETTLED([vars(one) for one in jobs])
 
 
 def write_changes(changes: Sequence[Change]) -> list[str]:
     """GUARD_COLUMNS, STATE_COLUMNS, progress."""
-    return _literals(_CHANGE, changes)
+    return _CHANGE([vars(one) for one in changes])
 
 
 def write_completions(changes: Sequence[Change]) -> list[str]:
     """COMPLETION_COLUMNS."""
-    return _literals(_COMPLETION, changes)
+    return _COMPLETION([vars(one) for one in changes])
 
 
 def write_runs(runs: Sequence[JobRun]) -> list[str]:
     """RUN_COLUMNS."""
-    return _literals(_RUN, runs)
+    return _RUN([vars(one) for one in runs])
 
 
 def write_definitions(definitions: Sequence[Definition]) -> list[str]:
     """DEFINITION_COLUMNS."""
-    return [write([getattr(one, name) for one in definitions]) for name, write in _DEFINITION]
+    return _DEFINITION([attrs.asdict(one, recurse=False) for one in definitions])
 
 
 def uuids(ids: Iterable[Any]) -> str:
-    return f"{{{','.join(map(str, ids))}}}"
-
-
-def texts(values: Iterable[str]) -> str:
-    return f"{{{','.join(map(quoted, values))}}}"
+    return f"{{{','.join(map(_uuid, ids))}}}"
 
 
 # -- reading -------------------------------------------------------------------------------------
@@ -285,8 +303,3 @@ def _fields(
         if (value := fields[name]) is not None:
             fields[name] = read(value)
     return fields
-
-
-def plain(value: Any) -> Any:
-    """A parameter of a statement for one row."""
-    return value.value if isinstance(value, Enum) else value
