@@ -10,13 +10,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Never, Self, TypeVar, overload
 
 from aether_bg._app.admission import ARGUMENTS, ENQUEUE_OPTIONS
+from aether_bg._app.argument_types import When
 from aether_bg._app.blocking import Blocking, BlockingClient, hosted
 from aether_bg._app.blocks import AsyncBlock, PlainBlock, misused
 from aether_bg._app.client import Client, OwnerVerbs
 from aether_bg._app.registration import Registration
 from aether_bg._app.session import Session
 from aether_bg._app.signals import run_until_signal
-from aether_bg._app.verbs import When
 from aether_bg._handlers.registry import LOADED_TWICE, Handlers, info_of
 from aether_bg._hooks.calls import Calls
 from aether_bg._hooks.plugins import Plugins

@@ -13,10 +13,11 @@ from uuid import UUID
 
 import anyio
 
+from aether_bg._app.argument_types import EnqueueOptions, Handles, When
 from aether_bg._app.blocks import PlainBlock, misused
 from aether_bg._app.client import OWNERS_ONLY, OwnerVerbs, not_an_owner
 from aether_bg._app.store_view import StoreView
-from aether_bg._app.verbs import EnqueueOptions, Handles, Verbs, When
+from aether_bg._app.verbs import Verbs
 from aether_bg._handlers import work
 from aether_bg._handlers.work import UnitOfWork
 from aether_bg._hooks.connections import unscoped

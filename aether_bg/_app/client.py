@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any, Final, Never
 from uuid import UUID
 
+from aether_bg._app.argument_types import Kind, When
 from aether_bg._app.declarations import PART
 from aether_bg._app.session import Session
-from aether_bg._app.verbs import Kind, Verbs, When
+from aether_bg._app.verbs import Verbs
 from aether_bg._handlers import work
 from aether_bg._rules import validation as checks
 from aether_bg.errors import NotAnOwner

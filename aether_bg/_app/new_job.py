@@ -10,7 +10,7 @@ from aether_bg._rules import validation as checks
 from aether_bg.errors import shown
 
 if TYPE_CHECKING:
-    from aether_bg._app.verbs import EnqueueOptions, Handles, When
+    from aether_bg._app.argument_types import EnqueueOptions, Handles, When
     from aether_bg.model import JobType
 
 T = TypeVar("T")

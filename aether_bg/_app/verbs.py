@@ -6,10 +6,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime, timedelta
-from typing import Any, Concatenate, Literal, Never, Protocol, TypedDict, TypeVar, Unpack, overload
+from typing import Any, Concatenate, Never, TypeVar, Unpack, overload
 from uuid import UUID
 
 from aether_bg._app.admission import ARGUMENTS, ENQUEUE_OPTIONS
+from aether_bg._app.argument_types import After, EnqueueOptions, Handles, IfExists, When
 from aether_bg._app.blocks import AsyncBlock
 from aether_bg._app.commands import Commands
 from aether_bg._app.following import OnProgress
@@ -24,37 +25,6 @@ from aether_bg.errors import NotStarted
 from aether_bg.model import Insertion, JobInfo, JobType, Misfire, ParamStyle
 
 T = TypeVar("T")
-T_contra = TypeVar("T_contra", contravariant=True)
-IfExists = Literal["raise", "keep", "replace"]
-When = str | datetime | timedelta
-After = UUID | str | JobInfo | Iterable[UUID | str | JobInfo]
-Kind = str | JobType[Any] | Callable[..., Any]
-
-
-class EnqueueOptions(TypedDict, total=False):
-    """The keyword-only arguments of `enqueue`, for type checkers."""
-
-    timezone: str | None
-    start: datetime | None
-    if_exists: IfExists
-    repeats: int | None
-    until: datetime | None
-    misfire: Misfire
-    misfire_grace: float
-    jitter: float | timedelta
-    priority: int | None
-    unique_for: float | timedelta | None
-    after: After | None
-    after_any: bool
-    connection: Any
-    notify: bool
-
-
-class Handles(Protocol[T_contra]):
-    """A handler class whose `handle` takes such a payload, for type checkers."""
-
-    @property
-    def handle(self) -> Callable[Concatenate[T_contra, ...], Any]: ...
 
 
 class Verbs:
