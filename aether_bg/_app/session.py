@@ -165,7 +165,7 @@ class Session:
         for attempt in [attempt for attempt in running.values() if not attempt.in_thread]:
             attempt.revoke()
             released = transitions.finish(attempt.job, Released(begun=True), None, shared.clock.moment())
-            kernel.journal.put(released, _ignore)
+            kernel.journal.release(released)
         await self._until(lambda: not shared.slots.recording and kernel.batcher.idle, timings.last)
         kernel.supervisor.cancel()
         if kernel.arming is not None:
@@ -220,6 +220,3 @@ class Session:
                 "retention", f"the store holds {size / LARGE:.1f} GiB and no retention is set: "
                 "pass retention=timedelta(days=…), or purge",
             )  # fmt: skip
-
-
-def _ignore(_: object) -> None: ...

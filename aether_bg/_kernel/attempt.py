@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import anyio
-import attrs
 
 from aether_bg._handlers.dependencies import Closing
 from aether_bg._handlers.handlers import Handler
 from aether_bg._handlers.work import UnitOfWork
-from aether_bg._rules.results import COMPLETED, Completed
+from aether_bg._rules.recurrence import Plan
+from aether_bg._rules.results import COMPLETED, Completed, Result
 from aether_bg.errors import InvalidPayload
-from aether_bg.model import CancelReason, Change, JobContext, JobInfo
+from aether_bg.model import CancelReason, Change, JobContext, JobInfo, Progress
 
 
-@attrs.define(eq=False)
 class Attempt:
-    job: JobInfo
-    context: JobContext
+    """What most attempts never have costs them nothing: it is an attribute of the class until it is set."""
+
     handler: Handler | None = None
-    scope: anyio.CancelScope = attrs.field(factory=anyio.CancelScope)
+    plan: Plan | None = None
+    """When the job is due, once its schedule has been read."""
     begun: bool = False
     revoked: bool = False
     """The row was changed elsewhere: the outcome of this attempt is not recorded."""
@@ -45,6 +45,20 @@ class Attempt:
     """Its code runs in a thread, which nothing can cancel."""
     closing: Closing | None = None
     """The clean-up of its dependencies."""
+
+    # until its outcome is recorded
+
+    result: Result | Change
+    change: Change
+    """What is handed in for it."""
+    progress: Progress | None = None
+    """The last one, which it takes along."""
+    wait: float = 0.0
+    unsure: Change | None = None
+    """Handed in, and whether the store has it is unknown."""
+
+    def __init__(self, job: JobInfo, context: JobContext, scope: anyio.CancelScope | None = None) -> None:
+        self.job, self.context, self.scope = job, context, scope or anyio.CancelScope()
 
     def revoke(self, reason: CancelReason = CancelReason.LOST) -> None:
         self.revoked = True

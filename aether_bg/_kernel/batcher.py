@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final
+from typing import Any, Final, TypeAlias, TypeVar
 
 import anyio
 
@@ -13,7 +13,10 @@ from aether_bg.model import Insert, Update, Write
 
 MOST: Final = 200
 
-Finished = Callable[[BaseException | None], object]
+T = TypeVar("T")
+Finished = Callable[[T, BaseException | None], object]
+"""Called with what it is about, and None, or why the write was not committed."""
+_Waiting: TypeAlias = tuple[Write, Finished[Any], Any]
 
 
 class Batcher:
@@ -25,7 +28,7 @@ class Batcher:
 
     def __init__(self, transact: Callable[[Sequence[Write]], Awaitable[Sequence[object]]]) -> None:
         self._transact = transact
-        self._waiting: list[tuple[Write, Finished]] = []
+        self._waiting: list[_Waiting] = []
         self._something = anyio.Event()
         self._busy = 0
         self._closed = False
@@ -34,11 +37,11 @@ class Batcher:
         self._together = False
         """The last batch had more than one write, so the next one probably has too."""
 
-    def put(self, write: Insert | Update, finished: Finished) -> None:
+    def put(self, write: Insert | Update, finished: Finished[T], about: T) -> None:
         if self._closed:
-            finished(_stopped())
+            finished(about, _stopped())
             return
-        self._waiting.append((write, finished))
+        self._waiting.append((write, finished, about))
         if len(self._waiting) == 1:
             self._something.set()
 
@@ -52,16 +55,11 @@ class Batcher:
                 self._busy -= 1
             return
         self._waiter = self._waiter or waiters()
-        waiter, outcome = self._waiter(), list[BaseException | None]()
-
-        def finished(error: BaseException | None) -> None:
-            outcome.append(error)
-            waiter.finish()
-
-        self.put(write, finished)
-        await waiter.wait()
-        if outcome[0] is not None:
-            raise outcome[0]
+        answer = _Answer(self._waiter())
+        self.put(write, _Answer.give, answer)
+        await answer.waiter.wait()
+        if answer.error is not None:
+            raise answer.error
 
     async def run(self) -> None:
         """Several may run at once: then one batch gathers while another is committed. The batcher is closed when the
@@ -92,30 +90,44 @@ class Batcher:
     def close(self) -> None:
         """Nothing is committed any more; waiting callers get an error."""
         self._closed = True
-        for _, finished in self._waiting:
-            finished(_stopped())
+        for _, finished, about in self._waiting:
+            finished(about, _stopped())
         self._waiting = []
 
     @property
     def idle(self) -> bool:
         return not self._waiting and not self._busy
 
-    async def _commit(self, batch: list[tuple[Write, Finished]]) -> None:
+    async def _commit(self, batch: list[_Waiting]) -> None:
         error: BaseException | None = None
         try:
-            await self._transact([write for write, _ in batch])
+            await self._transact([write for write, _, _ in batch])
         except Exception as problem:
             error = problem
         except BaseException:  # cancelled by the stop: waiting callers must get an answer
-            for _, finished in batch:
-                finished(_stopped())
+            for _, finished, about in batch:
+                finished(about, _stopped())
             raise
         if len(batch) > 1 and error is not None and _of_one(error):
             for one in batch:
                 await self._commit([one])
             return
-        for _, finished in batch:
-            finished(error)
+        for _, finished, about in batch:
+            finished(about, error)
+
+
+class _Answer:
+    """For a caller who waits."""
+
+    __slots__ = ("error", "waiter")
+
+    def __init__(self, waiter: Waiter) -> None:
+        self.waiter = waiter
+        self.error: BaseException | None = None
+
+    def give(self, error: BaseException | None) -> None:
+        self.error = error
+        self.waiter.finish()
 
 
 def _of_one(error: BaseException) -> bool:

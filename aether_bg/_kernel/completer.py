@@ -21,7 +21,6 @@ from aether_bg._kernel.shared import Shared
 from aether_bg._kernel.tasks import longer
 from aether_bg._rules import transitions
 from aether_bg._rules.decisions import text_of
-from aether_bg._rules.recurrence import Plan
 from aether_bg._rules.results import Completed, Failed, Released, Repeated, Result
 from aether_bg._rules.uniqueness import taken
 from aether_bg.errors import NameHeld, NotStarted, Stale, StoreError, StoreRefused, StoreTrouble, StoreUnsure, loggable
@@ -34,7 +33,6 @@ from aether_bg.model import (
     JobInfo,
     JobStatus,
     Missed,
-    Progress,
     Purge,
     Raised,
     RunOutcome,
@@ -50,21 +48,6 @@ TRIM_EACH: Final = 100
 _NO_RUN: Final = (RunOutcome.SKIPPED, RunOutcome.COALESCED, RunOutcome.SUPERSEDED)
 
 
-@attrs.define(eq=False)
-class Outcome:
-    """What is to be recorded of an attempt, until it is."""
-
-    attempt: Attempt
-    job: JobInfo
-    result: Result | Change
-    plan: Plan | None
-    progress: Progress | None = None
-    """The last progress, which is written with the outcome."""
-    wait: float = 0.0
-    unsure: Change | None = None
-    """It was handed in, and whether the store has it is unknown."""
-
-
 @attrs.define(kw_only=True, eq=False)
 class Completer:
     _shared: Shared
@@ -72,109 +55,111 @@ class Completer:
     _journal: Journal
     _notes: Notes
 
-    def record(self, outcome: Outcome) -> None:
+    def record(self, attempt: Attempt, result: Result | Change) -> None:
         """Hands it in; the caller does not wait."""
-        job, result = outcome.job, outcome.result
+        job, attempt.result = attempt.job, result
         self._shared.slots.recording.add(job.id)
         if isinstance(result, Change):
-            return self._hand_in(outcome, result)
-        if isinstance(result, Completed) and (written := outcome.attempt.written) is not None:
-            return self._was_recorded(outcome, written)
-        plan = outcome.plan or self._shared.schedules.plan_or_none(job)
+            return self._hand_in(attempt, result)
+        if attempt.written is not None and isinstance(result, Completed):
+            return self._was_recorded(attempt, attempt.written)
+        plan = attempt.plan or self._shared.schedules.plan_or_none(job)
         if plan is None and isinstance(result, Completed):
-            result = outcome.result = Released(begun=True)  # its unit of work must not be committed (C8)
+            result = attempt.result = Released(begun=True)  # its unit of work must not be committed (C8)
         moment = self._shared.clock.moment()
-        late = job.occurrence is not None and moment.now - job.occurrence > LONG
-        if late and plan is not None and plan.schedule.recurring:
-            self._shared.spawn(self._finish_aside, outcome, partial(transitions.finish, job, result, plan, moment))
+        if plan is not None and plan.schedule.recurring and moment.now - (job.occurrence or moment.now) > LONG:
+            self._shared.spawn(self._finish_aside, attempt, partial(transitions.finish, job, result, plan, moment))
         else:
-            self._hand_in(outcome, transitions.finish(job, result, plan, moment))
+            self._hand_in(attempt, transitions.finish(job, result, plan, moment))
         return None
 
-    async def _finish_aside(self, outcome: Outcome, finish: Callable[[], Change]) -> None:
+    async def _finish_aside(self, attempt: Attempt, finish: Callable[[], Change]) -> None:
         try:
             change = await self._shared.schedules.aside(finish)
         except Exception as error:  # of a schedule's own code: there is no next occurrence
-            self._shared.problems.report(f"schedule of {outcome.attempt}", error, outcome.job)
-            change = transitions.abandon(outcome.job, text_of(error), self._shared.clock.moment())
-        self._hand_in(outcome, change)
+            self._shared.problems.report(f"schedule of {attempt}", error, attempt.job)
+            change = transitions.abandon(attempt.job, text_of(error), self._shared.clock.moment())
+        self._hand_in(attempt, change)
 
-    def _hand_in(self, outcome: Outcome, change: Change) -> None:
+    def _hand_in(self, attempt: Attempt, change: Change) -> None:
         """With a unit of work it is a transaction of its own (docs/protocol.md, C6 and W4)."""
-        outcome.progress = self._notes.last(outcome.attempt.context) or outcome.progress
-        if outcome.progress is not None:
-            change = attrs.evolve(change.whole, progress=outcome.progress)
-        unit, finished = outcome.attempt.work, partial(self._finished, outcome, change)
-        if unit is None or not isinstance(outcome.result, Completed):
-            self._journal.put(change, finished)
+        attempt.progress = self._notes.last(attempt.context) or attempt.progress
+        if attempt.progress is not None:
+            change = attrs.evolve(change.whole, progress=attempt.progress)
+        attempt.change, unit = change, attempt.work
+        if unit is None or not isinstance(attempt.result, Completed):
+            self._journal.put(change, self._finished, attempt)
         else:
-            self._shared.spawn(self._journal.record, change, unit, finished)
+            self._shared.spawn(self._journal.record, change, unit, self._finished, attempt)
 
-    def _finished(self, outcome: Outcome, change: Change, error: BaseException | None) -> None:
+    def _finished(self, attempt: Attempt, error: BaseException | None) -> None:
         if error is None:
-            self._shared.slots.settle(outcome.job)
-            self._tell(outcome.attempt, outcome.job, change)
+            self._is_recorded(attempt, attempt.change)
         else:
-            self._shared.spawn(self._again, outcome, change, error)
+            self._shared.spawn(self._again, attempt, error)
 
-    async def _again(self, outcome: Outcome, change: Change, error: BaseException) -> None:
+    async def _again(self, attempt: Attempt, error: BaseException) -> None:
         """It was not committed: tried with the same token until that is lost or the stop comes (docs/protocol.md, W2,
         U1)."""
-        job, attempt = outcome.job, outcome.attempt
-        if isinstance(error, Stale) and outcome.unsure is not None and was_written(outcome.unsure, error.current):
-            return self._was_recorded(outcome, outcome.unsure)
+        job, result, unsure = attempt.job, attempt.result, attempt.unsure or attempt.written
+        if isinstance(error, Stale) and unsure is not None and was_written(unsure, error.current):
+            return self._was_recorded(attempt, unsure)
         if isinstance(error, Stale):
             current = error.current
             if current is None or current.seq != job.seq or current.status is not JobStatus.RUNNING:
                 return self._shared.slots.settle(job)  # the token is lost: nothing of this attempt may count
-            await self._decide_again(outcome, self._shared.calls.decoded(current))
+            result = await self._decide_again(attempt, self._shared.calls.decoded(current))
         elif isinstance(error, NotStarted):
             return self._shared.slots.settle(job)  # the store is closed: the next start puts it back
         elif isinstance(error, StoreTrouble):
             self._shared.problems.report("recording outcomes", error)
             if isinstance(error, StoreUnsure):
-                outcome.unsure = change
+                attempt.unsure = attempt.change
             if self._shared.identity.stopping:
                 return self._shared.slots.settle(job)  # the stop, or else the next start, puts it back
-            outcome.wait = longer(outcome.wait, self._shared.timings.backoff)
-            await anyio.sleep(outcome.wait)
-        elif isinstance(error, StoreRefused) and await self._completed_before(outcome):
+            attempt.wait = longer(attempt.wait, self._shared.timings.backoff)
+            await anyio.sleep(attempt.wait)
+        elif isinstance(error, StoreRefused) and await self._completed_before(attempt):
             self._shared.problems.report(f"outcome of {attempt}", error, job)
             attempt.work = None  # the other attempt's writes stand (docs/protocol.md, C6)
-            outcome.result = Repeated(error=text_of(error))
+            result = Repeated(error=text_of(error))
         elif attempt.work is not None and attempt.handler is not None:
             # an error in the unit's own SQL is a failure of the handler (docs/protocol.md, W8)
             if isinstance(error, NameHeld):
                 error = taken(self._shared.calls.decoded(error.current))
             attempt.work, attempt.error = None, error
-            outcome.result = self._decider.after(attempt, Raised(error))
+            result = self._decider.after(attempt, Raised(error))
         else:
             self._shared.problems.report(f"outcome of {attempt}", error, job)
-            if isinstance(outcome.result, Failed):
+            if isinstance(result, Failed):
                 return self._shared.slots.settle(job)
-            outcome.result = Failed(error=text_of(error))
-        return self.record(outcome)
+            result = Failed(error=text_of(error))
+        return self.record(attempt, result)
 
-    async def _decide_again(self, outcome: Outcome, job: JobInfo) -> None:
+    async def _decide_again(self, attempt: Attempt, job: JobInfo) -> Result | Change:
         """The row was changed while the attempt ran."""
-        outcome.job, outcome.plan = job, None
-        if isinstance(outcome.result, Change):
-            fresh = Attempt(job, JobContext(job))
-            outcome.result = await self._decider.judge(fresh, self._shared.schedules.plan_or_none(job)) or Released(
-                begun=False
-            )
+        attempt.job, attempt.plan = job, None
+        if not isinstance(attempt.result, Change):
+            return attempt.result
+        fresh = Attempt(job, JobContext(job))
+        plan = self._shared.schedules.plan_or_none(job)
+        return await self._decider.judge(fresh, plan) or Released(begun=False)
 
-    def _was_recorded(self, outcome: Outcome, change: Change) -> None:
+    def _was_recorded(self, attempt: Attempt, change: Change) -> None:
         """The answer to its commit was lost, but not the commit."""
-        self._journal.announce(change)
-        self._shared.slots.settle(outcome.job)
-        self._tell(outcome.attempt, outcome.job, change)
-        if (unit := outcome.attempt.work) is not None:
+        self._is_recorded(attempt, change)
+        if (unit := attempt.work) is not None:
             self._journal.announce_jobs(unit.jobs)
 
-    async def _completed_before(self, outcome: Outcome) -> bool:
-        job = outcome.job
-        if not isinstance(outcome.result, Completed):
+    def _is_recorded(self, attempt: Attempt, change: Change) -> None:
+        self._journal.announce(change)
+        self._shared.slots.settle(attempt.job)
+        if self._shared.observers.present or type(change) is not Completion:
+            self._tell(attempt, attempt.job, change)
+
+    async def _completed_before(self, attempt: Attempt) -> bool:
+        job = attempt.job
+        if not isinstance(attempt.result, Completed):
             return False
         try:
             runs = await self._shared.calls.history(job.id, 1000)
@@ -185,8 +170,6 @@ class Completer:
 
     def _tell(self, attempt: Attempt, job: JobInfo, change: Change) -> None:
         """Tells the log and the observers."""
-        if type(change) is Completion and not self._shared.observers.present:
-            return
         if change.occurrences and change.occurrences % TRIM_EACH == 0 and not change.status.terminal:
             self._shared.spawn(self._trim, change.job_id)
         for run in change.runs:

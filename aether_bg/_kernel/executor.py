@@ -18,13 +18,12 @@ from aether_bg._handlers.handlers import NOTHING, Handler
 from aether_bg._handlers.kept import completed
 from aether_bg._handlers.work import UnitOfWork
 from aether_bg._kernel.attempt import Attempt
-from aether_bg._kernel.completer import Completer, Outcome
+from aether_bg._kernel.completer import Completer
 from aether_bg._kernel.decider import Decider
 from aether_bg._kernel.inside import Inside
 from aether_bg._kernel.notes import Notes
 from aether_bg._kernel.shared import Shared
 from aether_bg._rules.decisions import as_asked, asked_for, noted, text_of
-from aether_bg._rules.recurrence import Plan
 from aether_bg._rules.results import Completed, Failed, Released, Result
 from aether_bg.errors import InvalidHandler, InvalidPayload
 from aether_bg.model import Change, Failure, JobContext, JobInfo, Parents, Raised, Started, TimedOut
@@ -70,13 +69,13 @@ class Executor:
         self._shared.problems.report("attempts", text)
 
     async def _run(self, attempt: Attempt) -> None:
-        job, plan = attempt.job, None
+        job = attempt.job
         result: Result | Change
         if attempt.after is not None and attempt.after.ended is not None:
             await attempt.after.ended.wait()
             attempt.after = None
         try:
-            plan = self._shared.schedules.plan_or_none(job)
+            plan = attempt.plan = self._shared.schedules.plan_or_none(job)
             result = await self._decider.judge(attempt, plan) or await self._execute(attempt)
             if attempt.closing is not None and attempt.closing.notes and not isinstance(result, Change):
                 result = noted(result, attempt.closing.notes)
@@ -84,9 +83,9 @@ class Executor:
             self._shared.problems.report(f"attempt of {attempt}", error, job)
             attempt.error = error
             result = Failed(error=text_of(error))
-        self._end(attempt, result, plan)
+        self._end(attempt, result)
 
-    def _end(self, attempt: Attempt, result: Result | Change, plan: Plan | None) -> None:
+    def _end(self, attempt: Attempt, result: Result | Change) -> None:
         if attempt.work is not None and (attempt.revoked or not isinstance(result, Completed)):
             attempt.work.close()  # what its tasks enqueue from now on must not be lost with it
         self._shared.slots.end(attempt)
@@ -94,7 +93,7 @@ class Executor:
         if attempt.revoked:
             self._shared.slots.settle(attempt.job)
         else:
-            self._completer.record(Outcome(attempt, attempt.job, result, plan, unsure=attempt.written))
+            self._completer.record(attempt, result)
             self._shared.slots.freed.set()
 
     async def _execute(self, attempt: Attempt) -> Result:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 from uuid import UUID
 from weakref import WeakValueDictionary
 
@@ -19,6 +19,8 @@ from aether_bg._kernel.commits import Commits
 from aether_bg._kernel.observers import Observers
 from aether_bg.errors import NameHeld, Stale, StoreRefused, StoreUnsure
 from aether_bg.model import Altered, Change, Enqueued, Hold, Insert, JobInfo, JobStatus, Update
+
+T = TypeVar("T")
 
 
 class Written(NamedTuple):
@@ -67,25 +69,27 @@ class Journal:
             return False
         return True
 
-    def put(self, change: Change, finished: Finished) -> None:
-        """An outcome, committed together with others; `finished` gets None, or why it was not committed."""
-        self._batcher.put(Update(change), partial(self._put, change, finished))
+    def put(self, change: Change, finished: Finished[T], about: T) -> None:
+        """An outcome, committed together with others; `finished` announces it."""
+        self._batcher.put(Update(change), finished, about)
 
-    def _put(self, change: Change, finished: Finished, error: BaseException | None) -> None:
+    def release(self, change: Change) -> None:
+        """The outcome of an attempt that does not end, committed with others."""
+        self.put(change, self._released, change)
+
+    def _released(self, change: Change, error: BaseException | None) -> None:
         if error is None:
             self.announce(change)
-        finished(error)
 
-    async def record(self, change: Change, unit: UnitOfWork, finished: Finished) -> None:
+    async def record(self, change: Change, unit: UnitOfWork, finished: Finished[T], about: T) -> None:
         """An outcome and the handler's unit of work in one transaction."""
         try:
             _, *results = await self._commits.transact([Update(change), *unit.close()])
         except Exception as error:
-            finished(error)
+            finished(about, error)
             return
         unit.fill(results)
-        self.announce(change)
-        finished(None)
+        finished(about, None)
         self.announce_jobs(unit.jobs)
 
     async def commit(self, unit: UnitOfWork) -> None:
@@ -172,7 +176,7 @@ class Journal:
             self._observers.emit(Altered(row, verb))
 
     def _changed(self, change: Change) -> None:
-        if not change.status.terminal:
+        if change.status <= JobStatus.RUNNING:
             self._alarm.expect(change.job_id, change.next_seq, change.due_at)
         elif self._waiters and (waiter := self._waiters.pop(change.job_id, None)) is not None:
             waiter.set()

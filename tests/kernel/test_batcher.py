@@ -18,11 +18,11 @@ pytestmark = pytest.mark.anyio
 async def put(world: World, names: str) -> dict[str, BaseException | None]:
     answers: dict[str, BaseException | None] = {}
 
-    def noting(name: str) -> Callable[[BaseException | None], object]:
-        return lambda error: answers.update({name: error})
+    def note(name: str, error: BaseException | None) -> None:
+        answers[name] = error
 
     for name in names:
-        world.batcher.put(Insert(world.job(name)), noting(name))
+        world.batcher.put(Insert(world.job(name)), note, name)
     await eventually(lambda: len(answers) == len(names))
     return answers
 

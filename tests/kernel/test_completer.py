@@ -13,7 +13,7 @@ from kernel.conftest import World, eventually
 
 from aether_bg import StoreBusy
 from aether_bg._kernel.attempt import Attempt
-from aether_bg._kernel.completer import Completer, Outcome
+from aether_bg._kernel.completer import Completer
 from aether_bg._kernel.decider import Decider
 from aether_bg._kernel.notes import Notes
 from aether_bg._kernel.timings import Timings
@@ -42,14 +42,16 @@ class Desk:
             job_id=job.id, seq=job.seq,
         )  # fmt: skip
         (taken,) = (await self.world.shared.calls.claim(claim)).jobs
-        attempt = Attempt(taken, JobContext(taken), self.world.shared.handlers.compiled("Work"))
+        attempt = Attempt(taken, JobContext(taken))
+        attempt.handler = self.world.shared.handlers.compiled("Work")
         self.world.shared.slots.begin(attempt)
         return attempt
 
     async def record(self, attempt: Attempt, result: Result | Change, job: JobInfo | None = None) -> JobInfo:
         """The row, once the completer is done with it."""
-        job = job or attempt.job
-        self.completer.record(Outcome(attempt, job, result, self.world.shared.schedules.plan_or_none(job)))
+        attempt.job = job = job or attempt.job
+        attempt.plan = self.world.shared.schedules.plan_or_none(job)
+        self.completer.record(attempt, result)
         self.world.shared.slots.end(attempt)
         await eventually(lambda: not self.world.shared.slots.busy)
         return await self.world.row(job)

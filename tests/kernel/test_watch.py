@@ -19,7 +19,8 @@ pytestmark = pytest.mark.anyio
 async def test_an_attempt_that_holds_the_loop(make_world: Callable[..., World]) -> None:
     world = make_world()
     job = world.job()
-    attempt = Attempt(job, JobContext(job), begun=True)
+    attempt = Attempt(job, JobContext(job))
+    attempt.begun = True
     watch = Watch(running=lambda: [attempt], problems=world.shared.problems, timings=Timings(silent=0.05, watch=0.02))
     try:
         time.sleep(0.5)
