@@ -57,13 +57,22 @@ class Attempt:
     unsure: Change | None = None
     """Handed in, and whether the store has it is unknown."""
 
-    def __init__(self, job: JobInfo, context: JobContext, scope: anyio.CancelScope | None = None) -> None:
-        self.job, self.context, self.scope = job, context, scope or anyio.CancelScope()
+    scope: anyio.CancelScope
+    """From when its task begins to its end."""
+
+    def __init__(self, job: JobInfo, context: JobContext) -> None:
+        self.job, self.context = job, context
 
     def revoke(self, reason: CancelReason = CancelReason.LOST) -> None:
         self.revoked = True
         self.context.cancel(reason)
         self.scope.cancel()
+
+    @property
+    def plain(self) -> bool:
+        """Nothing about it has to be looked at after its scope."""
+        looked_at = self.written or self.closing or self.context.deadline or self.scope.cancel_called
+        return not looked_at
 
     @property
     def in_thread(self) -> bool:

@@ -19,11 +19,11 @@ from aether_bg.model import Claim, Claimed, JobInfo
 
 @attrs.define(kw_only=True, eq=False)
 class Claimer:
-    """`start`: begins an attempt; it must not await."""
+    """`start`: begins their attempts; it must not await."""
 
     _shared: Shared
     _alarm: Alarm
-    _start: Callable[[JobInfo], object]
+    _start: Callable[[Sequence[JobInfo]], object]
     error: StoreError | None = attrs.field(default=None, init=False)
     """Why the last claim failed, if it did."""
     _turns: Turns = attrs.field(init=False)
@@ -95,8 +95,7 @@ class Claimer:
     async def _take(self, claim: Claim) -> Claimed:
         with anyio.CancelScope(shield=True):  # no cancellation between the commit and the start (docs/protocol.md, C5)
             claimed = await self._shared.calls.claim(claim)
-            for job in claimed.jobs:
-                self._start(job)
+            self._start(claimed.jobs)
         return claimed
 
     async def _failed(self, error: StoreError) -> datetime:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -23,10 +24,11 @@ from aether_bg._kernel.decider import Decider
 from aether_bg._kernel.inside import Inside
 from aether_bg._kernel.notes import Notes
 from aether_bg._kernel.shared import Shared
+from aether_bg._kernel.tasks import traces
 from aether_bg._rules.decisions import as_asked, asked_for, noted, text_of
 from aether_bg._rules.results import Completed, Failed, Released, Result
 from aether_bg.errors import InvalidHandler, InvalidPayload
-from aether_bg.model import Change, Failure, JobContext, JobInfo, Parents, Raised, Started, TimedOut
+from aether_bg.model import Change, JobContext, JobInfo, Parents, Raised, Started, TimedOut
 from aether_bg.protocols import Runner
 
 
@@ -48,17 +50,24 @@ class Executor:
     _new_scope: Callable[[], anyio.CancelScope] = attrs.field(factory=lambda: type(anyio.CancelScope()), init=False)
     """The class for this loop: `anyio.CancelScope()` finds out each time which loop it is on."""
 
-    def start(self, job: JobInfo) -> None:
+    def start(self, jobs: Iterable[JobInfo]) -> None:
         """Synchronous: no await between the commit of a claim and the start (docs/protocol.md, C5)."""
+        more = deque([self._begin(job) for job in jobs])
+        while more:
+            attempt = more.popleft()
+            attempt.scope = self._new_scope()
+            self._shared.spawn(self._run, attempt, more)
+
+    def _begin(self, job: JobInfo) -> Attempt:
         context = JobContext(job, complete=self._inside.complete, notes=self._notes, parents=self._parents)
-        attempt = Attempt(job, context, scope=self._new_scope())
+        attempt = Attempt(job, context)
         try:
-            attempt.job = attempt.context.job = self._shared.calls.to_run(job)
+            attempt.job = context.job = self._shared.calls.to_run(job)
         except InvalidPayload as error:
             attempt.unreadable = error
         if (before := self._shared.slots.begin(attempt)) is not None:
             self._follow(attempt, before)
-        self._shared.spawn(self._run, attempt)
+        return attempt
 
     def _follow(self, attempt: Attempt, before: Attempt) -> None:
         """The store gave this process a job that it still runs: never run it twice at once (docs/protocol.md, P7)."""
@@ -68,21 +77,33 @@ class Executor:
         text = f"{attempt} was claimed again while it still runs here; it waits for that to end"
         self._shared.problems.report("attempts", text)
 
-    async def _run(self, attempt: Attempt) -> None:
-        job = attempt.job
-        result: Result | Change
+    async def _run(self, attempt: Attempt, more: deque[Attempt]) -> None:
+        """An attempt; then those of `more`, for as long as each ends in its first step and leaves its task as it was: a
+        task and a scope of its own cost more than all the rest. Where tasks do not begin at once, there are no more."""
         if attempt.after is not None and attempt.after.ended is not None:
             await attempt.after.ended.wait()
             attempt.after = None
+        scope = attempt.scope
+        result: Result | Change
         try:
-            plan = attempt.plan = self._shared.schedules.plan_or_none(job)
-            result = await self._decider.judge(attempt, plan) or await self._execute(attempt)
-            if attempt.closing is not None and attempt.closing.notes and not isinstance(result, Change):
-                result = noted(result, attempt.closing.notes)
-        except Exception as error:  # an error of the framework: the job fails visibly, the app goes on
-            self._shared.problems.report(f"attempt of {attempt}", error, job)
-            attempt.error = error
-            result = Failed(error=text_of(error))
+            with scope:
+                work.running.set(attempt.job.id)
+                before = traces() if more else None
+                result = await self._execute(attempt)
+                while more and attempt.plain and more[0].after is None and traces() == before:
+                    self._end(attempt, result)
+                    attempt = more.popleft()
+                    attempt.scope = scope
+                    work.running.set(attempt.job.id)
+                    result = await self._execute(attempt)
+            if scope.cancelled_caught or attempt.late:
+                result = self._cancelled(attempt)
+            elif attempt.written is not None:
+                await self._inside.check(attempt)
+        except BaseException as error:  # a CancelledError of unknown origin is a failure too (docs/protocol.md, S5)
+            result = self._failed(attempt, error)
+        if attempt.closing is not None and attempt.closing.notes and not isinstance(result, Change):
+            result = noted(result, attempt.closing.notes)
         self._end(attempt, result)
 
     def _end(self, attempt: Attempt, result: Result | Change) -> None:
@@ -96,47 +117,51 @@ class Executor:
             self._completer.record(attempt, result)
             self._shared.slots.freed.set()
 
-    async def _execute(self, attempt: Attempt) -> Result:
-        ctx = attempt.context
-        handler = attempt.handler = self._shared.handlers.compiled(attempt.job.handler_name)
-        timeout = handler.info.timeout
-        if timeout is not None:
+    async def _execute(self, attempt: Attempt) -> Result | Change:
+        job, ctx = attempt.job, attempt.context
+        plan = attempt.plan = self._shared.schedules.plan_or_none(job)
+        if (instead := await self._decider.judge(attempt, plan)) is not None:
+            return instead
+        handler = attempt.handler = self._shared.handlers.compiled(job.handler_name)
+        if (timeout := handler.info.timeout) is not None:
             ctx.ends_within(timeout, self._shared.clock.now())
             attempt.scope.deadline = anyio.current_time() + timeout
         attempt.begun, attempt.threaded = True, not handler.info.is_async
-        work.running.set(attempt.job.id)
         if self._shared.observers.present:
             self._shared.observers.emit(Started(ctx))
-        failure: Failure
+        if attempt.unreadable is not None:
+            raise attempt.unreadable
+        if self._shared.calls.wrapped or handler.wants_scope or handler.wants_work:
+            await self._call_wrapped(attempt, handler)
+        else:
+            result = await self._runners[job.handler_name](ctx, handler.bind(ctx, job.payload, None, NOTHING))
+            if result is not None or handler.returns is not None:
+                await self._returned(attempt, handler, result)
+        return attempt.completed
+
+    def _cancelled(self, attempt: Attempt) -> Result:
+        if attempt.releasing or attempt.revoked:
+            return Released(begun=attempt.begun)
+        timeout = (attempt.handler and attempt.handler.info.timeout) or 0.0
+        attempt.error = TimeoutError(f"the attempt took longer than {timeout:g} s")
+        return self._decider.after(attempt, TimedOut(timeout))
+
+    def _failed(self, attempt: Attempt, error: BaseException) -> Result:
+        attempt.error = error
         try:
-            if attempt.unreadable is not None:
-                raise attempt.unreadable
-            with attempt.scope:
-                if self._shared.calls.wrapped or handler.wants_scope or handler.wants_work:
-                    await self._call_wrapped(attempt, handler)
-                else:
-                    call = handler.bind(ctx, attempt.job.payload, None, NOTHING)
-                    result = await self._runners[handler.info.name](ctx, call)
-                    if result is not None or handler.returns is not None:
-                        await self._returned(attempt, handler, result)
-            if not attempt.scope.cancelled_caught and not attempt.late:
-                if attempt.written is not None:
-                    await self._inside.check(attempt)
-                return attempt.completed
-            if attempt.releasing or attempt.revoked:
-                return Released(begun=True)
-            failure = TimedOut(timeout or 0.0)
-            attempt.error = TimeoutError(f"the attempt took longer than {failure.seconds:g} s")
-        except BaseException as error:  # a CancelledError of unknown origin is a failure too (docs/protocol.md, S5)
-            attempt.error = error
+            if not attempt.begun:
+                raise error
             if asked := asked_for(error):
                 return as_asked(asked, self._shared.clock.now())
             if isinstance(error, InvalidPayload | InvalidHandler):
                 return Failed(error=text_of(error))
             if attempt.releasing or attempt.revoked:
                 return Released(begun=True)
-            failure = Raised(error)
-        return self._decider.after(attempt, failure)
+            return self._decider.after(attempt, Raised(error))
+        except Exception as problem:  # an error of the framework: the job fails visibly, the app goes on
+            self._shared.problems.report(f"attempt of {attempt}", problem, attempt.job)
+            attempt.error = problem
+            return Failed(error=text_of(problem))
 
     async def _call_wrapped(self, attempt: Attempt, handler: Handler) -> None:
         ctx, unit = attempt.context, None

@@ -9,8 +9,9 @@ import asyncio
 import sys
 import threading
 from collections.abc import Awaitable, Callable
-from contextvars import Context
+from contextvars import Context, copy_context
 from typing import Any
+from weakref import getweakrefcount
 
 import anyio
 
@@ -43,6 +44,13 @@ def spawner() -> Spawn:
             task.add_done_callback(kept.discard)
 
     return spawn
+
+
+def traces() -> tuple[int, ...]:
+    """Of the asyncio task that runs: another value once something refers to it, a context variable of it is set, or it
+    is to be cancelled."""
+    task = asyncio.current_task()
+    return sys.getrefcount(task), getweakrefcount(task), len(copy_context()), task.cancelling() if task else 0
 
 
 def _beginner(loop: asyncio.AbstractEventLoop) -> Callable[[Any, Context], asyncio.Task[None]]:

@@ -73,6 +73,7 @@ async def test_an_attempt_that_the_store_no_longer_knows_is_revoked(make_world: 
     world = make_world()
     job = world.job(seq=1)
     attempt = Attempt(job, JobContext(job))
+    attempt.scope = anyio.CancelScope()
     world.shared.slots.begin(attempt)
     await rescuer_of(world).compare(Alive(store_id=uuid4()), {(job.id, 1)})
     assert attempt.revoked
@@ -97,6 +98,7 @@ async def test_an_owner_that_was_declared_dead_starts_over(make_world: Callable[
     beats, before = heartbeats_of(world), world.shared.identity.owner
     job = world.job()
     attempt = Attempt(job, JobContext(job))
+    attempt.scope = anyio.CancelScope()
     world.shared.slots.begin(attempt)
     async with running(beats.run):  # it has never joined: the store does not know it
         await eventually(lambda: world.shared.identity.owner != before)
@@ -140,7 +142,8 @@ async def test_overdue_jobs_are_armed_and_reported_at_the_second_sweep(make_worl
 async def test_an_attempt_that_hangs_is_named(make_world: Callable[..., World]) -> None:
     world = make_world()
     job = world.job()
-    attempt = Attempt(job, JobContext(job), scope=anyio.CancelScope())
+    attempt = Attempt(job, JobContext(job))
+    attempt.scope = anyio.CancelScope()
     world.shared.slots.begin(attempt)
     attempt.scope.cancel()
     monitor, alive = monitor_of(world), Alive(store_id=uuid4())

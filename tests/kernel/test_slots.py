@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import anyio
 import attrs
 import pytest
 from kernel.conftest import World
@@ -54,6 +55,7 @@ async def test_a_second_attempt_of_a_job_knows_the_first(make_world: Callable[..
     world = make_world()
     slots, job = Slots(2, lambda: None), world.job()
     first, second = Attempt(job, JobContext(job)), Attempt(job, JobContext(job))
+    second.scope = anyio.CancelScope()
     assert slots.begin(first) is None
     assert slots.begin(second) is first
     slots.end(first)
