@@ -74,7 +74,7 @@ def _svcs() -> ModuleType:
 
 
 class Dependencies:
-    """The registrations of `provide`. svcs is imported with the first one."""
+    """The registrations of `provide`. svcs is imported when something is to be injected."""
 
     def __init__(self) -> None:
         self._registry: Registry | None = None
@@ -92,14 +92,17 @@ class Dependencies:
                 f"provide({shown(kind)}, {shown(factory)})", "the second argument is a factory",
                 "Pass a function; for a ready value: lambda: value.",
             )  # fmt: skip
-        if self._registry is None:
-            self._registry = _svcs().Registry()
         self._factories[kind] = make = without_stale(make)
         self.lasting.set(kind, lasts)
         if lasts:
-            self._registry.register_factory(kind, partial(self.lasting.value, kind), enter=False, ping=ping)
+            self._registered().register_factory(kind, partial(self.lasting.value, kind), enter=False, ping=ping)
         else:
-            self._registry.register_factory(kind, self._wrapped(kind), ping=ping)
+            self._registered().register_factory(kind, self._wrapped(kind), ping=ping)
+
+    def _registered(self) -> Registry:
+        if self._registry is None:
+            self._registry = _svcs().Registry()
+        return self._registry
 
     def knows(self, kind: Any) -> bool:
         try:
@@ -168,8 +171,7 @@ class Dependencies:
     @asynccontextmanager
     async def scope(self, ctx: JobContext, closing: Closing) -> AsyncIterator[Container]:
         """A container for one attempt, closed at its end with the error that the attempt raised."""
-        assert self._registry is not None  # a handler with dependencies has been resolved
-        container: Container = _svcs().Container(self._registry)
+        container: Container = _svcs().Container(self._registered())
         container.register_local_value(JobContext, ctx)
         _closing.set(closing)
         try:

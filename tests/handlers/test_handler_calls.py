@@ -475,6 +475,25 @@ async def test_what_a_factory_returns_decides(app: Aether, factory: Any, closes:
     assert ran == ["made", *(["closed"] if closes else [])]
 
 
+@pytest.mark.parametrize("provides", [False, True])
+async def test_constructor_that_takes_only_the_context(app: Aether, provides: bool) -> None:
+    @app.handler("Work")
+    class Work:
+        def __init__(self, ctx: JobContext) -> None:
+            self.ctx = ctx
+
+        def handle(self, args: int = 5) -> None:
+            ran.append((args, self.ctx.attempt))
+
+    if provides:
+        app.provide(Mailer, lambda: Mailer("made"))
+    async with app:
+        for payload in (None, 9):
+            job = await app.wait(await app.enqueue("Work", payload=payload), 10)
+            assert job.status is JobStatus.COMPLETED, job.last_error
+    assert ran == [(5, 1), (9, 1)]
+
+
 class Connection(Mailer):
     """As some drivers have it: to be awaited, or used in `async with`; and awaiting gives the connection itself."""
 
