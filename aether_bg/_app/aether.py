@@ -234,7 +234,8 @@ class Aether(OwnerVerbs):
     async def stop(self) -> None:
         """Stop as the end of `async with app:` does: running jobs have `grace` seconds. Returns when all has ended.
 
-        Raises `NotStarted` if the app does not run; if two calls overlap, both wait.
+        A handler that awaits it waits for itself until the grace is over: start a task for it there. Raises
+        `NotStarted` if the app does not run; if two calls overlap, both wait.
         """
         session = self._running
         try:

@@ -82,6 +82,7 @@ class OwnerVerbs(Verbs):
 
     async def drain(self) -> None:
         """Run what is due, and what that makes due, until nothing is due; with any scheduler.
+        Not in a handler, which it would wait for.
 
         Raises a `StoreError` when the store is in trouble.
         """
