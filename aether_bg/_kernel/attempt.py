@@ -39,6 +39,8 @@ class Attempt:
     work: UnitOfWork | None = None
     written: Change | None = None
     """Its outcome, if the handler writes it in a transaction of its own (docs/protocol.md, W13)."""
+    withheld: bool = False
+    """That outcome has not released its children: they wait for its result, which follows when the handler returns."""
     completed: Completed = COMPLETED
     """Its result if it completes."""
     threaded: bool = False

@@ -145,8 +145,30 @@ class Completer:
         plan = self._shared.schedules.plan_or_none(job)
         return await self._decider.judge(fresh, plan) or Released(begun=False)
 
+    async def _follow_up(self, attempt: Attempt, change: Change) -> None:
+        """The result of a handler that has committed its outcome itself; with it, its children are released (W13)."""
+        done, (run, *gaps) = attempt.completed, change.runs
+        run = attrs.evolve(run, result=done.result, has_result=done.has_result, error=done.error)
+        late = attrs.evolve(change, seq=change.next_seq, schedule_rev=change.next_rev, runs=(run, *gaps))
+        try:
+            await self._journal.try_update(late)
+        except StoreTrouble as error:
+            self._shared.problems.report("recording results", error)
+            if not self._shared.identity.stopping:
+                attempt.wait = longer(attempt.wait, self._shared.timings.backoff)
+                await anyio.sleep(attempt.wait)
+                await self._follow_up(attempt, change)
+                return
+        except Exception as error:
+            self._shared.problems.report(f"result of {attempt}", error, attempt.job)
+        attempt.withheld = False
+        self._was_recorded(attempt, change)
+
     def _was_recorded(self, attempt: Attempt, change: Change) -> None:
-        """The answer to its commit was lost, but not the commit."""
+        """It is committed: by the handler itself, or although the answer to its commit was lost."""
+        if attempt.withheld and change is attempt.written:
+            self._shared.spawn(self._follow_up, attempt, change)
+            return
         self._is_recorded(attempt, change)
         if (unit := attempt.work) is not None:
             self._journal.announce_jobs(unit.jobs)

@@ -71,7 +71,8 @@ class Executor:
 
     def _follow(self, attempt: Attempt, before: Attempt) -> None:
         """The store gave this process a job that it still runs: never run it twice at once (docs/protocol.md, P7)."""
-        before.revoke()
+        if before.written is None:  # else it has committed its outcome, and is about to return (W13)
+            before.revoke()
         before.ended = anyio.Event()
         attempt.after = before
         text = f"{attempt} was claimed again while it still runs here; it waits for that to end"

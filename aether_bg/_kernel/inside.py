@@ -10,7 +10,7 @@ import attrs
 from aether_bg._handlers import work
 from aether_bg._hooks.connections import unscoped
 from aether_bg._kernel.attempt import Attempt
-from aether_bg._kernel.journal import Journal, was_written
+from aether_bg._kernel.journal import was_written
 from aether_bg._kernel.notes import Blocking, lost
 from aether_bg._kernel.shared import Shared
 from aether_bg._rules import transitions
@@ -27,7 +27,6 @@ _TRIES: Final = 5
 @attrs.frozen(eq=False)
 class Inside:
     _shared: Shared
-    _journal: Journal
     _call: Blocking
     """Passes a call from another thread to the loop."""
     _bridge: Bridge = attrs.field(factory=Bridge, init=False)
@@ -58,9 +57,9 @@ class Inside:
             if plan is None:
                 raise UsageError(repr(ctx), "its schedule cannot be read here any more", "Return without complete.")
             change = transitions.finish(job, Completed(), plan, shared.clock.moment())
-            settle = attempt.handler is None or attempt.handler.returns is None  # else it comes with the result
-            if await shared.calls.write_on(connection, Update(change), notify=True, settle=settle) is not None:
-                attempt.written = change
+            withheld = attempt.handler is not None and attempt.handler.returns is not None
+            if await shared.calls.write_on(connection, Update(change), notify=True, settle=not withheld) is not None:
+                attempt.written, attempt.withheld = change, withheld
                 return
         raise StoreContended(repr(ctx), "its row changes all the time", "Roll back; the attempt is tried again.")
 
@@ -73,13 +72,6 @@ class Inside:
                 repr(attempt.context), "complete was called, but its transaction was not committed",
                 "Commit before the handler returns.",
             )  # fmt: skip
-        done = attempt.completed
-        if done.has_result or done.error:  # the result is known only now, and its children read it
-            run, *gaps = change.runs
-            run = attrs.evolve(run, result=done.result, has_result=done.has_result, error=done.error)
-            await self._journal.try_update(
-                attrs.evolve(change, seq=change.next_seq, schedule_rev=change.next_rev, runs=(run, *gaps))
-            )
 
     async def _current(self, attempt: Attempt) -> JobInfo:
         """The row, which verbs may have changed. Raises `TokenLost` if it no longer belongs to this attempt."""

@@ -81,7 +81,7 @@ class Rescuer:
         held, running, recording = set(alive.running), self._shared.slots.running, self._shared.slots.recording
         for job_id, seq in known - held:  # running here, but no longer this owner's in the store: the token is lost
             attempt = running.get(job_id)
-            if attempt is not None and attempt.job.seq == seq and job_id not in recording:
+            if attempt is not None and attempt.job.seq == seq and job_id not in recording and attempt.written is None:
                 attempt.revoke()
         now = {(job_id, attempt.job.seq) for job_id, attempt in running.items()}
         strays = {stray for stray in held - now - known if stray[0] not in recording}

@@ -57,9 +57,13 @@ FROM unnest({arrays(SETTLED_COLUMNS)}) AS v({", ".join(SETTLED_COLUMNS)}) WHERE 
 """
 LEFT: Final = """
 SELECT DISTINCT l.parent FROM {schema}.links AS l LEFT JOIN {schema}.jobs AS j ON j.id = l.parent
-WHERE l.waiting AND coalesce(j.status, 2) > 1
+WHERE l.waiting AND coalesce(j.status, 2) > 1 AND NOT EXISTS (
+    SELECT FROM {schema}.runs AS r JOIN {schema}.owners AS o ON o.id = r.owner
+    WHERE r.job_id = j.id AND r.token = j.seq - 1 AND r.outcome = 'completed'
+)
 """
-"""Parents that have ended by other means than an Update: rows that were changed by hand."""
+"""Parents that have ended by other means than an Update: rows that were changed by hand, and those whose handler has
+committed its outcome itself and whose process has died before it returned. While that lives, its result is to come."""
 
 
 def place(conn: Connection, schema: Schema, insert: Insert) -> JobInfo:

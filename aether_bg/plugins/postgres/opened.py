@@ -222,11 +222,12 @@ class Opened:
         session, mine = self.session, self.session.owners.get(beat.owner)
         if beat.join:
             await self._by_session(partial(session.join, beat=beat))
-            await self.write(partial(links.settle_left, schema=self.schema, now=beat.now))
         elif mine is not None and (beat.problems != mine.problems or (beat.stopping and not mine.announced)):
             await self._by_session(partial(session.tell, beat=beat))
         if beat.leave or beat.recovered:
             await self._by_session(partial(session.forget, beat=beat))
+        if beat.join or beat.leave or beat.recovered:
+            await self._settle_left(beat)
         session.keep(beat)
         alive = await self._readers.do(  # soon, or a fence would notice after the others that nothing is heard
             lambda conn: self._observer.look(conn, beat, self.store_id, list(session.owners)),
@@ -234,6 +235,13 @@ class Opened:
         )  # fmt: skip
         mine = session.owners.get(beat.owner)
         return attrs.evolve(alive, known=False) if mine is not None and mine.lost else alive
+
+    async def _settle_left(self, beat: Heartbeat) -> None:
+        """What has ended without releasing those that run after it (docs/protocol.md, A6)."""
+        if await self.write(partial(links.settle_left, schema=self.schema, now=beat.now)):
+            self._claims.forget()
+            self.session.notify()
+            self._wake()
 
     async def _by_session(self, run: Callable[[Connection], object]) -> None:
         await threads.run(self.session.ask, run, 2 * self.options.busy)

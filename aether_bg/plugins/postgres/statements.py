@@ -31,7 +31,7 @@ from aether_bg.plugins.postgres.schema import Schema
 
 _APART: Final = 0.05
 """Seconds between two NOTIFYs in users' transactions: with one, a commit waits for every other commit that has one."""
-_CHANGE: Final = (*GUARD_COLUMNS, *STATE_COLUMNS)
+_CHANGE: Final = (*GUARD_COLUMNS, *STATE_COLUMNS, "progress")
 _KEY: Final = ("job_id", "token", "gap")
 _TEXT: Final = "CAST({place} AS text)"
 
@@ -67,7 +67,8 @@ WITH v AS MATERIALIZED (
     SELECT {_named(_CHANGE, "given.v")} FROM (SELECT CAST({_TEXT.format(place="{change}")} AS text[]) AS v) AS given
 ), saved AS (
     UPDATE {{schema}}.jobs AS j SET seq = v.next_seq, schedule_rev = v.next_rev,
-        {", ".join(f"{name} = v.{name}" for name in STATE_COLUMNS)}
+        {", ".join(f"{name} = v.{name}" for name in STATE_COLUMNS)}, progress = coalesce(v.progress, j.progress),
+        checkpoint = CASE WHEN v.status > 1 OR v.attempt = 0 THEN NULL ELSE j.checkpoint END
     FROM v WHERE j.id = v.job_id AND j.seq = v.seq AND j.schedule_rev = v.schedule_rev RETURNING {_answer("j")}
 ), told AS (
     INSERT INTO {{schema}}.runs ({", ".join(RUN_COLUMNS)}) SELECT {_values(RUN_COLUMNS, "run.v")}
