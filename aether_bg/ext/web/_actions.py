@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final, Literal, TypeAlias
 from uuid import UUID
 
 import anyio
 import attrs
 
-from aether_bg._app.operator import Operator, acting_as
+from aether_bg._app.operator import acting_as
 from aether_bg.errors import AetherError, InvalidOption, shown
 from aether_bg.ext.web._filters import Filter
 from aether_bg.ext.web._guard import Refused
 from aether_bg.ext.web._source import Source
-from aether_bg.model import JobStatus
+from aether_bg.model import JobInfo, JobStatus, Query
 
+Find: TypeAlias = Callable[[Query], Awaitable[Sequence[JobInfo]]]
 MOST: Final = 1000
 """The most jobs that one bulk action changes."""
 _BITE, _AT_ONCE, _BREATH = 100, 20, 0.01
@@ -76,18 +77,21 @@ class Actions:
 
     async def count(self, verb: str, chosen: Filter) -> int:
         """How many jobs that would change: at most one more than one action takes."""
-        if not (statuses := self.statuses(verb, chosen)):
-            return 0
-        seen, after = 0, None
         async with self._source.open() as reader:
-            while seen <= MOST:
-                query = chosen.query(status=statuses, order="newest", after=after, limit=_BITE)
-                page = await reader.find(query)
-                seen += len(page)
-                if len(page) < _BITE:
-                    break
-                after = page[-1].id
-        return min(seen, MOST + 1)
+            return len(await self._matching(reader.find, verb, chosen, MOST + 1))
+
+    async def _matching(self, find: Find, verb: str, chosen: Filter, most: int) -> list[UUID]:
+        ids, after = list[UUID](), None
+        if not (statuses := self.statuses(verb, chosen)):
+            return ids
+        order: Literal["ended", "newest"] = "ended" if verb == "retry" else "newest"  # each in the order of an index
+        while len(ids) < most:
+            page = await find(chosen.query(status=statuses, order=order, after=after, limit=_BITE))
+            ids += [job.id for job in page]
+            if len(page) < _BITE:
+                break
+            after = page[-1].id
+        return ids[:most]
 
     async def bulk(self, verb: str, chosen: Filter, actor: str) -> Outcome:
         """Raises `Refused` while another bulk action runs."""
@@ -98,30 +102,20 @@ class Actions:
                 return await self._through(verb, chosen)
 
     async def _through(self, verb: str, chosen: Filter) -> Outcome:
-        if not (statuses := self.statuses(verb, chosen)):
-            return Outcome(verb=verb, done=0)
-        act, operator = self._verb(verb, {}), self._source.operator
+        act, find = self._verb(verb, {}), self._source.operator.find
         told: list[AetherError | None] = []
-        after = None
-        while len(told) < MOST:
-            query = chosen.query(status=statuses, order="newest", after=after, limit=_BITE)
-            page = await operator.find(query)
+        ids = await self._matching(find, verb, chosen, MOST)  # all before the first is changed: that moves it
+        for place in range(0, len(ids), _BITE):
             limiter = anyio.CapacityLimiter(_AT_ONCE)
             async with anyio.create_task_group() as group:
-                for job in page:
-                    group.start_soon(_tried, act, job.id, limiter, told)
-            if len(page) < _BITE:
-                break
-            after = page[-1].id
+                for id_ in ids[place : place + _BITE]:
+                    group.start_soon(_tried, act, id_, limiter, told)
             await anyio.sleep(_BREATH)  # for live work
         errors = [error for error in told if error is not None]
         return Outcome(
             verb=verb, done=len(told) - len(errors), refused=len(errors), why=str(errors[0]) if errors else "",
-            more=len(told) >= MOST and await self._any(operator, statuses, chosen),
+            more=len(told) >= MOST and bool(await self._matching(find, verb, chosen, 1)),
         )  # fmt: skip
-
-    async def _any(self, operator: Operator, statuses: tuple[JobStatus, ...], chosen: Filter) -> bool:
-        return bool(await operator.find(chosen.query(status=statuses, order="newest", limit=1)))
 
 
 async def _tried(

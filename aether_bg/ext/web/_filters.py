@@ -28,11 +28,12 @@ class Filter:
 
     @classmethod
     def of(cls, fields: Mapping[str, str]) -> Filter:
-        """Unknown fields and statuses are left out."""
+        """Unknown fields and statuses are left out. An error without a status is one of failed jobs."""
         status = fields.get("status", "")
         text: dict[str, Any] = {key: _text(fields.get(key, "")) for key in ("handler", "name", "error")}
         flags: dict[str, Any] = {key: bool(fields.get(key)) for key in ("paused", "recurring")}
-        return cls(status=status if status in STATUSES else "", **text, **flags)
+        status = status if status in STATUSES else ""
+        return cls(status=status or ("failed" if text["error"] else ""), **text, **flags)
 
     def query(self, **more: Any) -> Query:
         """Newest first; ended ones by their end."""

@@ -18,8 +18,8 @@ from aether_bg.plugins.sqlite.schema import ATTEMPTED, LISTED
 
 ENDED: Final = "status > 1 AND handled_time IS NOT NULL"
 FEW: Final = 20_000
-"""Names with a common beginning: up to this many are found by name and sorted; more are found soon in the order of
-ids."""
+"""Up to this many rows that have a status, or names with a common beginning, are found by that and sorted; more are
+found soon in the order of ids."""
 _ORDER: Final = {"newest": "id DESC", "ended": "handled_time DESC, id DESC"}
 
 
@@ -45,26 +45,50 @@ def source(conn: sqlite3.Connection, query: Query, terms: list[str], params: lis
         return _every("job_name = ?", [query.job_name], terms, params, "holds_name DESC, id DESC", limit)
     if query.name_prefix and _few(conn, *prefix(query.name_prefix)):
         return _every(*prefix(query.name_prefix), terms, params, order, limit)
-    plain = query.status is None and query.handler_name is None
-    if query.order == "newest" and (plain or query.paused or query.recurring):  # which have small indexes by id
-        return f"(SELECT * FROM {table} {_where(terms)} ORDER BY {order} LIMIT ?)", params + limit
     statuses = [status for status in query.status or JobStatus if status.terminal or query.order == "newest"]
-    if query.order == "ended":
-        table += " INDEXED BY aether_jobs_ended"
+    if query.status == () or not statuses:
+        return f"(SELECT * FROM {table} WHERE FALSE)", []
+    index = "aether_jobs_ended" if query.order == "ended" else _by_id(query)
+    if index is not None and query.order == "newest":
+        terms += [LISTED] if index == "aether_jobs_handler" else []
+        return f"(SELECT * FROM {table} INDEXED BY {index} {_where(terms)} ORDER BY {order} LIMIT ?)", params + limit
+    if query.order == "newest" and query.status is None:
+        return f"(SELECT * FROM {table} {_where(terms)} ORDER BY {order} LIMIT ?)", params + limit
     chosen = dict.fromkeys(statuses)
-    parts = " UNION ALL ".join(_part(table, status, terms, order, query.order == "newest") for status in chosen)
-    if not parts:
-        return "(SELECT * FROM main.aether_jobs WHERE FALSE)", []
+    parts = " UNION ALL ".join(_part(conn, status, terms, query) for status in chosen)
     return f"(SELECT * FROM ({parts}) ORDER BY {order} LIMIT ?)", (params + limit) * len(chosen) + limit
 
 
-def _part(table: str, status: JobStatus, terms: list[str], order: str, newest: bool) -> str:
-    terms = [f"status = {int(status)}", *terms]
-    if newest and status is JobStatus.RUNNING:
-        order = f"+{order}"  # few, and found by their own index
-    elif newest:
+def _by_id(query: Query) -> str | None:
+    """The index whose rows are walked, the newest first, whatever their status."""
+    if query.paused:
+        return "aether_jobs_paused"
+    if query.recurring:
+        return "aether_jobs_recurring"
+    only_active = query.status is not None and not any(status.terminal for status in query.status)
+    return "aether_jobs_handler" if query.handler_name is not None and not only_active else None
+
+
+def _part(conn: sqlite3.Connection, status: JobStatus, terms: list[str], query: Query) -> str:
+    """The rows of one status, in order. Few are found by the index of their status and sorted; many of them, in the
+    order of ids, are met soon among all."""
+    table, order, terms = "main.aether_jobs", _ORDER[query.order], [f"status = {int(status)}", *terms]
+    if status is JobStatus.SCHEDULED:
+        table += " INDEXED BY aether_jobs_scheduled"
         terms.append(LISTED)
+    elif status is JobStatus.RUNNING:
+        order = f"+{order}"
+    elif query.order == "ended" or _seldom(conn, status):
+        table += " INDEXED BY aether_jobs_ended"
+        order = order if query.order == "ended" else f"+{order}"
+        terms.append("status > 1")
     return f"SELECT * FROM (SELECT * FROM {table} {_where(terms)} ORDER BY {order} LIMIT ?)"
+
+
+def _seldom(conn: sqlite3.Connection, status: JobStatus) -> bool:
+    some = "SELECT 1 FROM main.aether_jobs INDEXED BY aether_jobs_ended WHERE status > 1 AND status"
+    sql = f"SELECT count(*) FROM ({some} = {int(status)} LIMIT {FEW + 1})"
+    return bool(conn.execute(sql).fetchone()[0] <= FEW)
 
 
 def _every(

@@ -65,6 +65,8 @@ def find(conn: sqlite3.Connection, query: Query) -> list[JobInfo]:
         order = f"+{order}"  # found by its own small index, not by walking all rows in the order of ids
         if not _any_created_after(conn, query.changed_after):
             terms.append("seq > 0")  # that index has only rows that were changed since they were made
+    if query.children_of is not None and order == "id":
+        order = "+id"  # found by their links
     if query.status == (JobStatus.RUNNING,) and order == "id":  # few, and found by their own index
         terms.append("status = 1")
         order = "+id"
@@ -171,9 +173,7 @@ def stats(conn: sqlite3.Connection, size: int, now: str | None) -> Stats:
 
     by_status = dict.fromkeys(JobStatus, 0)
     by_handler: dict[str, dict[str, int]] = {}
-    for handler, status, count in conn.execute(
-        f"SELECT handler_name, status, count(*) FROM main.aether_jobs WHERE {LISTED} GROUP BY handler_name, status"
-    ):
+    for handler, status, count in conn.execute(COUNTED):
         if status in by_status:  # else the row cannot be read: `check` names it
             by_status[status] += count
             by_handler.setdefault(str(handler), {})[JobStatus(status).name.lower()] = count
@@ -231,6 +231,15 @@ def readable_id(text: Any) -> UUID | None:
         return None
 
 
+COUNTED = f"""
+SELECT handler_name, 0, count(*) FROM main.aether_jobs INDEXED BY aether_jobs_scheduled WHERE status = 0 AND {LISTED}
+GROUP BY handler_name
+UNION ALL SELECT handler_name, 1, count(*) FROM main.aether_jobs INDEXED BY aether_jobs_running WHERE status = 1
+GROUP BY handler_name
+UNION ALL SELECT handler_name, status, count(*) FROM main.aether_jobs INDEXED BY aether_jobs_ended WHERE status > 1
+GROUP BY handler_name, status
+"""
+"""How many of each handler and status, from indexes alone."""
 ALIVE_OWNERS = "SELECT id, beat, handlers, stopping, declares FROM main.aether_owners"
 HELD = "SELECT id, seq FROM main.aether_jobs WHERE status = 1 AND owner = ?"
 ORPHANED = """
