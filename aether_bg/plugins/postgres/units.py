@@ -10,10 +10,10 @@ from uuid import UUID
 import psycopg
 
 from aether_bg.errors import DeniedSQL, UnitOfWorkTimeout, shown
-from aether_bg.model import Call, Insert, JobInfo, Query, Transaction, Write
+from aether_bg.model import Call, Insert, JobInfo, Query, Transaction, Update, Write
 from aether_bg.plugins._lent import Lent
 from aether_bg.plugins.postgres import queries, trouble
-from aether_bg.plugins.postgres.changes import refusal
+from aether_bg.plugins.postgres.changes import happened, refusal
 from aether_bg.plugins.postgres.connections import Connection
 from aether_bg.plugins.postgres.schema import Schema
 from aether_bg.plugins.postgres.steps import carry_out, insert
@@ -24,6 +24,8 @@ _CONTROL: Final = frozenset((
     "unlisten", "set", "reset", "lock", "copy", "vacuum",
 ))  # fmt: skip
 """Statements that end or escape the transaction, or outlast it on the connection (docs/protocol.md, W7)."""
+_NUMBER: Final = "SELECT pg_catalog.pg_current_xact_id()::text, pg_catalog.pg_postmaster_start_time()"
+_STATUS: Final = "SELECT pg_catalog.pg_xact_status(%s::text::xid8), pg_catalog.pg_postmaster_start_time()"
 _SETTLING: Final = 2.0
 """Seconds that the server may take to end a transaction whose client is gone."""
 
@@ -35,6 +37,9 @@ class Unit:
         self._schema, self._writes, self._limit, self._where = schema, writes, limit, where
         self._results: list[object] = []
         self._number: str | None = None
+        """Of its transaction."""
+        self._server: object = None
+        """When the server was started that gave the number."""
 
     def run(self, conn: Connection) -> list[object]:
         """The answers. What is left open is rolled back by the caller."""
@@ -44,9 +49,8 @@ class Unit:
         try:
             with conn.pipeline():  # the number of the transaction costs no trip of its own
                 conn.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
-                number = conn.execute("SELECT pg_catalog.pg_current_xact_id()::text")
-            row = number.fetchone()
-            self._number = row[0] if row else None
+                found = conn.execute(_NUMBER)
+            self._number, self._server = found.fetchone() or (None, None)
             self._results += carry_out(conn, self._schema, self._writes[:first])
             for write in self._writes[first:]:
                 if isinstance(write, Call):
@@ -65,16 +69,21 @@ class Unit:
         """What became of it, asked on another connection when the answer was lost; None if that is unknown."""
         deadline = time.monotonic() + _SETTLING
         while self._number is not None:
-            row = conn.execute("SELECT pg_catalog.pg_xact_status(%s::text::xid8)", [self._number]).fetchone()
-            status = row[0] if row else None
+            status, server = conn.execute(_STATUS, [self._number]).fetchone() or (None, None)
             if status == "committed":
-                return self._results
+                return self._results if self._is_ours(conn, server) else None
             if status == "aborted":
                 raise trouble.unreachable(self._where)
             if status is None or time.monotonic() > deadline:
                 break
             time.sleep(0.02)
         return None
+
+    def _is_ours(self, conn: Connection, server: object) -> bool:
+        """Whether the number that is committed is still this transaction's (docs/protocol.md, P12)."""
+        if isinstance(self._writes[0], Insert | Update):
+            return happened(conn, self._schema, self._writes) is not None
+        return server == self._server
 
 
 class Tx:
