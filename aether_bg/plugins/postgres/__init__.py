@@ -40,7 +40,7 @@ from aether_bg.model.attempts import LONGEST, in_seconds
 from aether_bg.plugins._users import Users
 from aether_bg.plugins.postgres import _extra, check, inspection, listing, queries  # noqa: F401 - the first says what is missing
 from aether_bg.plugins.postgres.opened import Opened, Options, migrate, threads
-from aether_bg.plugins.postgres.places import Place, checked_schema
+from aether_bg.plugins.postgres.places import SCHEMA_PARAMETER, Place, checked_schema
 from aether_bg.plugins.postgres.schema import Schema, steps_sql
 from aether_bg.plugins.postgres.statements import Statements
 from aether_bg.protocols import Kernel
@@ -52,12 +52,13 @@ class PostgresStore:
     """Jobs in a PostgreSQL database (14 or newer), for any number of processes on any number of machines.
 
     `dsn`: a URL or connection string as libpq reads it; several hosts with `target_session_attrs=read-write` follow a
-    failover. `schema`: where the tables are. `migrate`: "auto" makes and updates them at the start, "check" refuses to
-    start without them, "off" trusts that they are there. `session`: a URL around a pooler, for the one connection that
-    shows that this process is alive. `fence`: cancel this process's attempts when it has not reached the server for 0.6
-    of a lease; without it they go on, and may run beside those of a successor. `connect_for`: seconds that the start
-    waits for a server. `busy`: seconds that a call waits for one before it raises `StoreUnreachable`. `unit_timeout`:
-    seconds that one unit of work may take; each statement in it has one second.
+    failover. `schema`: where the tables are, "aether_bg" by default; a URL may say it too, as `?aether_schema=jobs`.
+    `migrate`: "auto" makes and updates them at the start, "check" refuses to start without them, "off" trusts that they
+    are there. `session`: a URL around a pooler, for the one connection that shows that this process is alive. `fence`:
+    cancel this process's attempts when it has not reached the server for 0.6 of a lease; without it they go on, and may
+    run beside those of a successor. `connect_for`: seconds that the start waits for a server. `busy`: seconds that a
+    call waits for one before it raises `StoreUnreachable`. `unit_timeout`: seconds that one unit of work may take; each
+    statement in it has one second.
     """
 
     placeholder: Final = "%s"
@@ -66,7 +67,7 @@ class PostgresStore:
     """What SQLAlchemy calls its database."""
 
     def __init__(
-        self, dsn: str, *, schema: str = "aether_bg", migrate: Literal["auto", "check", "off"] = "auto",
+        self, dsn: str, *, schema: str | None = None, migrate: Literal["auto", "check", "off"] = "auto",
         session: str | None = None, fence: bool = False, connect_for: float = 30.0, busy: float = 5.0,
         unit_timeout: float = 5.0,
     ) -> None:  # fmt: skip
@@ -74,9 +75,10 @@ class PostgresStore:
             raise InvalidOption(shown(migrate), 'must be "auto", "check" or "off"', name="migrate")
         if not isinstance(fence, bool):
             raise InvalidOption(shown(fence), "must be True or False", name="fence")
+        place = _place(dsn, "dsn")
+        around = None if session is None else _place(session, "session")
         self._options = Options(
-            place=_place(dsn, "dsn"), schema=Schema(checked_schema(schema)), migrate=migrate, fence=fence,
-            session=None if session is None else _place(session, "session"),
+            place=place, schema=Schema(_schema(schema, place, around)), migrate=migrate, fence=fence, session=around,
             connect_for=_seconds("connect_for", connect_for, least=0.0), busy=_seconds("busy", busy),
             unit_timeout=_seconds("unit_timeout", unit_timeout),
         )  # fmt: skip
@@ -189,6 +191,16 @@ class PostgresStore:
 
 def _place(given: Any, name: str) -> Place:
     return given if isinstance(given, Place) else Place(given, name)
+
+
+def _schema(given: Any, *places: Place | None) -> str:
+    """Its name, wherever it is said; all must say the same."""
+    said = [] if given is None else [checked_schema(given)]
+    said += [place.schema for place in places if place is not None and place.schema is not None]
+    if len(set(said)) > 1:
+        rule = f"must be the same as {SCHEMA_PARAMETER} in the URL"
+        raise InvalidOption(" and ".join(map(shown, said)), rule, "Say it once.", name="schema")
+    return said[0] if said else "aether_bg"
 
 
 def _seconds(name: str, value: Any, least: float | None = None) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from typing import Any, Final
+from urllib.parse import unquote
 
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -17,18 +18,26 @@ _VERIFIED: Final = frozenset(("verify-ca", "verify-full"))
 _EXAMPLE: Final = "For example: postgresql://jobs@db.example.org/jobs."
 
 
+SCHEMA_PARAMETER: Final = "aether_schema"
+"""Of a URL: where the tables are. It is ours, and libpq refuses parameters that it does not know."""
+
+
 class Place:
     """A connection string that shows no secret: neither in its repr, nor where a traceback prints variables."""
 
-    __slots__ = ("_given", "_options")
+    __slots__ = ("_given", "_options", "schema")
 
     def __init__(self, given: Any, name: str = "dsn") -> None:
         if not isinstance(given, str) or not given.strip():
             kind = "an empty text" if isinstance(given, str) else shown(given)
             raise InvalidOption(kind, "must be a PostgreSQL URL or connection string", _EXAMPLE, name=name)
-        self._given, wrong = given, False
+        self._given, schemas = _without_schema(given)
+        if len(schemas) > 1:
+            raise InvalidOption(shown(schemas), f"must be given once as {SCHEMA_PARAMETER}", "Keep one.", name="schema")
+        self.schema = checked_schema(schemas[0]) if schemas else None
+        wrong = False
         try:
-            self._options: dict[str, Any] = dict(conninfo_to_dict(given))
+            self._options: dict[str, Any] = dict(conninfo_to_dict(self._given))
         except (ProgrammingError, ValueError):
             wrong = True
         if wrong:  # libpq's own words may quote the part that holds the password
@@ -72,6 +81,20 @@ class Place:
 
     def __reduce__(self) -> Any:
         return type(self), (self.without_secrets,)
+
+
+_PARAMETERS: Final = re.compile(r"(postgres(?:ql)?://(?>(?:[^@/]*@)?)[^?]*)\?(.*)", re.DOTALL)
+"""A URL, parted as libpq does: a question mark in the password begins no parameters."""
+
+
+def _without_schema(given: str) -> tuple[str, list[str]]:
+    """What libpq may see, and the schemas named besides; what follows an @ may be part of a password."""
+    if (found := _PARAMETERS.fullmatch(given)) is None:
+        return given, []
+    parted = [(parameter.partition("="), parameter) for parameter in found[2].split("&")]
+    schemas = [unquote(value).partition("@")[0] for (name, _, value), _ in parted if unquote(name) == SCHEMA_PARAMETER]
+    rest = "&".join(text for (name, _, _), text in parted if unquote(name) != SCHEMA_PARAMETER)
+    return (f"{found[1]}?{rest}" if rest else found[1], schemas) if schemas else (given, [])
 
 
 def checked_schema(schema: Any) -> str:
