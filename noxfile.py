@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tarfile
 import tomllib
 from pathlib import Path
@@ -26,6 +27,9 @@ EXAMPLES = [
 
 # what may differ from one Python to the next
 CORE = ["app", "handlers", "hooks", "kernel", "model", "plugins", "rules", "schedule"]
+
+# the Python that nox runs on, and with it the sessions that name none
+OWN = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 # more than cores: most tests wait for processes and clocks
 WORKERS = str(min(8, 3 * (os.cpu_count() or 1)))
@@ -60,8 +64,8 @@ def core() -> list[str]:
 
 
 def run_pytest(session: nox.Session, *arguments: str) -> None:
-    """Each session remembers its own failures; `-- --last-failed` runs just those again, and nothing where there were
-    none. A session that has not come to its end before runs whole."""
+    """Each session remembers its own failures; `-- --last-failed` runs just those again, and nothing if there were
+    none. A session that has never reached its end runs whole."""
     session.env["PYTHONDONTWRITEBYTECODE"] = ""  # each of a thousand processes would compile the package again
     cache = f".nox/.pytest-{session.name.replace('(', '-').replace(')', '')}"
     again = "--last-failed" in arguments
@@ -83,13 +87,17 @@ def run_pytest(session: nox.Session, *arguments: str) -> None:
 
 @nox.session(python=found())
 def tests(session: nox.Session) -> None:
-    """The whole suite but for chaos on the newest Python found here, the core of it on the others.
+    """The whole suite, except chaos, on the newest Python found here; the core of it on the others.
 
-    Tests of the real sidecar skip where there is none. `-- --thorough`: every case on both event loops, on the newest.
+    Tests of the real sidecar skip if there is none. `-- --thorough`: every case on both event loops, on the newest.
+    `-- --after-quick`: without the Python on which `quick` has run the same core.
     """
-    session.install("-q", ".[test,web]", *EXAMPLES)
     newest = session.python == found()[-1]
-    arguments = [argument for argument in session.posargs if newest or argument != "--thorough"]
+    if "--after-quick" in session.posargs and session.python == OWN and not newest:
+        session.skip("`quick` has run the core on this Python")
+    session.install("-q", ".[test,web]", *EXAMPLES)
+    ours = {"--after-quick"} if newest else {"--after-quick", "--thorough"}
+    arguments = [argument for argument in session.posargs if argument not in ours]
     if not newest and all(argument.startswith("-") for argument in arguments):
         arguments += core()
     compiled = f"conftest.cpython-{str(session.python).replace('.', '')}-pytest-*.pyc"
@@ -117,7 +125,7 @@ def lowest_dependencies(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Style, and the walls between the rooms."""
+    """Style, and which package may import which."""
     session.install("-q", "--no-compile", "ruff", "import-linter", ".")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
@@ -186,7 +194,7 @@ def upgrade(session: nox.Session) -> None:
 
 @nox.session
 def dapr(session: nox.Session) -> None:
-    """The suite and the main scenarios on a real sidecar and scheduler; README.md says how to get them."""
+    """The suite and the main scenarios on a real sidecar and scheduler; docs/how-to/testing.md says how to get them."""
     session.install("-q", ".[dapr,test,web]", *EXAMPLES, "httpx")
     suite = ["tests/plugins/dapr", "tests/app/test_scenarios.py", "tests/testing/test_pytest_plugin.py"]
     run_pytest(session, "-n", WORKERS, "--dist", "worksteal", *suite, *session.posargs)
@@ -214,12 +222,16 @@ def web(session: nox.Session) -> None:
 
 @nox.session
 def chaos(session: nox.Session) -> None:
-    """Kills real processes, row by row of the crash programme; `-- --small` for the counts of CI."""
+    """Kills real processes, row by row of the crash programme; `-- --small` with the counts of CI."""
     session.install("-q", ".[dapr,postgres,test]", "fastapi", "httpx", "httpx2", "flask")
     small = "--small" in session.posargs
     rest = [argument for argument in session.posargs if argument != "--small"]
+    # rows mostly wait: three at a time, in order, since those that measure time come last and alone
+    side_by_side = ["-n", "3", "--dist", "load", "--maxschedchunk", "1"] if small else []
     # a row at full count may take minutes
-    run_pytest(session, "--timeout=3600", "tests/chaos", f"--chaos={'small' if small else 'full'}", *rest)
+    run_pytest(
+        session, "--timeout=3600", "tests/chaos", f"--chaos={'small' if small else 'full'}", *side_by_side, *rest
+    )
 
 
 @nox.session

@@ -1,13 +1,16 @@
 """`pytest tests/chaos --chaos=small` (or AETHER_BG_CHAOS=small): the crash programme; without it nothing is collected.
 
-`full` runs the full counts, `small` fewer, with the same assertions. At the end a table is printed;
-AETHER_BG_CHAOS_JSON names a file to write it to as well.
+`full` runs the full counts, `small` fewer, with the same assertions. Under `pytest -n`, rows run side by side, except
+those marked `alone`: they come last, one at a time. At the end a table is printed; AETHER_BG_CHAOS_JSON names a file
+to write it to as well.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +21,6 @@ import pytest
 from chaos.harness import Nursery, World
 
 SIZES = ("small", "full")
-_table = pytest.StashKey[list[dict[str, Any]]]()
 _notes = pytest.StashKey[list[str]]()
 
 
@@ -28,7 +30,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "row(number, small, full): a row of the table, and how often it is shown")
-    config.stash[_table] = []
+    config.addinivalue_line("markers", "alone: measures time or memory, so no other row may run beside it")
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Table(config), "chaos-table")
 
 
 def size_of(config: pytest.Config) -> str | None:
@@ -51,6 +55,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.chaos)
             if long:
                 item.add_marker(pytest.mark.timeout(3600))
+    items.sort(key=lambda item: item.get_closest_marker("alone") is not None)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # outside of the timeout: waiting for a turn does not count
+def pytest_runtest_protocol(item: pytest.Item) -> Any:
+    run = getattr(item.config, "workerinput", {}).get("testrunuid")
+    if run is None:
+        return (yield)
+    with (Path(tempfile.gettempdir()) / f"aether_bg-chaos-{run}").open("w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH)
+        return (yield)
 
 
 @pytest.fixture(scope="session")
@@ -111,30 +126,41 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     report = yield
     mark = item.get_closest_marker("row")
     if mark is not None and (report.when == "call" or (report.when == "setup" and not report.passed)):
-        item.config.stash[_table].append(
-            {
-                "row": mark.args[0],
-                "test": item.name,
-                "count": mark.kwargs[size_of(item.config) or "small"],
-                "result": report.outcome,
-                "seconds": round(report.duration, 1),
-                "notes": item.stash.get(_notes, []),
-            }
-        )
+        row = {
+            "row": mark.args[0],
+            "test": item.name,
+            "count": mark.kwargs[size_of(item.config) or "small"],
+            "result": report.outcome,
+            "seconds": round(report.duration, 1),
+            "notes": item.stash.get(_notes, []),
+        }
+        report.user_properties.append(("row", row))
     return report
 
 
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    rows = sorted(config.stash.get(_table, []), key=lambda row: (row["row"], row["test"]))
-    if not rows:
-        return
-    terminalreporter.section(f"crash programme, {size_of(config)}")
-    terminalreporter.write_line(f"{'row':>3}  {'count':>6}  {'result':<8}{'time':>8}  test")
-    for row in rows:
-        notes = f"  ({'; '.join(row['notes'])})" if row["notes"] else ""
-        terminalreporter.write_line(
-            f"{row['row']:>3}  {row['count']:>6}  {row['result']:<8}{row['seconds']:>6} s  {row['test']}{notes}"
-        )
-    if name := os.environ.get("AETHER_BG_CHAOS_JSON"):
-        made = {"size": size_of(config), "at": time.time(), "rows": rows}
-        Path(name).write_text(json.dumps(made, indent=1), encoding="utf-8")
+class Table:
+    """Collects the rows; under `pytest -n`, from the reports of all workers."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._rows: list[dict[str, Any]] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call" or not report.passed:
+            self._rows += [value for name, value in report.user_properties if name == "row"]
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        rows = sorted(self._rows, key=lambda row: (row["row"], row["test"]))
+        if not rows:
+            return
+        size = size_of(self._config)
+        terminalreporter.section(f"crash programme, {size}")
+        terminalreporter.write_line(f"{'row':>3}  {'count':>6}  {'result':<8}{'time':>8}  test")
+        for row in rows:
+            notes = f"  ({'; '.join(row['notes'])})" if row["notes"] else ""
+            terminalreporter.write_line(
+                f"{row['row']:>3}  {row['count']:>6}  {row['result']:<8}{row['seconds']:>6} s  {row['test']}{notes}"
+            )
+        if name := os.environ.get("AETHER_BG_CHAOS_JSON"):
+            made = {"size": size, "at": time.time(), "rows": rows}
+            Path(name).write_text(json.dumps(made, indent=1), encoding="utf-8")

@@ -110,6 +110,7 @@ def test_the_rules_of_a_zone_change(tmp_path: Path, count: int, tmp_path_factory
         assert ZONE in said[0][0]
 
 
+@pytest.mark.alone
 @pytest.mark.row(38, small=1, full=5)
 def test_fifty_jobs_after_weeks(tmp_path: Path, count: int, note: Callable[[str], None]) -> None:
     """The event loop's own work is measured, in time of the processor: other programs may take the rest."""

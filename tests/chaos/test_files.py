@@ -171,6 +171,7 @@ def write_without_pause(spec: Spec) -> None:
     anyio.run(main)
 
 
+@pytest.mark.alone
 @pytest.mark.row(11, small=1, full=5)
 def test_eight_writers(worlds: Callable[[str], World], count: int, full: bool, note: Callable[[str], None]) -> None:
     for number in range(count):
@@ -205,6 +206,7 @@ def held(path: Path) -> Iterator[None]:
             conn.execute("ROLLBACK")
 
 
+@pytest.mark.alone
 @pytest.mark.row(12, small=2, full=20)
 def test_an_outsider_holds_the_write_lock(world: World, count: int, full: bool, note: Callable[[str], None]) -> None:
     seconds, busy = (10.0, 5.0) if full else (2.0, 1.0)
@@ -475,6 +477,7 @@ def forks(spec: Spec) -> None:
     anyio.run(main)
 
 
+@pytest.mark.alone
 @pytest.mark.row(13, small=2, full=20)
 def test_a_fork_after_open(worlds: Callable[[str], World], count: int) -> None:
     for number in range(count):

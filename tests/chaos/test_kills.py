@@ -16,6 +16,7 @@ MS, FEW = 900, {"concurrency": 4}
 """Row 1: jobs of so many milliseconds at most, so few at once in each worker, that most kills hit a running attempt."""
 
 
+@pytest.mark.alone  # the load must be heavy enough
 @pytest.mark.row(1, small=30, full=200)
 def test_workers_and_a_producer_killed_at_random(world: World, count: int, note: Callable[[str], None]) -> None:
     chance = random.Random(1)

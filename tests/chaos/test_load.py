@@ -49,6 +49,7 @@ def put_many(spec: Spec) -> None:
     anyio.run(main)
 
 
+@pytest.mark.alone
 @pytest.mark.row(21, small=1, full=5)
 def test_ten_thousand_due_at_once(worlds: Callable[[str], World], count: int, note: Callable[[str], None]) -> None:
     for number in range(count):
@@ -233,6 +234,7 @@ def slope(samples: list[tuple[float, float]]) -> float:
     return line.slope * 600 / statistics.fmean(value for _, value in samples)
 
 
+@pytest.mark.alone
 @pytest.mark.row(25, small=1, full=1)
 def test_soak(world: World, full: bool, note: Callable[[str], None]) -> None:
     """The process that is never killed stays as it is, while others die beside it. AETHER_BG_CHAOS_SOAK: seconds."""

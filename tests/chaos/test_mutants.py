@@ -33,6 +33,7 @@ def test_without_the_token_guard(world: World, count: int, note: Callable[[str],
     )
 
 
+@pytest.mark.alone
 @pytest.mark.row(0, small=10, full=20)
 def test_without_the_owner_check(world: World, count: int, note: Callable[[str], None]) -> None:
     note(

@@ -81,6 +81,7 @@ def stop_outside_a_write(world: World, process: Process) -> None:
         time.sleep(0.003)
 
 
+@pytest.mark.alone
 @pytest.mark.row(6, small=4, full=50)
 def test_stopped_for_three_leases(world: World, count: int, note: Callable[[str], None]) -> None:
     note(stop_for_three_leases(world, count))

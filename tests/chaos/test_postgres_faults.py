@@ -259,6 +259,7 @@ def test_migrations_that_are_killed(
     note(f"{whole} of {count} were whole at the kill")
 
 
+@pytest.mark.alone
 @pytest.mark.row(116, small=5, full=60)
 def test_lost_notifications_cost_a_second(pg: PgWorld, count: int, note: Note) -> None:
     """The connection that listens hears nothing for `count` seconds, and does not end."""

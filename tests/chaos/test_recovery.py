@@ -24,6 +24,7 @@ def told(what: str, took: list[float]) -> str:
 
 
 @pytest.mark.parametrize("locks", [True, False], ids=["lock", "lease"])
+@pytest.mark.alone
 @pytest.mark.row(10, small=6, full=50)
 def test_a_survivor_takes_over(world: World, count: int, locks: bool, note: Callable[[str], None]) -> None:
     options = {"lease": 15 if locks else LEASE}
@@ -52,6 +53,7 @@ def test_a_survivor_takes_over(world: World, count: int, locks: bool, note: Call
     assert max(took) < (1.0 if locks else LEASE + 1.0), took
 
 
+@pytest.mark.alone
 @pytest.mark.row(10, small=6, full=50)
 def test_a_restart_takes_over(world: World, count: int, note: Callable[[str], None]) -> None:
     took = []

@@ -57,6 +57,7 @@ SIGNALS = {
 
 
 @pytest.mark.parametrize("signals", list(SIGNALS))
+@pytest.mark.alone
 @pytest.mark.row(5, small=4, full=50)
 def test_stopped_by_signals(world: World, count: int, signals: str, note: Callable[[str], None]) -> None:
     chance = random.Random(5)
@@ -94,6 +95,7 @@ def test_stopped_by_signals(world: World, count: int, signals: str, note: Callab
     note(f"exit after at most {max(took):.2f} s, grace {GRACE} s")
 
 
+@pytest.mark.alone
 @pytest.mark.row(8, small=2, full=20)
 def test_a_handler_that_swallows_cancellation(world: World, count: int, note: Callable[[str], None]) -> None:
     took = []
@@ -118,6 +120,7 @@ def test_a_handler_that_swallows_cancellation(world: World, count: int, note: Ca
     note(f"exit after at most {max(took):.2f} s, grace 0.3 s")
 
 
+@pytest.mark.alone
 @pytest.mark.row(8, small=2, full=20)
 def test_a_thread_that_will_not_stop(world: World, count: int, note: Callable[[str], None]) -> None:
     """Its row stays RUNNING until the process ends, which it may not keep from ending (S4)."""
@@ -170,6 +173,7 @@ def blocking(spec: Spec) -> None:
     worker.app.run()
 
 
+@pytest.mark.alone
 @pytest.mark.row(8, small=3, full=20)
 def test_a_handler_that_blocks_the_loop(world: World, count: int) -> None:
     """The writer thread keeps the heartbeat: nobody takes the process for dead, and it runs once."""
@@ -273,6 +277,7 @@ def open_files() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
+@pytest.mark.alone
 @pytest.mark.row(24, small=1, full=5)
 def test_started_and_stopped_again_and_again(tmp_path: Path, count: int, full: bool) -> None:
     times = 50 if full else 8
