@@ -65,6 +65,11 @@ class Handler:
         return bool(self.work_names)
 
     @property
+    def wants_more(self) -> bool:
+        """Than its payload and context."""
+        return bool(self.work_names or self.wanted or self.constructor)
+
+    @property
     def wants_scope(self) -> bool:
         return bool(self.wanted or self.constructor)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 from typing import Final
 from uuid import UUID
@@ -35,7 +35,7 @@ class Alarm:
         """The earliest due time reported since the last look."""
         self._during: dict[Waiting, datetime] | None = None
         """Due times reported during the current look."""
-        self._taken: frozenset[Waiting] = frozenset()
+        self._taken: Collection[Waiting] = ()
         """The jobs that the last look took."""
 
     def wake(self) -> None:
@@ -48,7 +48,7 @@ class Alarm:
 
     def expect(self, job_id: UUID, seq: int, due: datetime | None) -> None:
         """This job waits for `due`: do not sleep longer than that."""
-        if due is None or (self._taken and (job_id, seq) in self._taken):
+        if due is None or self._took((job_id, seq)):
             return
         if self._during is not None:
             self._during[job_id, seq] = due
@@ -60,13 +60,20 @@ class Alarm:
 
     def looking(self) -> None:
         """The scheduler looks now, and will find the jobs that were reported so far."""
-        self._expected, self._during, self._taken = None, {}, frozenset()
+        self._expected, self._during, self._taken = None, {}, ()
 
-    def looked(self, taken: Iterable[Waiting]) -> None:
+    def looked(self, taken: Collection[Waiting]) -> None:
         """The look took these jobs."""
-        during, self._during, self._taken = self._during or {}, None, frozenset(taken)
+        during, self._during, self._taken = self._during or {}, None, taken
         for waiting, due in during.items():
             self.expect(*waiting, due)
+
+    def _took(self, waiting: Waiting) -> bool:
+        if not self._taken:
+            return False
+        if not isinstance(self._taken, frozenset):  # most looks are not asked
+            self._taken = frozenset(self._taken)
+        return waiting in self._taken
 
     async def sleep_until(self, when: datetime | None) -> None:
         """Sleeps until then, until an earlier due time, or for a nap (docs/protocol.md, R4): the clock may have been

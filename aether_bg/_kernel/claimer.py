@@ -64,7 +64,7 @@ class Claimer:
                 claimed = await self._take(claim)
                 taken = claimed.jobs
             finally:
-                self._alarm.looked((job.id, job.seq - 1) for job in taken)
+                self._alarm.looked([(job.id, job.seq - 1) for job in taken])
             self._shared.slots.short = claimed.short
             return claim, claimed
 

@@ -83,9 +83,8 @@ class Completer:
 
     def _hand_in(self, attempt: Attempt, change: Change) -> None:
         """With a unit of work it is a transaction of its own (docs/protocol.md, C6 and W4)."""
-        attempt.progress = self._notes.last(attempt.context) or attempt.progress
-        if attempt.progress is not None:
-            change = attrs.evolve(change.whole, progress=attempt.progress)
+        if (progress := self._notes.last(attempt.context) or attempt.progress) is not None:
+            attempt.progress, change = progress, attrs.evolve(change.whole, progress=progress)
         attempt.change, unit = change, attempt.work
         if unit is None or not isinstance(attempt.result, Completed):
             self._journal.put(change, self._finished, attempt)

@@ -19,6 +19,14 @@ from aether_bg.schedule._model import utc
 class Decider:
     _shared: Shared
 
+    def runs(self, attempt: Attempt, plan: Plan | None) -> bool:
+        """Whether there is nothing to judge."""
+        if plan is None or self._shared.identity.stopping or attempt.releasing or attempt.revoked:
+            return False
+        job = attempt.job
+        known = job.handler_name in self._shared.handlers
+        return known and not transitions.doubtful(job, plan, self._shared.clock.now())
+
     async def judge(self, attempt: Attempt, plan: Plan | None) -> Result | Change | None:
         """None: run it."""
         job = attempt.job

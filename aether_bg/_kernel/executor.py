@@ -121,7 +121,7 @@ class Executor:
     async def _execute(self, attempt: Attempt) -> Result | Change:
         job, ctx = attempt.job, attempt.context
         plan = attempt.plan = self._shared.schedules.plan_or_none(job)
-        if (instead := await self._decider.judge(attempt, plan)) is not None:
+        if not self._decider.runs(attempt, plan) and (instead := await self._decider.judge(attempt, plan)) is not None:
             return instead
         handler = attempt.handler = self._shared.handlers.compiled(job.handler_name)
         if (timeout := handler.info.timeout) is not None:
@@ -132,7 +132,7 @@ class Executor:
             self._shared.observers.emit(Started(ctx))
         if attempt.unreadable is not None:
             raise attempt.unreadable
-        if self._shared.calls.wrapped or handler.wants_scope or handler.wants_work:
+        if handler.wants_more or self._shared.calls.wrapped:
             await self._call_wrapped(attempt, handler)
         else:
             result = await self._runners[job.handler_name](ctx, handler.bind(ctx, job.payload, None, NOTHING))

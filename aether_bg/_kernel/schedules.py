@@ -33,7 +33,8 @@ class Schedules:
     def plan(self, job: JobInfo) -> Plan:
         """Raises `InvalidSchedule`, for example when the schedule's plugin is gone."""
         schedule: Schedule = self.load(job.expression_value, job.timezone)
-        return Plan.of(schedule, job, self.undone).grounded(self._clock.now())
+        plan = Plan.of(schedule, job, self.undone)
+        return plan.grounded(self._clock.now()) if schedule.recurring else plan
 
     def plan_or_none(self, job: JobInfo) -> Plan | None:
         """None: this process cannot read it, and will not claim its jobs."""

@@ -58,27 +58,34 @@ class Slots:
 
     def begin(self, attempt: Attempt) -> Attempt | None:
         """Returns the attempt of the same job that has not ended here yet, if there is one."""
-        before = self.running.get(attempt.job.id)
-        if before is not None:
-            self._less(before.job)
-        self.running[attempt.job.id] = attempt
-        self.kinds[attempt.job.handler_name] += 1
+        job = attempt.job
         self.started += 1
-        self.suspect |= attempt.job.suspect
+        if job.suspect:
+            self.suspect = True
+        self.kinds[job.handler_name] += 1
+        if (before := self.running.setdefault(job.id, attempt)) is attempt:
+            return None
+        self.running[job.id] = attempt
+        self._less(before.job)
         return before
 
     def end(self, attempt: Attempt) -> None:
         """Its code no longer runs."""
-        if self.running.get(attempt.job.id) is attempt:
-            del self.running[attempt.job.id]
-            self._less(attempt.job)
-        elif attempt.ended is not None:  # the next attempt of this job waits for it
+        job = attempt.job
+        if (current := self.running.pop(job.id, None)) is attempt:
+            return self._less(job)
+        if current is not None:
+            self.running[job.id] = current
+        if attempt.ended is not None:  # the next attempt of this job waits for it
             attempt.ended.set()
+        return None
 
     def _less(self, job: JobInfo) -> None:
-        self.kinds[job.handler_name] -= 1
-        if not self.kinds[job.handler_name]:
-            del self.kinds[job.handler_name]
+        kinds, name = self.kinds, job.handler_name
+        if kinds[name] > 1:
+            kinds[name] -= 1
+        else:
+            del kinds[name]
 
     def settle(self, job: JobInfo) -> None:
         """Its outcome is committed, or no longer counts: the next suspect may run (docs/protocol.md, R3)."""

@@ -28,7 +28,7 @@ def finish(job: JobInfo, result: Result, plan: Plan | None, moment: Moment) -> C
     a process that can read it (docs/protocol.md, C8).
     """
     now = moment.now
-    if result is COMPLETED and plan is not None and _is_last(job, plan, now):
+    if result is COMPLETED and plan is not None and _is_last(job, plan):
         return Completion.of(job, *moment, partial(_completed, job, plan, moment))
     match result:
         case Snoozed(until, error):
@@ -70,13 +70,13 @@ def _completed(job: JobInfo, plan: Plan, moment: Moment, done: Completed = COMPL
     return next_occurrence(job, plan, moment, run, last_error=None, crash_count=0)
 
 
-def _is_last(job: JobInfo, plan: Plan, now: datetime) -> bool:
+def _is_last(job: JobInfo, plan: Plan) -> bool:
     """Whether nothing follows the attempt of a one-shot that keeps its name; otherwise `next_occurrence` decides."""
     if job.unique_for == 0:
         return False
     if plan.schedule.recurring or job.off_schedule or job.trigger_pending or job.occurrence is None:
         return False
-    return plan.following(later(job.last_occurrence, job.occurrence), now, job.occurrence) is None
+    return plan.after(later(job.last_occurrence, job.occurrence)) is None
 
 
 def abandon(job: JobInfo, error: str, moment: Moment) -> Change:

@@ -122,9 +122,8 @@ class Completion(Change):
     @classmethod
     def of(cls, job: JobInfo, now: datetime, by: str | None, rest: Callable[[], Change]) -> Completion:
         return filled(cls, {
-            "job_id": job.id, "seq": job.seq, "schedule_rev": job.schedule_rev, "next_seq": job.seq + 1,
-            "next_rev": job.schedule_rev, "status": JobStatus.COMPLETED, "modified_at": now, "modified_by": by,
-            "rest": rest,
+            "job_id": job.id, "seq": job.seq, "schedule_rev": job.schedule_rev, "status": JobStatus.COMPLETED,
+            "modified_at": now, "modified_by": by, "rest": rest,
         })  # fmt: skip
 
     def __getattr__(self, name: str) -> Any:
