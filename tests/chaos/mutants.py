@@ -15,7 +15,6 @@ from aether_bg.errors import Stale
 from aether_bg.model import Claim, Claimed, JobStatus, Update, Write
 from aether_bg.plugins.sqlite import claims
 from aether_bg.plugins.sqlite.operations import Operation, Rank
-from aether_bg.plugins.sqlite.rows import read_jobs
 from aether_bg.plugins.sqlite.writer import Writer
 from aether_bg.protocols import Kernel
 from chaos.plugins import Push, Watched
@@ -72,8 +71,8 @@ class NoOwnerCheck(Watched):
                 if not known:
                     conn.execute("DELETE FROM aether_owners WHERE id = ?", row)
 
-        rows, next_due, short = await self.inner._open().write(unchecked, Rank.OTHER)
-        return Claimed(jobs=tuple(read_jobs(rows)), next_due=next_due, short=short)
+        taken, next_due, short = await self.inner._open().write(unchecked, Rank.OTHER)
+        return Claimed(jobs=tuple(taken.read(claim)), next_due=next_due, short=short)
 
 
 class ContinuesBrokenBatch(Watched):

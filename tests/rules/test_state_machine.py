@@ -39,7 +39,7 @@ from aether_bg.model import (
 from aether_bg.plugins.sqlite import changes, claims, files, schema
 from aether_bg.plugins.sqlite.columns import RUN_COLUMNS
 from aether_bg.plugins.sqlite.guard import Guard
-from aether_bg.plugins.sqlite.rows import read_jobs, read_run
+from aether_bg.plugins.sqlite.rows import read_run
 from aether_bg.schedule import Schedule, parse
 
 NOW = datetime(2030, 1, 1, 11, 59, 30, tzinfo=UTC)
@@ -120,7 +120,7 @@ class Bench:
         """By its handler, or with `seq` exactly."""
         exactly = {} if seq is None else {"job_id": self.job_id, "seq": seq}
         wanted = Claim(owner=self.owner, now=now, limit=10, handlers=("work",), **exactly)  # type: ignore[arg-type]
-        taken = read_jobs(self.within(lambda: claims.claim(self.conn, wanted))[0])
+        taken = self.within(lambda: claims.claim(self.conn, wanted))[0].read(wanted)
         assert len(taken) <= 1, "C1: one row was claimed twice"
         return taken[0] if taken else None
 

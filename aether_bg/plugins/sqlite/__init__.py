@@ -50,7 +50,6 @@ from aether_bg.plugins.sqlite.backup import Progress
 from aether_bg.plugins.sqlite.columns import to_time
 from aether_bg.plugins.sqlite.inspection import Inspection
 from aether_bg.plugins.sqlite.operations import Rank
-from aether_bg.plugins.sqlite.rows import read_jobs
 from aether_bg.plugins.sqlite.schema import MAKE_UNARMED_INDEX
 from aether_bg.plugins.sqlite.session import Session
 from aether_bg.protocols import Kernel
@@ -127,8 +126,8 @@ class SQLiteStore:
     async def store_claim(self, claim: Claim) -> Claimed:
         session, next_due, short = self._open(), None, False
         try:
-            rows, next_due, short = await session.write(partial(session.claim, claim=claim), Rank.OTHER, theirs=True)
-            found = await self._isolated(read_jobs(rows), claim.now, for_work=True)
+            taken, next_due, short = await session.write(partial(session.claim, claim=claim), Rank.OTHER, theirs=True)
+            found = await self._isolated(taken.read(claim), claim.now, for_work=True)
         except sqlite3.Error:  # not of the file, which would be a StoreError: of what is in some row
             found, told = await session.write(lambda conn: claims.claim_one_by_one(conn, claim), Rank.OTHER)
             self._report(told)

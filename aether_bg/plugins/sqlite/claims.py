@@ -7,14 +7,14 @@ import os
 import socket
 import sqlite3
 from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 from aether_bg.model import Claim, Heartbeat, JobInfo, Unreadable
 from aether_bg.plugins.sqlite.choosing import Choice
 from aether_bg.plugins.sqlite.columns import to_time
 from aether_bg.plugins.sqlite.quarantine import isolate
 from aether_bg.plugins.sqlite.reading import any_text, rows
-from aether_bg.plugins.sqlite.rows import JOBS_AS_JSON, read_job
+from aether_bg.plugins.sqlite.rows import FIRST_AS_JSON, IS_FIRST, JOBS_AS_JSON, read_first, read_job, read_jobs
 
 ALIVE: Final = """
 SELECT (SELECT json_group_array(name) FROM main.aether_handlers) FROM main.aether_owners WHERE id = ?
@@ -32,28 +32,39 @@ WHERE rowid IN (SELECT value FROM json_each(:rows))
 """
 _THESE, _THIS = "rowid IN (SELECT value FROM json_each(:rows))", "rowid = :row"
 TAKE_ONE, BEGIN_RUN = TAKE.replace(_THESE, _THIS), BEGIN_RUNS.replace(_THESE, _THIS)
-TAKEN: Final = f"SELECT {JOBS_AS_JSON} FROM main.aether_jobs WHERE rowid IN (SELECT value FROM json_each(:rows))"
+TAKEN: Final = f"SELECT {JOBS_AS_JSON} FROM main.aether_jobs WHERE {_THESE}"
+TAKEN_FIRST: Final = f"SELECT {FIRST_AS_JSON}, min({IS_FIRST}) FROM main.aether_jobs WHERE {_THESE}"
 
 
-def claim(conn: sqlite3.Connection, wanted: Claim) -> tuple[str, datetime | None, bool]:
-    """The rows taken, as JSON (the caller parses it, off the writer), and the rest of `Claimed`."""
+class Taken(NamedTuple):
+    """The rows of a claim as JSON, to be read off the writer. `first`: all of them are first attempts."""
+
+    rows: str = "[]"
+    first: bool = False
+
+    def read(self, wanted: Claim) -> list[JobInfo]:
+        return read_first(self.rows, wanted.owner, wanted.now) if self.first else read_jobs(self.rows)
+
+
+def claim(conn: sqlite3.Connection, wanted: Claim) -> tuple[Taken, datetime | None, bool]:
+    """The rows taken, and the rest of `Claimed`."""
     owner, now = str(wanted.owner), to_time(wanted.now)
     if (known := conn.execute(ALIVE, [owner]).fetchone()) is None:
-        return "[]", None, False  # docs/protocol.md, P4: the next beat says so
+        return Taken(), None, False  # docs/protocol.md, P4: the next beat says so
     choice = Choice(conn, wanted, json.loads(known[0]))
     chosen = choice.chosen()
     taken = _take(conn, json.dumps([row.id for row in chosen]), owner, now)
     return taken, *choice.rest(chosen)
 
 
-def _take(conn: sqlite3.Connection, found: str, owner: str, now: str | None) -> str:
+def _take(conn: sqlite3.Connection, found: str, owner: str, now: str | None) -> Taken:
     if found == "[]":
-        return found
+        return Taken()
     values = {"rows": found, "owner": owner, "now": now}
     conn.execute(TAKE, values)
     conn.execute(BEGIN_RUNS, values)
-    taken: str = conn.execute(TAKEN, values).fetchone()[0]
-    return taken
+    rows, first = conn.execute(TAKEN_FIRST, values).fetchone()
+    return Taken(rows, True) if first else Taken(*conn.execute(TAKEN, values).fetchone())
 
 
 def claim_one_by_one(conn: sqlite3.Connection, wanted: Claim) -> tuple[list[JobInfo], list[str]]:

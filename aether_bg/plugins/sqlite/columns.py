@@ -85,6 +85,13 @@ def write_run(run: JobRun) -> list[Any]:
     ]  # fmt: skip
 
 
+def literal(stored: Any) -> str:
+    """A value of a column, as SQL writes it."""
+    if isinstance(stored, str):
+        return "'" + stored.replace("'", "''") + "'"
+    return "NULL" if stored is None else repr(stored)
+
+
 # -- single values -------------------------------------------------------------------------------
 
 _LONGEST: Final = 1e10

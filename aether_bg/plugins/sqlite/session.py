@@ -153,10 +153,10 @@ class Session:
             self.file.locks.release(beat.owner)
             self._owners.pop(beat.owner, None)
 
-    def claim(self, conn: sqlite3.Connection, claim: Claim) -> tuple[str, datetime | None, bool]:
+    def claim(self, conn: sqlite3.Connection, claim: Claim) -> tuple[claims.Taken, datetime | None, bool]:
         """On the writer's thread."""
         found = claims.claim(conn, claim)
-        if found[0] != "[]" and (mine := self.file.writer.beats.get(claim.owner)) is not None:
+        if found[0].rows != "[]" and (mine := self.file.writer.beats.get(claim.owner)) is not None:
             mine.claims += 1
         return found
 

@@ -16,9 +16,8 @@ from hypothesis import strategies as st
 from sqlite_utils import Database
 
 from aether_bg.model import Claim, Hold, Insert, JobInfo, JobStatus
-from aether_bg.plugins.sqlite import changes, claims
+from aether_bg.plugins.sqlite import changes, claims, reading
 from aether_bg.plugins.sqlite.guard import Guard
-from aether_bg.plugins.sqlite.rows import read_jobs
 from aether_bg.plugins.sqlite.schema import migrate
 from aether_bg.testing.contracts.values import a_job
 
@@ -81,7 +80,8 @@ def test_sqlite_takes_what_the_model_chooses(
         guard = Guard(conn)
         changes.transact(conn, [Insert(job) for job in jobs], guard)
         changes.transact(conn, [Hold(handler=name, held=True, at=NOW) for name in held], guard)
-        text, next_due, short = claims.claim(conn, claim)
+        found, next_due, short = claims.claim(conn, claim)
+        stored = {job.id: vars(job) for job in reading.jobs(conn, "FROM main.aether_jobs", [])}
         again, told = claims.claim_one_by_one(conn, attrs.evolve(claim, limit=0))
     finally:
         conn.execute("ROLLBACK")
@@ -89,7 +89,8 @@ def test_sqlite_takes_what_the_model_chooses(
     wanted = claim.choose(seen)
     taken = {job.id: claim.take(job) for job in wanted}
     answer = claim.answer(list(taken.values()), [taken.get(job.id, job) for job in seen])
-    got = sorted(read_jobs(text), key=claim.rank)
+    got = sorted(found.read(claim), key=claim.rank)
+    assert [vars(job) for job in got] == [stored[job.id] for job in got]
     assert [job.id for job in got] == [job.id for job in wanted]
     assert (next_due, short) == (answer.next_due, answer.short)
     assert (again, told) == ([], [])
