@@ -92,7 +92,11 @@ def _without_schema(given: str) -> tuple[str, list[str]]:
     if (found := _PARAMETERS.fullmatch(given)) is None:
         return given, []
     parted = [(parameter.partition("="), parameter) for parameter in found[2].split("&")]
-    schemas = [unquote(value).partition("@")[0] for (name, _, value), _ in parted if unquote(name) == SCHEMA_PARAMETER]
+    schemas = [
+        re.sub("@.*", "@", unquote(value), flags=re.DOTALL)
+        for (name, _, value), _ in parted
+        if unquote(name) == SCHEMA_PARAMETER
+    ]
     rest = "&".join(text for (name, _, _), text in parted if unquote(name) != SCHEMA_PARAMETER)
     return (f"{found[1]}?{rest}" if rest else found[1], schemas) if schemas else (given, [])
 

@@ -39,8 +39,12 @@ def is_lost(error: BaseException) -> bool:
     return error.sqlstate is None or error.sqlstate.startswith(_LOST)
 
 
+_PREAMBLE: Final = re.compile(r"connection (?:failed|is bad): (?:connection to server at .{1,300}? failed: )?")
+"""Of a refused connection: what the error says of the place anyway."""
+
+
 def first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
+    lines = _PREAMBLE.sub("", str(error).strip(), count=1).splitlines()
     return shown(lines[0])[1:-1] if lines else type(error).__name__
 
 
@@ -82,8 +86,8 @@ def translate(error: psycopg.Error, where: str) -> AetherError:
 
 _REFUSED: Final = (
     (re.compile("password authentication failed|no password supplied|no pg_hba.conf entry|role .* does not exist|"
-                "authentication failed|not permitted to log in|certificate"), StoreDenied,
-     "Check the role, its password, the certificates and pg_hba.conf."),
+                "authentication failed|not permitted to log in|certificate|does not support SSL"), StoreDenied,
+     "Check the role, its password, sslmode, the certificates and pg_hba.conf."),
     (re.compile('database .* does not exist'), StoreError, "Create the database, or name another one."),
     (re.compile("too many (clients|connections)|remaining connection slots"), StoreBusy,
      "Raise max_connections, or use a pooler."),

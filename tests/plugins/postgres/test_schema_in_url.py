@@ -51,7 +51,9 @@ def test_as_an_argument_too() -> None:
     assert PostgresStore(BASE, session=url).schema == "mail"
 
 
-@pytest.mark.parametrize("name", ["", "Mail", "pg_mail", 'a"b', "%00", "a%20b", "mail&aether_schema=mail"])
+@pytest.mark.parametrize(
+    "name", ["", "Mail", "pg_mail", 'a"b', "%00", "a%20b", "mail@x", "mail%40x", "mail&aether_schema=mail"]
+)
 def test_what_no_schema_may_be_called(name: str) -> None:
     with pytest.raises(InvalidOption, match="schema") as raised:
         Aether(f"{BASE}?aether_schema={name}", scheduler="timer")
