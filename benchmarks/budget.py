@@ -219,7 +219,7 @@ async def bare_drain(path: Path, jobs: int) -> Spent:
 
 
 async def bare_insert(path: Path, jobs: int, together: int) -> Spent:
-    """Rows as an enqueue makes them, already converted: by so many tasks."""
+    """Rows as an enqueue makes them, already converted: by that many tasks."""
     async with noop_app(path).client() as client:
         await client.enqueue("Noop")
     with contextlib.closing(sqlite3.connect(path)) as conn:

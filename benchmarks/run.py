@@ -103,7 +103,7 @@ def main() -> int:
     among, name = (ON_A_SERVER, "postgres") if asked.postgres else (ON_A_FILE, "latest")
     steps = among.chosen(asked.only)
     if not steps:
-        print(f"--only {' '.join(asked.only)}: no measurement has such a name; see --help", file=sys.stderr)
+        print(f"--only {' '.join(asked.only)}: no measurement has that name; see --help", file=sys.stderr)
         return 2
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-", dir=asked.folder))

@@ -87,7 +87,7 @@ def app(make_app: Callable[..., Aether]) -> Aether:
 
 
 class Step:
-    """A scheduler that does nothing by itself: `drain` runs what is due, or the test knocks with `fire_due`."""
+    """A scheduler that does nothing by itself: `drain` runs what is due, or the test calls `fire_due`."""
 
     kernel: Kernel
 

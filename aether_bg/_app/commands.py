@@ -244,9 +244,8 @@ def _query(job: UUID | str) -> Query:
         return Query(ids=(job,))
     if isinstance(job, str):
         return Query(job_name=job, limit=1)
-    raise InvalidOption(
-        shown(job), "must be a job's id (uuid.UUID) or its name", "Pass what enqueue returned.", name="job"
-    )
+    remedy = "Pass its id." if isinstance(job, JobInfo) else "Pass what enqueue returned."
+    raise InvalidOption(shown(job), "must be a job's id (uuid.UUID) or its name", remedy, name="job")
 
 
 def _readable(row: JobInfo, verb: str) -> JobInfo:

@@ -25,7 +25,7 @@ def worker(folder: str, url: str | None = None) -> None:
     parent = os.getppid()
 
     def follow() -> None:
-        """Whoever measures may be killed: nothing may stay behind."""
+        """The measuring process may be killed: nothing may stay behind."""
         while os.getppid() == parent:
             time.sleep(1)
         os._exit(1)

@@ -96,7 +96,7 @@ class CircuitBreaker:
 
     @asynccontextmanager
     async def _through(self, key: str, ctx: JobContext) -> AsyncIterator[None]:
-        """No await before the yield: between the look at a half-open circuit and the probe nobody comes in."""
+        """No await before the yield: no other attempt starts between the check of a half-open circuit and the probe."""
         probing = self._admit(key, ctx)
         try:
             yield

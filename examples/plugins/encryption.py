@@ -8,7 +8,7 @@
 
 To rotate, put the new key first: `Sealed({"2027-01": new, "2026-11": old})`. New payloads are sealed with the first
 key, old ones are read with theirs, whose name stands beside them. Inside of `async with app`, `reseal(store, seal)`
-seals anew what is stored; when it leaves nothing, the old key is needed no more. For a file that has plain payloads,
+encrypts stored values again; when none is left, the old key is no longer needed. For a file with plain payloads,
 begin with `Sealed(…, accept_plain=True)` and `reseal`, then drop the option and VACUUM the file.
 
 AES-256-GCM with a random nonce, bound to the job: a payload that was tampered with, or is another job's, is refused and
@@ -111,8 +111,8 @@ def _bound_to(key: str, about: About) -> bytes:
 
 @attrs.frozen
 class Resealed:
-    """What `reseal` did: how many rows it sealed anew, how many it passed over since they ran or were changed at that
-    moment, and the jobs whose payload nobody here can read."""
+    """What `reseal` did: how many rows it encrypted again, how many it skipped because they ran or were changed at that
+    moment, and the jobs whose payload no key here can read."""
 
     done: int
     left: int

@@ -58,7 +58,7 @@ class Worker:
         self._process.join(1)
 
     def reap(self) -> str:
-        """Close what a dead one leaves open; how it ended. Nobody may be in `ask`."""
+        """Close what a dead worker leaves open; returns how it ended. No call may be in `ask`."""
         code = self._process.exitcode
         self._pipe.close()
         if code is None:  # not even killing helped: the system has it

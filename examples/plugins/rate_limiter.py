@@ -101,7 +101,7 @@ class RateLimiter:
             raise
 
     def _token(self, key: str, job: UUID, now: float) -> float:
-        """Take the one that was promised, or the next; when it arrives. No await: nobody comes in between."""
+        """Take the token that was promised, or the next one; returns when it arrives. No await in between."""
         self._sweep(now)
         if (promised := self._promised.pop(job, None)) is not None:
             return promised
@@ -110,7 +110,7 @@ class RateLimiter:
         return full_at - self._rate.burst * interval
 
     def _sweep(self, now: float) -> None:
-        """Once a minute: forget full buckets, and tokens that nobody has come for."""
+        """Once a minute: forget full buckets, and promised tokens that no job has used."""
         if now - self._swept < 60:
             return
         self._swept = now

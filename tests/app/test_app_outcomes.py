@@ -215,7 +215,7 @@ async def test_what_the_schema_refuses_of_a_unit_is_a_failure_of_its_handler(app
 
 
 class Moody:
-    """A store that is in trouble when it is told so, at one hook."""
+    """A store whose trouble, at one hook, the test switches on."""
 
     def __init__(self, path: Path, hook: str) -> None:
         self._inner, self._hook = SQLiteStore(path), hook

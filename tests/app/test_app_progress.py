@@ -1,4 +1,4 @@
-"""Progress: what running attempts say of themselves, and who hears of it. docs/protocol.md, G1."""
+"""Progress: what running attempts report, and who sees it. docs/protocol.md, G1."""
 
 from __future__ import annotations
 

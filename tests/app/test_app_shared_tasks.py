@@ -1,4 +1,4 @@
-"""Attempts that end in their first step share a task: nobody can tell by what an attempt leaves behind."""
+"""Attempts that end in their first step share a task, and an attempt leaves nothing behind that shows it."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ from aether_bg import (
     Aether,
     Backoff,
     GiveUp,
+    InvalidOption,
     InvalidSchedule,
     InvalidTransition,
     JobConflict,
@@ -610,3 +611,11 @@ async def test_a_retry_never_waits_past_its_largest_backoff(work: Aether, clock:
         clock.advance(seconds=100)
         await app.drain()
         assert (await outcomes(app, "job"))[:2] == ["failed", "failed"]
+
+
+async def test_row_for_an_id_says_what_to_pass(work: Aether) -> None:
+    async with work as app:
+        await app.enqueue("Work", "once")
+        for verb in (app.explain, app.retry, app.wait):
+            with pytest.raises(InvalidOption, match=r"id \(uuid.UUID\) or its name.* Pass its id\."):
+                await verb(await row(app, "once"))  # type: ignore[arg-type]

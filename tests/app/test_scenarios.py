@@ -195,7 +195,7 @@ async def test_a_restart_with_a_backlog(scheduler: MakeScheduler, path: Path) ->
     async with log.app(path, scheduler()) as app:
         for n in range(30):
             await app.enqueue("Work", f"job-{n}", f"{n}", SOON)
-    async with log.app(path, scheduler()).client() as client:  # nobody runs jobs now
+    async with log.app(path, scheduler()).client() as client:  # no process runs jobs now
         await client.enqueue("Work", "from a client", "30")
     await anyio.sleep(1)
     assert len(log.seen) < 31

@@ -27,7 +27,7 @@ STATUS = {"SCHEDULED": 0, "RUNNING": 1, "COMPLETED": 2, "FAILED": 3, "CANCELLED"
 CLOCK = 0.002
 """Seconds that reading the clock twice may differ by."""
 LATE = 5.0
-"""Seconds after which a due row that nobody runs is overdue."""
+"""Seconds after which a due row that no process runs is overdue."""
 
 
 class Violation(AssertionError):

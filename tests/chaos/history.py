@@ -10,7 +10,7 @@ from typing import Any
 
 
 class History:
-    """An append-only file. `O_APPEND` makes each short write one piece, whoever else writes and whoever is killed."""
+    """An append-only file. `O_APPEND` keeps each short write whole, even if others write or are killed."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)

@@ -23,7 +23,7 @@ Moment = Callable[[str], object]
 
 
 class NoTokenGuard(Watched):
-    """Whoever says that an attempt is done is believed (against C1, C6)."""
+    """Every outcome is accepted, without a look at its token (against C1, C6)."""
 
     @hookimpl
     async def lifecycle_start(self, kernel: Kernel, stack: AsyncExitStack) -> None:

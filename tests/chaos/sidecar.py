@@ -38,8 +38,8 @@ def trigger(store_id: UUID, job: JobInfo, seq: int, occurrence: datetime | None 
     return appcallback_pb2.JobEventRequest(name=name_of(store_id, job.id, seq), data=data)
 
 
-class Knock:
-    """An app's door for triggers, as its sidecar knocks at it."""
+class Trigger:
+    """Delivers triggers to an app, as its sidecar does."""
 
     def __init__(self, channel: Any) -> None:
         self._stub: Any = appcallback_pb2_grpc.AppCallbackStub(channel)  # type: ignore[no-untyped-call]
@@ -65,9 +65,9 @@ class Engine:
 
 
 @asynccontextmanager
-async def door_of(sidecar: SidecarProcess) -> AsyncIterator[Knock]:
+async def door_of(sidecar: SidecarProcess) -> AsyncIterator[Trigger]:
     async with aio.insecure_channel(f"127.0.0.1:{sidecar.app_port}") as channel:
-        yield Knock(channel)
+        yield Trigger(channel)
 
 
 @asynccontextmanager

@@ -40,7 +40,7 @@ def member(world: World, **spec: Any) -> Worker:
 
 
 async def each_ran_once(world: World, count: int, timeout: float = 30.0) -> None:
-    """So many jobs of the world have run, and Dapr has had the time to deliver them again."""
+    """That many jobs of the world have run, and Dapr has had the time to deliver them again."""
     await until(lambda: len(world.find("end")) >= count, timeout)
     await anyio.sleep(REDELIVER + 0.2)
     runs = Counter(start["job"] for start in world.find("start"))
@@ -63,13 +63,13 @@ async def test_the_same_trigger_to_two_replicas(
                     job = await one.app.store.get(UUID(await one.put("quick", f"{turn}-{n}", delay=0.5)))
                     assert job is not None
                     told = trigger(store_id, job, job.seq)
-                    for knock in (first, second, first):  # they wait out the last of the time, then all try
-                        group.start_soon(knock, told)
+                    for deliver in (first, second, first):  # they wait out the last of the time, then all try
+                        group.start_soon(deliver, told)
             await each_ran_once(world, 20 * (turn + 1))
 
 
 def dies_before_it_answers(spec: Spec) -> None:
-    """Its first trigger is claimed and committed; Dapr never hears of that."""
+    """Its first trigger is claimed and committed; Dapr never gets the answer."""
     consumes = door.Door.consumes
 
     async def claimed_and_gone(here: door.Door, name: str, body: bytes) -> bool:

@@ -19,7 +19,7 @@ from aether_bg.testing.sidecar import DaprRuntime, dapr_fixture
 from chaos.harness import World
 from chaos.history import History
 from chaos.plugins import Observer, text
-from chaos.sidecar import Engine, Knock, beside, door_of, engine_of, trigger, until
+from chaos.sidecar import Engine, Trigger, beside, door_of, engine_of, trigger, until
 from chaos.test_triggers import longer_than_the_period
 
 pytestmark = pytest.mark.dapr
@@ -119,10 +119,10 @@ def consumed(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 
 class Again:
-    """Delivers old triggers: over the app's own door, and by Dapr, which is told to hold them once more."""
+    """Delivers old triggers: over the app's own door, and by Dapr, which holds them once more."""
 
-    def __init__(self, app: Aether, store_id: UUID, knock: Knock, engine: Engine, consumed: Counter[str]) -> None:
-        self.app, self.store_id, self.knock, self.engine, self.consumed = app, store_id, knock, engine, consumed
+    def __init__(self, app: Aether, store_id: UUID, deliver: Trigger, engine: Engine, consumed: Counter[str]) -> None:
+        self.app, self.store_id, self.deliver, self.engine, self.consumed = app, store_id, deliver, engine, consumed
         self.delivered = 0
 
     async def __call__(self, job: JobInfo, seqs: Iterable[int]) -> None:
@@ -131,7 +131,7 @@ class Again:
             told = trigger(self.store_id, job, seq, datetime.now(UTC))
             twice = self.consumed[told.name] + 2
             await self.engine.hold(told)
-            await self.knock(told)
+            await self.deliver(told)
             await until(partial(self.taken, told.name, twice), PATIENCE)
             self.delivered += 2
 
@@ -209,8 +209,8 @@ async def test_old_triggers_delivered_again_under_dapr(
         await while_it_waits(again, job, 4)
         await ended(again, job, [3, 5])
 
-    async with app, door_of(dapr.sidecar) as knock, engine_of(dapr.sidecar) as engine:
-        again = Again(app, (await app.store.stats()).store_id, knock, engine, consumed)
+    async with app, door_of(dapr.sidecar) as deliver, engine_of(dapr.sidecar) as engine:
+        again = Again(app, (await app.store.stats()).store_id, deliver, engine, consumed)
         await app.wait(await put("first"), PATIENCE)
         for start in range(0, count, 20):
             async with anyio.create_task_group() as group:

@@ -13,7 +13,7 @@ from chaos.harness import World, stamp
 from chaos.plugins import MOMENTS
 
 MS, FEW = 900, {"concurrency": 4}
-"""Row 1: jobs of so many milliseconds at most, so few at once in each worker, that most kills hit a running attempt."""
+"""Row 1: the longest job in milliseconds, and few at once in each worker, so that most kills hit a running attempt."""
 
 
 @pytest.mark.alone  # the load must be heavy enough

@@ -58,7 +58,7 @@ def stop_for_three_leases(world: World, count: int, mutant: str | None = None) -
     refused = [e for e in world.find("end", how="returned") if (e["job"], e["token"]) not in done]
     unfair = []
     for (at, recovered), (next_at, _) in zip(woken, [*woken[1:], (time.time(), True)], strict=True):
-        if recovered:  # nobody died between the waking and the next stop
+        if recovered:  # no process died between the waking and the next stop
             query = (
                 "SELECT job_id, token FROM aether_runs WHERE outcome = 'crashed' AND started_at > ? AND finished_at < ?"
             )

@@ -52,7 +52,7 @@ def test_connections_cut_before_and_after_their_commits(pg: PgWorld, count: int,
         workers = [pg.ready(seed=n, options={"concurrency": 5}) for n in range(2)]
         producer = pg.ready(PRODUCE, ms=20, pause=0.01)
         net.chance = 0.05
-        pg.until(lambda: net.cuts >= count, 30 + count, "so many cuts")
+        pg.until(lambda: net.cuts >= count, 30 + count, "that many cuts")
         net.chance = 0.0
         pg.run_dry(producer, *workers)
     found, refused = pg.check(), refused_never_happened(pg)

@@ -176,7 +176,7 @@ def blocking(spec: Spec) -> None:
 @pytest.mark.alone
 @pytest.mark.row(8, small=3, full=20)
 def test_a_handler_that_blocks_the_loop(world: World, count: int) -> None:
-    """The writer thread keeps the heartbeat: nobody takes the process for dead, and it runs once."""
+    """The writer thread keeps the heartbeat: no other process declares this one dead, and the job runs once."""
     lease = 0.4
     world.ready(options={"lease": lease})
     process = world.start("chaos.test_stopping:blocking", options={"lease": lease})

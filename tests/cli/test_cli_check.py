@@ -124,7 +124,7 @@ def test_what_may_be_in_order_is_a_note(run: Run, db: Path, code: str, statement
 
 def test_a_job_just_due_or_paused_is_not_a_finding(run: Run, db: Path) -> None:
     tamper(db, due(90, "held"), due(-60))
-    assert findings(run, db) == (0, {})  # though nobody lives
+    assert findings(run, db) == (0, {})  # though no process lives
     tamper(db, owner(0))
     assert findings(run, db) == (0, {})
 

@@ -1,4 +1,4 @@
-"""The command line on a database that a real process uses: it sees that process, and that process hears of it."""
+"""The command line on a database that a real process uses: each sees what the other does."""
 
 from __future__ import annotations
 

@@ -225,7 +225,7 @@ async def test_a_push_scheduler_spawns_from_its_threads() -> None:
 
 
 class Forgetful:
-    """Its engine promises to hold what it is told, and loses it."""
+    """Its engine promises to hold what is armed, and loses it."""
 
     def __init__(self) -> None:
         self.told: list[JobInfo] = []

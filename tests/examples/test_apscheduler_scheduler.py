@@ -134,7 +134,7 @@ async def test_what_was_armed_and_is_not_held_is_armed_again(make: Make, trigger
             conn.execute("DELETE FROM aether_bg_triggers")
     async with make() as app:
         row = await row_of(app, job)
-        assert row.armed_seq == row.seq  # so that nobody but the plugin would think of it
+        assert row.armed_seq == row.seq  # so that only the plugin can find it
         assert (await app.wait(job, timeout=10)).status is JobStatus.COMPLETED
 
 

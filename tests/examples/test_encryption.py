@@ -105,7 +105,7 @@ async def test_seen_as_given_by_the_app(make_app: Make, path: Path, taken: Taken
     app = with_handlers(make_app(plugins=[Sealed({"k1": OLD})]), taken)
     async with app:
         first = await app.enqueue("Charge", "card", Card(SECRET), "@weekly")
-        assert await app.enqueue("Charge", "card", Card(SECRET), "@weekly") == first  # though sealed anew
+        assert await app.enqueue("Charge", "card", Card(SECRET), "@weekly") == first  # though encrypted again
         with pytest.raises(JobConflict):
             await app.enqueue("Charge", "card", Card("another"), "@weekly")
         row = await app.store.get(first)

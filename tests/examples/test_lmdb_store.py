@@ -240,7 +240,7 @@ async def test_a_writer_that_does_not_let_go_makes_a_busy_store(folder: Path) ->
             with pytest.raises(StoreBusy, match="has held its lock"):
                 await jobs.enqueue("Tick", "late", 1)
             assert await jobs.store.get_by_job_name("late") is None
-        assert (await jobs.store.stats()).total == 0  # what nobody waited for did not happen afterwards
+        assert (await jobs.store.stats()).total == 0  # a cancelled write did not happen afterwards
         await jobs.enqueue("Tick", payload=1)
         assert (await jobs.store.stats()).total == 1
 

@@ -1,4 +1,4 @@
-"""The rate limiter on real apps: the rate holds, nothing is lost, and nobody is put off twice."""
+"""The rate limiter on real apps: the rate holds, no job is lost, and none is postponed twice."""
 
 from __future__ import annotations
 

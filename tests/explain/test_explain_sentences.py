@@ -48,7 +48,7 @@ PARENTS = attrs.evolve(ALIVE, parents=[
 
 WAITING: list[tuple[str, dict[str, Any], Around, Waiting | None, str]] = [
     ("later", {"due_at": at(30)}, ALIVE, Waiting.TIME, "It waits for that instant."),
-    ("later, nobody", {"due_at": at(30)}, NOBODY, Waiting.TIME, "start the app by then"),
+    ("later, no process", {"due_at": at(30)}, NOBODY, Waiting.TIME, "start the app by then"),
     ("later, without handler", {"due_at": at(30), "handler_name": "Other"}, ALIVE, Waiting.TIME,
      "No live process has the handler 'Other' now."),
     ("later, not armed", {"due_at": at(30), "seq": 4, "armed_seq": 3}, attrs.evolve(ALIVE, arms=True), Waiting.TIME,
@@ -64,7 +64,7 @@ WAITING: list[tuple[str, dict[str, Any], Around, Waiting | None, str]] = [
      "It waits for 1 job to end."),
     ("after others, paused", {"parents": 5, "waits_for": 2, "paused": True}, ALIVE, Waiting.PARENTS,
      "It is paused as well: it also waits for `resume`."),
-    ("nobody lives", {}, NOBODY, Waiting.OWNER, "No live process runs jobs on this store"),
+    ("no process lives", {}, NOBODY, Waiting.OWNER, "No live process runs jobs on this store"),
     ("no handler", {"handler_name": "Other"}, ALIVE, Waiting.HANDLER,
      "It waits for a process that has the handler 'Other': the one live process has Send."),
     ("no handler, since", {"handler_name": "Other", "due_at": at(-60)}, ALIVE, Waiting.HANDLER,
@@ -165,7 +165,7 @@ SAID: list[tuple[str, JobInfo, list[JobRun], Around, str, str]] = [
     # name, row, runs, around, must be said, must not be said
     ("owner died, others live", job(**RUNNING), [], Around(owners={ME: ""}, gone={OTHER: "has died"}),
      "That process has died: another live process takes the job back", "next process that starts"),
-    ("owner died, nobody lives", job(**RUNNING), [], Around(owners={}, gone={OTHER: "has died"}),
+    ("owner died, no process lives", job(**RUNNING), [], Around(owners={}, gone={OTHER: "has died"}),
      "That process has died: the next process that starts takes the job back", "another"),
     ("owner without a row", job(**RUNNING), [], NOBODY, "That process is gone", "has died"),
     ("owner unknown to a client", job(**RUNNING), [], Around(), "claimed by owner", "gone"),

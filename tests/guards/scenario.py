@@ -27,7 +27,7 @@ class Still:
 
 
 class Pushing:
-    """A scheduler that remembers what it was armed for; `knock` delivers it, as an engine elsewhere would."""
+    """A scheduler that remembers what is armed; `deliver` fires it, as an engine elsewhere would."""
 
     def __init__(self) -> None:
         self.kernel: Kernel
@@ -44,7 +44,7 @@ class Pushing:
             self._armed[job.id] = (job.seq, job.occurrence or job.due_at)
         return True
 
-    async def knock(self) -> None:
+    async def deliver(self) -> None:
         for job_id, (seq, occurrence) in list(self._armed.items()):
             await self.kernel.fire(self.kernel.store_id, job_id, seq, occurrence)
 
@@ -185,5 +185,5 @@ async def play(path: Path, clock: FakeClock) -> None:
         for _ in range(3):
             await jobs.enqueue("Quick")
             await anyio.sleep(0.4)  # a heartbeat, the outbox
-            await pushing.knock()
+            await pushing.deliver()
         await app.drain()

@@ -165,7 +165,7 @@ async def test_chance_is_fetched_for_many_ids(noop_app: Aether, monkeypatch: pyt
 
 
 async def test_checkpoints(noop_app: Aether, counted: Recording) -> None:
-    """Few, so that they cost little, but enough to have the WAL written anew; none while all is idle."""
+    """Few, so that they cost little, but enough that the WAL starts again; none while all is idle."""
 
     def made() -> int:
         return sum("wal_checkpoint" in one.sql for one in counted.statements)
@@ -194,7 +194,7 @@ async def test_a_large_wal_of_other_processes_is_checkpointed(noop_app: Aether, 
         assert wal.stat().st_size > kept
         with anyio.fail_after(10):
             while wal.stat().st_size > kept:
-                await put(jobs, 1)  # the first write after the checkpoint begins anew, and cuts the file
+                await put(jobs, 1)  # the first write after the checkpoint starts the WAL again, and cuts the file
                 await anyio.sleep(0.05)
     assert counted.commits < 200, "it was not our own writing that made the checkpoint due"
 

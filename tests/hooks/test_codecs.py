@@ -1,4 +1,4 @@
-"""What codecs are told of the values that they are given."""
+"""Codecs know which value they get, and of which job."""
 
 from __future__ import annotations
 

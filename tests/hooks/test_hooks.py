@@ -421,7 +421,7 @@ async def test_schedules_of_a_plugins_own(make_app: Make, clock: FakeClock, step
 
 
 class Push:
-    """Holds what it is told to; the test fires."""
+    """Holds what is armed; the test fires."""
 
     def __init__(self) -> None:
         self.held: dict[UUID, tuple[int, datetime]] = {}
@@ -627,7 +627,7 @@ async def test_an_engine_that_is_back_is_not_kept_waiting(make_app: Make) -> Non
 
 
 async def test_a_verb_beside_the_arming_does_not_hide_it(make_app: Make) -> None:
-    """A verb that read the row before it was marked as armed: the engine is told to forget all the same."""
+    """A verb that read the row before it was marked as armed: the engine still forgets it."""
     push = Push()
     app = make_app(scheduler=push)
     app.handler("Work")(lambda: None)

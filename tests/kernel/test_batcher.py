@@ -36,7 +36,7 @@ async def test_one_transaction_for_many(make_world: Callable[..., World], runnin
 
 @pytest.mark.parametrize("error", [StoreContended("a row", "it is locked"), StoreRefused("a", "it is refused")])
 async def test_a_batch_is_carried_out_one_by_one(make_world: Callable[..., World], running: Any, error: Any) -> None:
-    """One write may be the cause: a row that a stranger holds, or a bad one."""
+    """One write may be the cause: a row that another transaction holds, or a bad one."""
     world = make_world()
     world.store.trouble = [error, error]
     async with running(world.batcher.run):

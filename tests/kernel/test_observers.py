@@ -1,4 +1,4 @@
-"""Observers are told in order; none of them delays a job or another observer."""
+"""Observers get events in order; none of them delays a job or another observer."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ async def spawned() -> None:
     tasks = [one for one in gc.get_objects() if issubclass(type(one), asyncio.Task)]
     here = [one for one in tasks if one.get_loop() is asyncio.get_running_loop()]  # other tests leave theirs behind
     assert not [one for one in here if one.done()], "kept for nothing"
-    assert seen == ["none"], "the context of whoever started it is not its own (docs/protocol.md, W6)"
+    assert seen == ["none"], "it must not have its starter's context (docs/protocol.md, W6)"
 
 
 def test_they_are_held_until_they_end() -> None:

@@ -1,4 +1,4 @@
-"""Ids: in order, of version 7, and no two alike, whoever makes them."""
+"""Ids: in order, of version 7, and unique over threads and processes."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_forked_child_draws_chances_of_its_own() -> None:
         try:
             os.write(write, b"".join(uuid7().bytes[8:] for _ in range(100)))
         finally:
-            os._exit(0)  # what is missing then is told by the parent
+            os._exit(0)  # the parent reports what is missing
     os.close(write)
     with os.fdopen(read, "rb") as end:
         told = end.read()

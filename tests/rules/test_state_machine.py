@@ -400,7 +400,7 @@ class Moves(RuleBasedStateMachine):
             assert self.bench.dump() == before, "C1: a stale write left a trace before the rollback"
         finally:
             conn.execute("ROLLBACK")
-        assert caught.value.current in (None, self.job), "C1: a stale write is told the row as it is"
+        assert caught.value.current in (None, self.job), "C1: a stale write gets the row as it is"
         assert self.bench.dump() == before, "C1: a stale write changed something"
 
     def moved(self, kind: str) -> None:

@@ -1,4 +1,4 @@
-"""The command line on a file that someone has made to hurt whoever looks at it."""
+"""The command line on files that are crafted to attack their reader."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from aether_bg import Aether
 
 @pytest.fixture
 def real(tmp_path: Path) -> Path:
-    """The database of the real app, in a folder that is not there: whoever opens it fails."""
+    """The database of the real app, in a folder that does not exist: opening it fails."""
     return tmp_path / "production" / "jobs.db"
 
 

@@ -334,7 +334,7 @@ async def test_what_fails_before_the_handler_is_not_passed_over() -> None:
         with pytest.raises(JobFailed, match=r"undecodable.*cannot be decoded"):
             await jobs.drain()
         await app.enqueue("Work", "fine", "x")
-        assert [ran.job_name for ran in await jobs.drain()] == ["fine"], "each failure is told once"
+        assert [ran.job_name for ran in await jobs.drain()] == ["fine"], "each failure is reported once"
 
 
 async def test_one_sandbox_at_a_time_and_no_longer_than_its_app(app: Aether, mailer: FakeMailer) -> None:

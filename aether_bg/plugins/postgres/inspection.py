@@ -113,7 +113,7 @@ def processes(conn: Connection, schema: Schema) -> list[Process]:
 def no_backup(options: Options) -> Unsupported:
     return Unsupported(
         options.where, "a server's database is backed up by its own tools",
-        f"Use pg_dump --schema={options.schema.name}, or the backups of whoever runs the server.",
+        f"Use pg_dump --schema={options.schema.name}, or your provider's backups.",
     )  # fmt: skip
 
 

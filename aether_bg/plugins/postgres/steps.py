@@ -33,7 +33,7 @@ def transact(conn: Connection, schema: Schema, writes: Sequence[Write]) -> list[
 
 
 def carry_out(conn: Connection, schema: Schema, writes: Sequence[Write]) -> list[object]:
-    """In a transaction that is open; one answer for each. What has been settled is told with the first of a kind."""
+    """In an open transaction; one answer for each. The first of a kind also has the children that were settled."""
     results: list[object] = []
     for kind, group in groupby(writes, type):
         some: list[Any] = list(group)

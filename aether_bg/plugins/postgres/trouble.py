@@ -27,7 +27,7 @@ STALE: Final = "AE001"
 """SQLSTATE of our own: a guard did not hold (see `schema`)."""
 CHILDREN: Final = "AE002"
 """And another: jobs wait for the end of this one, which takes more than a statement."""
-_ADMIN: Final = "Ask whoever runs the server."
+_ADMIN: Final = "Ask the server's administrator."
 _LOST: Final = ("08", "57P01", "57P02", "57P03", "57P05")
 """SQLSTATEs of a connection that is lost or refused; others have none at all."""
 

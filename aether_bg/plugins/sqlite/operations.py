@@ -159,7 +159,7 @@ class Beat:
         self._keep_until = time.monotonic() + seconds
 
     def rest(self) -> float:
-        """Seconds for which it need not be asked. What runs may block the loop, so that only this hears of the stop."""
+        """Seconds until the next question. A handler may block the loop, so that only this notices the stop."""
         if self._last is not None and self._last.error is not None:
             return 0.0
         return min(max(0.0, self._next - time.monotonic()), OFTEN if self.claims > self.settled else SELDOM)

@@ -218,7 +218,7 @@ async def a_codec_after_a_change(world: PolicyWorld) -> None:
 )
 async def other_words(world: PolicyWorld) -> None:
     world.needs("schedule_parse")
-    for text in ("@once", "0 3 * * *", "@every 1h", "", "nobody's words \x00 at all", "x" * 10_000):
+    for text in ("@once", "0 3 * * *", "@every 1h", "", "unknown words \x00 at all", "x" * 10_000):
         try:
             answer = world.hooks.schedule_parse(text=text, timezone=None)
         except InvalidSchedule:

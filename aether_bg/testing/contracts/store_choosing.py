@@ -18,7 +18,7 @@ async def _hold(store: Opened, held: bool, handler: str = "Work") -> None:
 
 
 @STORE.rule(
-    "L1", "no more of a handler run than its limit, whoever runs them",
+    "L1", "no more jobs of a handler run than its limit, in all processes together",
     because="the other side of a limit, an API or a printer, counts every process",
 )  # fmt: skip
 async def limits_count_all_owners(world: StoreWorld) -> None:
@@ -61,7 +61,7 @@ async def full_handlers_are_not_next(world: StoreWorld) -> None:
 
 @STORE.rule(
     "L3", "rows of a paused handler are not taken, not due and not unarmed, until it is resumed",
-    because="whoever pauses a kind of work expects none of it to start, anywhere",
+    because="after a pause of a kind of work, none of it may start anywhere",
 )  # fmt: skip
 async def paused_handlers_wait(world: StoreWorld) -> None:
     async with world.open() as store:

@@ -93,7 +93,7 @@ class StandIn:
         self.reports.append(str(problem))
 
     def add(self, due_in: float = 0.0, **fields: Any) -> JobInfo:
-        """A waiting row, due in so many seconds."""
+        """A waiting row, due in that many seconds."""
         now = self.clock.now()
         due = now + timedelta(seconds=due_in)
         given: dict[str, Any] = {

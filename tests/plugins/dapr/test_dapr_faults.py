@@ -67,7 +67,7 @@ async def test_the_scheduler_is_stopped_and_restarted(dapr: DaprRuntime) -> None
         second = kernel.add(due_in=1)
         assert await scheduler.schedule_arm(second) is False
         assert scheduler.health
-        assert await scheduler.schedule_arm(second) is False  # at once: nobody waits for what is known to be away
+        assert await scheduler.schedule_arm(second) is False  # at once: it is known to be away
         woken = kernel.woken
         await to_thread.run_sync(dapr.scheduler.start)
         await until(lambda: kernel.woken > woken, timeout=40)
@@ -155,7 +155,7 @@ async def test_a_sidecar_without_a_scheduler() -> None:
 
 
 async def test_an_old_sidecar() -> None:
-    """The one sidecar that is made up: an old one is not at hand."""
+    """The only fake sidecar: an old version cannot be installed here."""
 
     async def metadata(request: bytes, context: object) -> metadata_pb2.GetMetadataResponse:
         return metadata_pb2.GetMetadataResponse(runtime_version="1.17.4")

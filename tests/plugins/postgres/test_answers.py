@@ -1,4 +1,4 @@
-"""Answers that are lost: whatever the network does, a write happens once, and its caller is told the truth."""
+"""Lost answers: whatever the network does, a write happens once, and its caller gets the true answer."""
 
 from __future__ import annotations
 

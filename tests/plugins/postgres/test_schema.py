@@ -1,4 +1,4 @@
-"""Making the tables: once, by whoever may; and roles that may do no more than they need."""
+"""Creating the tables: once, by a role that may; and roles with no more rights than they need."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ Make = Callable[..., Aether]
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as two users")
 SERVICE = 12_345
-"""A user that is nobody else's."""
+"""A user that owns nothing else."""
 
 WORK = """
 import asyncio, os, sys

@@ -31,7 +31,7 @@ class Engine:
 
 
 class Push:
-    """Arms each instant under a name of its own, redelivers what it is told to, and forgets what was consumed."""
+    """Arms each instant under a name of its own, redelivers on request, and forgets what was consumed."""
 
     def __init__(self, engine: Engine | None = None) -> None:
         self.engine = engine if engine is not None else Engine()

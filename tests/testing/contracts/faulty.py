@@ -270,7 +270,7 @@ async def purges_the_living(store: SQLiteStore, purge: Purge) -> Any:
     return await store.store_purge(purge)
 
 
-async def wakes_nobody(store: SQLiteStore, kernel: Kernel, stack: AsyncExitStack) -> None:
+async def wakes_no_other(store: SQLiteStore, kernel: Kernel, stack: AsyncExitStack) -> None:
     class Deaf:
         def __getattr__(self, name: str) -> Any:
             return (lambda: None) if name == "wake" else getattr(kernel, name)
@@ -308,7 +308,7 @@ STORES: dict[str, tuple[str, str, Callable[[Path], Any]]] = {
     "all suspects at once": ("R3", "suspects_come_alone", _made(store_claim=all_suspects)),
     "never due again": ("store_claim", "when_the_next_is_due", _made(store_claim=never_due_again)),
     "beats only when asked": ("P3", "the_beat_goes_on_by_itself", _made(store_heartbeat=beats_only_when_asked)),
-    "wakes nobody": ("store_transact", "others_are_woken", _made(lifecycle_start=wakes_nobody)),
+    "wakes no other process": ("store_transact", "others_are_woken", _made(lifecycle_start=wakes_no_other)),
     "holds nothing": ("C5", "what_an_owner_holds", _made(store_heartbeat=holds_nothing)),
     "forgets the stop": ("S7", "a_stop_is_announced", _made(store_heartbeat=forgets_the_stop)),
     "waits for the loop": ("S7", "a_stop_is_announced_off_the_loop", _made(store_heartbeat=waits_for_the_loop)),

@@ -1,4 +1,4 @@
-"""The contracts find faults: each of these plugins breaks one rule, and is told which."""
+"""The contracts find faults: each of these plugins breaks one rule, and the report names it."""
 
 from __future__ import annotations
 
