@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, cast
+from uuid import UUID
 
-import anyio
 import attrs
 
 from aether_bg._handlers.kept import as_returned
@@ -13,13 +13,10 @@ from aether_bg._handlers.registry import Handlers
 from aether_bg._hooks.calls import Calls
 from aether_bg.bridge import Bridge
 from aether_bg.errors import NoResult
-from aether_bg.model import JobContext, JobInfo, JobRun, JobStatus, Parent, Parents, Query, RunOutcome
+from aether_bg.model import JobContext, JobInfo, JobRun, JobStatus, Parent, Parents, Query, RunOutcome, Runs
 
-_NEWEST: Final = 20
-"""How many history rows of an ended job are searched first for its last completed run."""
-
-_AT_ONCE: Final = 16
-"""How many histories are read at the same time."""
+_AT_ONCE: Final = 250
+"""Parents whose results are read at once: each may be as large as a payload."""
 
 
 @attrs.frozen(eq=False)
@@ -32,11 +29,11 @@ class Kept:
 
     async def run(self, job: JobInfo) -> JobRun | None:
         """The last completed attempt of an ended job."""
-        for limit in (_NEWEST, 1000):
-            for run in await self._calls.history(job.id, limit):
-                if run.outcome is RunOutcome.COMPLETED:
-                    return run
-        return None
+        return (await self._runs((job.id,))).get(job.id)
+
+    async def _runs(self, ids: tuple[UUID, ...]) -> dict[UUID, JobRun]:
+        query = Runs(ids=ids, outcomes=(RunOutcome.COMPLETED,), last=True, whole=True, limit=len(ids))
+        return {ran.job_id: ran.run for ran in await self._calls.runs(query) if ran.run is not None}
 
     def value(self, job: JobInfo, run: JobRun) -> Any:
         """The value as its handler returned it. Raises `NoResult`."""
@@ -55,28 +52,15 @@ class Kept:
         return found
 
     async def _parents(self, ctx: JobContext) -> list[Parent]:
+        """In few queries, however many there are."""
         jobs = await self._calls.find(Query(parents_of=ctx.job.id, limit=max(ctx.job.parents, 1)))
-        found: list[Parent] = [Parent.of(job) for job in jobs]
-        left, failed = iter(enumerate(jobs)), list[Exception]()
+        done, runs = [job.id for job in jobs if job.status is JobStatus.COMPLETED], dict[UUID, JobRun]()
+        for place in range(0, len(done), _AT_ONCE):
+            runs |= await self._runs(tuple(done[place : place + _AT_ONCE]))
+        return [self._parent(job, runs.get(job.id)) for job in jobs]
 
-        async def read() -> None:
-            try:
-                for place, job in left:
-                    found[place] = await self._parent(job)
-            except Exception as error:  # raised as it is, not in a group
-                failed.append(error)
-                group.cancel_scope.cancel()
-
-        async with anyio.create_task_group() as group:
-            for _ in range(min(_AT_ONCE, len(jobs))):
-                group.start_soon(read)
-        if failed:
-            raise failed[0]
-        return found
-
-    async def _parent(self, job: JobInfo) -> Parent:
+    def _parent(self, job: JobInfo, run: JobRun | None) -> Parent:
         parent = Parent.of(job)
-        run = await self.run(job) if job.status is JobStatus.COMPLETED else None
         if run is None:
             return parent
         try:

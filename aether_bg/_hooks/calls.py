@@ -92,7 +92,12 @@ class Calls:
         return [self._codecs.decoded_run(run, job) for job in found for run in runs]
 
     async def runs(self, query: Runs) -> list[Ran]:
-        return list(await self._hook.store_runs(query=query))
+        found: list[Ran] = list(await self._hook.store_runs(query=query))
+        if not self._codecs or not any(ran.run is not None and ran.run.has_result for ran in found):
+            return found
+        ids = tuple(dict.fromkeys(ran.job_id for ran in found))
+        jobs = {job.id: job for job in await self._found(Query(ids=ids, limit=len(ids)))}
+        return [self._codecs.decoded_ran(ran, jobs[ran.job_id]) for ran in found if ran.job_id in jobs]
 
     async def failures(self, query: Failures) -> list[FailureGroup]:
         return list(await self._hook.store_failures(query=query))

@@ -9,7 +9,7 @@ from uuid import UUID
 import attrs
 
 from aether_bg.errors import InvalidPayload, Stale
-from aether_bg.model import KEEP, About, Change, Insert, JobInfo, JobRun, Note, Query, Update, Write
+from aether_bg.model import KEEP, About, Change, Insert, JobInfo, JobRun, Note, Query, Ran, Update, Write
 from aether_bg.protocols import PayloadCodec
 
 Rows = Mapping[UUID, JobInfo]
@@ -113,6 +113,9 @@ class Codecs:
             return attrs.evolve(run, result=self._decode(run.result, About.of(job, "result")))
         except Exception:
             return attrs.evolve(run, result=Undecoded(undecoded=run.result))
+
+    def decoded_ran(self, ran: Ran, job: JobInfo) -> Ran:
+        return ran if ran.run is None else attrs.evolve(ran, run=self.decoded_run(ran.run, job))
 
     def _decode(self, stored: Any, about: About) -> Any:
         for codec in reversed(self._codecs):

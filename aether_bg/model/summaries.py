@@ -25,6 +25,7 @@ class Ran:
     started_at: datetime
     finished_at: datetime
     error_line: str = ""
+    run: JobRun | None = None
 
     @classmethod
     def of(cls, run: JobRun, job: JobInfo) -> Ran | None:
@@ -34,7 +35,7 @@ class Ran:
         return cls(
             job_id=run.job_id, token=run.token, job_name=job.job_name, handler_name=job.handler_name,
             attempt=run.attempt, outcome=run.outcome, started_at=run.started_at, finished_at=run.finished_at,
-            error_line=error_line(run.error),
+            error_line=error_line(run.error), run=run,
         )  # fmt: skip
 
     @property
@@ -45,26 +46,35 @@ class Ran:
 @attrs.frozen(kw_only=True)
 class Runs:
     """Attempts of all jobs that have ended, the latest end first: later than `after`, earlier than `before`, of one
-    handler, with one of these outcomes. At most `limit`."""
+    handler, of the jobs with these `ids`, with one of these outcomes. `last`: of each job only the last of those, by
+    token. `whole`: each with its history row. At most `limit`."""
 
     after: datetime | None = None
     before: datetime | None = None
     handler_name: str | None = None
     outcomes: tuple[RunOutcome, ...] | None = None
+    ids: tuple[UUID, ...] | None = None
+    last: bool = False
+    whole: bool = False
     limit: int = 1000
 
     def matches(self, ran: Ran) -> bool:
+        """Whether every field given holds for `ran`; `last` and the limit are left to `select`."""
         return (
             (self.after is None or ran.finished_at > self.after)
             and (self.before is None or ran.finished_at < self.before)
             and (self.handler_name is None or ran.handler_name == self.handler_name)
             and (self.outcomes is None or ran.outcome in self.outcomes)
+            and (self.ids is None or ran.job_id in self.ids)
         )
 
     def select(self, attempts: Iterable[Ran | None]) -> list[Ran]:
-        """The answer, given all attempts."""
+        """The answer, from all attempts."""
         found = [ran for ran in attempts if ran is not None and self.matches(ran)]
-        return sorted(found, key=lambda ran: (ran.finished_at, ran.job_id, ran.token), reverse=True)[: self.limit]
+        if self.last:
+            found = list({ran.job_id: ran for ran in sorted(found, key=lambda ran: ran.token)}.values())
+        found.sort(key=lambda ran: (ran.finished_at, ran.job_id, ran.token), reverse=True)
+        return [ran if self.whole else attrs.evolve(ran, run=None) for ran in found[: self.limit]]
 
 
 @attrs.frozen(kw_only=True)

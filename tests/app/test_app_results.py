@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date, timedelta
 from typing import Any
+from uuid import UUID
 
 import anyio
 import attrs
@@ -23,6 +24,7 @@ from aether_bg import (
     JobNotFound,
     JobStatus,
     NeverEnds,
+    NewJob,
     NoResult,
     RunOutcome,
     UnitOfWork,
@@ -31,7 +33,7 @@ from aether_bg import (
 )
 from aether_bg._handlers.kept import completed
 from aether_bg._handlers.registry import Handlers, info_of
-from aether_bg.model import About
+from aether_bg.model import About, JobRun, Ran, Runs
 from aether_bg.plugins.memory import MemoryStore
 from aether_bg.testing import sandbox
 
@@ -372,3 +374,40 @@ async def test_the_context_of_a_job_without_parents(make_app: Make) -> None:
 
     async with app:
         assert await app.result(await app.enqueue("Alone"), 10) == 0
+
+
+class Counting(MemoryStore):
+    """How often results were read."""
+
+    reads = 0
+
+    @hookimpl
+    async def store_runs(self, query: Runs) -> Sequence[Ran]:
+        self.reads += 1
+        return await super().store_runs(query)
+
+    @hookimpl
+    async def store_history(self, job_id: UUID, limit: int) -> Sequence[JobRun]:
+        self.reads += 1
+        return await super().store_history(job_id, limit)
+
+
+async def test_the_results_of_many_parents_are_read_together(make_app: Make) -> None:
+    store = Counting()
+    app, reads = make_app(store), list[int]()
+
+    @app.handler("Part", keep_result=True)
+    async def part(n: int) -> int:
+        return n
+
+    @app.handler("Sum", keep_result=True)
+    async def total(ctx: JobContext) -> list[int]:
+        before = store.reads
+        parents = await ctx.parents()
+        reads.append(store.reads - before)
+        return [parent.result for parent in parents]
+
+    async with app:
+        parts = await app.enqueue_many([NewJob("Part", payload=n) for n in range(300)])
+        assert await app.result(await app.enqueue("Sum", after=parts), 60) == list(range(300))
+    assert reads == [2]

@@ -15,7 +15,7 @@ from aether_bg.ext.web._cache import Cached
 from aether_bg.ext.web._filters import STATUSES, Filter, job_id
 from aether_bg.ext.web._source import Reader, Seen, Source
 from aether_bg.ext.web._words import Payloads, payload
-from aether_bg.model import FailureGroup, Failures, JobInfo, JobRun, JobStatus, Query, Runs, Stats, Unreadable
+from aether_bg.model import FailureGroup, Failures, JobInfo, JobRun, JobStatus, Query, Ran, Runs, Stats, Unreadable
 from aether_bg.schedule import Upcoming
 
 PAGE: Final = 50
@@ -109,8 +109,11 @@ class Screens:
         query = Query(recurring=True, status=ACTIVE, order="newest", after=after, limit=RECURRING_PAGE + 1)
         found = await reader.find(query)
         ended = Query(recurring=True, status=(JobStatus.FAILED,), order="newest", limit=5)
+        shown = found[:RECURRING_PAGE]
+        ran = await reader.runs(Runs(ids=tuple(job.id for job in shown), last=True, limit=max(len(shown), 1)))
+        last = {one.job_id: one for one in ran}
         return {
-            "rows": [await _recurring(reader, job) for job in found[:RECURRING_PAGE]],
+            "rows": [_recurring(reader, job, last.get(job.id)) for job in shown],
             "ended": await reader.find(ended) if after is None else [],
             "older": found[RECURRING_PAGE - 1].id if len(found) > RECURRING_PAGE else None, "first": after is None,
         }  # fmt: skip
@@ -180,9 +183,8 @@ def _coming(reader: Reader, job: JobInfo) -> list[Upcoming]:
     return []
 
 
-async def _recurring(reader: Reader, job: JobInfo) -> Context:
+def _recurring(reader: Reader, job: JobInfo, last: Ran | None) -> Context:
     schedule = reader.schedule(job)
-    last = next((run for run in await reader.history(job.id, 3) if run.outcome is not None), None)
     words = "a schedule that cannot be read here" if schedule is None else schedule.describe()
     return {"job": job, "words": words, "coming": _coming(reader, job), "last": last}
 

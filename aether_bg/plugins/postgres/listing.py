@@ -9,7 +9,7 @@ from uuid import UUID
 
 from aether_bg.model import FailureGroup, Failures, JobStatus, Ran, RunOutcome, Runs
 from aether_bg.model.job import error_line
-from aether_bg.plugins.postgres.columns import from_text
+from aether_bg.plugins.postgres.columns import RUN_COLUMNS, from_text, run_of, selected
 from aether_bg.plugins.postgres.connections import Connection
 from aether_bg.plugins.postgres.schema import ATTEMPTED, Schema
 
@@ -36,28 +36,40 @@ def _line(stored: str | None) -> str:
 
 
 def runs(conn: Connection, schema: Schema, query: Runs) -> list[Ran]:
-    terms = [f"r.{term}" for term in ATTEMPTED.split(" AND ")]
-    given: dict[str, Any] = {"limit": query.limit}
+    terms, given = ATTEMPTED.split(" AND "), dict[str, Any](limit=query.limit)
     for name, term, value in (
-        ("after", "r.finished_at > %(after)s", query.after), ("before", "r.finished_at < %(before)s", query.before),
-        ("handler", "j.handler_name = %(handler)s", query.handler_name),
-        ("outcomes", "r.outcome = ANY(%(outcomes)s::text[])", query.outcomes),
+        ("after", "finished_at > %(after)s", query.after), ("before", "finished_at < %(before)s", query.before),
+        ("outcomes", "outcome = ANY(%(outcomes)s::text[])", query.outcomes),
     ):  # fmt: skip
         if value is not None:
             terms.append(term)
             given[name] = [str(outcome) for outcome in value] if isinstance(value, tuple) else value
+    table = f"(SELECT * FROM {{schema}}.runs WHERE {' AND '.join(terms)}) AS r"
+    if query.ids is not None:
+        given["ids"] = list(dict.fromkeys(query.ids))
+        some = "ORDER BY token DESC LIMIT 1" if query.last else ""
+        table = f"""unnest(%(ids)s::uuid[]) AS wanted CROSS JOIN LATERAL (
+            SELECT * FROM {{schema}}.runs WHERE job_id = wanted AND {" AND ".join(terms)} {some}
+        ) AS r"""
+    elif query.last:
+        table = f"""(SELECT DISTINCT ON (job_id) * FROM {{schema}}.runs
+            WHERE {" AND ".join(terms)} ORDER BY job_id, token DESC) AS r"""
+    of_one = "" if query.handler_name is None else "WHERE j.handler_name = %(handler)s"
+    given["handler"] = query.handler_name
+    whole = f", {selected(RUN_COLUMNS, 'r.')}" if query.whole else ""
     sql = schema.once(f"""
     SELECT r.job_id, r.token, j.job_name, j.handler_name, r.attempt, r.outcome, r.started_at, r.finished_at,
-        {head("r.error")}
-    FROM {{schema}}.runs AS r JOIN {{schema}}.jobs AS j ON j.id = r.job_id WHERE {" AND ".join(terms)}
+        {head("r.error")}{whole}
+    FROM {table} JOIN {{schema}}.jobs AS j ON j.id = r.job_id {of_one}
     ORDER BY r.finished_at DESC, r.job_id DESC, r.token DESC LIMIT %(limit)s
     """)
     return [
         Ran(
             job_id=job_id, token=token, job_name=job_name, handler_name=handler, attempt=attempt,
             outcome=RunOutcome(outcome), started_at=started, finished_at=finished, error_line=_line(error),
+            run=run_of(row) if row else None,
         )
-        for job_id, token, job_name, handler, attempt, outcome, started, finished, error in conn.execute(
+        for job_id, token, job_name, handler, attempt, outcome, started, finished, error, *row in conn.execute(
             sql, given, binary=True
         )
     ]  # fmt: skip

@@ -6,20 +6,23 @@ one part for each status, in the order of its index.
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterator
 from typing import Any, Final
 from uuid import UUID
 
 from aether_bg.model import FailureGroup, Failures, JobStatus, Query, Ran, RunOutcome, Runs
-from aether_bg.plugins.sqlite.columns import instant, to_time, to_uuid
+from aether_bg.plugins.sqlite.columns import RUN_COLUMNS, instant, to_time, to_uuid
 from aether_bg.plugins.sqlite.reading import any_text
+from aether_bg.plugins.sqlite.rows import read_run
 from aether_bg.plugins.sqlite.schema import ATTEMPTED, LISTED
 
 ENDED: Final = "status > 1 AND handled_time IS NOT NULL"
 FEW: Final = 20_000
 """Up to this many rows that have a status, or names with a common beginning, are found by that and sorted; more are
 found soon in the order of ids."""
+_WHOLE: Final = "".join(f", r.{name}" for name in RUN_COLUMNS)
 _ORDER: Final = {"newest": "id DESC", "ended": "handled_time DESC, id DESC"}
 
 
@@ -126,22 +129,30 @@ def _few(conn: sqlite3.Connection, name: str, params: list[Any]) -> bool:
 
 def runs(conn: sqlite3.Connection, query: Runs) -> list[Ran]:
     """Rows that cannot be read are left out: `check` reports them."""
-    terms, params = [f"r.{term}" for term in ATTEMPTED.split(" AND ")], list[Any]()
+    terms, params = ATTEMPTED.split(" AND "), list[Any]()
     for term, value in (("finished_at > ?", query.after), ("finished_at < ?", query.before)):
         if value is not None:
-            terms.append(f"r.{term}")
+            terms.append(term)
             params.append(to_time(value))
-    if query.handler_name is not None:
-        terms.append("j.handler_name = ?")
-        params.append(query.handler_name)
     if query.outcomes is not None:
-        terms.append(f"r.outcome IN ({', '.join('?' * len(query.outcomes))})")
+        terms.append(f"outcome IN ({', '.join('?' * len(query.outcomes))})")
         params += [str(outcome) for outcome in query.outcomes]
+    table, end, outer = "main.aether_runs AS r", "r.finished_at", [f"r.{term}" for term in terms]
+    if query.last:
+        sooner = " AND ".join(["job_id = r.job_id", *terms])
+        outer.append(f"r.token = (SELECT token FROM main.aether_runs WHERE {sooner} ORDER BY token DESC LIMIT 1)")
+        params += params
+    if query.ids is not None:
+        table, end = f"json_each(?) AS wanted CROSS JOIN {table} ON r.job_id = wanted.value", f"+{end}"
+        params.insert(0, json.dumps([str(id_) for id_ in dict.fromkeys(query.ids)]))
+    if query.handler_name is not None:
+        outer.append("j.handler_name = ?")
+        params.append(query.handler_name)
     sql = f"""
     SELECT r.job_id, r.token, j.job_name, j.handler_name, r.attempt, r.outcome, r.started_at, r.finished_at,
-        {error_line("r.error")}
-    FROM main.aether_runs AS r CROSS JOIN main.aether_jobs AS j ON j.id = r.job_id {_where(terms)}
-    ORDER BY r.finished_at DESC, r.job_id DESC, r.token DESC LIMIT ?
+        {error_line("r.error")}{_WHOLE if query.whole else ""}
+    FROM {table} CROSS JOIN main.aether_jobs AS j ON j.id = r.job_id {_where(outer)}
+    ORDER BY {end} DESC, r.job_id DESC, r.token DESC LIMIT ?
     """
     with any_text(conn):
         found = conn.execute(sql, [*params, query.limit]).fetchall()
@@ -149,12 +160,13 @@ def runs(conn: sqlite3.Connection, query: Runs) -> list[Ran]:
 
 
 def _ran(row: tuple[Any, ...]) -> Ran | None:
-    job_id, token, job_name, handler_name, attempt, outcome, started, finished, line = row
+    job_id, token, job_name, handler_name, attempt, outcome, started, finished, line, *whole = row
     try:
         "".join((job_name, handler_name, line))
         return Ran(
             job_id=to_uuid(job_id), token=token + 0, job_name=job_name, handler_name=handler_name, attempt=attempt + 0,
             outcome=RunOutcome(outcome), started_at=instant(started), finished_at=instant(finished), error_line=line,
+            run=read_run(whole) if whole else None,
         )  # fmt: skip
     except (ValueError, TypeError):
         return None

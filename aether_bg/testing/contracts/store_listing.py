@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
+import attrs
+
 from aether_bg.model import JobInfo, JobStatus, RunOutcome
 from aether_bg.model.job import error_line
 from aether_bg.testing.contracts.opening import STORE, Opened, StoreWorld
@@ -144,6 +146,54 @@ async def attempts_of_all_jobs(world: StoreWorld) -> None:
         ):  # fmt: skip
             got = [(ran.job_name, ran.outcome, ran.error_line) for ran in await store.runs(**query)]
             expect_same(got, wanted, f"attempts by {query}")
+
+
+@STORE.rule(
+    "store_runs", "of many jobs, the last attempt of each, with its whole row",
+    because="a job that runs after a thousand others reads their results",
+)  # fmt: skip
+async def last_attempts_of_many(world: StoreWorld) -> None:
+    async with world.open() as store:
+        me = await store.owner()
+        jobs, last = list[JobInfo](), dict[str, Any]()
+        for n in range(6):
+            job = await store.running(me, name=f"job{n}")
+            early = a_run(job, outcome=RunOutcome.COMPLETED, token=job.seq, result=[n, "old"], has_result=True)
+            failed = a_run(job, outcome=RunOutcome.FAILED, token=job.seq + 2, error="Boom\ndetails")
+            done = a_run(job, outcome=RunOutcome.COMPLETED, token=job.seq + 1, result={"n": n}, has_result=True)
+            done = attrs.evolve(done, occurrence=ago(500))
+            timed = [
+                attrs.evolve(run, started_at=ago(90 - n), finished_at=ago(80 - 10 * n - run.token + job.seq))
+                for run in (early, failed, done)[: n + 1]
+            ]
+            gap = a_run(job, gap=1, token=job.seq + 3, outcome=RunOutcome.SKIPPED, started_at=None, finished_at=ago(1))
+            await store.save(change(job, status=JobStatus.FAILED, due_at=None, owner=None, runs=(*timed, gap)))
+            last[job.job_name] = next(run for run in (failed, done, early) if run.token in {t.token for t in timed})
+            jobs.insert(0, job)
+        waits = a_job("waits")
+        await store.add(waits)
+        ids = (waits.id, new_id(), *(job.id for job in jobs), jobs[0].id)
+        names = [job.job_name for job in jobs]
+        found = await store.runs(ids=ids, last=True, whole=True)
+        expect_same([ran.job_name for ran in found], names, "jobs with a last attempt, the latest end first")
+        for ran in found:
+            wanted = last[ran.job_name]
+            expect(ran.run is not None, "an attempt asked for as a whole comes without its row")
+            assert ran.run is not None
+            got = (ran.token, ran.run.token, ran.run.error, ran.run.result)
+            expect_same(got, (wanted.token, wanted.token, wanted.error, wanted.result), f"last of {ran.job_name}")
+        completed = await store.runs(ids=ids, last=True, outcomes=(RunOutcome.COMPLETED,), whole=True)
+        results = [ran.run and ran.run.result for ran in completed]
+        expect_same(results, [*({"n": n} for n in (5, 4, 3, 2)), [1, "old"], [0, "old"]], "results of those completed")
+        expect_same({ran.run for ran in await store.runs(ids=ids, last=True)}, {None}, "rows that were not asked for")
+        for wanted_names, query in (
+            (names[:2], {"ids": ids, "limit": 2}), ([], {"ids": ()}), ([], {"ids": (waits.id,)}), (names, {}),
+            (names[1:2], {"ids": (jobs[1].id,)}), ([], {"ids": ids, "handler_name": "Other"}),
+            (names[:3], {"ids": ids, "after": ago(55)}), (names, {"ids": ids, "before": ago(1)}),
+        ):  # fmt: skip
+            seen = [ran.job_name for ran in await store.runs(**query, last=True)]
+            expect_same(seen, wanted_names, f"last attempts by {query}")
+        expect_same(len(await store.runs(ids=(jobs[0].id,))), 3, "all attempts of one job")
 
 
 @STORE.rule("store_failures", "failed jobs are grouped by handler and first line", because="one cause, one line")
