@@ -11,7 +11,7 @@ import os
 import select
 import sys
 import threading
-from typing import Final
+from typing import Any, Final
 
 _MODIFIED: Final = 0x2
 """IN_MODIFY: SQLite writes to its WAL. What it maps into memory is not told."""
@@ -21,14 +21,21 @@ class Watch:
     """Of one WAL. Only `wake` may be called in other threads than that of the writer."""
 
     def __init__(self, wal: str, *, trusted: bool) -> None:
-        self._notes = self._bell = -1
+        self._wal = os.fsencode(wal)
+        self._notes = self._bell = self._mark = -1
         self._resting, self._lock = False, threading.Lock()
-        self._changes, self._sees = -1, False
-        """`_sees`: our own last writes were noted, so those of others are."""
+        self._changes, self._proved = -1, False
+        """`_proved`: a write of our own was noted, so those of others are."""
         if trusted and sys.platform == "linux":
             with contextlib.suppress(OSError, AttributeError):  # a C library without it, or too many of them are open
-                self._notes = _noting(wal)
+                self._libc = _libc()
+                self._notes = self._libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
                 self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+                self._note()
+
+    def _note(self) -> bool:
+        self._mark = self._libc.inotify_add_watch(self._notes, self._wal, _MODIFIED)
+        return self._mark >= 0
 
     def wake(self) -> None:
         if self._resting:
@@ -39,15 +46,15 @@ class Watch:
     def begin(self, changes: int) -> bool:
         """From now on `wake` is heard and writes are noted; look for what came before. False: it cannot tell.
 
-        `changes`: rows that we have ever written. Having written, we must have been noted: that proves that it can.
+        `changes`: rows that we have ever written. The first of them must have been noted: that proves that it can.
         """
         if self._notes < 0 or self._bell < 0:
             return False
         noted = _emptied(self._notes)
-        if changes != self._changes:
-            self._changes, self._sees = changes, noted
-        self._resting = self._sees
-        return self._sees
+        if not self._proved and changes != self._changes:
+            self._changes, self._proved = changes, noted
+        self._resting = self._proved and self._note()
+        return self._resting
 
     def rest(self, seconds: float) -> bool:
         """Whether something was written meanwhile."""
@@ -57,8 +64,10 @@ class Watch:
         return self._notes in (fd for fd, _ in ready.poll(max(0.0, seconds) * 1000))
 
     def end(self) -> None:
+        """Nothing is noted while it is awake: that would cost each commit a little."""
         self._resting = False
         _emptied(self._bell)
+        self._libc.inotify_rm_watch(self._notes, self._mark)
 
     def close(self) -> None:
         with self._lock:
@@ -73,16 +82,10 @@ class Watch:
         self._notes = self._bell = -1
 
 
-def _noting(wal: str) -> int:
-    """A descriptor that can be read once the file has been written."""
+def _libc() -> Any:
     import ctypes
 
-    libc = ctypes.CDLL(None, use_errno=True)
-    notes: int = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
-    if notes >= 0 and libc.inotify_add_watch(notes, os.fsencode(wal), _MODIFIED) < 0:
-        os.close(notes)
-        return -1
-    return notes
+    return ctypes.CDLL(None)
 
 
 def _emptied(fd: int) -> bool:
