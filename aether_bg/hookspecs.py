@@ -125,9 +125,9 @@ class Persistence(Protocol):
     async def store_heartbeat(self, beat: Heartbeat) -> Alive:
         """Register, renew or remove this owner, and answer which others are alive (docs/protocol.md, P1 to P4).
 
-        Shape: owned. Called before the first claim, then several times a second; must be cheap. Between calls the store
-        keeps the beat itself, off the event loop, for `keep_for` seconds. An owner that has never joined only asks: the
-        answer has `known=False`, and nothing changes.
+        Shape: owned. Called before the first claim, then often; must be cheap. Between calls the store keeps the beat
+        itself, off the event loop, for `keep_for` seconds. An owner that has never joined only asks: the answer has
+        `known=False`, and nothing changes.
         """
         ...
 

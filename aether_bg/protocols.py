@@ -85,8 +85,8 @@ class Kernel(Protocol):
         ...
 
     async def sleep_until(self, when: datetime | None) -> None:
-        """Sleep until `when` by the app's clock, or until `wake`; at most one second, since the wall clock may jump
-        (docs/protocol.md, R4)."""
+        """Sleep until `when` by the app's clock, which is read each second (docs/protocol.md, R4), or until `wake`. At
+        most a second; ten after a `fire_due` on a store that is sure to wake (P12)."""
         ...
 
     def wake(self) -> None:

@@ -123,8 +123,7 @@ class Session:
         kernel, supervise, shared = self.kernel, self.kernel.supervisor.supervise, self.kernel.shared
         await self._registration.dependencies.open(stack)
         alive = await kernel.heartbeats.join()
-        running = shared.slots.running
-        watch = Watch(running=lambda: list(running.values()), problems=shared.problems, timings=shared.timings)
+        watch = Watch(slots=shared.slots, problems=shared.problems, timings=shared.timings)
         try:
             await self.declarations.apply()
             await self.declarations.drop_gone(prune=kernel.options.prune_declared)

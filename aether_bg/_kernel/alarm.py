@@ -9,9 +9,11 @@ from uuid import UUID
 
 import anyio
 
-from aether_bg._kernel.tasks import Run, Signal
+from aether_bg._kernel.tasks import Run, Signal, to_tick
 from aether_bg.protocols import Clock
 
+_NAPS: Final = 10
+"""After that many naps the scheduler looks, even at a store that is sure to wake it."""
 _NEVER: Final = datetime.max.replace(tzinfo=UTC)
 Waiting = tuple[UUID, int]
 """A job at one seq."""
@@ -25,9 +27,13 @@ class Alarm:
     """
 
     def __init__(self, *, clock: Clock, nap: float, on_loop: Run) -> None:
-        self._clock, self._nap, self._on_loop = clock, timedelta(seconds=nap), on_loop
-        self.roused = Signal()
-        """Set by `wake`, for others who wait for changes."""
+        self._clock, self._nap, self._on_loop = clock, nap, on_loop
+        self._naps = 1
+        """The naps of the next sleep."""
+        self.sure = False
+        """The scheduler sleeps, after a look that was sure."""
+        self.roused, self.stirred = Signal(), Signal()
+        """Set by `wake`, for others who wait for changes; `stirred` also when an attempt begins where none ran."""
         self._woken = anyio.Event()
         self._until: datetime | None = None
         """When its nap ends, while the scheduler sleeps."""
@@ -45,6 +51,7 @@ class Alarm:
     def _wake(self) -> None:
         self._woken.set()
         self.roused.set()
+        self.stirred.set()
 
     def expect(self, job_id: UUID, seq: int, due: datetime | None) -> None:
         """This job waits for `due`: do not sleep longer than that."""
@@ -62,8 +69,9 @@ class Alarm:
         """The scheduler looks now, and will find the jobs that were reported so far."""
         self._expected, self._during, self._taken = None, {}, ()
 
-    def looked(self, taken: Collection[Waiting]) -> None:
-        """The look took these jobs."""
+    def looked(self, taken: Collection[Waiting], *, sure: bool = False) -> None:
+        """The look took these jobs. `sure`: a job that becomes due is reported here, or wakes the scheduler."""
+        self._naps = _NAPS if sure else 1
         during, self._during, self._taken = self._during or {}, None, taken
         for waiting, due in during.items():
             self.expect(*waiting, due)
@@ -76,17 +84,19 @@ class Alarm:
         return waiting in self._taken
 
     async def sleep_until(self, when: datetime | None) -> None:
-        """Sleeps until then, until an earlier due time, or for a nap (docs/protocol.md, R4): the clock may have been
-        set, or another program may have made a job due."""
+        """Sleeps until then, until an earlier due time, or until `wake`. After each nap it reads the clock again, which
+        may have been set (docs/protocol.md, R4). Where the last look was not sure, it ends after one nap (P12)."""
         if when is not None and (self._expected is None or when < self._expected):
             self._expected = when
+        self.sure = self._naps > 1
         try:
-            now = self._clock.now()
-            self._until = min(self._expected or _NEVER, now + self._nap)
-            if (wait := (self._until - now).total_seconds()) <= 0:
-                return await anyio.sleep(0)
-            with anyio.move_on_after(wait):
-                await self._woken.wait()
+            for _ in range(self._naps):
+                now = self._clock.now()
+                self._until = min(self._expected or _NEVER, now + timedelta(seconds=to_tick(self._nap)))
+                if (wait := (self._until - now).total_seconds()) <= 0:
+                    return await anyio.sleep(0)
+                with anyio.move_on_after(wait):
+                    return await self._woken.wait()
         finally:
-            self._until = self._expected = None
+            self._until, self._expected, self._naps, self.sure = None, None, 1, False
             self._woken = anyio.Event()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable
 from functools import partial
 from types import CodeType, FrameType
 
@@ -13,6 +12,7 @@ import attrs
 
 from aether_bg._kernel.attempt import Attempt
 from aether_bg._kernel.problems import Problems
+from aether_bg._kernel.slots import Slots
 from aether_bg._kernel.timings import Timings
 from aether_bg.bridge import Bridge
 
@@ -20,8 +20,8 @@ from aether_bg.bridge import Bridge
 class Watch:
     """Created on the loop; `stop` ends the thread. Each handler is reported once."""
 
-    def __init__(self, *, running: Callable[[], list[Attempt]], problems: Problems, timings: Timings) -> None:
-        self._running, self._problems = running, problems
+    def __init__(self, *, slots: Slots, problems: Problems, timings: Timings) -> None:
+        self._slots, self._problems = slots, problems
         self._silent, self._look = timings.silent, timings.watch
         self._bridge, self._loop = Bridge(), threading.get_ident()
         self._over = threading.Event()
@@ -32,10 +32,14 @@ class Watch:
 
     def stop(self) -> None:
         self._over.set()
+        self._slots.begun.set()
 
     def _main(self) -> None:
         asked, looks = _Reading.now(), 0
         while not self._over.is_set():
+            if not self._slots.running:
+                self._slots.begun.wait()
+            self._slots.begun.clear()
             if self._answered:
                 self._answered, asked, looks = False, _Reading.now(), 0
                 if not self._bridge.post(self._answer):
@@ -53,7 +57,7 @@ class Watch:
 
     def _tell(self, doubtful: bool) -> None:
         """`doubtful`: the first check during this silence; the loop may be about to answer."""
-        attempts = [attempt for attempt in self._running() if attempt.begun and not attempt.threaded]
+        attempts = [attempt for attempt in list(self._slots.running.values()) if attempt.begun and not attempt.threaded]
         if not attempts:
             return
         frames = _frames(self._loop)

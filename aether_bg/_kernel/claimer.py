@@ -59,12 +59,13 @@ class Claimer:
                 unreadable=tuple(self._shared.schedules.unreadable), limits=self._turns.limits,
             )  # fmt: skip
             taken: Sequence[JobInfo] = ()
+            sure = False
             self._alarm.looking()
             try:
                 claimed = await self._take(claim)
-                taken = claimed.jobs
+                taken, sure = claimed.jobs, self._shared.identity.told and not claimed.short
             finally:
-                self._alarm.looked([(job.id, job.seq - 1) for job in taken])
+                self._alarm.looked([(job.id, job.seq - 1) for job in taken], sure=sure)
             self._shared.slots.short = claimed.short
             return claim, claimed
 

@@ -10,6 +10,7 @@ import attrs
 
 from aether_bg._kernel.journal import Journal
 from aether_bg._kernel.shared import Shared
+from aether_bg._kernel.tasks import to_tick
 from aether_bg._rules import adjustments
 from aether_bg._rules.recurrence import REPEATED
 from aether_bg.errors import InvalidSchedule
@@ -39,7 +40,7 @@ class Clocks:
     async def run(self) -> None:
         while True:
             await self.look()
-            await anyio.sleep(self._shared.timings.clocks)
+            await anyio.sleep(to_tick(self._shared.timings.clocks))
 
     async def look(self) -> None:
         now = self._shared.clock.now()

@@ -9,10 +9,11 @@ from uuid import UUID
 import anyio
 import attrs
 
+from aether_bg._kernel.alarm import Alarm
 from aether_bg._kernel.monitor import Monitor
 from aether_bg._kernel.rescuer import Rescuer
 from aether_bg._kernel.shared import Shared
-from aether_bg._kernel.tasks import Signal, longer
+from aether_bg._kernel.tasks import Signal, longer, to_tick
 from aether_bg._rules.ids import uuid7
 from aether_bg.errors import StoreError
 from aether_bg.model import Alive, Heartbeat
@@ -30,6 +31,7 @@ class Heartbeats:
     _rescuer: Rescuer
     _monitor: Monitor
     _look: Signal
+    _alarm: Alarm
     _lease: float
     _declares: tuple[str, ...] = ()
     alive: Alive | None = attrs.field(default=None, init=False)
@@ -84,22 +86,30 @@ class Heartbeats:
 
     async def run(self) -> None:
         """Beats, and acts on each answer, until cancelled."""
-        clock, third, slots = self._shared.clock, self._lease / 3, self._shared.slots
-        looked, company = clock.monotonic(), True
+        clock, third, slots, identity = self._shared.clock, self._lease / 3, self._shared.slots, self._shared.identity
+        looked, company, rests, stirred = clock.monotonic(), True, False, self._alarm.stirred.next()
         while True:
-            within = self._shared.timings.look * (1 if company or slots.running else 3)
-            await self._look.wait(within)
+            if rests := rests and not slots.running:
+                with anyio.move_on_after(to_tick(third)):
+                    await stirred.wait()
+            within = self._shared.timings.look * (1 if company or slots.running or rests else 3)
+            if not rests or stirred.is_set():
+                await self._look.wait(within)
+            stirred = self._alarm.stirred.next()
             known = {(job_id, attempt.job.seq) for job_id, attempt in slots.running.items()}
             try:
                 alive = await self.beat()
             except StoreError as error:
                 self._shared.problems.report("heartbeat", error)
                 self._rescuer.forget()
+                rests = False
                 continue
-            looked, late = clock.monotonic(), clock.monotonic() - looked > within + third
+            looked, late = clock.monotonic(), clock.monotonic() - looked > within + third * (2 if rests else 1)
             if late:  # what has happened since is unknown
                 self._rescuer.forget()
-            self._shared.identity.company = company = len(alive.beats) > 1
+            identity.company = company = len(alive.beats) > 1
+            identity.told = alive.sure_to_wake and not self._shared.calls.arms
+            rests = self._alarm.sure and not company and not alive.due
             if not alive.known:
                 await self._start_over()
                 continue

@@ -21,5 +21,7 @@ class Identity:
     """Set in any thread or signal handler, before `stopping`: a handler may block the loop until the process ends, and
     that is not a crash (docs/protocol.md, S7)."""
     stopping: bool = False
+    told: bool = False
+    """The store is sure to wake the scheduler, which pulls (docs/protocol.md, P12); as of the last heartbeat."""
     company: bool = False
     """Other owners are registered; as of the last heartbeat."""

@@ -68,8 +68,8 @@ class Kernel:
         self.store, self.batcher = Reads(calls), Batcher(commits.transact)
         self.shared = shared = Shared(
             calls=calls, handlers=handlers, schedules=Schedules(calls.load, clock),
-            slots=Slots(options.concurrency, alarm.wake), identity=identity, clock=clock, observers=observers,
-            problems=problems, timings=timings, spawn=spawn,
+            slots=Slots(options.concurrency, alarm.wake, alarm.stirred.set), identity=identity, clock=clock,
+            observers=observers, problems=problems, timings=timings, spawn=spawn,
         )  # fmt: skip
         self.supervisor = Supervisor(
             spawn=spawn, on_loop=on_loop, clock=clock, identity=identity, problems=problems, timings=timings
@@ -91,7 +91,7 @@ class Kernel:
         triggers = Triggers(shared=shared, claimer=self.claimer, arm=arm, look=look, write=self.journal.try_update)
         unserved = Unserved(shared)
         self.heartbeats = Heartbeats(
-            shared=shared, lease=options.lease, look=look, declares=tuple(declares),
+            shared=shared, lease=options.lease, look=look, alarm=alarm, declares=tuple(declares),
             rescuer=Rescuer(shared=shared, journal=self.journal, standstill=Standstill(options.lease)),
             monitor=Monitor(shared=shared, unserved=unserved, arm=arm, wake=alarm.wake),
         )  # fmt: skip

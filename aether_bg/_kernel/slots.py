@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable
 from uuid import UUID
@@ -14,8 +15,8 @@ from aether_bg.model import CancelReason, JobInfo
 class Slots:
     """`wake`: called when a job that may crash its process has ended, and the next one may start."""
 
-    def __init__(self, concurrency: int, wake: Callable[[], object]) -> None:
-        self.concurrency, self._wake = concurrency, wake
+    def __init__(self, concurrency: int, wake: Callable[[], object], begins: Callable[[], object] = bool) -> None:
+        self.concurrency, self._wake, self._begins = concurrency, wake, begins
         self.running: dict[UUID, Attempt] = {}
         self.recording: set[UUID] = set()
         """Jobs whose outcome has not been committed yet."""
@@ -32,6 +33,8 @@ class Slots:
         self.reserved = 0
         """Slots kept for triggers whose claim is in progress."""
         self.freed = Signal()
+        self.begun = threading.Event()
+        """Set when an attempt begins and none ran, for a thread that waits for it."""
 
     @property
     def free(self) -> int:
@@ -59,6 +62,10 @@ class Slots:
     def begin(self, attempt: Attempt) -> Attempt | None:
         """Returns the attempt of the same job that has not ended here yet, if there is one."""
         job = attempt.job
+        if not self.running:
+            if not self.begun.is_set():
+                self.begun.set()
+            self._begins()
         self.started += 1
         if job.suspect:
             self.suspect = True

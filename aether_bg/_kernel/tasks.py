@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from contextvars import Context, copy_context
-from typing import Any
+from typing import Any, Final
 from weakref import getweakrefcount
 
 import anyio
@@ -22,6 +23,8 @@ Spawn = Callable[..., None]
 It must not raise."""
 Run = Callable[[Callable[[], object]], None]
 """Runs a function on the event loop: at once when called on it, soon when called from another thread."""
+
+_BEGAN: Final = time.monotonic()
 
 
 def spawner() -> Spawn:
@@ -78,6 +81,12 @@ def longer(wait: float, bounds: tuple[float, float]) -> float:
     return min(max(wait * 2, bounds[0]), bounds[1])
 
 
+def to_tick(length: float) -> float:
+    """Seconds to the next tick of that length. Parts that sleep by the same ticks wake an idle process only once; each
+    process has its own, so that many do not wake at the same moment."""
+    return length - (time.monotonic() - _BEGAN) % length
+
+
 def _ignore(_: object) -> None: ...
 
 
@@ -94,9 +103,14 @@ class Signal:
             self._event.set()
             self._event = None
 
-    async def wait(self, within: float) -> None:
-        """Waits until the next `set`, or for `within` seconds."""
+    def next(self) -> anyio.Event:
+        """The event that the next `set` sets."""
         if self._event is None:
             self._event = anyio.Event()
+        return self._event
+
+    async def wait(self, within: float) -> None:
+        """Waits until the next `set`, or for `within` seconds."""
+        event = self.next()
         with anyio.move_on_after(within):
-            await self._event.wait()
+            await event.wait()

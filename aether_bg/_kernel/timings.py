@@ -39,7 +39,7 @@ class Timings:
     reported."""
     remind: float = 3600.0
     """Between two warnings about the same missing handler or schedule."""
-    clocks: float = 0.5
+    clocks: float = 1.0
     """Between checks of the clocks."""
     arming: float = 1.0
     """Between searches for jobs that are not armed."""

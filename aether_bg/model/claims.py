@@ -220,7 +220,8 @@ class Alive:
     of what this owner holds; `advertised`, `declared`: handlers of the owners that are not stopping, and names of the
     jobs that they declare; `due`: handlers that have due rows; `size`: bytes of the store, asked only of a beat with
     `join`, 0 if unknown; `now`: the time by the clock of a store's server (aware), by which all its processes then
-    decide what is due; None where the processes share a clock.
+    decide what is due; None where the processes share a clock; `sure_to_wake`: every commit of another process, a join
+    included, leads to `kernel.wake`, and none can be lost (docs/protocol.md, P12).
     """
 
     store_id: UUID
@@ -234,6 +235,7 @@ class Alive:
     due: frozenset[str] = frozenset()
     size: int = 0
     now: datetime | None = None
+    sure_to_wake: bool = False
 
     @classmethod
     def of(

@@ -13,7 +13,8 @@ import anyio.to_thread
 import attrs
 import pytest
 
-from aether_bg.bridge import Bridge
+from aether_bg.bridge import Bridge, Threads
+from aether_bg.plugins.sqlite.inbox import Inbox
 
 
 @attrs.frozen
@@ -41,10 +42,12 @@ class Recording:
     """Calls from another thread into the event loop, and from the loop to a worker thread."""
     turns: int = 0
     """Of the asyncio loop: each is a look at sockets and timers."""
+    wakes: int = 0
+    """Ends of a wait: of the asyncio loop, of a writer, of a thread that reads."""
 
     def clear(self) -> None:
         self.statements.clear()
-        self.hops = self.turns = 0
+        self.hops = self.turns = self.wakes = 0
 
     def written(self) -> list[Statement]:
         """Of the connections that write: what they ran, but for looks at the file (PRAGMA) between batches."""
@@ -86,13 +89,28 @@ def recording() -> Iterator[Recording]:
 
     def turning(loop: Any) -> None:
         found.turns += 1
+        found.wakes += not loop._ready
         turn(loop)
 
     async def hopping(*args: Any, **options: Any) -> Any:
         found.hops += 1
         return await to_thread(*args, **options)
 
+    first, start = Inbox.first, Threads._start
+
+    def waiting(*args: Any) -> Any:
+        try:
+            return first(*args)
+        finally:
+            found.wakes += 1
+
+    def starting(threads: Threads, work: Callable[[], None]) -> None:
+        found.wakes += 1
+        start(threads, work)
+
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Inbox, "first", waiting)
+        patch.setattr(Threads, "_start", starting)
         patch.setattr(sqlite3, "connect", connecting)
         patch.setattr(Bridge, "post", posting)
         patch.setattr(asyncio.BaseEventLoop, "_run_once", turning)

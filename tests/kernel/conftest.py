@@ -121,8 +121,8 @@ def make_world(clock: FakeClock) -> Callable[..., World]:
         alarm = Alarm(clock=keeper, nap=kept.nap, on_loop=lambda fn: fn() and None)
         shared = Shared(
             calls=calls, handlers=registration.handlers, schedules=Schedules(calls.load, keeper),
-            slots=Slots(slots, alarm.wake), identity=identity, clock=keeper, observers=observers, problems=problems,
-            timings=kept, spawn=spawner(),
+            slots=Slots(slots, alarm.wake, alarm.stirred.set), identity=identity, clock=keeper, observers=observers,
+            problems=problems, timings=kept, spawn=spawner(),
         )  # fmt: skip
         commits = Commits(calls, alarm, observers, problems, shared.spawn)
         batcher = Batcher(commits.transact)

@@ -65,3 +65,26 @@ async def test_wake(alarm: Alarm) -> None:
     assert not await sleeps(alarm)
     alarm.expect(uuid4(), 0, None)
     assert await sleeps(alarm)
+
+
+async def test_naps_without_a_look(clock: FakeClock) -> None:
+    """A store that is sure to wake is not asked after each nap; the clock is read all the same."""
+    alarm = Alarm(clock=clock, nap=0.01, on_loop=lambda fn: fn() and None)
+    assert not await sleeps(alarm), "one nap"
+    alarm.looked([], sure=True)
+    assert await sleeps(alarm)
+    assert not await sleeps(alarm), "only the sleep after that look is long"
+    alarm.looked([], sure=True)
+    with anyio.fail_after(10):
+        await alarm.sleep_until(None)
+
+
+async def test_what_becomes_due_is_not_overslept_in_naps(clock: FakeClock) -> None:
+    alarm = Alarm(clock=clock, nap=0.05, on_loop=lambda fn: fn() and None)
+    for tell in (lambda: alarm.expect(uuid4(), 0, clock.now() + HOUR), lambda: None):
+        alarm.looked([], sure=True)
+        async with anyio.create_task_group() as group:
+            group.start_soon(alarm.sleep_until, clock.now() + 2 * HOUR)
+            await anyio.sleep(0.01)
+            tell()
+            clock.advance(hours=3)

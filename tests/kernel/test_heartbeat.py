@@ -37,8 +37,9 @@ def rescuer_of(world: World) -> Rescuer:
 
 def heartbeats_of(world: World) -> Heartbeats:
     return Heartbeats(
-        shared=world.shared, lease=1.0, look=Signal(), rescuer=rescuer_of(world), monitor=monitor_of(world)
-    )
+        shared=world.shared, lease=1.0, look=Signal(), alarm=world.alarm, rescuer=rescuer_of(world),
+        monitor=monitor_of(world),
+    )  # fmt: skip
 
 
 async def running_job(world: World, owner: UUID, **fields: Any) -> JobInfo:
@@ -163,3 +164,42 @@ async def test_a_handler_that_no_process_has(make_world: Callable[..., World]) -
     world.clock.advance(seconds=2)
     await unserved.look(alive)
     assert "'Nobody' since" in world.shared.problems.current["handlers"]
+
+
+@pytest.mark.parametrize(("sure", "due", "company"), [(True, (), False), (False, (), False), (True, ("Work",), False),
+                                                     (True, (), True)])  # fmt: skip
+async def test_an_owner_rests_while_it_is_alone_and_idle(
+    make_world: Callable[..., World], running: Any, sure: bool, due: tuple[str, ...], company: bool
+) -> None:
+    """On a store that is sure to wake it, until it is woken."""
+    world, beats = make_world(timings=Timings(look=0.001)), list[float]()
+    me = world.shared.identity.owner
+
+    async def answer(beat: Heartbeat) -> Alive:
+        beats.append(anyio.current_time())
+        others = {uuid4(): 1} if company else {}
+        return Alive(store_id=uuid4(), beats={me: 1, **others}, due=frozenset(due), sure_to_wake=sure)
+
+    world.shared.calls.heartbeat = answer  # type: ignore[method-assign]
+    heartbeats = attrs.evolve(heartbeats_of(world), lease=3600.0)
+    world.alarm.looked([], sure=sure)
+
+    async def scheduler() -> None:
+        while True:
+            await world.alarm.sleep_until(None)
+            world.alarm.looked([], sure=sure)
+
+    async with running(scheduler, heartbeats.run):
+        await eventually(lambda: beats)
+        await anyio.sleep(0.3)
+        rested = len(beats) == 1
+        assert rested is (sure and not due and not company)
+        world.alarm.wake()
+        await eventually(lambda: len(beats) > 1)
+        if rested:
+            await anyio.sleep(0.1)
+            count = len(beats)
+            attempt = Attempt(world.job(), JobContext(world.job()))
+            attempt.scope = anyio.CancelScope()
+            world.shared.slots.begin(attempt)
+            await eventually(lambda: len(beats) > count + 2)

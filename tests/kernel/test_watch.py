@@ -21,10 +21,35 @@ async def test_an_attempt_that_holds_the_loop(make_world: Callable[..., World]) 
     job = world.job()
     attempt = Attempt(job, JobContext(job))
     attempt.begun = True
-    watch = Watch(running=lambda: [attempt], problems=world.shared.problems, timings=Timings(silent=0.05, watch=0.02))
+    slots = world.shared.slots
+    watch = Watch(slots=slots, problems=world.shared.problems, timings=Timings(silent=0.05, watch=0.02))
     try:
+        slots.begin(attempt)
         time.sleep(0.5)
         await eventually(lambda: "event loop" in world.shared.problems.current)
     finally:
         watch.stop()
     assert "Work (job) ran meanwhile" in world.shared.problems.current["event loop"]
+
+
+async def test_nothing_is_watched_while_nothing_runs(make_world: Callable[..., World]) -> None:
+    """An idle process is not woken for it."""
+    world = make_world()
+    job, slots = world.job(), world.shared.slots
+    attempt = Attempt(job, JobContext(job))
+    attempt.begun = True
+    watch = Watch(slots=slots, problems=world.shared.problems, timings=Timings(silent=0.05, watch=0.01))
+    posted: list[object] = []
+    watch._bridge.post = lambda fn: posted.append(fn) is None  # type: ignore[method-assign]
+    try:
+        time.sleep(0.3)
+        assert not posted
+        slots.begin(attempt)
+        await eventually(lambda: posted)
+        slots.end(attempt)
+        time.sleep(0.1)
+        watch._answered, before = True, len(posted)
+        time.sleep(0.3)
+        assert len(posted) <= before + 1
+    finally:
+        watch.stop()

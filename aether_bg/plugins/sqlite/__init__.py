@@ -115,12 +115,15 @@ class SQLiteStore:
         except UnitOfWorkTimeout as error:
             self._users.report("unit of work", error)
             raise
-        # those that share one connection do not see it write
+        self._wake_others(session)
+        return results
+
+    def _wake_others(self, session: Session) -> None:
+        """Those that share the writer's connection do not see it write."""
         if self._users.several:
             self._users.wake()
-        if len(file.users) > 1:
-            file.wake(but=session)
-        return results
+        if len(session.file.users) > 1:
+            session.file.wake(but=session)
 
     @hookimpl
     async def store_claim(self, claim: Claim) -> Claimed:
@@ -152,6 +155,7 @@ class SQLiteStore:
         session = self._open()
         if beat.join:
             await session.join(beat)
+            self._wake_others(session)
         await session.tell(beat)
         if beat.stopping:
             await session.write(lambda conn: claims.announce_stop(conn, str(beat.owner)), Rank.BEAT)

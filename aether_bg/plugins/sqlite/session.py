@@ -197,6 +197,7 @@ class Session:
             declared=frozenset(name for owner in staying for name in owner.declares),
             due=frozenset(name for name in due if isinstance(name, str)),
             size=file.size() if beat.join else 0,
+            sure_to_wake=True,
         )
         return alive, bad
 

@@ -45,3 +45,27 @@ async def others_are_woken(world: StoreWorld) -> None:
                     await other.add(a_job(handler_name="Work", due_at=now()))
                     await anyio.sleep(0.3)
             expect(sleeper.woken > before, "in ten seconds of commits it slept its whole second each time")
+
+
+@STORE.rule(
+    "P12", "an idle scheduler starts what another process adds",
+    because="on a store that is sure to wake it looks by itself only every ten seconds", needs="shared",
+)  # fmt: skip
+async def the_idle_are_woken(world: StoreWorld) -> None:
+    async with world.open() as other, world.plugin() as store:
+        app, started = Aether(store, scheduler="timer"), list[float]()
+
+        @app.handler("Work")
+        async def work() -> None:
+            started.append(time.monotonic())
+
+        async with app:
+            for number in (1, 2):
+                await anyio.sleep(1.5)  # its first looks are over, and it rests
+                await other.add(a_job(handler_name="Work", due_at=now()))
+                added = time.monotonic()
+                with anyio.move_on_after(20):
+                    while len(started) < number:
+                        await anyio.sleep(0.05)
+                late = time.monotonic() - added
+                expect(late < 5, f"a job that was due at once started {late:.1f} s after its commit")

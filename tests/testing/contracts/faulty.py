@@ -309,6 +309,7 @@ STORES: dict[str, tuple[str, str, Callable[[Path], Any]]] = {
     "never due again": ("store_claim", "when_the_next_is_due", _made(store_claim=never_due_again)),
     "beats only when asked": ("P3", "the_beat_goes_on_by_itself", _made(store_heartbeat=beats_only_when_asked)),
     "wakes no other process": ("store_transact", "others_are_woken", _made(lifecycle_start=wakes_no_other)),
+    "wakes no other that rests": ("P12", "the_idle_are_woken", _made(lifecycle_start=wakes_no_other)),
     "holds nothing": ("C5", "what_an_owner_holds", _made(store_heartbeat=holds_nothing)),
     "forgets the stop": ("S7", "a_stop_is_announced", _made(store_heartbeat=forgets_the_stop)),
     "waits for the loop": ("S7", "a_stop_is_announced_off_the_loop", _made(store_heartbeat=waits_for_the_loop)),
