@@ -41,13 +41,20 @@ class PostgresStartFailed(AetherError):
     """A process ended, or did not become ready in time. The message ends with the tail of its log."""
 
 
+PROGRAMS: Final = "AETHER_POSTGRES_BIN"
+"""A folder of programs of PostgreSQL, to test on another version than the newest here. What it lacks is looked for
+elsewhere."""
+
+
 def find_postgres(name: str) -> str:
-    """The path of a program of the newest server here: /usr/lib/postgresql/*/bin, pg_config, PATH. Raises
-    `PostgresMissing`."""
+    """The path of a program of the server: in the folder that AETHER_POSTGRES_BIN names, or else of the newest version
+    in /usr/lib/postgresql/*/bin, pg_config's folder, PATH. Raises `PostgresMissing`."""
     folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: _version(path.parent.name))
     if config := shutil.which("pg_config"):
         said = subprocess.run([config, "--bindir"], capture_output=True, text=True, check=False)
         folders.insert(0, Path(said.stdout.strip() or os.devnull))
+    if wanted := os.environ.get(PROGRAMS):
+        folders.append(Path(wanted))
     for folder in reversed(folders):
         if os.access(folder / name, os.X_OK):
             return str(folder / name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,7 @@ from aether_bg.testing.postgres import (
     PostgresCluster,
     PostgresMissing,
     PostgresStartFailed,
+    find_postgres,
     postgres_fixture,
     require_pgbouncer,
     require_postgres,
@@ -127,6 +129,18 @@ def test_missing_programs_skip_and_say_how_to_get_them(monkeypatch: pytest.Monke
     monkeypatch.setenv(REQUIRE, "1")
     with pytest.raises(PostgresMissing):
         require_postgres()
+
+
+def test_programs_of_another_version(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A folder may be named; what it lacks is looked for elsewhere."""
+    require_postgres()
+    found = find_postgres("initdb")
+    (tmp_path / "postgres").touch(0o755)
+    monkeypatch.setenv("AETHER_POSTGRES_BIN", str(tmp_path))
+    assert find_postgres("postgres") == str(tmp_path / "postgres")
+    assert find_postgres("initdb") == found
+    monkeypatch.setenv("AETHER_POSTGRES_BIN", "")
+    assert find_postgres("initdb") == found
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has to become somebody else")
