@@ -75,3 +75,16 @@ def test_verbs() -> None:
 
 def test_queries() -> None:
     assert {row[0].strip("`") for row in table(DOCUMENT, "Store")} == public(StoreView)
+
+
+def test_names() -> None:
+    errors = {name for name in aether_bg.__all__ if name in aether_bg.errors.__all__} - {"GiveUp", "Snooze"}
+    named = [name for row in table(DOCUMENT, "Names") for name in re.findall(r"`(\w+)`", row[0])]
+    assert len(set(named)) == len(named)
+    assert set(named) == {*aether_bg.__all__, "MemoryStore", "PostgresStore"} - errors
+
+
+def test_tree_of_errors() -> None:
+    tree = re.search(r"^AetherError\n(?:[│├└ ].*\n)+", (aether_bg.errors.__doc__ or "") + "\n", re.M)
+    assert tree is not None
+    assert tree[0] in (ROOT / DOCUMENT).read_text(encoding="utf-8")
