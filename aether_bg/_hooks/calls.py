@@ -48,6 +48,7 @@ class Calls:
         self._plugins = plugins
         self._hook: Any = plugins.pm.hook
         self._codecs = Codecs(self._collect(self._hook.dispatch_codec()))
+        self._coded = bool(self._codecs)
         self.observed = bool(self._hook.lifecycle_event.get_hookimpls())
         self.wrapped = bool(self._hook.dispatch_wrap.get_hookimpls())
         self.arms = bool(self._hook.schedule_arm.get_hookimpls())
@@ -224,7 +225,7 @@ class Calls:
 
     def to_run(self, job: JobInfo) -> JobInfo:
         """Raises `InvalidPayload` if the codec that knew the payload is gone, or its key."""
-        return self._codecs.to_run(job)
+        return self._codecs.to_run(job) if self._coded else job
 
     def encoded_job(self, job: JobInfo) -> JobInfo:
         return self._codecs.encoded_job(job)

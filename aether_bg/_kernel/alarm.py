@@ -79,7 +79,7 @@ class Alarm:
     def _took(self, waiting: Waiting) -> bool:
         if not self._taken:
             return False
-        if not isinstance(self._taken, frozenset):  # most looks are not asked
+        if not isinstance(self._taken, frozenset):  # it is made once somebody asks: a drain never does
             self._taken = frozenset(self._taken)
         return waiting in self._taken
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Final
+
 import anyio
 
 from aether_bg._handlers.dependencies import Closing
@@ -12,14 +14,13 @@ from aether_bg._rules.results import COMPLETED, Completed, Result
 from aether_bg.errors import InvalidPayload
 from aether_bg.model import CancelReason, Change, JobContext, JobInfo, Progress
 
+NOT_NOW: Final[Any] = None
+"""Stands for what an attempt has only at times."""
+
 
 class Attempt:
-    """What most attempts never have costs them nothing: it is an attribute of the class until it is set."""
+    """What few attempts ever have is an attribute of the class until it is set, and costs the others nothing."""
 
-    handler: Handler | None = None
-    plan: Plan | None = None
-    """When the job is due, once its schedule has been read."""
-    begun: bool = False
     revoked: bool = False
     """The row was changed elsewhere: the outcome of this attempt is not recorded."""
     releasing: bool = False
@@ -43,27 +44,30 @@ class Attempt:
     """That outcome has not released its children: they wait for its result, which follows when the handler returns."""
     completed: Completed = COMPLETED
     """Its result if it completes."""
-    threaded: bool = False
-    """Its code runs in a thread, which nothing can cancel."""
     closing: Closing | None = None
     """The clean-up of its dependencies."""
 
     # until its outcome is recorded
 
-    result: Result | Change
-    change: Change
-    """What is handed in for it."""
     progress: Progress | None = None
     """The last one, which it takes along."""
     wait: float = 0.0
     unsure: Change | None = None
     """Handed in, and whether the store has it is unknown."""
 
-    scope: anyio.CancelScope
-    """From when its task begins to its end."""
-
     def __init__(self, job: JobInfo, context: JobContext) -> None:
         self.job, self.context = job, context
+        self.scope: anyio.CancelScope = NOT_NOW
+        """From when its task begins to its end."""
+        self.plan: Plan | None = None
+        """When the job is due, once its schedule has been read."""
+        self.handler: Handler | None = None
+        self.begun = False
+        self.threaded = False
+        """Its code runs in a thread, which nothing can cancel."""
+        self.result: Result | Change = COMPLETED
+        self.change: Change = NOT_NOW
+        """What is handed in for it."""
 
     def revoke(self, reason: CancelReason = CancelReason.LOST) -> None:
         self.revoked = True

@@ -14,6 +14,7 @@ import anyio
 import attrs
 
 from aether_bg._kernel.attempt import Attempt
+from aether_bg._kernel.batcher import Finished
 from aether_bg._kernel.decider import Decider
 from aether_bg._kernel.journal import Journal, was_written
 from aether_bg._kernel.notes import Notes
@@ -54,6 +55,11 @@ class Completer:
     _decider: Decider
     _journal: Journal
     _notes: Notes
+    _told: Finished[Attempt] = attrs.field(init=False)
+    """`_finished`: one object for all attempts."""
+
+    def __attrs_post_init__(self) -> None:
+        self._told = self._finished
 
     def record(self, attempt: Attempt, result: Result | Change) -> None:
         """Hands it in; the caller does not wait."""
@@ -87,7 +93,7 @@ class Completer:
             attempt.progress, change = progress, attrs.evolve(change.whole, progress=progress)
         attempt.change, unit = change, attempt.work
         if unit is None or not isinstance(attempt.result, Completed):
-            self._journal.put(change, self._finished, attempt)
+            self._journal.put(change, self._told, attempt)
         else:
             self._shared.spawn(self._journal.record, change, unit, self._finished, attempt)
 

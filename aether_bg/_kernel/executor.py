@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -18,7 +18,7 @@ from aether_bg._handlers.dependencies import Closing, Dependencies
 from aether_bg._handlers.handlers import NOTHING, Handler
 from aether_bg._handlers.kept import completed
 from aether_bg._handlers.work import UnitOfWork
-from aether_bg._kernel.attempt import Attempt
+from aether_bg._kernel.attempt import NOT_NOW, Attempt
 from aether_bg._kernel.completer import Completer
 from aether_bg._kernel.decider import Decider
 from aether_bg._kernel.inside import Inside
@@ -47,8 +47,13 @@ class Executor:
     _notes: Notes
     _parents: Callable[[JobContext], Parents]
     _max_result: int
+    _complete: Callable[[JobContext, Any], Awaitable[None]] = attrs.field(init=False)
+    """`Inside.complete`: one object for all attempts."""
     _new_scope: Callable[[], anyio.CancelScope] = attrs.field(factory=lambda: type(anyio.CancelScope()), init=False)
     """The class for this loop: `anyio.CancelScope()` finds out each time which loop it is on."""
+
+    def __attrs_post_init__(self) -> None:
+        self._complete = self._inside.complete
 
     def start(self, jobs: Iterable[JobInfo]) -> None:
         """Synchronous: no await between the commit of a claim and the start (docs/protocol.md, C5)."""
@@ -59,7 +64,7 @@ class Executor:
             self._shared.spawn(self._run, attempt, more)
 
     def _begin(self, job: JobInfo) -> Attempt:
-        context = JobContext(job, complete=self._inside.complete, notes=self._notes, parents=self._parents)
+        context = JobContext(job, complete=self._complete, notes=self._notes, parents=self._parents)
         attempt = Attempt(job, context)
         try:
             attempt.job = context.job = self._shared.calls.to_run(job)
@@ -111,7 +116,7 @@ class Executor:
         if attempt.work is not None and (attempt.revoked or not isinstance(result, Completed)):
             attempt.work.close()  # what its tasks enqueue from now on must not be lost with it
         self._shared.slots.end(attempt)
-        del attempt.scope  # drop its task: the garbage collector walks through everything that waits for the commit
+        attempt.scope = NOT_NOW  # and with it the task: the garbage collector walks through all that waits for a commit
         if attempt.revoked:
             self._shared.slots.settle(attempt.job)
         else:

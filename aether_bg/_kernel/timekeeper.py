@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from aether_bg._rules.changes import Moment
 from aether_bg._rules.settings import SystemClock
@@ -20,12 +20,16 @@ class Timekeeper:
         self.monotonic: Callable[[], float] = clock.monotonic
         self._told: datetime | None = None
         self._at = 0.0
+        self._moment = Moment(datetime.min.replace(tzinfo=UTC), None)
 
     def __repr__(self) -> str:
         return repr(self._clock) if self._told is None else f"<the store's clock, by {self._clock!r}>"
 
     def moment(self) -> Moment:
-        return Moment(self.now(), self._by())
+        moment = Moment(self.now(), self._by())
+        if moment != self._moment:  # those of one reading of the clock are one object
+            self._moment = moment
+        return self._moment
 
     def adopt(self, told: datetime | None, asked: float) -> timedelta:
         """The store answered that it is `told`; it was asked at `asked` of the monotonic clock. Returns how far the

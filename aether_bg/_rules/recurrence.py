@@ -68,7 +68,9 @@ class Plan:
         if self.schedule.recurring:
             return self.after(self.anchor)
         due = self.schedule.first(self.origin)
-        return self._bounded(due if due is None or self.start is None else max(due, self.start))
+        if due is not None and self.start is not None:
+            due = max(due, self.start)
+        return due if self.until is None else self._bounded(due)
 
     def after(self, last: datetime | None) -> datetime | None:
         """The first occurrence later than `last` (docs/protocol.md, C4); never before the anchor or the start."""
