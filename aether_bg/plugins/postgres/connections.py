@@ -20,8 +20,10 @@ _NETWORK: Final = {
     "tcp_user_timeout": 10_000, "application_name": "aether_bg", "client_encoding": "UTF8",
 }  # fmt: skip
 """A cut network is noticed within eleven seconds, on both sides."""
+_TIMES: Final = "SET timezone = 'UTC'; SET datestyle = 'ISO'"
+"""A database may have others, in which psycopg reads no instant."""
 _BASE: Final = (
-    "SET timezone = 'UTC'; SET search_path = pg_catalog, pg_temp; SET jit = off; "
+    f"{_TIMES}; SET search_path = pg_catalog, pg_temp; SET jit = off; "
     "SET default_transaction_isolation = 'read committed'; SET default_transaction_deferrable = off; "
     "SET statement_timeout = 0; SET idle_session_timeout = 0; SET lock_timeout = '2s'; "
     "SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3; "
@@ -33,13 +35,13 @@ SETTINGS: Final = {
     "session": _BASE + "SET synchronous_commit = off; SET default_transaction_read_only = off",
     "schema": _BASE + "SET default_transaction_read_only = off",
     "inspection": _BASE + "SET default_transaction_read_only = on; SET statement_timeout = '60s'",
-    "unit": "SET timezone = 'UTC'; SET default_transaction_isolation = 'read committed'; SET lock_timeout = '2s'; "
+    "unit": f"{_TIMES}; SET default_transaction_isolation = 'read committed'; SET lock_timeout = '2s'; "
     "SET default_transaction_read_only = off; SET idle_session_timeout = 0; SET statement_timeout = '1s'; "
     "SET idle_in_transaction_session_timeout = '10s'",
 }
 """By kind of work. A plan made while the table was empty would read all of it until the next ANALYZE; the frequent
 statements avoid such plans. SQL of users runs on "unit" alone, with the search path of their role."""
-_POOLED: Final = "SET timezone = 'UTC'"
+_POOLED: Final = _TIMES
 """All that a pooler in transaction mode keeps separate for each client."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from datetime import datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -11,7 +12,7 @@ import pytest
 from psycopg import sql
 
 from aether_bg import Aether, JobStatus, PostgresStore, SchemaMissing, SchemaTooNew, StoreDenied, TablesTaken
-from aether_bg.testing.postgres import PostgresCluster
+from aether_bg.testing.postgres import PostgresCluster, require_pgbouncer
 
 pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
 
@@ -31,10 +32,11 @@ async def run_one(store: Any) -> None:
 
     async with app:
         assert (await app.wait(await app.enqueue("Work"), timeout=10)).status is JobStatus.COMPLETED
-        await app.store.stats()
+        await app.enqueue("Work", schedule=timedelta(days=1))
+        assert (await app.store.stats()).oldest_due is not None
         async with app.unit_of_work() as unit:
-            rows = unit.execute("SELECT current_user::text")
-        assert rows.result
+            rows = unit.execute("SELECT current_user::text, clock_timestamp()")
+        assert isinstance(rows.result[0][1], datetime)
 
 
 async def test_roles(aether_postgres: PostgresCluster, url: str) -> None:
@@ -131,3 +133,11 @@ async def test_defaults_of_the_database(aether_postgres: PostgresCluster, settin
             conn.execute("CREATE FUNCTION hostile.clock_timestamp() RETURNS int LANGUAGE sql AS 'SELECT 1'")
             conn.execute("CREATE FUNCTION hostile.unnest(anyarray) RETURNS int LANGUAGE sql AS 'SELECT 1'")
         await run_one(url)
+
+
+async def test_defaults_of_the_database_behind_a_pooler(aether_postgres: PostgresCluster) -> None:
+    require_pgbouncer()
+    with aether_postgres.database(TimeZone="Asia/Tokyo", DateStyle="German") as url:
+        pooler = aether_postgres.pgbouncer("transaction")
+        await run_one(pooler.url(url.rpartition("/")[2]))
+        pooler.kill()
