@@ -3,7 +3,7 @@
     python examples/crawler.py
 
 It serves the site itself. Each page's links become further jobs; `after=` makes the report wait for them, and
-`ctx.parents()` hands it what they returned. Run it in several terminals at once: together they never exceed the limit.
+`ctx.parents()` gives it what they returned. Run it in several terminals at once: together they never exceed the limit.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def fetch(url: str) -> Page:
 
 @app.handler("Follow")
 async def follow(ctx: JobContext) -> None:
-    """The first page is there: fetch what it links to, and have the report wait for all of it."""
+    """The first page is there: fetch its links, and let the report wait for all of them."""
     (front,) = await ctx.parents()
     pages = [await app.enqueue(fetch, payload=url) for url in front.result.links]
     await app.enqueue(

@@ -1,12 +1,11 @@
-"""A web service that answers at once and works afterwards; the jobs live and stop with its lifespan.
+"""A web service that answers at once and does the work afterwards; the jobs start and stop with its lifespan.
 
     pip install 'aether-bg[web]' fastapi
     uvicorn --app-dir examples fastapi_service:service
     curl -d '{"to": "ada@example.org", "item": "umbrella"}' -H 'Content-Type: application/json' localhost:8000/orders
 
-Open http://localhost:8000/ops/jobs/ to look at the jobs; the key of the page is "let-me-in" as long as ADMIN_KEY is not
-set, and any name. The orders and their mails lie in ./fastapi-service.db. With several worker processes each runs jobs
-of the one file.
+Open http://localhost:8000/ops/jobs/ to look at the jobs, with any name; the key is "let-me-in" unless ADMIN_KEY is set.
+The orders and their mails are in ./fastapi-service.db. With several worker processes, each runs jobs of that file.
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ async def tables(_: FastAPI) -> AsyncIterator[None]:
 
 
 def admin(request: Request) -> str | Response:
-    """Who may see the page: HTTP Basic, for the example. The name stands in the audit fields."""
+    """Who may see the page: HTTP Basic, for this example. The audit fields have the name."""
     kind, _, sent = request.headers.get("authorization", "").partition(" ")
     with contextlib.suppress(ValueError):
         name, _, key = base64.b64decode(sent).decode().partition(":")

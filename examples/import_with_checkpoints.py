@@ -1,10 +1,10 @@
-"""A long import that goes on where it was killed, and says how far it is.
+"""A long import that continues where it was killed, and reports its progress.
 
     python examples/import_with_checkpoints.py --die-at 620     # kills itself in the middle: kill -9
-    python examples/import_with_checkpoints.py                  # goes on after row 600
+    python examples/import_with_checkpoints.py                  # continues after row 600
 
-Every hundred rows it leaves a checkpoint, durable when the call returns. The rows after the last checkpoint
-are imported again, so each import must be one that may happen twice: here INSERT OR REPLACE under a number.
+Every hundred rows it writes a checkpoint, which is durable when the call returns. The rows after the last checkpoint
+are imported again, so importing a row twice must do no harm: here, INSERT OR REPLACE under a number.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def import_(ctx: JobContext) -> None:
             customers.execute("INSERT OR REPLACE INTO customers VALUES (?, ?)", (number, f"customer {number}"))
             ctx.progress(number, ROWS, "customers")
             if number % EACH == 0:
-                customers.commit()  # first what was done, then where to go on
+                customers.commit()  # first the work, then the checkpoint
                 ctx.checkpoint(number)
     customers.close()
 

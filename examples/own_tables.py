@@ -1,9 +1,9 @@
-"""A handler with tables of its own: it takes from the stock exactly once, however often it is tried or killed.
+"""A handler with its own tables: it takes from the stock exactly once, however often it is tried or killed.
 
     python examples/own_tables.py
 
-What a handler writes through its `UnitOfWork` commits together with its Completed, or not at all. The tables are in
-./own-tables.db, the jobs' database; run it again and it sells what is left.
+The rows that a handler writes through its `UnitOfWork` commit together with its outcome, or not at all. The tables are
+in ./own-tables.db, the jobs' database; run it again and it sells what is left.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Letter:
 
 @app.handler("Sell")
 async def sell(order: Order, ctx: JobContext, work: UnitOfWork) -> None:
-    """Queued here, carried out in one transaction once this has returned; the database is not held meanwhile."""
+    """Queued here; one transaction carries it out after this returns. The database is not locked in between."""
     work.execute("UPDATE stock SET left = left - ? WHERE item = ?", [order.count, order.item])  # CHECK: never below 0
     work.execute("INSERT INTO sales VALUES (?, ?, ?)", [str(ctx.job.id), order.item, order.count])
     await app.enqueue(thank, payload=Letter(f"Thank you for buying {order.count} × {order.item}."))  # joins as well

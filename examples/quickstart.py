@@ -3,7 +3,7 @@
     python examples/quickstart.py                 # makes a small sample and imports it
     python examples/quickstart.py your-own.csv
 
-Kill it in the middle, with `kill -9` or by pulling the plug, and start it again: it goes on where it was. The result
+Kill it in the middle, with `kill -9` or by pulling the plug, and start it again: it continues where it was. The result
 and a log are in ./quickstart-output.
 """
 

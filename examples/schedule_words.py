@@ -1,10 +1,10 @@
-"""A word of your own in the schedule language: "@market-open", with the holidays of the New York Stock Exchange.
+"""Your own word in the schedule language: "@market-open", with the holidays of the New York Stock Exchange.
 
     python examples/schedule_words.py          # prints the next openings, and declares a job for them
 
-The plugin answers `schedule_parse`: everything else about schedules (zones, daylight saving, misfires, previews, the
-same meaning under every scheduler) is the framework's. The holidays are the exchange's standing rules; an unscheduled
-closure is passed as `closed=`.
+The plugin implements `schedule_parse`; the library handles everything else about schedules (zones, daylight saving,
+misfires, previews, the same meaning under every scheduler). The holidays follow the exchange's standing rules; pass an
+unscheduled closure as `closed=`.
 """
 
 from __future__ import annotations

@@ -76,8 +76,8 @@ def cli() -> None:
     """Look at aether_bg jobs, act on them, and preview schedules.
 
     DB is the database of an app, a file or a URL, JOB the id or the name of a job. All commands are safe on a database
-    in use, and never create one but for the target of a copy. Every command but web has --json. Exit codes: 0 done or
-    yes, 1 no or wrong, 2 usage.
+    in use, and never create one, except the target of a copy. Every command except web has --json. Exit codes: 0 done
+    or yes, 1 no or wrong, 2 usage.
     """
 
 

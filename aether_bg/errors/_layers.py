@@ -117,7 +117,7 @@ class SchedulerError(AetherError):
 
 
 class SchedulerUnavailable(SchedulerError):
-    """The engine (for instance a Dapr sidecar) does not answer."""
+    """The engine (for example a Dapr sidecar) does not answer."""
 
 
 class SchedulerMisconfigured(SchedulerError):

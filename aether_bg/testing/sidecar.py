@@ -9,7 +9,7 @@
 Every port is free when it is chosen, every folder private, every process ended by its handle. `dapr_fixture()` makes
 a pytest fixture of it.
 
-All of it listens on loopback but for one port: Dapr 1.18.3 ignores `--healthz-listen-address` and opens the
+All of it listens on loopback, except one port: Dapr 1.18.3 ignores `--healthz-listen-address` and opens the
 scheduler's health port, which says "ready" and nothing else, on every interface. Where that matters, run the tests in
 a network namespace (`unshare --net`).
 """

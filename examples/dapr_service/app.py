@@ -1,4 +1,4 @@
-"""A service whose jobs are scheduled by Dapr. Nothing in it says so: the sidecar in the environment does."""
+"""A service whose jobs Dapr schedules. The code does not mention Dapr: the sidecar's environment does."""
 
 from __future__ import annotations
 

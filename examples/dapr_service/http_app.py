@@ -1,4 +1,4 @@
-"""A FastAPI app whose jobs are scheduled by Dapr: triggers come as POST /job/…, beside the app's own routes."""
+"""A FastAPI app whose jobs Dapr schedules: triggers come as POST /job/…, next to the app's own routes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A circuit breaker: what keeps failing is left alone for a while, and its jobs wait instead of burning their retries.
+"""A circuit breaker: what keeps failing is left alone for a while, and its jobs wait instead of using up their retries.
 
     from circuit_breaker import CircuitBreaker
 
@@ -6,14 +6,14 @@
     #   CircuitBreaker(key=lambda ctx: ctx.job.metadata.get("host"))                # …for each host
     #   CircuitBreaker(counts=lambda failure: isinstance(failure, TimedOut))        # …that only timeouts open
 
-Closed: attempts run; `failures` in a row open it. Open: every attempt is put off (`Snooze`: it waits in the store, no
+Closed: attempts run; `failures` in a row open it. Open: every attempt is postponed (`Snooze`: it waits in the store, no
 retry is spent, the history says so). After `recovery` seconds it is half-open: one attempt goes through, the others
-wait another `recovery`. If that one succeeds the circuit closes; if it fails it is open again.
+wait another `recovery`. If that attempt succeeds the circuit closes; if it fails it is open again.
 
-What it does not do: it knows one process; each finds out for itself. An attempt that fails, the one that goes through
-included, costs its job a retry as always; what follows is the handler's backoff, or another plugin's `dispatch_decide`.
-`GiveUp`, `Snooze` and a payload that does not fit say nothing about the other side, and count neither way. Time is the
-app's clock. Register it before a rate limiter, so that what is put off here takes no token there.
+What it does not do: it works within one process; each process finds out for itself. An attempt that fails, including
+the one that goes through, costs its job a retry as always; then the handler's backoff, or another plugin's
+`dispatch_decide`, applies. `GiveUp`, `Snooze` and a payload that does not fit say nothing about the other side, and do
+not count. Time is the app's clock. Register it before a rate limiter, so that a postponed attempt takes no token there.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Circuit(StrEnum):
 
 @attrs.define
 class _State:
-    """Of one key that is not simply well."""
+    """The state of one key, unless it is simply closed."""
 
     failures: int = 0
     open_until: float | None = None
@@ -55,8 +55,7 @@ def by_handler(ctx: JobContext) -> str:
 
 class CircuitBreaker:
     """The plugin. `failures` in a row open a circuit for `recovery` seconds. `key`: which circuit an attempt goes
-    through; None: none. `counts`: whether a failure says something about the other side; all do unless it says no.
-    """
+    through; None: none. `counts`: whether a failure says something about the other side; by default, all do."""
 
     def __init__(
         self,
@@ -75,7 +74,7 @@ class CircuitBreaker:
         self._kernel: Kernel | None = None
 
     def state(self, key: str) -> Circuit:
-        """Of this key's circuit, for a health page. A key that nothing is known of is closed."""
+        """The state of this key's circuit, for a health page. An unknown key is closed."""
         state = self._states.get(key)
         if state is None or state.open_until is None:
             return Circuit.CLOSED
@@ -108,7 +107,7 @@ class CircuitBreaker:
             self._states.pop(key, None)
 
     def _admit(self, key: str, ctx: JobContext) -> _State | None:
-        """Let it through, as the probe of the state returned if there is one; or raise `Snooze`."""
+        """Lets it through, as the probe of the state returned if there is one; or raises `Snooze`."""
         state = self._states.get(key)
         if state is None or state.open_until is None:
             return None
@@ -121,7 +120,7 @@ class CircuitBreaker:
 
     @hookimpl(tryfirst=True)
     def dispatch_decide(self, ctx: JobContext, failure: Failure) -> None:
-        """Counts, and decides nothing: None leaves that to the others."""
+        """Counts, and decides nothing: None leaves the decision to others."""
         key = self._key(ctx)
         if key is None or not self._counts(failure) or self.state(key) is Circuit.OPEN:
             return

@@ -1,4 +1,4 @@
-"""Payloads sealed at rest: who has the file, or a backup of it, cannot read them. Needs `cryptography`.
+"""Payloads encrypted at rest: a person who has the file, or a backup of it, cannot read them. Needs `cryptography`.
 
     from encryption import Sealed, new_key
 
@@ -6,17 +6,18 @@
     seal = Sealed({"2026-11": key})
     app = Aether("jobs.db", plugins=[seal])                            # the producers' apps and clients as well
 
-To rotate, put the new key first: `Sealed({"2027-01": new, "2026-11": old})`. New payloads are sealed with the first
-key, old ones are read with theirs, whose name stands beside them. Inside of `async with app`, `reseal(store, seal)`
-encrypts stored values again; when none is left, the old key is no longer needed. For a file with plain payloads,
+To rotate, put the new key first: `Sealed({"2027-01": new, "2026-11": old})`. New payloads are encrypted with the first
+key; old ones are read with their own key, whose name is stored with them. Inside `async with app`, `reseal(store,
+seal)` encrypts stored values again; when none is left, the old key is no longer needed. For a file with plain payloads,
 begin with `Sealed(…, accept_plain=True)` and `reseal`, then drop the option and VACUUM the file.
 
-AES-256-GCM with a random nonce, bound to the job: a payload that was tampered with, or is another job's, is refused and
-its job fails, keeping its row. Results and checkpoints are sealed as payloads are; `reseal` leaves them, since they go
-with the run that made them.
+AES-256-GCM with a random nonce, bound to the job: a payload that was tampered with, or is another job's, is refused;
+its job fails and keeps its row. Results and checkpoints are encrypted like payloads; `reseal` leaves them, since they
+are deleted with their run.
 
 What it does not do: handler name, job name, schedule, metadata, results in your own tables and `last_error` stay
-readable; put no secret there, nor into exceptions. The command line has no keys, and shows payloads as they are stored.
+readable; put no secrets there, nor into exceptions. The command line has no keys, and shows payloads as they are
+stored.
 """
 
 from __future__ import annotations
@@ -50,9 +51,8 @@ def new_key() -> bytes:
 
 
 class Sealed:
-    """The plugin. `keys`: 32 bytes each, by name; the first seals. `accept_plain`: also read payloads that are not
-    sealed, from before this plugin. Raises `InvalidOption` for none, or for one that is no key.
-    """
+    """The plugin. `keys`: 32 bytes each, by name; the first one encrypts. `accept_plain`: also read payloads that are
+    not encrypted, from before this plugin. Raises `InvalidOption` for no keys, or for a value that is not a key."""
 
     def __init__(self, keys: Mapping[str, bytes], *, accept_plain: bool = False) -> None:
         if not keys:
@@ -80,7 +80,7 @@ class Sealed:
         return {MARK: self.current, "data": b64encode(data).decode()}
 
     def decode(self, stored: Json, about: About) -> Json:
-        """What is in the envelope. Raises `ValueError` for another's key, a broken seal, and what has none."""
+        """The value in the envelope. Raises `ValueError` for an unknown key, a broken seal, and a plain value."""
         name = self.key_of(stored)
         if name is None:
             if self._accept_plain:
@@ -104,8 +104,8 @@ class Sealed:
 
 
 def _bound_to(key: str, about: About) -> bytes:
-    """What is sealed along: a value does not pass for another job's, nor a result for a payload. The id stays for the
-    life of a job, unlike its handler and its metadata."""
+    """Authenticated together with the value, so that it does not pass for another job's, nor a result for a payload. A
+    job keeps its id, unlike its handler and its metadata."""
     return f"{key} {about.what} {about.job_id}".encode()
 
 
@@ -120,9 +120,9 @@ class Resealed:
 
 
 async def reseal(store: Store, seal: Sealed) -> Resealed:
-    """Seal with the current key what is stored with another, or plain. `store`: open, of an app or a client.
+    """Encrypt with the current key what is stored with another one, or plain. `store`: open, of an app or a client.
 
-    Apps may go on meanwhile: each row is written under its guard, and passed over while it runs. Raises `StoreError`.
+    Apps may run at the same time: each row is written under its guard, and skipped while it runs. Raises `StoreError`.
     """
     done = left = 0
     unreadable: list[UUID] = []
@@ -153,7 +153,7 @@ _DEFINITION: Final = attrs.fields_dict(Definition).keys()
 
 
 def _with_payload(job: JobInfo, payload: Json) -> Change:
-    """The row as it is, but for its payload. The seq stays, so what a scheduler holds for it stays right."""
+    """The row with another payload. The seq stays, so what a scheduler holds for it stays right."""
     state: dict[str, Any] = {name: getattr(job, name) for name in _STATE}
     definition: dict[str, Any] = {name: getattr(job, name) for name in _DEFINITION} | {"payload": payload}
     return Change(

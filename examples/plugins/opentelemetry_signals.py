@@ -42,9 +42,9 @@ from aether_bg.protocols import Kernel
 
 NAME: Final = "aether_bg"
 SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600)
-"""Bounds of the histograms; the SDK's own are meant for milliseconds."""
+"""Bounds of the histograms; the SDK's defaults are meant for milliseconds."""
 _EARLY: Final = timedelta(milliseconds=50)
-"""By so much the loop may cancel an attempt before the app's clock shows its deadline."""
+"""How much earlier than the deadline on the app's clock the loop may cancel an attempt."""
 
 
 class Telemetry:
@@ -119,7 +119,7 @@ class Telemetry:
 
     @contextmanager
     def _errors(self, span: Span, ctx: JobContext) -> Iterator[None]:
-        """What passes through, as the span's status."""
+        """Records an error that passes through as the span's status."""
         try:
             yield
         except Snooze:

@@ -44,7 +44,8 @@ class WorkerDied(RuntimeError):
 
 
 class ProcessPool:
-    """The plugin. `handlers`: whose code runs in workers. `workers`: how many at most; as many as there are CPUs."""
+    """The plugin. `handlers`: whose code runs in workers. `workers`: how many at most; by default the number of
+    CPUs."""
 
     def __init__(self, *handlers: str, workers: int | None = None) -> None:
         workers = os.cpu_count() or 1 if workers is None else workers
@@ -70,7 +71,7 @@ class ProcessPool:
         stack.callback(self._left)
 
     def _left(self) -> None:
-        """An app, or a client of it, has stopped; with the last one the workers go."""
+        """An app, or a client of it, has stopped; with the last one the workers end."""
         self._users -= 1
         if self._users == 0:
             for worker in self._workers:
@@ -113,7 +114,7 @@ class ProcessPool:
         return worker
 
     def _give_back(self, worker: Worker) -> str:
-        """For the next one to use, if it lives; else how it ended."""
+        """Gives the worker to the next attempt if it lives; otherwise returns how it ended."""
         if worker.alive:
             self._idle.append(worker)
             return ""
@@ -122,7 +123,7 @@ class ProcessPool:
 
 
 async def _ask_or_kill(worker: Worker, request: bytes) -> bytes | None:
-    """Its answer; None if it died. Cancelled, it ends once the process is dead."""
+    """Returns its answer; None if it died. When cancelled, it ends once the process is dead."""
     answered = False
 
     async def kill_when_cancelled() -> None:

@@ -29,7 +29,8 @@ def in_worker() -> bool:
 
 
 class Worker:
-    """The parent's side. Making it starts the process: some milliseconds here, and longer there, until it answers."""
+    """The parent's side. Creating it starts the process, which takes some milliseconds here and longer until it
+    answers."""
 
     def __init__(self) -> None:
         context = multiprocessing.get_context("spawn")
@@ -43,7 +44,7 @@ class Worker:
         return self._process.is_alive()
 
     def ask(self, request: bytes) -> bytes | None:
-        """Have it run a pickled call; the pickled answer, None if it died. Blocks until one of them."""
+        """Lets it run a pickled call; returns the pickled answer, None if it died. Blocks until then."""
         try:
             self._pipe.send_bytes(request)
             return self._pipe.recv_bytes()
@@ -53,7 +54,7 @@ class Worker:
             return None
 
     def kill(self) -> None:
-        """At once, whatever it does; from any thread."""
+        """Kills it at once, whatever it does; from any thread."""
         self._process.kill()
         self._process.join(1)
 
@@ -71,7 +72,7 @@ class Worker:
 
 
 def serve(pipe: Connection) -> None:
-    """The worker's life: one call after the other, until the parent is gone."""
+    """The worker's loop: one call after the other, until the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the app decides what to do
     _die_with_parent()
     while True:
@@ -102,7 +103,8 @@ def _die_with_parent() -> None:
 
 
 def _answer(request: bytes) -> bytes:
-    """(result, None) or (None, error), pickled. A result that cannot be is None: the kernel keeps none."""
+    """(result, None) or (None, error), pickled. A result that cannot be pickled becomes None: the kernel keeps no
+    result."""
     try:
         func, args, keywords = pickle.loads(request)
         result = func(*args, **keywords)

@@ -1,4 +1,4 @@
-"""A rate limit for handlers, tenants or whatever else: what comes too soon is put off, never dropped.
+"""A rate limit for handlers, tenants or anything else: attempts that come too soon are postponed, never dropped.
 
     from rate_limiter import Rate, RateLimiter
 
@@ -7,12 +7,13 @@
         RateLimiter(Rate(1, per=5), key=lambda ctx: ctx.job.metadata.get("tenant")),   # each tenant
     ])
 
-Every key has a bucket of `burst` tokens that refills at `count` tokens per `per` seconds; an attempt takes one, a retry
-another. Where there is none, the attempt is put off (`Snooze`: it waits in the store, no retry is spent, the history
-says so) to the instant its own token arrives: of a thousand jobs due at once each is put off once.
+Every key has a bucket of `burst` tokens that refills at `count` tokens per `per` seconds; each attempt takes one, and
+so does each retry. If the bucket is empty, the attempt is postponed (`Snooze`: it waits in the store, no retry is
+spent, the history says so) to the instant when its own token arrives: of a thousand jobs due at once, each is postponed
+once.
 
 What it does not do: it counts in one process, so N processes on one file allow N times the rate; a restart begins with
-full buckets. The token of a job that is deleted while it is put off stays unused. Time is the app's clock.
+full buckets. If a job is deleted while it is postponed, its token stays unused. Time is the app's clock.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from aether_bg.protocols import Kernel
 FINEST: Final = 0.1
 """Seconds: no scheduler is finer, so a shorter wait is slept."""
 KEPT: Final = 3600.0
-"""Seconds that a token is kept for a job that does not come for it."""
+"""Seconds that a token is kept for a job that does not use it."""
 
 
 def _above_zero(_: object, attribute: attrs.Attribute[float], value: float) -> None:
@@ -48,7 +49,7 @@ def _whole(_: object, attribute: attrs.Attribute[int], value: int) -> None:
 
 @attrs.frozen
 class Rate:
-    """`count` attempts per `per` seconds. `burst`: how many may follow each other at once after a rest."""
+    """`count` attempts per `per` seconds. `burst`: how many may follow each other directly after a rest."""
 
     count: float = attrs.field(validator=_above_zero)
     per: float = attrs.field(default=1.0, validator=_above_zero, kw_only=True)

@@ -30,7 +30,7 @@ class Order:
 
 @app.handler("Ship", retries=3, timeout=60)
 async def ship(order: Order, ctx: JobContext) -> None:
-    """The row and the outcome are one commit: an order is shipped once, whatever dies meanwhile."""
+    """The row and the outcome are one commit: an order is shipped once, whichever process dies."""
     async with await psycopg.AsyncConnection.connect(URL) as conn:
         await conn.execute(
             "INSERT INTO shipments (number, shipped_by) VALUES (%s, %s)",

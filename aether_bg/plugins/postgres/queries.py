@@ -45,7 +45,7 @@ def find(conn: Connection, schema: Schema, query: Query) -> list[JobInfo]:
         order = "l.place"
     elif query.job_name is not None:
         order = "holds_name DESC, id DESC"
-    approximate = bool(query.metadata) or query.error_line is not None  # the text may stand elsewhere in the column
+    approximate = bool(query.metadata) or query.error_line is not None  # the text may be elsewhere in the column
     found, after = list[JobInfo](), query.after
     while True:
         page, values = list(terms), dict(given, limit=query.limit)

@@ -193,7 +193,7 @@ class Session:
             for mine in list(self.owners.values()):
                 mine.held = False
             if self._fresh:
-                self._wake()  # what was notified meanwhile is lost
+                self._wake()  # notifications since then are lost
             self._fresh = True
         return self._conn
 

@@ -63,7 +63,7 @@ def insert(conn: Connection, schema: Schema, inserts: list[Insert]) -> list[Sett
     if not any(write.after for write in inserts):
         _insert(conn, schema, [write.job for write in inserts])
         return []
-    for write in inserts:  # one by one: a parent may stand before its child
+    for write in inserts:  # one by one: a parent may come before its child
         try:
             job = links.place(conn, schema, write) if write.after else write.job
         except JobNotFound:

@@ -222,7 +222,7 @@ def _add(conn: sqlite3.Connection, adds: list[Insert]) -> list[Settled]:
         _insert(conn, [add.job for add in adds])
         return []
     settled = []
-    for add in adds:  # one by one: a parent may stand before its child
+    for add in adds:  # one by one: a parent may come before its child
         if not add.after:
             _insert(conn, [add.job])
             continue

@@ -65,7 +65,7 @@ class _Parking:
         """Closes those whose files are not open elsewhere in this process."""
         opened: dict[_File, int] = {}
         for name in os.listdir("/proc/self/fd"):
-            with contextlib.suppress(OSError):  # closed meanwhile
+            with contextlib.suppress(OSError):  # it has been closed
                 file = _file(os.stat(f"/proc/self/fd/{name}"))
                 opened[file] = opened.get(file, 0) + 1
         for fd in fds:

@@ -169,7 +169,7 @@ def _processes(conn: sqlite3.Connection, path: Path) -> list[Process]:
     with any_text(conn):
         rows = conn.execute(f"SELECT {PROCESSES} ORDER BY started_at").fetchall()
     found = [process for row in rows if (process := read_process(row, now)) is not None]
-    # the lock of a dead one is let go at once: it is for the process that recovers its jobs
+    # the lock of a dead one is released at once: the process that recovers its jobs needs it
     return [attrs.evolve(one, state="dead") if locks.dead(one.id, keep=False) else one for one in found]
 
 
@@ -200,4 +200,4 @@ def _wait_for_writers(path: Path) -> None:
         if not lock.acquire_within(LOCKED):
             raise files.busy(path)
     finally:
-        lock.close()  # which lets go of it
+        lock.close()  # which releases it

@@ -67,7 +67,7 @@ class OpenFile:
                     conn = conn or files.connect(path, like=lock_path)
                     with closing(conn):
                         self.store_id = self._set_up(conn)
-                        if not files.same(checked, path):  # a link may have taken its place meanwhile
+                        if not files.same(checked, path):  # a link may have taken its place
                             raise files.irregular(path, "not the file that was there a moment ago")
                         self._hold = Hold(path)
                         self.writer = Writer(

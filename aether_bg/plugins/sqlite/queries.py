@@ -55,7 +55,7 @@ def find(conn: sqlite3.Connection, query: Query) -> list[JobInfo]:
     if query.after is not None and query.parents_of is not None:
         terms.append("link_place > (SELECT place FROM main.aether_links WHERE child = ? AND parent = ?)")
         params += [str(query.parents_of), str(query.after)]
-    elif query.after is not None:  # by the id itself where that is the order: its row may be purged meanwhile
+    elif query.after is not None:  # in the order of ids, by the id itself: its row may be purged by now
         terms.append("id > ?" if place == "id" else f"({place}) > (SELECT {place} FROM main.aether_jobs WHERE id = ?)")
         params.append(str(query.after))
     order = "holds_name DESC, id DESC" if query.job_name is not None else place

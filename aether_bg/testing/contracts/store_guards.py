@@ -75,8 +75,8 @@ async def all_or_nothing(world: StoreWorld) -> None:
                 batch = [*good, fails] if before else [fails, *good]
                 await refused(store.transact(*batch), StoreError, what)
                 where = f"{'before' if before else 'after'} {what}"
-                expect(await store.row(added) is None, f"an Insert {where} has happened all the same")
-                await store.same(other, f"an Update {where} has happened all the same")
+                expect(await store.row(added) is None, f"an Insert {where} has still happened")
+                await store.same(other, f"an Update {where} has still happened")
 
 
 @STORE.rule(

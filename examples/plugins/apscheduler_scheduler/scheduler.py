@@ -1,7 +1,7 @@
 """A push scheduler: every armed job is a one-shot in a job store of APScheduler; its trigger goes to `kernel.fire`.
 
-APScheduler is handed instants and four values, never payloads or the user's schedules: occurrences, retries, zones and
-misfires are the kernel's.
+APScheduler gets instants and four values, never payloads or the user's schedules: the kernel handles occurrences,
+retries, zones and misfires.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from aether_bg.model import Fired, Query
 from aether_bg.protocols import Kernel
 
 Trigger: TypeAlias = tuple[UUID, UUID, int, datetime]
-"""Store id, job id, seq, occurrence: what `fire` wants back."""
+"""Store id, job id, seq, occurrence: the arguments of `fire`."""
 
 SEQ = 2
 AGAIN = 1.0  # seconds until a trigger is delivered again that the kernel could not take
 
 
 def trigger(store_id: UUID, job_id: UUID, seq: int, occurrence: datetime) -> None:
-    """What APScheduler stores the name of. It is never called: the executor passes its arguments on."""
+    """APScheduler stores its name. It is never called: the executor passes its arguments on."""
 
 
 class APScheduler:
-    """Scheduling by APScheduler 3, with the triggers in a database of any kind that SQLAlchemy knows.
+    """Scheduling by APScheduler 3, with the triggers in any database that SQLAlchemy supports.
 
-    `url`: that database; `table`: its table, made where there is none. One running app per table: a job store of
+    `url`: that database; `table`: its table, created if it does not exist. One running app per table: a job store of
     APScheduler serves one scheduler.
     """
 
@@ -79,21 +79,21 @@ class APScheduler:
     @hookimpl
     async def schedule_arm(self, job: JobInfo) -> bool:
         if (engine := self._engine) is None:
-            return False  # not running yet: asked again
+            return False  # not running yet: called again
         await engine.hold(job)
         return True
 
 
 async def _ring(kernel: Kernel, arrived: Trigger) -> None:
-    """Until the kernel has acknowledged it; APScheduler has forgotten it by now."""
+    """Repeats until the kernel has acknowledged it; APScheduler has forgotten it by now."""
     while await kernel.fire(*arrived) is Fired.RETRY:
         await anyio.sleep(AGAIN)
 
 
 async def _arm_what_was_lost(kernel: Kernel, engine: _Engine) -> None:
-    """Rows that believe to be armed and are not held: delivered to a process that died before its claim, or wiped.
+    """Rows that are marked as armed but not held: delivered to a process that died before its claim, or deleted.
 
-    What is held and no longer wanted needs nothing: `fire` answers CONSUMED to it, once.
+    What is held and no longer needed needs no action: `fire` answers CONSUMED to it, once.
     """
     held, last = await engine.held(), None
     while waiting := await kernel.store.find(Query(status=(JobStatus.SCHEDULED,), after=last)):
@@ -104,7 +104,7 @@ async def _arm_what_was_lost(kernel: Kernel, engine: _Engine) -> None:
 
 
 class _Executor(BaseExecutor):  # type: ignore[misc]  # APScheduler has no types; it wants a subclass
-    """Where APScheduler would run jobs, by its own rules on misfires and overlaps: passes them on."""
+    """Where APScheduler would run jobs, by its own rules for misfires and overlaps: passes them on."""
 
     def __init__(self, deliver: Callable[[Trigger], None]) -> None:
         super().__init__()
@@ -118,7 +118,7 @@ class _Executor(BaseExecutor):  # type: ignore[misc]  # APScheduler has no types
 
 @attrs.define(eq=False)
 class _Engine:
-    """APScheduler, holding one-shots. Its calls wait for a database, so they are made in threads."""
+    """APScheduler, holding one-shots. Its calls wait for a database, so they run in threads."""
 
     _database: Engine
     _table: str
@@ -126,7 +126,7 @@ class _Engine:
     _store_id: UUID
     _lock: Lock = attrs.field(factory=Lock)
     _threads: anyio.CapacityLimiter = attrs.field(factory=partial(anyio.CapacityLimiter, 4))
-    """Not the default one: handlers may fill that, and then wait for us."""
+    """Not the default limiter: handlers may fill that one, and then wait for you."""
     _scheduler: BackgroundScheduler = attrs.field(factory=partial(BackgroundScheduler, timezone=UTC))
 
     async def start(self) -> None:
@@ -140,7 +140,7 @@ class _Engine:
         self._database.dispose()  # its thread looks once more after APScheduler has done so
 
     async def hold(self, job: JobInfo) -> None:
-        """What this row says, and nothing else about it; durable when it returns."""
+        """Hold what this row says, and nothing else about it; durable when it returns."""
         await self._in_thread(self._hold, job)
 
     async def held(self) -> dict[UUID, int]:
@@ -166,7 +166,7 @@ class _Engine:
                     replace_existing=True,
                 )
             elif held is not None:
-                with suppress(JobLookupError):  # it was delivered meanwhile
+                with suppress(JobLookupError):  # it has been delivered
                     self._scheduler.remove_job(name)
 
     async def _in_thread(self, call: Callable[..., Any], *arguments: Any) -> Any:

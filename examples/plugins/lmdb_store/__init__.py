@@ -1,7 +1,7 @@
-"""A store on LMDB: `Aether(LMDBStore("jobs.lmdb"))`. README.md says what for, and what it does not do.
+"""A store on LMDB: `Aether(LMDBStore("jobs.lmdb"))`. README.md says when to use it, and what it does not do.
 
 `store` the hooks · `writing`, `reading` what they do in one transaction · `rows` that transaction · `layout` how rows
-and index lie · `writer` group commit · `owners` who is alive · `opening` the environment
+and index are stored · `writer` group commit · `owners` who is alive · `opening` the environment
 """
 
 from .store import LMDBStore

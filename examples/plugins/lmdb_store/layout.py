@@ -1,6 +1,6 @@
-"""How rows lie in LMDB: JSON values, and keys whose byte order is the order in which they are read.
+"""How rows are stored in LMDB: JSON values, and keys whose byte order is the order in which they are read.
 
-Every key of the index is a function of one row, so that a write only has to compare what a row had with what it has.
+Every key of the index is a function of one row, so a write only has to compare the row's old keys with its new ones.
 """
 
 from __future__ import annotations
@@ -80,12 +80,12 @@ def group(handler: str, suspect: bool, manual: bool) -> bytes:
 
 
 def lane(entry: bytes) -> bytes:
-    """Of an entry of READY: the prefix of the ready rows that differ in their due instant only."""
+    """The prefix, of an entry of READY, of the ready rows that differ only in their due instant."""
     return entry[: -ID - 8]
 
 
 def triggered(entry: bytes) -> bool:
-    """Of an entry of READY: whether its row is `manual`."""
+    """Whether the row of an entry of READY is `manual`."""
     return entry[len(READY) + ID] >= 2
 
 

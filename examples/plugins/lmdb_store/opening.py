@@ -1,4 +1,4 @@
-"""Opening an environment, once in a process for all stores on its folder: LMDB allows no second time."""
+"""Opens an environment, once in a process for all stores on its folder: LMDB does not allow a second time."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _guard = threading.Lock()
 
 
 def enter(path: Path, map_size: int) -> Shared:
-    """Opens it, or joins those who have it open in this process: then with their map size. Raises as `open_tables`."""
+    """Opens it, or joins the stores that have it open in this process, with their map size. Raises as `open_tables`."""
     with _guard:
         key = path.resolve(), os.getpid()
         if key not in _open:
@@ -44,7 +44,7 @@ def enter(path: Path, map_size: int) -> Shared:
 
 
 def leave(shared: Shared, within: float) -> None:
-    """The last one closes it, when the writer is done with what it has; not if that takes over `within` seconds."""
+    """The last store closes it, when the writer has finished its work; not if that takes over `within` seconds."""
     with _guard:
         shared.users -= 1
         if not shared.users:
@@ -90,7 +90,7 @@ def _tables(env: lmdb.Environment) -> Tables:
 
 
 def _sync_folder(folder: Path) -> None:
-    """A new file survives a power loss only when the folder that names it is on the disk, too."""
+    """A new file survives a power loss only when the folder that names it is on the disk as well."""
     if os.name == "posix":
         fd = os.open(folder, os.O_RDONLY)
         try:

@@ -36,7 +36,8 @@ class Locks:
             self._held[owner] = lock
 
     def drop(self, owners: Iterable[UUID]) -> None:
-        """Owners that have no row any more. Unlink first: nothing may find an unlocked file after a clean stop."""
+        """Removes owners that have no row any more. Unlink first: no process may find an unlocked file after a clean
+        stop."""
         for owner in owners:
             self._path(owner).unlink(missing_ok=True)
             if lock := self._held.pop(owner, None):
@@ -81,7 +82,7 @@ class _Beating:
 
 
 class Pulse:
-    """A thread that keeps this process's beats moving, and tells when another process has committed something."""
+    """A thread that keeps this process's beats moving, and reports commits of other processes."""
 
     def __init__(self, tables: Tables, writer: Writer, wake: Callable[[], None]) -> None:
         self._tables, self._writer, self._wake = tables, writer, wake
@@ -121,6 +122,6 @@ class Pulse:
 
 
 def _beat(rows: Rows, owner: UUID, stop_asked: bool) -> None:
-    """Nothing for an owner that is not registered: it must learn that it was recovered."""
+    """Does nothing for an owner that is not registered: it must learn that it was recovered."""
     if known := rows.owner(owner):
         rows.put_owner(owner, Owner(known.beat + 1, known.handlers, known.stopping or stop_asked))

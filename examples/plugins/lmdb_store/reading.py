@@ -1,4 +1,4 @@
-"""What only reads, each over one snapshot: queries, history, counts, who is alive."""
+"""Reads, each over one snapshot: queries, history, counts, who is alive."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def find(rows: Rows, query: Query) -> list[JobInfo]:
 
 
 def _candidates(rows: Rows, query: Query) -> Iterator[UUID]:
-    """Ids in the order asked for, beyond `after`: by the index that leaves the fewest to look at."""
+    """Ids in the requested order, beyond `after`: by the index that leaves the fewest rows to read."""
     after = query.after.bytes if query.after is not None else b""
     if query.parents_of is not None:
         parents = rows.parents(query.parents_of)

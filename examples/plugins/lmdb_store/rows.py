@@ -28,7 +28,7 @@ class Tables:
 
 @attrs.frozen(eq=False)
 class Rows:
-    """What `txn` sees. The writing methods want a transaction that may write."""
+    """What `txn` sees. The writing methods need a transaction that may write."""
 
     txn: lmdb.Transaction[bytes]
     tables: Tables
@@ -51,7 +51,7 @@ class Rows:
         return self._scan(self.tables.index, prefix, after)
 
     def jobs(self, entries: Iterable[tuple[bytes, bytes]]) -> Iterator[JobInfo]:
-        """The rows that entries of the index stand for."""
+        """The rows of entries of the index."""
         found = (self.job(UUID(bytes=key[-layout.ID :])) for key, _ in entries)
         return (job for job in found if job is not None)
 
@@ -60,7 +60,7 @@ class Rows:
         return {name.decode() for _, name in self.index(layout.PAUSED_HANDLER)}
 
     def lanes(self, prefix: bytes) -> Iterator[bytes]:
-        """The prefixes of ready rows that differ in their due instant only."""
+        """The prefixes of ready rows that differ only in their due instant."""
         position = prefix
         while entry := next(self.index(prefix, position), None):
             yield (found := layout.lane(entry[0]))
@@ -73,7 +73,7 @@ class Rows:
         return self._scan(self.tables.runs, b"")
 
     def owners(self) -> dict[UUID, Owner]:
-        """Those who are registered."""
+        """The registered owners."""
         rows = self._scan(self.tables.owners, b"")
         return {UUID(bytes=key): layout.unpack_owner(value) for key, value in rows}
 
@@ -99,7 +99,7 @@ class Rows:
                     yield key, value
 
     def parents(self, child: UUID) -> list[UUID]:
-        """What it runs after, in the order given."""
+        """The jobs it runs after, in the order given."""
         return [UUID(bytes=value) for _, value in self.index(layout.PARENT + child.bytes)]
 
     def children(self, parent: UUID) -> list[UUID]:
@@ -140,7 +140,7 @@ class Rows:
         self._index(layout.run_entries(layout.unpack_run(old)) if old else {}, layout.run_entries(new))
 
     def delete_job(self, job: JobInfo) -> None:
-        """With its history, and what it ran after."""
+        """Deletes it with its history and its links to parents."""
         for parent in self.parents(job.id):
             for kind in (layout.CHILD, layout.AWAITED):
                 self.txn.delete(kind + parent.bytes + job.id.bytes, db=self.tables.index)

@@ -44,7 +44,7 @@ T = TypeVar("T")
 
 
 class LMDBStore:
-    """Jobs in an LMDB environment: a folder on a local disk, made if it does not exist."""
+    """Jobs in an LMDB environment: a folder on a local disk, created if it does not exist."""
 
     def __init__(self, path: str | os.PathLike[str], *, map_size: int = 16 << 30, busy: float = 30) -> None:
         """`map_size`: the most bytes it can grow to; the file has holes, so it takes only what it needs.

@@ -1,4 +1,4 @@
-"""One thread writes: what is asked for at the same moment shares one commit, and so one wait for the disk."""
+"""One thread writes: requests of the same moment share one commit, and so one wait for the disk."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MOST = 500  # writes that share a commit
 
 
 class Writer:
-    """Runs functions over writable rows, each wholly or not at all; answers when what they did is on the disk."""
+    """Runs functions over writable rows, each completely or not at all; answers when the result is on the disk."""
 
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
@@ -37,7 +37,7 @@ class Writer:
         return future
 
     def close(self, within: float) -> bool:
-        """What was submitted before is written; False if that takes longer than `within` seconds."""
+        """Writes what was submitted before; False if that takes longer than `within` seconds."""
         self._queue.put(None)
         self._thread.join(within)
         return not self._thread.is_alive()
@@ -79,9 +79,9 @@ class Writer:
 
 
 async def outcome(future: Future[T], within: float) -> T:
-    """Wait for it, on any event loop. A caller that is cancelled still waits: what has begun goes on.
+    """Waits for it, on any event loop. A caller that is cancelled still waits: what has begun goes on.
 
-    Raises StoreBusy for what has not begun after `within` seconds; it never will.
+    Raises StoreBusy if it has not begun after `within` seconds; then it never will.
     """
     bridge, done = Bridge(), anyio.Event()
     future.add_done_callback(lambda _: bridge.post(done.set))
@@ -96,7 +96,7 @@ async def outcome(future: Future[T], within: float) -> T:
 
 
 def trouble(error: Exception, path: str) -> Exception:
-    """In the words of the hooks, where what may be tried again is a `StoreTrouble`."""
+    """The error for the hooks; one that may be tried again is a `StoreTrouble`."""
     kind: type[StoreError]
     match error:
         case lmdb.MapFullError():

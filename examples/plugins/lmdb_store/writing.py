@@ -1,4 +1,4 @@
-"""What changes rows, each inside one transaction: writes, claims, purges, owners."""
+"""Changes of rows, each inside one transaction: writes, claims, purges, owners."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _place(rows: Rows, child: JobInfo, after: Sequence[UUID]) -> tuple[Settled, 
 
 
 def _settle(rows: Rows, job: JobInfo) -> tuple[Settled, ...] | None:
-    """Its end, for those that wait for it, and for those that wait for them (docs/protocol.md, A2)."""
+    """Settles the jobs that wait for its end, and those that wait for them (docs/protocol.md, A2)."""
     told, ended = list[Settled](), [job]
     for parent in ended:
         for child in filter(None, map(rows.job, rows.no_longer_awaited(parent.id))):
@@ -130,7 +130,7 @@ def _check_once(rows: Rows, run: JobRun) -> None:
 
 
 def claim(rows: Rows, claim: Claim) -> Claimed:
-    """Find and take in one transaction: of two that want a row, one sees it taken."""
+    """Finds and takes in one transaction: if two want a row, the second one sees it taken."""
     if rows.owner(claim.owner) is None:
         return Claimed()  # the next heartbeat says so (docs/protocol.md, P4)
     jobs = {job.id: job for job in _candidates(rows, claim)}
@@ -143,7 +143,8 @@ def claim(rows: Rows, claim: Claim) -> Claimed:
 
 
 def _candidates(rows: Rows, claim: Claim) -> Iterator[JobInfo]:
-    """What runs, and the earliest of each handler and priority, enough to fill the claim and to say what comes next."""
+    """The running rows, and the earliest of each handler and priority: enough to fill the claim and to say what comes
+    next."""
     held = rows.held()
     if claim.limits:
         yield from rows.jobs(rows.index(layout.HELD))
@@ -188,7 +189,7 @@ def _needed(rows: Rows, job_id: UUID) -> bool:
 
 
 def register(rows: Rows, beat: Heartbeat) -> None:
-    """Who joins, stops, leaves, or has been recovered."""
+    """Applies a beat: the owner joins, stops or leaves; recovered owners are removed."""
     if beat.join:
         rows.put_owner(beat.owner, Owner(0, beat.handlers, declares=beat.declares))
     if beat.stopping and (owner := rows.owner(beat.owner)):
