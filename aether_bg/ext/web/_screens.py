@@ -202,9 +202,11 @@ def _extra(job: JobInfo, runs: Sequence[JobRun], how: Payloads) -> list[tuple[st
 
 def _commands(source: Source, job: JobInfo) -> list[str]:
     """The same as command lines."""
-    verbs = {
-        JobStatus.SCHEDULED: ("explain", "trigger", "resume" if job.paused else "pause", "delete"),
+    verbs: tuple[str, ...] = {
+        JobStatus.SCHEDULED: (
+            "explain", *(() if job.waits_for else ("trigger",)), "resume" if job.paused else "pause", "delete",
+        ),
         JobStatus.RUNNING: ("explain", "resume" if job.paused else "pause", "delete"),
         JobStatus.COMPLETED: ("explain",),
-    }.get(job.status, ("explain", "retry"))
+    }.get(job.status, ("explain", "retry"))  # fmt: skip
     return [f"aether-bg {verb} {source.file} {job.id}" for verb in verbs]

@@ -132,6 +132,8 @@ class PostgresStore:
         opened = self._open()
         if query.unarmed:
             await opened.index("unarmed")
+        if query.order == "newest" and query.handler_name is not None:
+            await opened.index("handlers")
         return await opened.find(query)
 
     @hookimpl

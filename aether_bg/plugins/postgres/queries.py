@@ -22,6 +22,12 @@ _PLACE: Final = {
     "created": ("id",), "newest": ("id",), "due": ("coalesce(due_at, '-infinity')", "id"),
     "ended": ("handled_time", "id"),
 }  # fmt: skip
+BEGINS: Final = "job_name >= %(prefix)s AND starts_with(job_name, %(prefix)s) AND (holds_name OR NOT holds_name)"
+BEFORE: Final = "job_name < %(end)s"
+CHILD: Final = "id IN (SELECT child FROM {schema}.links WHERE parent = %(parent)s)"
+FEW: Final = 20_000
+"""Names with a common beginning: up to this many are found by name and sorted; more are found soon in the order of
+ids."""
 _DOWN: Final = frozenset(("newest", "ended"))
 HISTORY: Final = f"""
 SELECT {selected(RUN_COLUMNS)} FROM {{schema}}.runs WHERE job_id = %s ORDER BY token DESC, gap DESC LIMIT %s
@@ -45,6 +51,8 @@ def find(conn: Connection, schema: Schema, query: Query) -> list[JobInfo]:
         order = "l.place"
     elif query.job_name is not None:
         order = "holds_name DESC, id DESC"
+    elif (few := _few(conn, schema, query, given)) is not None:  # a fence: else it walks all rows in the order of ids
+        source = _JOBS.replace("{schema}.jobs", f"(SELECT * FROM {{schema}}.jobs WHERE {few} OFFSET 0) AS jobs")
     approximate = bool(query.metadata) or query.error_line is not None  # the text may be elsewhere in the column
     found, after = list[JobInfo](), query.after
     while True:
@@ -77,6 +85,20 @@ def _by_status(query: Query, source: str, where: str, order: str) -> str | None:
         for kind in dict.fromkeys(kinds)
     )
     return f"{source.replace('{schema}.jobs', f'({parts}) AS jobs')} ORDER BY {order} LIMIT %(limit)s"
+
+
+def _few(conn: Connection, schema: Schema, query: Query, given: dict[str, Any]) -> str | None:
+    """The term that only few rows keep, which an index finds; None if there is none."""
+    if query.children_of is not None:
+        return CHILD
+    if query.status == (JobStatus.RUNNING,):
+        return "status = 1"
+    if query.name_prefix:
+        names = BEGINS if (end := following(query.name_prefix)) is None else f"{BEGINS} AND {BEFORE}"
+        sql = schema.once(f"SELECT count(*) FROM (SELECT FROM {{schema}}.jobs WHERE {names} LIMIT {FEW + 1}) AS found")
+        row = conn.execute(sql, {"prefix": query.name_prefix, "end": end}).fetchone()
+        return names if row is not None and row[0] <= FEW else None
+    return None
 
 
 def following(prefix: str) -> str | None:
@@ -135,12 +157,11 @@ def _where(query: Query) -> tuple[list[str], dict[str, Any]]:
     if query.changed_after is not None:
         add("status = 0 AND modified_at > %(changed)s", changed=query.changed_after)
     if query.name_prefix and (end := following(query.name_prefix)) is not None:
-        add("job_name < %(end)s", end=end)
+        add(BEFORE, end=end)
     if query.zoned:
         add("status = 0 AND timezone IS NOT NULL")
     if query.name_prefix:
-        begins = "job_name >= %(prefix)s AND starts_with(job_name, %(prefix)s)"
-        add(f"{begins} AND (holds_name OR NOT holds_name)", prefix=query.name_prefix)
+        add(BEGINS, prefix=query.name_prefix)
     if query.error_line is not None:
         add(listing.has_line("last_error", "%(line)s"), line=query.error_line)
     if query.paused:
@@ -148,7 +169,7 @@ def _where(query: Query) -> tuple[list[str], dict[str, Any]]:
     if query.recurring:
         add(listing.RECURS)
     if query.children_of is not None:
-        add("id IN (SELECT child FROM {schema}.links WHERE parent = %(parent)s)", parent=query.children_of)
+        add(CHILD, parent=query.children_of)
     if query.declared:
         add("declared AND status < 2")
     if query.order == "ended":

@@ -85,7 +85,7 @@ CREATE INDEX jobs_changed ON {{schema}}.jobs (modified_at) WHERE status = 0 AND 
 CREATE INDEX jobs_zoned ON {{schema}}.jobs (id) WHERE status = 0 AND timezone IS NOT NULL;
 CREATE INDEX jobs_declared ON {{schema}}.jobs (id) WHERE declared AND status < 2;
 CREATE INDEX jobs_running ON {{schema}}.jobs (owner) WHERE status = 1;
-CREATE INDEX jobs_ended ON {{schema}}.jobs (status, handled_time) WHERE status > 1;
+CREATE INDEX jobs_ended ON {{schema}}.jobs (status, handled_time, handler_name) WHERE status > 1;
 CREATE TABLE {{schema}}.runs (
     {declared(JobRun)},
     PRIMARY KEY (job_id, token, gap),
@@ -118,10 +118,11 @@ ATTEMPTED: Final = "started_at IS NOT NULL AND finished_at IS NOT NULL AND outco
 _INDEX: Final = "CREATE INDEX CONCURRENTLY IF NOT EXISTS"
 INDEXES: Final = {
     "unarmed": f"{_INDEX} jobs_unarmed ON {{schema}}.jobs (due_at) WHERE {READY} AND armed_seq <> seq",
+    "handlers": f"{_INDEX} jobs_handler ON {{schema}}.jobs (handler_name, id)",
     "attempts": f"{_INDEX} runs_ended ON {{schema}}.runs (finished_at) WHERE {ATTEMPTED}",
 }
 """Created when they are first needed: by a scheduler that asks for rows that are not armed, by people who look at
-attempts. A store that never has either does not pay for them."""
+attempts or at the newest jobs of a handler. A store that has none of these does not pay for them."""
 
 STEPS: Final = {"m001_initial": _INITIAL}
 """All migrations, in order. A released one is never changed."""

@@ -58,6 +58,7 @@ async def work(_: Any) -> AsyncIterator[None]:
         await jobs.enqueue(
             charge, "charge:1042", {"order": 1042, "card": "4111-SECRET"}, metadata={"Iban": "4111-SECRET"}
         )
+        await jobs.enqueue(report, "report:orders", after=["charge:1042", "import:warehouse", "welcome:001"])
         nightly = await jobs.enqueue(report, "report:nightly", schedule="30 2 * * *", timezone="Europe/Berlin")
         await jobs.enqueue(report, "report:weekly", schedule="0 9 * * MON")
         await jobs.pause(await jobs.enqueue(report, "report:hourly", schedule="@hourly"))
