@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import attrs
@@ -19,7 +19,7 @@ from aether_bg._rules.changes import Moment
 from aether_bg._rules.ids import uuid7
 from aether_bg._rules.recurrence import Plan, anchor_for, first_due
 from aether_bg.errors import InvalidHandler, JobConflict, UnknownHandler, shown
-from aether_bg.model import JobInfo, JobType, Misfire
+from aether_bg.model import JobInfo, JobType
 from aether_bg.model.filled import filled
 from aether_bg.schedule import Schedule
 
@@ -37,8 +37,7 @@ _FRESH: Final[dict[str, Any]] = {
 ARGUMENTS: Final = ("job_name", "payload", "schedule", "metadata", *ENQUEUE_OPTIONS)
 
 
-@attrs.frozen(kw_only=True, slots=False)  # made for every enqueue; see JobInfo
-class Draft:
+class Draft(NamedTuple):
     """An enqueue without mistakes. Whether it has an occurrence left, and who holds its name, is not known yet."""
 
     handler_name: str
@@ -46,14 +45,9 @@ class Draft:
     payload: Any
     metadata: Mapping[str, Any]
     schedule: Schedule
-    start: datetime | None
-    until: datetime | None
-    repeats: int | None
-    misfire: Misfire
-    misfire_grace: float
-    jitter: float
     priority: int
-    unique_for: float | None
+    terms: dict[str, Any]
+    """The other options of `enqueue` that end up in the row, as far as any were given."""
 
 
 class Admission:
@@ -63,24 +57,9 @@ class Admission:
         self._calls, self._handlers, self._limit, self._client = calls, handlers, max_payload, client
 
     def draft(
-        self,
-        handler: Any,
-        job_name: str | None,
-        payload: Any,
-        schedule: Any,
-        metadata: Any,
-        *,
-        timezone: str | None = None,
-        start: datetime | None = None,
-        repeats: int | None = None,
-        until: datetime | None = None,
-        misfire: Any = "once",
-        misfire_grace: Any = 10.0,
-        jitter: Any = 0.0,
-        priority: Any = None,
-        unique_for: Any = None,
-        before_start: bool = False,
-    ) -> Draft:
+        self, handler: Any, job_name: str | None, payload: Any, schedule: Any, metadata: Any, *,
+        timezone: str | None = None, priority: Any = None, before_start: bool = False, **terms: Any,
+    ) -> Draft:  # fmt: skip
         """Raises an `InputError`. `before_start`: handlers and payload types may still be added; known ones are
         checked."""
         if before_start:
@@ -91,24 +70,11 @@ class Admission:
                 handler_name = checks.name(handler_name, "handler")
             value = self.payload(handler, handler_name, payload)
         parsed = self._calls.parse(schedule, timezone)
-        if repeats is not None:
-            checks.whole("repeats", repeats, least=1)
-            if not parsed.recurring:
-                rule = "must be left out for a job that does not recur"
-                checks.refuse("repeats", repeats, rule, "Or give a recurring schedule.")
-        if unique_for is not None:
-            unique_for = checks.seconds("unique_for", unique_for, zero=True)
-            if job_name is None:
-                checks.refuse("unique_for", unique_for, "must come with a job_name", "It says how long a name is held.")
+        if terms:
+            terms = _checked(parsed, job_name, **terms)
         return Draft(
-            unique_for=unique_for, handler_name=handler_name,
-            job_name=None if job_name is None else checks.name(job_name, "job"),
-            payload=value, metadata=check_metadata(metadata), schedule=parsed, start=checks.instant("start", start),
-            until=checks.instant("until", until), repeats=repeats,
-            misfire=checks.one_of("misfire", misfire, ("once", "skip", "all")),
-            misfire_grace=checks.seconds("misfire_grace", misfire_grace, least=1),
-            jitter=checks.seconds("jitter", jitter, zero=True),
-            priority=self._handlers.priority(handler_name) if priority is None else checks.priority(priority),
+            handler_name, None if job_name is None else checks.name(job_name, "job"), value, check_metadata(metadata),
+            parsed, self._handlers.priority(handler_name) if priority is None else checks.priority(priority), terms,
         )  # fmt: skip
 
     def job(self, moment: Moment, *arguments: Any, **options: Any) -> JobInfo:
@@ -119,19 +85,18 @@ class Admission:
     def plain_job(self, moment: Moment, *arguments: Any, **options: Any) -> JobInfo:
         """The same without the stamps of plugins."""
         draft, job_id = self.draft(*arguments, **options), uuid7()
-        now, by = moment
-        anchor = anchor_for(draft.schedule, now, draft.start)
-        plan = Plan(draft.schedule, anchor, draft.start, draft.until, draft.repeats, jitter=draft.jitter)
+        (now, by), terms, schedule = moment, draft.terms, draft.schedule
+        start, until, repeats, jitter = map(terms.get, ("start", "until", "repeats", "jitter"))
+        anchor = anchor_for(schedule, now, start)
+        plan = Plan(schedule, anchor, start, until, repeats, jitter=jitter or 0.0)
         name = given_name(draft.handler_name, job_id) if draft.job_name is None else draft.job_name
         due = first_due(plan, now)
-        return filled(JobInfo, _FRESH | {
-            "id": job_id, "handler_name": draft.handler_name, "expression_value": draft.schedule.text,
+        return filled(JobInfo, _FRESH | terms | {
+            "id": job_id, "handler_name": draft.handler_name, "expression_value": schedule.text,
             "payload": draft.payload, "job_name": name, "extra_properties": draft.metadata, "created_at": now,
             "created_by": by, "modified_at": now, "modified_by": by,
-            "due_at": due + plan.lag(due, name) if due is not None and draft.jitter else due, "occurrence": due,
-            "timezone": draft.schedule.timezone, "start": draft.start, "repeats": draft.repeats, "until": draft.until,
-            "misfire": draft.misfire, "misfire_grace": draft.misfire_grace, "jitter": draft.jitter, "anchor": anchor,
-            "priority": draft.priority, "unique_for": draft.unique_for,
+            "due_at": due + plan.lag(due, name) if due is not None and jitter else due, "occurrence": due,
+            "timezone": schedule.timezone, "anchor": anchor, "priority": draft.priority,
         })  # fmt: skip
 
     def stamped(self, job: JobInfo) -> JobInfo:
@@ -180,6 +145,29 @@ class Admission:
         """When the app starts and all handlers are known: raises for the first declaration that no handler can take."""
         for arguments in declared:
             self.draft(**_without_if_exists(arguments))
+
+
+def _checked(
+    schedule: Schedule, job_name: str | None, *, start: datetime | None = None, repeats: int | None = None,
+    until: datetime | None = None, misfire: Any = "once", misfire_grace: Any = 10.0, jitter: Any = 0.0,
+    unique_for: Any = None,
+) -> dict[str, Any]:  # fmt: skip
+    """`Draft.terms`. Raises an `InputError`."""
+    if repeats is not None:
+        checks.whole("repeats", repeats, least=1)
+        if not schedule.recurring:
+            rule = "must be left out for a job that does not recur"
+            checks.refuse("repeats", repeats, rule, "Or give a recurring schedule.")
+    if unique_for is not None:
+        unique_for = checks.seconds("unique_for", unique_for, zero=True)
+        if job_name is None:
+            checks.refuse("unique_for", unique_for, "must come with a job_name", "It says how long a name is held.")
+    return {
+        "start": checks.instant("start", start), "until": checks.instant("until", until), "repeats": repeats,
+        "misfire": checks.one_of("misfire", misfire, ("once", "skip", "all")),
+        "misfire_grace": checks.seconds("misfire_grace", misfire_grace, least=1),
+        "jitter": checks.seconds("jitter", jitter, zero=True), "unique_for": unique_for,
+    }  # fmt: skip
 
 
 def given_name(handler: str, job_id: UUID) -> str:

@@ -39,9 +39,11 @@ class Enqueuer:
     async def enqueue(
         self, handler: Any, job_name: str | None, payload: Any, schedule: Any, metadata: Any, **options: Any
     ) -> UUID:
-        if_exists = checks.one_of("if_exists", options.pop("if_exists", "raise"), IF_EXISTS)
-        declared = options.pop("declared", False)
-        wanted = asked(options.pop("after", None), options.pop("after_any", False))
+        if_exists, declared, wanted = "raise", False, None
+        if options:
+            if_exists = checks.one_of("if_exists", options.pop("if_exists", "raise"), IF_EXISTS)
+            declared = options.pop("declared", False)
+            wanted = asked(options.pop("after", None), options.pop("after_any", False))
         job = self.admission.job(self.moment(), handler, job_name, payload, schedule, metadata, **options)
         if declared:
             job = attrs.evolve(job, declared=True)

@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime, timedelta
-from typing import Any, Concatenate, Never, TypeVar, Unpack, overload
+from operator import is_
+from typing import Any, Concatenate, Final, Never, TypeVar, Unpack, overload
 from uuid import UUID
 
 from aether_bg._app.admission import ARGUMENTS, ENQUEUE_OPTIONS
@@ -39,7 +40,7 @@ class Verbs:
     @property
     def _running(self) -> Session:
         """For verbs that are awaited: raises `WrongLoop` on another loop or thread (docs/protocol.md, W12)."""
-        session = self._started
+        session = self._session or self._started
         session.crossing.check_loop()
         return session
 
@@ -130,13 +131,16 @@ class Verbs:
         `JobConflict` for a held name, a `StoreError` when the store is in trouble; then nothing has been stored. Inside
         a unit of work, the job is durable when that commits.
         """
-        checks.unknown_options(unknown, (*ARGUMENTS, "connection", "notify"))
+        if unknown:
+            checks.unknown_options(unknown, (*ARGUMENTS, "connection", "notify"))
         arguments = (handler, job_name, payload, schedule, metadata)
         options: dict[str, Any] = {
             "timezone": timezone, "start": start, "if_exists": if_exists, "repeats": repeats, "until": until,
             "misfire": misfire, "misfire_grace": misfire_grace, "jitter": jitter, "priority": priority,
             "unique_for": unique_for, "after": after, "after_any": after_any,
         }  # fmt: skip
+        if all(map(is_, options.values(), _NOT_GIVEN)):
+            options = {}  # most calls have none, and then there is nothing to check
         if connection is not None:
             return await self._running.on_connection.enqueue(connection, *arguments, notify=notify, **options)
         return await self._running.enqueuer.enqueue(*arguments, **options)
@@ -228,3 +232,7 @@ class Verbs:
     async def explain(self, job: UUID | str) -> str:
         """Did it run, and if not, why not? Answers in sentences, from the rows. Raises `JobNotFound`."""
         return await self._commands.explain(job)
+
+
+_NOT_GIVEN: Final = tuple((Verbs.enqueue.__kwdefaults__ or {}).values())
+"""The defaults of `enqueue`'s options, in the order in which it passes them on."""
