@@ -22,17 +22,17 @@ PICK = re.compile(r"(?:L(?:-([0-9]+))?|([0-9]+))(W)?")
 PART = re.compile(r"(\*|[0-9]+|[A-Z]+)(?:-([0-9]+|[A-Z]+))?(?:/([0-9]+))?")
 
 HINTS = (
-    (re.compile(r"[HR](\(.*)?(/.*)?"), "hashed and random values (H, R) are not supported: write the number"),
-    (re.compile(r"W[0-9]*|WL"), "W must follow a day: 15W is the weekday nearest to day 15, LW the last one"),
-    (re.compile(r".*-.*W|.*W[-/].*"), "W must follow one day, not a range or step"),
-    (re.compile(r"L-|L-.*[^0-9W].*"), "L- must be followed by a number of days: L-3 is three days before the last"),
-    (re.compile(r"L[0-9]+"), "L must follow the weekday: 5L is the last Friday of the month"),
-    (re.compile(r".*-L"), "L cannot end a range: a month's last day differs"),
-    (re.compile(r"[+-].*|.*/-.*|.*--.*"), "signs are not allowed"),
-    (re.compile(r"[0-9]+[.,][0-9]+"), "only whole numbers are allowed"),
-    (re.compile(r".*-.*-.*|.*/.*/.*"), "a part must be one value, one range or one step"),
-    (re.compile(r"[A-Z]+-[A-Z]+#.*|[0-9]+-[0-9]+#.*"), "# must follow one weekday, not a range"),
-    (re.compile(r"[A-Z]+-[A-Z]+L|[0-9]+-[0-9]+L"), "L must follow one weekday, not a range"),
+    (r"[HR](\(.*)?(/.*)?", "hashed and random values (H, R) are not supported: write the number"),
+    (r"W[0-9]*|WL", "W must follow a day: 15W is the weekday nearest to day 15, LW the last one"),
+    (r".*-.*W|.*W[-/].*", "W must follow one day, not a range or step"),
+    (r"L-|L-.*[^0-9W].*", "L- must be followed by a number of days: L-3 is three days before the last"),
+    (r"L[0-9]+", "L must follow the weekday: 5L is the last Friday of the month"),
+    (r".*-L", "L cannot end a range: a month's last day differs"),
+    (r"[+-].*|.*/-.*|.*--.*", "signs are not allowed"),
+    (r"[0-9]+[.,][0-9]+", "only whole numbers are allowed"),
+    (r".*-.*-.*|.*/.*/.*", "a part must be one value, one range or one step"),
+    (r"[A-Z]+-[A-Z]+#.*|[0-9]+-[0-9]+#.*", "# must follow one weekday, not a range"),
+    (r"[A-Z]+-[A-Z]+L|[0-9]+-[0-9]+L", "L must follow one weekday, not a range"),
 )
 LAST = -1
 """The number of a weekday in the month, counted from its end: `5L` is the pair (5, LAST)."""
@@ -223,7 +223,7 @@ def unreadable(kind: Kind, part: str) -> Refused:
     if kind is WEEKDAY and re.fullmatch(r"L?W|[0-9]+W|W[0-9]+", part):
         return refusal(kind, f"'{part}': W belongs to day-of-month; Monday to Friday are MON-FRI")
     for pattern, hint in HINTS:
-        if pattern.fullmatch(part):
+        if re.fullmatch(pattern, part):
             return refusal(kind, f"'{part}': {hint}")
     if "?" in part:
         return refusal(kind, f"'{part}': ? must stand alone, in day-of-month or day-of-week")

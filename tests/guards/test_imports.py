@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import aether_bg
 
 ALLOWED = {"aether_bg", "anyio", "attr", "attrs", "idna", "pluggy", "sniffio", "typing_extensions"}
@@ -40,6 +42,24 @@ def test_the_libraries_that_the_import_brings_along() -> None:
     found = foreign(loaded("import aether_bg"))
     assert found <= ALLOWED
     assert {"aether_bg", "anyio", "attr", "pluggy"} <= found
+
+
+def test_the_app_comes_when_it_is_named() -> None:
+    """A module that only catches an error, or asks for the version, does not pay for it."""
+    ours = {name for name in loaded("import aether_bg") if name.startswith("aether_bg")}
+    assert {name.split(".")[1] for name in ours if "." in name} == {"errors"}
+    named = loaded("import aether_bg; aether_bg.JobStatus; assert {'Aether', 'hookimpl'} <= set(vars(aether_bg))")
+    assert "aether_bg._app.aether" in named
+    assert "aether_bg.plugins.sqlite" not in named
+
+
+@pytest.mark.parametrize("name", ["bridge", "explain", "hookspecs", "model", "protocols", "schedule"])
+def test_a_public_module_is_there_once_the_package_is_imported(name: str) -> None:
+    loaded(f"import aether_bg; assert aether_bg.{name}.__name__ == 'aether_bg.{name}'")
+
+
+def test_what_is_not_there_is_said_so() -> None:
+    loaded("import aether_bg; assert not hasattr(aether_bg, 'Nothing'); assert 'Aether' in dir(aether_bg)")
 
 
 def test_the_parts_of_the_standard_library_that_can_wait() -> None:

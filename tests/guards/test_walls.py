@@ -28,7 +28,7 @@ def loaded_by(code: str) -> set[str]:
 
 
 def test_the_import_pulls_in_nothing_heavy_and_no_plugin() -> None:
-    loaded = loaded_by("import aether_bg")
+    loaded = loaded_by("from aether_bg import Aether")
     assert "aether_bg._app.aether" in loaded
     assert loaded & set(HEAVY) == set()
     assert [name for name in loaded if name.startswith(("aether_bg.plugins", "aether_bg.testing"))] == []
