@@ -21,6 +21,8 @@ import pytest
 from chaos.harness import Nursery, World
 
 SIZES = ("small", "full")
+TURN = "AETHER_BG_CHAOS_TURN"
+"""Names the file that rows of one run lock: shared, or alone."""
 _notes = pytest.StashKey[list[str]]()
 
 
@@ -33,6 +35,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "alone: measures time or memory, so no other row may run beside it")
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(Table(config), "chaos-table")
+        turn = tempfile.NamedTemporaryFile(prefix="aether_bg-chaos-")  # noqa: SIM115 - lives as long as the run
+        config.add_cleanup(turn.close)
+        os.environ[TURN] = turn.name
 
 
 def size_of(config: pytest.Config) -> str | None:
@@ -60,10 +65,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)  # outside of the timeout: waiting for a turn does not count
 def pytest_runtest_protocol(item: pytest.Item) -> Any:
-    run = getattr(item.config, "workerinput", {}).get("testrunuid")
-    if run is None:
+    if not hasattr(item.config, "workerinput"):
         return (yield)
-    with (Path(tempfile.gettempdir()) / f"aether_bg-chaos-{run}").open("w") as turn:
+    with Path(os.environ[TURN]).open() as turn:
         fcntl.flock(turn, fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH)
         return (yield)
 
