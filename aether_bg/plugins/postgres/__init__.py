@@ -131,9 +131,9 @@ class PostgresStore:
     async def store_find(self, query: Query) -> Sequence[JobInfo]:
         opened = self._open()
         if query.unarmed:
-            await opened.index("unarmed")
+            await opened.index("jobs_unarmed")
         if query.order == "newest" and query.handler_name is not None:
-            await opened.index("handlers")
+            await opened.index("jobs_handler")
         return await opened.find(query)
 
     @hookimpl
@@ -144,7 +144,7 @@ class PostgresStore:
     @hookimpl
     async def store_runs(self, query: Runs) -> Sequence[Ran]:
         opened = self._open()
-        await opened.index("attempts")
+        await opened.index("runs_ended")
         return await opened.read(lambda conn: listing.runs(conn, opened.schema, query))
 
     @hookimpl

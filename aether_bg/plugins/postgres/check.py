@@ -51,7 +51,8 @@ CONTRADICTIONS: Final = (
 )  # fmt: skip
 _LATE: Final = f"{{schema}}.jobs WHERE {READY} AND {NOT_HELD} AND due_at <= clock_timestamp() - %s * interval '1 s'"
 OLDEST_SNAPSHOT: Final = """
-SELECT pid, usename, application_name, state, extract(epoch FROM clock_timestamp() - xact_start)
+SELECT pid, coalesce(usename, backend_type), application_name, coalesce(state, 'at work'),
+    extract(epoch FROM clock_timestamp() - xact_start)
 FROM pg_stat_activity WHERE backend_xmin IS NOT NULL AND xact_start < clock_timestamp() - interval '5 minutes'
 AND datname = current_database() ORDER BY xact_start
 """

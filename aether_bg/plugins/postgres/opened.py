@@ -35,6 +35,8 @@ threads = Threads("aether_bg postgres")
 OLDEST: Final = 140000
 _FENCE: Final = 1.8
 """The number of beat intervals, of which a lease has three, after which a fenced owner gives up its attempts."""
+_APART: Final = 60.0
+"""Seconds between two tries to make an index."""
 
 
 @attrs.frozen(kw_only=True)
@@ -70,7 +72,7 @@ class Opened:
         self._link = Link(options.place)
         self._observer = owners.Observer(self.schema)
         self._claims = Claims(self.schema)
-        self._indexed = set[str]()
+        self._index_again: dict[str, float] = {}
         self._in_steps_until = 0.0
 
     @classmethod
@@ -194,17 +196,18 @@ class Opened:
         return await self._readers.do(run, within=self.options.busy, limit=limit or self.options.busy)
 
     async def index(self, name: str) -> None:
-        """Creates one of `schema.INDEXES`. Without the right to do so, answers take longer."""
-        if name not in self._indexed:
-            self._indexed.add(name)
+        """Make one of `schema.INDEXES`, unless it is there. Where that fails, the answer only takes longer."""
+        if time.monotonic() > self._index_again.get(name, 0.0):
+            self._index_again[name] = float("inf")
             await threads.run(self._make_index, name)
 
     def _make_index(self, name: str) -> None:
         try:
             with closing(self._link.connect("schema")) as conn:
-                conn.execute(self.schema(schema.INDEXES[name]))
+                schema.make_index(conn, self.schema, name)
         except psycopg.Error as error:
-            log.info("%s: no index for %s: %s", self.where, name, trouble.first_line(error))
+            self._index_again[name] = time.monotonic() + _APART
+            log.info("%s: no index %s yet: %s", self.where, name, trouble.first_line(error))
 
     async def heartbeat(self, beat: Heartbeat) -> Alive:
         try:

@@ -117,12 +117,18 @@ END $$;
 ATTEMPTED: Final = "started_at IS NOT NULL AND finished_at IS NOT NULL AND outcome IS NOT NULL"
 _INDEX: Final = "CREATE INDEX CONCURRENTLY IF NOT EXISTS"
 INDEXES: Final = {
-    "unarmed": f"{_INDEX} jobs_unarmed ON {{schema}}.jobs (due_at) WHERE {READY} AND armed_seq <> seq",
-    "handlers": f"{_INDEX} jobs_handler ON {{schema}}.jobs (handler_name, id)",
-    "attempts": f"{_INDEX} runs_ended ON {{schema}}.runs (finished_at) WHERE {ATTEMPTED}",
+    "jobs_unarmed": f"{_INDEX} jobs_unarmed ON {{schema}}.jobs (due_at) WHERE {READY} AND armed_seq <> seq",
+    "jobs_handler": f"{_INDEX} jobs_handler ON {{schema}}.jobs (handler_name, id)",
+    "runs_ended": f"{_INDEX} runs_ended ON {{schema}}.runs (finished_at) WHERE {ATTEMPTED}",
 }
 """Created when they are first needed: by a scheduler that asks for rows that are not armed, by people who look at
 attempts or at the newest jobs of a handler. A store that has none of these does not pay for them."""
+
+_HALF_MADE: Final = """
+SELECT 1 FROM pg_index AS i WHERE i.indexrelid = to_regclass(%s) AND NOT i.indisvalid
+AND NOT EXISTS (SELECT FROM pg_stat_progress_create_index AS p WHERE p.index_relid = i.indexrelid)
+"""
+"""What is left of an index if making it was interrupted, or a transaction that stayed open was in its way."""
 
 STEPS: Final = {"m001_initial": _INITIAL}
 """All migrations, in order. A released one is never changed."""
@@ -221,6 +227,13 @@ def _apply(conn: Connection, schema: Schema, where: str, step: str) -> bool:
         conn.execute(schema(STEPS[step]))
         conn.execute(schema("INSERT INTO {schema}.meta VALUES (%s, clock_timestamp()::text)"), [_STEP + step])
         return True
+
+
+def make_index(conn: Connection, schema: Schema, name: str) -> None:
+    """Make one of `INDEXES`, while others read and write. Raises a `psycopg.Error`; a later call tries it again."""
+    if conn.execute(_HALF_MADE, [f'"{schema.name}".{name}']).fetchone() is not None:
+        conn.execute(schema(f"DROP INDEX CONCURRENTLY IF EXISTS {{schema}}.{name}"))
+    conn.execute(schema(INDEXES[name]))
 
 
 def store_id(conn: Connection, schema: Schema, where: str) -> UUID:

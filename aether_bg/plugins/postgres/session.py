@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import queue
-import select
+import selectors
 import socket
 import threading
 import time
@@ -202,7 +202,7 @@ class Session:
             if self.trusted and mine.lock and not mine.held and not mine.lost:
                 self._lock_again(conn, mine)
         waits = min(_TURN, *(max(0.0, at - time.monotonic()) for at in self._instants()))
-        select.select([conn.fileno(), self._reader.fileno()], [], [], waits)
+        _wait([conn.fileno(), self._reader.fileno()], waits)
         with suppress(BlockingIOError):
             self._reader.recv(4096)
         self._hear(conn)
@@ -265,6 +265,14 @@ class Session:
         for end in (self._reader, self._writer):
             with suppress(OSError):
                 os.close(end.fileno())
+
+
+def _wait(files: list[int], seconds: float) -> None:
+    """Until one can be read. Not by `select` where there is better: it fails for descriptors above 1023."""
+    with getattr(selectors, "PollSelector", selectors.SelectSelector)() as selector:
+        for file in files:
+            selector.register(file, selectors.EVENT_READ)
+        selector.select(seconds)
 
 
 def _number(row: tuple[Any, ...] | None) -> int:
