@@ -10,7 +10,7 @@ import anyio
 import attrs
 
 from aether_bg._app.operator import acting_as
-from aether_bg.errors import AetherError, InvalidOption, shown
+from aether_bg.errors import AetherError, InvalidOption, JobNotFound, shown
 from aether_bg.ext.web._filters import Filter
 from aether_bg.ext.web._guard import Refused
 from aether_bg.ext.web._source import Source
@@ -43,10 +43,10 @@ class Actions:
         self._source = source
         self._bulk = anyio.Lock()
 
-    async def one(self, verb: str, job: UUID, fields: Mapping[str, str], actor: str) -> None:
-        """Raises what the verb raises."""
+    async def one(self, verb: str, job: UUID, fields: Mapping[str, str], actor: str) -> bool:
+        """False: there was nothing to delete, the job had ended. Raises what the verb raises."""
         with acting_as(actor):
-            await self._verb(verb, fields)(job)
+            return await self._verb(verb, fields)(job) is not False or verb != "delete"
 
     async def kind(self, verb: str, handler: str, actor: str) -> None:
         """Pause or resume all jobs of a handler."""
@@ -109,7 +109,7 @@ class Actions:
             limiter = anyio.CapacityLimiter(_AT_ONCE)
             async with anyio.create_task_group() as group:
                 for id_ in ids[place : place + _BITE]:
-                    group.start_soon(_tried, act, id_, limiter, told)
+                    group.start_soon(_tried, verb, act, id_, limiter, told)
             await anyio.sleep(_BREATH)  # for live work
         errors = [error for error in told if error is not None]
         return Outcome(
@@ -119,11 +119,15 @@ class Actions:
 
 
 async def _tried(
-    act: Callable[[UUID], Awaitable[Any]], job: UUID, limiter: anyio.CapacityLimiter, told: list[AetherError | None]
+    verb: str,
+    act: Callable[[UUID], Awaitable[Any]],
+    job: UUID,
+    limiter: anyio.CapacityLimiter,
+    told: list[AetherError | None],
 ) -> None:
     async with limiter:
         try:
-            await act(job)
-            told.append(None)
+            ended = await act(job) is False and verb == "delete"
+            told.append(JobNotFound(f"job {job}", "it had ended by then") if ended else None)
         except AetherError as error:  # it has moved on, or another job has its name
             told.append(error)

@@ -12,6 +12,8 @@ import anyio.to_thread
 from starlette.requests import Request
 from starlette.responses import Response
 
+from aether_bg.ext.web._words import line
+
 Allow: TypeAlias = Callable[[Request], "object | Awaitable[object]"]
 
 HEADERS: Final = (
@@ -50,7 +52,7 @@ async def admitted(allow: Allow, request: Request) -> str | Response:
         return answer
     if not answer:
         raise Refused(403, "Not allowed", "You may not see this page. `allow` of the dashboard decides who may.")
-    return answer if isinstance(answer, str) else ANONYMOUS
+    return line(answer) if isinstance(answer, str) else ANONYMOUS  # it is stored, and shown
 
 
 def check_origin(request: Request) -> None:

@@ -50,6 +50,7 @@ LIVE: Final = Markup('hx-get="" hx-trigger="every 5s, refresh" hx-select="#live"
 _DONE: Final = {
     "retry": "It is due again.", "delete": "It is cancelled.", "run": "It runs as soon as it can.",
     "pause": "It is paused.", "resume": "It goes on.", "schedule": "It has the new schedule, from now.",
+    "nothing": "It had ended already. Nothing was changed.",
     "handler-pause": "Jobs of that handler wait.", "handler-resume": "Jobs of that handler go on.",
 }  # fmt: skip
 _STATUS: Final[tuple[tuple[type[AetherError], int, str], ...]] = (
@@ -155,15 +156,15 @@ class Page:
             async with self._source.open() as reader:
                 job = (await self._screens.job(reader, id_, {}))["job"]
                 return self._shown(look, "confirm_delete", {"job": job, "back": look.fields.get("back")}, reader.now())
-        await self._actions.one(verb, id_, look.fields, look.actor)
+        done = verb if await self._actions.one(verb, id_, look.fields, look.actor) else "nothing"
         self._screens.forget()
-        back, done = look.fields.get("back"), {"done": verb}
+        back = look.fields.get("back")
         if back == "overview":
-            return RedirectResponse(f"{look.up}?done={verb}", 303)
+            return RedirectResponse(f"{look.up}?done={done}", 303)
         if back in ("jobs", "failures", "recurring"):
-            link = Filter.of(look.fields).link(**done) if back == "jobs" else f"?done={verb}"
+            link = Filter.of(look.fields).link(done=done) if back == "jobs" else f"?done={done}"
             return RedirectResponse(f"{look.up}{back}{link}", 303)
-        return RedirectResponse(f"{look.up}jobs/{id_}?done={verb}", 303)
+        return RedirectResponse(f"{look.up}jobs/{id_}?done={done}", 303)
 
     async def _bulk(self, look: _Look) -> Response:
         verb, chosen = look.fields.get("verb", ""), Filter.of(look.fields)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -38,6 +39,21 @@ def test_delete_asks_first(serve: Serve) -> None:
         assert service.row("long").status is JobStatus.RUNNING
         assert service.post(url, {"confirmed": "1"}).status_code == 303
         assert service.row("long").status is JobStatus.CANCELLED
+
+
+def test_delete_of_what_has_ended_changes_nothing_and_says_so(serve: Serve) -> None:
+    with serve() as service:
+        for name in ("fine-0", "failed-0"):
+            before, url = service.row(name), f"jobs/{service.ids[name]}"
+            answer = service.post(f"{url}/delete", {"confirmed": "1"})
+            assert answer.headers["location"] == f"../../{url}?done=nothing"
+            assert "It had ended already." in service.get(f"{url}?done=nothing").text
+            assert service.row(name) == before
+        gone = f"jobs/{uuid4()}"
+        assert service.post(f"{gone}/delete").status_code == 404
+        assert (
+            service.get(service.post(f"{gone}/delete", {"confirmed": "1"}).headers["location"][6:]).status_code == 404
+        )
 
 
 IMPOSSIBLE: tuple[tuple[str, str, dict[str, str], int, str], ...] = (

@@ -83,6 +83,15 @@ def test_the_audit_fields_name_the_person(serve: Serve) -> None:
         assert service.row("later").modified_by == "service"
 
 
+def test_a_name_is_stored_cut_and_without_control_characters(serve: Serve) -> None:
+    with serve(allow=lambda request: "<b>\u202e\x00\r\n" + "x" * 10_000) as service:
+        assert service.post(f"jobs/{service.ids['later']}/pause").status_code == 303
+        name = service.row("later").modified_by
+        assert name.startswith("<b>\\u202e\\x00")
+        assert (len(name), name.isprintable()) == (200, True)
+        assert "<b>\\u" not in service.get(f"jobs/{service.ids['later']}").text
+
+
 def test_every_answer_is_guarded(serve: Serve) -> None:
     with serve() as service:
         answers = [service.get(path) for path in (*SCREENS, "nope", "static/page.js")]
