@@ -24,10 +24,11 @@ _PLACE: Final = {
 }  # fmt: skip
 BEGINS: Final = "job_name >= %(prefix)s AND starts_with(job_name, %(prefix)s) AND (holds_name OR NOT holds_name)"
 BEFORE: Final = "job_name < %(end)s"
+OF_HANDLER: Final = "handler_name = %(handler)s"
 CHILD: Final = "id IN (SELECT child FROM {schema}.links WHERE parent = %(parent)s)"
 FEW: Final = 20_000
-"""Names with a common beginning: up to this many are found by name and sorted; more are found soon in the order of
-ids."""
+"""Up to this many rows of a handler, or whose names begin alike, are found by that and sorted; more are found soon in
+the order of ids."""
 _DOWN: Final = frozenset(("newest", "ended"))
 HISTORY: Final = f"""
 SELECT {selected(RUN_COLUMNS)} FROM {{schema}}.runs WHERE job_id = %s ORDER BY token DESC, gap DESC LIMIT %s
@@ -93,11 +94,16 @@ def _few(conn: Connection, schema: Schema, query: Query, given: dict[str, Any]) 
         return CHILD
     if query.status == (JobStatus.RUNNING,):
         return "status = 1"
+    terms = list[str]()
     if query.name_prefix:
-        names = BEGINS if (end := following(query.name_prefix)) is None else f"{BEGINS} AND {BEFORE}"
-        sql = schema.once(f"SELECT count(*) FROM (SELECT FROM {{schema}}.jobs WHERE {names} LIMIT {FEW + 1}) AS found")
-        row = conn.execute(sql, {"prefix": query.name_prefix, "end": end}).fetchone()
-        return names if row is not None and row[0] <= FEW else None
+        terms.append(BEGINS if following(query.name_prefix) is None else f"{BEGINS} AND {BEFORE}")
+    if query.order == "newest" and query.handler_name is not None:
+        terms.append(OF_HANDLER)
+    for term in terms:
+        sql = f"SELECT count(*) FROM (SELECT FROM {{schema}}.jobs WHERE {term} LIMIT {FEW + 1}) AS found"
+        row = conn.execute(schema.once(sql), given).fetchone()
+        if row is not None and row[0] <= FEW:
+            return term
     return None
 
 
@@ -141,7 +147,7 @@ def _where(query: Query) -> tuple[list[str], dict[str, Any]]:
     if query.holders is not None:
         add("holds_name AND job_name = ANY(%(holders)s)", holders=[name for name in query.holders if not is_odd(name)])
     if query.handler_name is not None:
-        add("handler_name = %(handler)s", handler=query.handler_name)
+        add(OF_HANDLER, handler=query.handler_name)
     if query.status is not None:
         add("status = ANY(%(status)s)", status=[int(status) for status in query.status])
     if query.owner is not None:
