@@ -91,8 +91,8 @@ class Admission:
         plan = Plan(schedule, anchor, start, until, repeats, jitter=jitter or 0.0)
         name = given_name(draft.handler_name, job_id) if draft.job_name is None else draft.job_name
         due = first_due(plan, now)
-        return filled(JobInfo, _FRESH | terms | {
-            "id": job_id, "handler_name": draft.handler_name, "expression_value": schedule.text,
+        return filled(JobInfo, {
+            **_FRESH, **terms, "id": job_id, "handler_name": draft.handler_name, "expression_value": schedule.text,
             "payload": draft.payload, "job_name": name, "extra_properties": draft.metadata, "created_at": now,
             "created_by": by, "modified_at": now, "modified_by": by,
             "due_at": due + plan.lag(due, name) if due is not None and jitter else due, "occurrence": due,

@@ -26,9 +26,10 @@ class Timekeeper:
         return repr(self._clock) if self._told is None else f"<the store's clock, by {self._clock!r}>"
 
     def moment(self) -> Moment:
-        moment = Moment(self.now(), self._by())
-        if moment != self._moment:  # those of one reading of the clock are one object
-            self._moment = moment
+        now, by, last = self.now(), self._by(), self._moment
+        if now is last.now and by == last.by:  # what happens together shares one
+            return last
+        self._moment = Moment(now, by)
         return self._moment
 
     def adopt(self, told: datetime | None, asked: float) -> timedelta:
