@@ -9,6 +9,7 @@ from uuid import UUID
 
 import attrs
 import pytest
+from handlers.through import stored_and_through
 
 from aether_bg import (
     Aether,
@@ -98,18 +99,9 @@ async def test_by_name_by_reference_and_by_type(app: Aether, seen: list[Any]) ->
     ids=str,
 )
 async def test_payload_types_come_back_as_they_were(app: Aether, kind: Any, payload: Any, stored: Any) -> None:
-    got: list[Any] = []
-
-    async def handler(args: Any) -> None:
-        got.append(args)
-
-    handler.__annotations__["args"] = kind
-    app.handler("Typed")(handler)
-    async with app:
-        job = await app.wait(await app.enqueue("Typed", payload=payload), 10)
-    assert job.status is JobStatus.COMPLETED, job.last_error
+    job, got = await stored_and_through(app, kind, payload)
     assert job.payload == stored
-    assert got == [payload]
+    assert got == payload
 
 
 async def test_optional_payload_and_none(app: Aether, seen: list[Any]) -> None:

@@ -13,14 +13,14 @@ from uuid import UUID
 import anyio
 import pytest
 
-from aether_bg import Aether, Backoff, DaprScheduler, JobContext, JobInfo
+from aether_bg import Aether, DaprScheduler, JobInfo
 from aether_bg.plugins.dapr import door
 from aether_bg.testing.sidecar import DaprRuntime, dapr_fixture
 from chaos.harness import World
 from chaos.history import History
-from chaos.plugins import Observer, text
+from chaos.plugins import Observer
 from chaos.sidecar import Engine, Trigger, beside, door_of, engine_of, trigger, until
-from chaos.test_triggers import longer_than_the_period
+from chaos.test_triggers import fails_once, longer_than_the_period
 
 pytestmark = pytest.mark.dapr
 
@@ -162,15 +162,7 @@ async def test_old_triggers_delivered_again_under_dapr(
     scheduler = DaprScheduler(**beside(dapr.sidecar, fallback), reconcile=3600)  # it would delete old names
     app = Aether(str(world.db), scheduler=scheduler, plugins=[Observer(history)], concurrency=200)
 
-    @app.handler("fails-once", retries=1, backoff=Backoff(first=2, jitter=0))
-    async def fails_once(args: dict[str, Any], ctx: JobContext) -> None:
-        about = {"job": str(ctx.job.id), "token": ctx.token, "occurrence": text(ctx.occurrence)}
-        history.write("start", due=text(ctx.job.due_at), **about)
-        starts.setdefault(ctx.job.id, []).append(ctx.token)
-        if ctx.attempt == 1:
-            history.write("end", how="RuntimeError", **about)
-            raise RuntimeError("once")
-        history.write("end", how="returned", **about)
+    fails_once(app, history, starts, wait=2)
 
     async def put(name: str, schedule: timedelta | str = "@once") -> UUID:
         job = await app.enqueue("fails-once", name, {}, schedule)

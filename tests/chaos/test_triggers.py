@@ -19,6 +19,20 @@ from chaos.plugins import Grip, Hook, Observer, text
 from chaos.worker import asleep
 
 
+def fails_once(app: Aether, history: History, starts: dict[UUID, list[int]], wait: float) -> None:
+    """The handler "fails-once": the first attempt fails, the second comes `wait` seconds later. `starts`: tokens."""
+
+    @app.handler("fails-once", retries=1, backoff=Backoff(first=wait, jitter=0))
+    async def handler(args: dict[str, Any], ctx: JobContext) -> None:
+        about = {"job": str(ctx.job.id), "token": ctx.token, "occurrence": text(ctx.occurrence)}
+        history.write("start", due=text(ctx.job.due_at), **about)
+        starts.setdefault(ctx.job.id, []).append(ctx.token)
+        if ctx.attempt == 1:
+            history.write("end", how="RuntimeError", **about)
+            raise RuntimeError("once")
+        history.write("end", how="returned", **about)
+
+
 @pytest.mark.row(29, small=40, full=200)
 def test_old_triggers_delivered_again(world: World, count: int) -> None:
     """During a retry's backoff, and after an update there and back: no early and no extra run (C1)."""
@@ -28,15 +42,7 @@ def test_old_triggers_delivered_again(world: World, count: int) -> None:
     starts: dict[UUID, list[int]] = {}
     chance = random.Random(29)
 
-    @app.handler("fails-once", retries=1, backoff=Backoff(first=0.15, jitter=0))
-    async def fails_once(args: dict, ctx: JobContext) -> None:
-        about = {"job": str(ctx.job.id), "token": ctx.token, "occurrence": text(ctx.occurrence)}
-        history.write("start", due=text(ctx.job.due_at), **about)
-        starts.setdefault(ctx.job.id, []).append(ctx.token)
-        if ctx.attempt == 1:
-            history.write("end", how="RuntimeError", **about)
-            raise RuntimeError("once")
-        history.write("end", how="returned", **about)
+    fails_once(app, history, starts, wait=0.15)
 
     async def again(job: UUID, seqs: range, seconds: float) -> None:
         """Redeliver old triggers, with old and new occurrences, for so long."""
