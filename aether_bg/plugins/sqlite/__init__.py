@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final
 from uuid import UUID
 
-from aether_bg.errors import InvalidOption, UnitOfWorkTimeout, shown
+from aether_bg.errors import InvalidOption, StoreError, UnitOfWorkTimeout, shown
 from aether_bg.hookspecs import hookimpl
 from aether_bg.model import (
     Alive,
@@ -50,7 +50,7 @@ from aether_bg.plugins.sqlite.backup import Progress
 from aether_bg.plugins.sqlite.columns import to_time
 from aether_bg.plugins.sqlite.inspection import Inspection
 from aether_bg.plugins.sqlite.operations import Rank
-from aether_bg.plugins.sqlite.schema import MAKE_UNARMED_INDEX
+from aether_bg.plugins.sqlite.schema import MAKE_LISTING_INDEXES, MAKE_UNARMED_INDEX
 from aether_bg.plugins.sqlite.session import Session
 from aether_bg.protocols import Kernel
 
@@ -174,6 +174,8 @@ class SQLiteStore:
         if query.unarmed and not session.file.has_unarmed_index:
             await session.write(lambda conn: conn.execute(MAKE_UNARMED_INDEX), Rank.OTHER, limit=600.0)
             session.file.has_unarmed_index = True
+        if query.order == "newest" and query.handler_name is not None:
+            await self._ready_to_list()
         found = await session.read(lambda conn: queries.find(conn, query))
         for_work = bool(query.owner or query.unarmed or query.changed_after or query.zoned or query.due_before)
         return await self._isolated(found, datetime.now(UTC), for_work=for_work)
@@ -182,8 +184,22 @@ class SQLiteStore:
     async def store_history(self, job_id: UUID, limit: int) -> Sequence[JobRun]:
         return await self._open().read(lambda conn: queries.history(conn, job_id, limit))
 
+    async def _ready_to_list(self) -> None:
+        """If the file cannot be written, its indexes for lists are missing, and a listing is slower."""
+        session = self._open()
+        if session.file.has_listing_indexes:
+            return
+        session.file.has_listing_indexes = True
+        try:
+            for make in MAKE_LISTING_INDEXES:
+                await session.write(partial(_execute, sql=make), Rank.OTHER, limit=600.0)
+        except StoreError as error:
+            self._report([f"its indexes cannot be made, so pages are slower: {error}"], "listing")
+
     @hookimpl
     async def store_runs(self, query: Runs) -> Sequence[Ran]:
+        if query.ids is None:
+            await self._ready_to_list()
         return await self._open().read(lambda conn: listing.runs(conn, query))
 
     @hookimpl
@@ -215,3 +231,7 @@ class SQLiteStore:
     @hookimpl
     async def store_purge(self, purge: Purge) -> int:
         return await self._open().write(lambda conn: changes.purge(conn, purge), Rank.OTHER)
+
+
+def _execute(conn: sqlite3.Connection, sql: str) -> None:
+    conn.execute(sql)

@@ -16,13 +16,18 @@ from aether_bg.model import FailureGroup, Failures, JobStatus, Query, Ran, RunOu
 from aether_bg.plugins.sqlite.columns import RUN_COLUMNS, instant, to_time, to_uuid
 from aether_bg.plugins.sqlite.reading import any_text
 from aether_bg.plugins.sqlite.rows import read_run
-from aether_bg.plugins.sqlite.schema import ATTEMPTED, LISTED
+from aether_bg.plugins.sqlite.schema import ATTEMPTED, HELD_BACK, LISTED, READY
 
 ENDED: Final = "status > 1 AND handled_time IS NOT NULL"
 FEW: Final = 20_000
 """Up to this many rows that have a status, or names with a common beginning, are found by that and sorted; more are
 found soon in the order of ids."""
 _WHOLE: Final = "".join(f", r.{name}" for name in RUN_COLUMNS)
+SCHEDULED: Final = (
+    f"(SELECT {{0}} FROM main.aether_jobs INDEXED BY aether_jobs_ready WHERE {READY}"
+    f" UNION ALL SELECT {{0}} FROM main.aether_jobs INDEXED BY aether_jobs_held_back WHERE {HELD_BACK})"
+)
+"""What to select columns from, of the rows that are SCHEDULED: found by two small indexes."""
 _ORDER: Final = {"newest": "id DESC", "ended": "handled_time DESC, id DESC"}
 
 
@@ -51,7 +56,7 @@ def source(conn: sqlite3.Connection, query: Query, terms: list[str], params: lis
     statuses = [status for status in query.status or JobStatus if status.terminal or query.order == "newest"]
     if query.status == () or not statuses:
         return f"(SELECT * FROM {table} WHERE FALSE)", []
-    index = "aether_jobs_ended" if query.order == "ended" else _by_id(query)
+    index = "aether_jobs_ended" if query.order == "ended" else _by_id(conn, query)
     if index is not None and query.order == "newest":
         terms += [LISTED] if index == "aether_jobs_handler" else []
         return f"(SELECT * FROM {table} INDEXED BY {index} {_where(terms)} ORDER BY {order} LIMIT ?)", params + limit
@@ -62,14 +67,17 @@ def source(conn: sqlite3.Connection, query: Query, terms: list[str], params: lis
     return f"(SELECT * FROM ({parts}) ORDER BY {order} LIMIT ?)", (params + limit) * len(chosen) + limit
 
 
-def _by_id(query: Query) -> str | None:
+def _by_id(conn: sqlite3.Connection, query: Query) -> str | None:
     """The index whose rows are walked, the newest first, whatever their status."""
     if query.paused:
         return "aether_jobs_paused"
     if query.recurring:
         return "aether_jobs_recurring"
     only_active = query.status is not None and not any(status.terminal for status in query.status)
-    return "aether_jobs_handler" if query.handler_name is not None and not only_active else None
+    if query.handler_name is None or only_active:
+        return None
+    made = "SELECT 1 FROM main.sqlite_schema WHERE type = 'index' AND name = 'aether_jobs_handler'"
+    return "aether_jobs_handler" if conn.execute(made).fetchone() else None
 
 
 def _part(conn: sqlite3.Connection, status: JobStatus, terms: list[str], query: Query) -> str:
@@ -77,8 +85,7 @@ def _part(conn: sqlite3.Connection, status: JobStatus, terms: list[str], query: 
     order of ids, are met soon among all."""
     table, order, terms = "main.aether_jobs", _ORDER[query.order], [f"status = {int(status)}", *terms]
     if status is JobStatus.SCHEDULED:
-        table += " INDEXED BY aether_jobs_scheduled"
-        terms.append(LISTED)
+        table = SCHEDULED.format("*") if _at_most_few(conn, SCHEDULED.format(1)) else table
     elif status is JobStatus.RUNNING:
         order = f"+{order}"
     elif query.order == "ended" or _seldom(conn, status):
@@ -90,8 +97,11 @@ def _part(conn: sqlite3.Connection, status: JobStatus, terms: list[str], query: 
 
 def _seldom(conn: sqlite3.Connection, status: JobStatus) -> bool:
     some = "SELECT 1 FROM main.aether_jobs INDEXED BY aether_jobs_ended WHERE status > 1 AND status"
-    sql = f"SELECT count(*) FROM ({some} = {int(status)} LIMIT {FEW + 1})"
-    return bool(conn.execute(sql).fetchone()[0] <= FEW)
+    return _at_most_few(conn, f"({some} = {int(status)})")
+
+
+def _at_most_few(conn: sqlite3.Connection, rows: str) -> bool:
+    return bool(conn.execute(f"SELECT count(*) FROM (SELECT 1 FROM {rows} LIMIT {FEW + 1})").fetchone()[0] <= FEW)
 
 
 def _every(

@@ -49,6 +49,7 @@ class OpenFile:
         self.users: list[User] = []
         self.place: _Place | None = None
         self.has_unarmed_index = False
+        self.has_listing_indexes = False
         self._idle: list[sqlite3.Connection] = []
         self._closed = False
         self.locks = OwnerLocks(path)

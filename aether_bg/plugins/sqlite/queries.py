@@ -16,7 +16,6 @@ from aether_bg.plugins.sqlite.choosing import lanes_of
 from aether_bg.plugins.sqlite.columns import RUN_COLUMNS, readable_time, to_sorted_json, to_time, to_uuid
 from aether_bg.plugins.sqlite.rows import read_run
 from aether_bg.plugins.sqlite.schema import (
-    LISTED,
     MANUAL,
     NOT_HELD,
     NOT_NEEDED,
@@ -232,8 +231,7 @@ def readable_id(text: Any) -> UUID | None:
 
 
 COUNTED = f"""
-SELECT handler_name, 0, count(*) FROM main.aether_jobs INDEXED BY aether_jobs_scheduled WHERE status = 0 AND {LISTED}
-GROUP BY handler_name
+SELECT handler_name, 0, count(*) FROM {listing.SCHEDULED.format("handler_name")} GROUP BY handler_name
 UNION ALL SELECT handler_name, 1, count(*) FROM main.aether_jobs INDEXED BY aether_jobs_running WHERE status = 1
 GROUP BY handler_name
 UNION ALL SELECT handler_name, status, count(*) FROM main.aether_jobs INDEXED BY aether_jobs_ended WHERE status > 1

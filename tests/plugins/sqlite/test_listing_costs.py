@@ -15,7 +15,7 @@ from sqlite_utils import Database
 from aether_bg.model import Failures, JobStatus, Query, Runs
 from aether_bg.plugins.sqlite import listing, queries
 from aether_bg.plugins.sqlite.columns import JOB_COLUMNS, write_job
-from aether_bg.plugins.sqlite.schema import migrate
+from aether_bg.plugins.sqlite.schema import MAKE_LISTING_INDEXES, migrate
 from aether_bg.testing.contracts.values import a_job, ago
 
 ROWS, MOST = 20_000, 150
@@ -60,6 +60,8 @@ def conn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sqlite3.Connectio
             f"INSERT INTO aether_jobs ({columns}) SELECT {many} FROM c, aether_jobs WHERE job_name = 'done'"
         )
         conn.execute("COMMIT")
+        for make in MAKE_LISTING_INDEXES:
+            conn.execute(make)
         yield conn
 
 
