@@ -152,7 +152,7 @@ async def test_a_snooze_and_a_stop_keep_it(make_app: Callable[..., Aether]) -> N
     assert seen == [None, 1, 2]
 
 
-async def test_an_attempt_without_its_token_is_told_and_cancelled(either: Aether) -> None:
+async def test_attempt_that_lost_its_token_is_cancelled(either: Aether) -> None:
     told: list[BaseException] = []
     cancelled = anyio.Event()
     begun, go = anyio.Event(), anyio.Event()

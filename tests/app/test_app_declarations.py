@@ -1,5 +1,5 @@
-"""Declared jobs: mistakes of the code raise where they are written, and nothing that time or the store has done keeps
-the app from starting (docs/protocol.md, N0, N3, N6)."""
+"""Declared jobs: a mistake in the code raises where it is written, and no stored job or passed time keeps the app from
+starting."""
 
 from __future__ import annotations
 

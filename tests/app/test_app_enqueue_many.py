@@ -218,7 +218,7 @@ async def test_the_name_is_asked_for_before_the_clock(mailing: Aether) -> None:
         ]  # fmt: skip
 
 
-async def test_names_taken_meanwhile_are_looked_at_again(make_app: Callable[..., Aether], seen: list[str]) -> None:
+async def test_names_taken_in_between_are_looked_up_again(make_app: Callable[..., Aether], seen: list[str]) -> None:
     """Two processes enqueue the same batch at once: one id per name."""
     one, other = with_mail(make_app(), seen), with_mail(make_app(), seen)
     items = [NewJob("Bare", f"job-{n}", schedule=FAR) for n in range(50)]
@@ -288,7 +288,7 @@ async def test_in_a_sandbox_and_in_memory(mailing: Aether, seen: list[str]) -> N
     assert sorted(seen) == ["a", "b"]
 
 
-async def test_observers_are_told_of_each(make_app: Callable[..., Aether], seen: list[str]) -> None:
+async def test_observers_see_each_of_them(make_app: Callable[..., Aether], seen: list[str]) -> None:
     events: list[Event] = []
 
     class Seen:

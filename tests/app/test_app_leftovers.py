@@ -1,4 +1,4 @@
-"""What the framework leaves behind, and what it takes from its host: nothing."""
+"""The library leaves nothing behind in its host, and takes nothing from it."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ async def test_the_grace_lets_running_jobs_end(make_app: Make) -> None:
 
 
 @pytest.mark.parametrize("deaf", [False, True])
-async def test_what_the_grace_does_not_suffice_for_is_released_uncounted(make_app: Make, deaf: bool) -> None:
+async def test_attempts_longer_than_the_grace_are_released_uncounted(make_app: Make, deaf: bool) -> None:
     """docs/protocol.md, S1: also a handler that swallows its cancellation cannot hold the stop up."""
     app, begun, go, starts = make_app(grace=0.05), anyio.Event(), anyio.Event(), []
 

@@ -141,7 +141,7 @@ async def test_one_line_for_each_owner_that_died(
     assert "5 of its jobs taken back" in told[0].getMessage()
 
 
-async def test_a_worker_says_what_it_is(app: Aether, path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_start_is_logged_with_its_parts(app: Aether, path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "aether_bg")
     app.handler("Work")(lambda: None)
     app.handler("Other")(lambda: None)

@@ -286,7 +286,7 @@ def again(app: Aether, **options: Any) -> tuple[list[str], list[Any]]:
 async def test_replace_of_its_own_name_runs_it_once_more(
     fake_app: Aether, clock: FakeClock, payload: str, schedule: Any
 ) -> None:
-    """The clock stands still: the second run is another occurrence all the same."""
+    """The clock stands still: the second run is still another occurrence."""
     ran, got = again(fake_app, payload=payload, schedule=schedule, if_exists="replace")
     async with fake_app as app:
         job_id = await app.enqueue("Again", "job", "a")

@@ -1,4 +1,4 @@
-"""What takes a process of its own: signals, kill -9, hanging stops, forks. docs/protocol.md, S3, S4, P."""
+"""Cases that need a real process: signals, kill -9, hanging stops, forks. docs/protocol.md, S3, S4, P."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A stop is no crash (docs/protocol.md, S4 and S7)."""
+"""A stop is not a crash (docs/protocol.md, S4 and S7)."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ async def test_an_error_in_its_sql_undoes_this_unit_only(
         assert await app.store.find() == []
 
 
-async def test_denied_sql_says_what_and_why(shop: Aether) -> None:
+async def test_denied_sql_names_statement_and_reason(shop: Aether) -> None:
     async with shop as app:
         with pytest.raises(DeniedSQL, match=r"PRAGMA in a unit of work.*one transaction.*Leave it out"):
             async with app.unit_of_work() as uow:
@@ -367,7 +367,7 @@ async def test_work_enqueued_by_a_handlers_unit_runs_at_once(shop: Aether, anyio
         assert anyio.current_time() - begun < 4, "five looks at the clock would take five seconds"
 
 
-async def test_observers_hear_of_what_a_function_of_the_unit_enqueues(make_app: Callable[..., Aether]) -> None:
+async def test_observers_see_jobs_that_a_function_of_the_unit_enqueues(make_app: Callable[..., Aether]) -> None:
     """Once each, and after the commit: not of those of a unit that is undone."""
 
     class Observer:

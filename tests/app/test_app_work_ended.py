@@ -1,4 +1,4 @@
-"""A unit of work that has ended is none: what is born inside its block and outlives it acts on its own."""
+"""A unit of work that has ended collects nothing: tasks born inside its block that outlive it act on their own."""
 
 from __future__ import annotations
 

@@ -553,7 +553,7 @@ def test_retention_against_live_work(world: World, count: int, note: Callable[[s
 
 
 @pytest.mark.row(16, small=1, full=1)
-def test_ties_do_not_reach_into_what_is_kept(world: World) -> None:
+def test_ties_of_kept_jobs_are_kept(world: World) -> None:
     """Rows that ended at the same instant: the newest `keep` stay."""
     worker = Worker({"db": str(world.db), "history": str(world.history)})
 

@@ -1,4 +1,4 @@
-"""`copy`: a store's jobs, history and names in another store, whatever interrupts it."""
+"""`copy`: a store's jobs, history and names in another store, also after an interruption."""
 
 from __future__ import annotations
 

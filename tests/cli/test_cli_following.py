@@ -53,6 +53,6 @@ def test_follow_prints_progress_until_the_end(run: Any, slow: Aether, tmp_path: 
     assert row_["checkpoint"] is None
 
 
-def test_follow_says_what_is_not_there(run: Any, db: Path) -> None:
+def test_follow_reports_a_missing_job(run: Any, db: Path) -> None:
     assert "there is no job" in run("show", db, "nope", "--follow").stderr
     assert re.search(r"^status: +COMPLETED$", run("show", db, "ok-0", "--follow").stdout, re.MULTILINE)

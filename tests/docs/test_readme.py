@@ -51,7 +51,7 @@ def test_a_plain_handler_enqueues_as_it_says(tmp_path: Path) -> None:
     assert seen == ["text"]
 
 
-def test_commands_name_what_is_there() -> None:
+def test_commands_for_a_clone_exist() -> None:
     commands = "\n".join(snippet.code for snippet in snippets(DOCUMENT, "sh"))
     (script,) = re.findall(r"(\S+\.py)", commands)
     assert (ROOT / script).exists()

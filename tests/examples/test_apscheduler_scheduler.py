@@ -90,7 +90,7 @@ async def test_runs_retries_and_recurs(make: Make) -> None:
         assert (await app.health())["problems"] == {}
 
 
-async def test_holds_what_waits_and_nothing_else(make: Make, triggers: Path) -> None:
+async def test_holds_waiting_jobs_only(make: Make, triggers: Path) -> None:
     async with make() as app:
         job = await app.enqueue("Tick", "tick", 1, schedule=timedelta(hours=1))
         row = await until_armed(app, job)

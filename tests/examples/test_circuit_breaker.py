@@ -189,7 +189,7 @@ async def test_a_success_in_between_resets_the_count(guarded: Make, service: Ser
         assert breaker.state("Call") is Circuit.CLOSED
 
 
-async def test_only_what_counts(guarded: Make) -> None:
+async def test_only_failures_that_count(guarded: Make) -> None:
     def connection(failure: Any) -> bool:
         return isinstance(failure, Raised) and isinstance(failure.error, ConnectionError)
 

@@ -51,7 +51,7 @@ async def test_no_more_workers_than_configured(pool_app: Make, folder: Path) -> 
     assert (most, len(set(noted(folder, "begin")))) == (2, 2)
 
 
-async def test_a_class_with_what_it_wants(make_app: Make, folder: Path) -> None:
+async def test_class_gets_its_dependencies(make_app: Make, folder: Path) -> None:
     app = make_app(plugins=[ProcessPool()])
     app.provide(str, lambda: "blue")
     app.handler("Render")(work.Render)

@@ -65,8 +65,8 @@ def plan(conn: sqlite3.Connection, one: Statement) -> list[str]:
     return [row[3] for row in conn.execute(f"EXPLAIN QUERY PLAN {one.sql}", one.params)]
 
 
-def test_the_scenario_uses_what_there_is(played: Played) -> None:
-    """Else the tests below would prove little."""
+def test_scenario_runs_every_kind_of_statement(played: Played) -> None:
+    """Otherwise the tests below would prove little."""
     seen = " ".join(played[1])
     for part in (
         "INSERT INTO aether_jobs", "INSERT INTO aether_runs", "UPDATE aether_jobs SET seq",

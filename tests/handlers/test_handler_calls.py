@@ -1,4 +1,4 @@
-"""What a handler's call returns is looked at, and its arguments reach it through whatever stands around it."""
+"""The value that a handler's call returns is inspected, and arguments reach it through any wrapper."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dependencies are closed whatever becomes of the attempt: shielded, bounded, each one (docs/protocol.md, S8)."""
+"""Dependencies are closed however the attempt ends: shielded, bounded, each one (docs/protocol.md, S8)."""
 
 from __future__ import annotations
 

@@ -243,7 +243,7 @@ async def test_the_json_form_is_taken(app: Aether, kind: Any, payload: Any, back
     assert await through(app, kind, payload) == back
 
 
-async def test_a_subclass_of_text_is_taken_for_what_it_equals(app: Aether) -> None:
+async def test_subclass_of_text_counts_as_the_equal_text(app: Aether) -> None:
     back = await through(app, Holds, Holds(text=Exact("a")))
     assert (type(back.text), back.text) == (str, "a")
 

@@ -98,7 +98,7 @@ async def test_plain_handlers_and_waiting_ones_are_not(app: Aether, caplog: pyte
 
 
 async def test_the_host_that_holds_it(app: Aether, caplog: pytest.LogCaptureFixture) -> None:
-    """While nothing runs it is the host's own affair; else the place is named, and who ran meanwhile."""
+    """If no job runs, the host holds the loop; otherwise the place is named, and the handlers that ran."""
 
     @app.handler("Waits")
     async def waits() -> None:

@@ -70,7 +70,7 @@ async def desk(make_world: Callable[..., World], running: Any) -> AsyncIterator[
         yield Desk(world, completer)
 
 
-async def test_a_result_is_recorded_announced_and_told(desk: Desk) -> None:
+async def test_result_is_recorded_and_announced(desk: Desk) -> None:
     attempt = await desk.claimed()
     ended = desk.world.journal.ended(attempt.job.id)
     row = await desk.record(attempt, Completed())
@@ -184,7 +184,7 @@ async def test_a_refused_outcome_is_a_failure(desk: Desk) -> None:
 
 @pytest.mark.parametrize("schedule", ["@every 1s", "*/7 * * * * *"])
 async def test_a_run_that_took_long_is_finished_aside(desk: Desk, schedule: str) -> None:
-    """What has passed meanwhile is counted off the loop (docs/protocol.md, R7)."""
+    """Occurrences that have passed are counted off the loop (docs/protocol.md, R7)."""
     attempt = await desk.claimed(expression_value=schedule)
     desk.world.clock.advance(days=3)
     row = await desk.record(attempt, Completed())

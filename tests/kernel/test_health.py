@@ -1,4 +1,4 @@
-"""`health` tells whether due jobs run, from the rows, whatever the scheduler; `explain` names the cause too."""
+"""`health` says whether due jobs run, from the rows, with any scheduler; `explain` names the cause too."""
 
 from __future__ import annotations
 

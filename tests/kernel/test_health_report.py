@@ -163,7 +163,7 @@ async def test_what_the_scheduler_says_about_itself(ward: Callable[[], Ward], sa
     assert (report["ok"], report["problems"]["notice"]) == (True, "no line")
 
 
-async def test_lasting_problems_replace_what_was_reported_of_late(ward: Callable[[], Ward]) -> None:
+async def test_lasting_problems_replace_recent_reports(ward: Callable[[], Ward]) -> None:
     here = ward()
     here.world.shared.problems.report("declarations", "an old one")
     assert (await here.report())["problems"]["declarations"] == "an old one"

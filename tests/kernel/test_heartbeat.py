@@ -1,4 +1,5 @@
-"""Who is alive, what dead owners held, and what is warned of: heartbeat, rescuer and monitor, without an app."""
+"""Who is alive, which jobs dead owners held, and which warnings follow: heartbeat, rescuer and monitor, without an
+app."""
 
 from __future__ import annotations
 

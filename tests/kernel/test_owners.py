@@ -1,4 +1,5 @@
-"""Processes that take each other for dead, and one that gets back what it still runs (docs/protocol.md, P6 and P7)."""
+"""Processes that declare each other dead, and one that gets back a job that it still runs (docs/protocol.md, P6 and
+P7)."""
 
 from __future__ import annotations
 
@@ -64,7 +65,7 @@ async def test_a_store_that_no_process_can_write_makes_no_owner_dead(make_app: M
 
 
 def taken_for_dead(path: Path) -> UUID:
-    """What another process does that takes every owner for dead: the rows are put back, the owners forgotten."""
+    """Does what another process does that declares every owner dead: puts the rows back, and forgets the owners."""
     with closing(sqlite3.connect(path, timeout=30)) as conn, conn:
         owner = UUID(conn.execute("SELECT id FROM aether_owners").fetchone()[0])
         conn.execute("UPDATE aether_jobs SET status = 0, seq = seq + 1, owner = NULL WHERE status = 1")
@@ -175,7 +176,7 @@ async def test_a_job_that_waits_for_its_earlier_attempt_can_be_deleted(make_app:
 
 
 async def test_a_look_after_a_jump_of_the_clock_makes_no_owner_dead(make_app: Make, clock: FakeClock) -> None:
-    """The process was suspended, or its loop was held: what the others did meanwhile is unknown."""
+    """The process was suspended, or its loop was held: what the others did in that time is unknown."""
     app, other, begun, go = make_app(clock=clock), make_app(), anyio.Event(), anyio.Event()
 
     @app.handler("Never")

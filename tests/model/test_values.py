@@ -105,7 +105,7 @@ def test_claim_answers_when_the_next_row_is_due() -> None:
     assert claim.answer(suspects[:1], suspects).next_due is None  # the other one waits until this one has ended
 
 
-def test_alive_says_who_is_there_and_what_is_held_and_due() -> None:
+def test_alive_lists_owners_held_jobs_and_due_handlers() -> None:
     me, other, gone = uuid4(), uuid4(), uuid4()
     held = {owner: due(-1, status=JobStatus.RUNNING, owner=owner, seq=4) for owner in (me, gone)}
     beat = Heartbeat(owner=me, handlers=("Work",), now=NOW, interval=5, keep_for=60)

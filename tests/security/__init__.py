@@ -1,1 +1,1 @@
-"""What an attacker, or an accident, hands in: each is refused at once, and nothing else is harmed by it."""
+"""Hostile or accidental input: each is refused at once, and harms nothing else."""

@@ -150,7 +150,7 @@ def test_one_bulk_action_at_a_time(serve: Serve) -> None:
         assert (answer.status_code, "One at a time" in answer.text) == (429, True)
 
 
-def test_bulk_says_what_could_not(serve: Serve) -> None:
+def test_bulk_reports_jobs_that_refused(serve: Serve) -> None:
     with serve() as service:
         service.call(service.jobs.delete, "later")
         service.call(service.jobs.enqueue, "Fine", "later", 7, "@daily")  # another job has the name now

@@ -60,7 +60,7 @@ def test_allow_may_answer_by_itself(serve: Serve) -> None:
         assert service.client.get("/ops/", follow_redirects=False).headers["location"] == "/login"
 
 
-def test_an_error_in_allow_lets_nobody_in(serve: Serve) -> None:
+def test_error_in_allow_refuses_the_request(serve: Serve) -> None:
     def broken(request: Any) -> bool:
         raise RuntimeError("secret detail")
 

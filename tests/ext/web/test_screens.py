@@ -29,7 +29,7 @@ def pages(service: Any) -> dict[str, str]:
     return found
 
 
-def test_each_screen_shows_what_there_is(serve: Serve) -> None:
+def test_each_screen_shows_its_data(serve: Serve) -> None:
     with serve() as service:
         found = pages(service)
         assert re.search(r"<b>3</b> failed", found[""])

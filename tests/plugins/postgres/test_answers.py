@@ -130,7 +130,7 @@ async def test_a_row_that_a_stranger_holds(url: str) -> None:
         del client
 
 
-async def test_units_that_do_what_they_may_not(url: str) -> None:
+async def test_units_with_forbidden_statements(url: str) -> None:
     with psycopg.connect(url, autocommit=True) as conn:
         conn.execute("CREATE TABLE effects (name text)")
     async with app_on(PostgresStore(url, unit_timeout=2)) as app:

@@ -50,7 +50,7 @@ async def with_child(app: Aether) -> tuple[Any, Any]:
         return parent, await jobs.enqueue("Child", "child", after=[parent])
 
 
-async def test_a_result_is_there_for_the_children_whoever_joins_meanwhile(url: str) -> None:
+async def test_children_find_the_result_after_another_owner_joins(url: str) -> None:
     async def handle(ctx: JobContext) -> int:
         await commit(url, ctx)
         async with Aether(url, scheduler="timer"):  # another process starts

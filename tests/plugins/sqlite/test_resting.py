@@ -120,7 +120,7 @@ def test_a_beat_is_kept_at_rest(file: OpenFile, looks: list[float]) -> None:
 
 
 @linux
-def test_a_stop_is_heard_of_while_something_runs(file: OpenFile, looks: list[float]) -> None:
+def test_stop_is_noticed_while_an_operation_runs(file: OpenFile, looks: list[float]) -> None:
     """The event loop may be blocked by it: only the writer can announce the stop."""
     assert rests(file, looks)
     beats, asked = list[bool](), threading.Event()

@@ -161,7 +161,7 @@ async def test_a_start_interrupted_before_the_first_step_continues(make_app: Mak
         assert await app.store.find() == []
 
 
-async def test_an_inspection_says_whose_tables_they_are(path: Path) -> None:
+async def test_inspection_reports_foreign_tables(path: Path) -> None:
     with closing(sqlite3.connect(path)) as conn:
         conn.execute("CREATE TABLE aether_migrations (id)")
     with pytest.raises(NotADatabase, match="not one of aether_bg"):

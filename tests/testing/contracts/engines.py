@@ -85,7 +85,7 @@ def with_one_engine(**faults: Callable[..., Any]) -> Callable[[], Push]:
 
 
 async def gives_up(push: Push, kernel: Kernel, name: Name, trigger: Trigger) -> None:
-    """Delivers once, whatever the answer."""
+    """Delivers once, and ignores the answer."""
     push.engine.held.pop(name, None)
     await kernel.fire(kernel.store_id, name[0], name[1], trigger.occurrence)
 
