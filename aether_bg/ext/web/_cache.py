@@ -30,10 +30,11 @@ class Kept(Generic[T]):
 
 
 class Cached(Generic[T]):
-    """`ask`: the question. `seconds`: how long its answer is used; at least ten times as long as it took."""
+    """`ask`: the question. `seconds`: how long its answer is used; at least ten times as long as it took. `gate`: of
+    the questions that share one, one is asked at a time: a store has few connections, and jobs need them too."""
 
-    def __init__(self, ask: Callable[[], Awaitable[tuple[T, datetime]]], seconds: float) -> None:
-        self._ask, self._seconds = ask, seconds
+    def __init__(self, ask: Callable[[], Awaitable[tuple[T, datetime]]], seconds: float, gate: anyio.Lock) -> None:
+        self._ask, self._seconds, self._gate = ask, seconds, gate
         self._kept: Kept[T] = Kept()
         self._until = 0.0
         self._done: anyio.Event | None = None
@@ -55,7 +56,9 @@ class Cached(Generic[T]):
     async def _refresh(self) -> None:
         began = time.monotonic()
         try:
-            value, at = await self._ask()
+            async with self._gate:
+                began = time.monotonic()
+                value, at = await self._ask()
             self._kept = Kept(value, at)
         except AetherError as error:
             self._kept = Kept(error=str(error))

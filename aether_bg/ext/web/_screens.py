@@ -8,6 +8,8 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
+import anyio
+
 from aether_bg._app.operator import coming, hooks_of
 from aether_bg.errors import AetherError, JobNotFound
 from aether_bg.ext.web._activity import DAY, MOST, Activity, activity
@@ -31,10 +33,12 @@ class Screens:
 
     def __init__(self, source: Source, payloads: Payloads) -> None:
         self._source, self._payloads = source, payloads
-        self.stats = Cached[Stats](self._stats, 2.0)
-        self.activity = Cached[Activity](self._activity, 10.0)
-        self.failed = Cached[list[FailureGroup]](self._failures, 3.0)
-        self.health = Cached[dict[str, Any]](self._health, 5.0)
+        gate = anyio.Lock()
+        self.stats = Cached[Stats](self._stats, 2.0, gate)
+        self.activity = Cached[Activity](self._activity, 10.0, gate)
+        self.failed = Cached[list[FailureGroup]](self._failures, 3.0, gate)
+        self.health = Cached[dict[str, Any]](self._health, 5.0, gate)
+        self.seen = Cached[list[Seen]](self._seen, 2.0, anyio.Lock())
 
     # -- what is kept for some seconds -----------------------------------------------------------
 
@@ -56,6 +60,15 @@ class Screens:
         async with self._source.open() as reader:
             return {} if app is None else await app.health(), reader.now()
 
+    async def _seen(self) -> tuple[list[Seen], datetime]:
+        async with self._source.open() as reader:
+            return await reader.processes(), reader.now()
+
+    async def _processes(self, reader: Reader) -> list[Seen]:
+        """Of some seconds ago: a server is asked on a connection of its own."""
+        kept = await self.seen.get()
+        return await reader.processes() if kept.value is None else kept.value
+
     def forget(self) -> None:
         for kept in (self.stats, self.failed, self.health):
             kept.forget()
@@ -67,7 +80,7 @@ class Screens:
         running = await reader.find(Query(status=(JobStatus.RUNNING,), order="newest", limit=5))
         return {
             "stats": await self.stats.get(), "activity": await self.activity.get(), "failed": failed,
-            "running": running, "health": await self.health.get(), "processes": await reader.processes(),
+            "running": running, "health": await self.health.get(), "processes": await self._processes(reader),
         }  # fmt: skip
 
     async def jobs(self, reader: Reader, fields: Mapping[str, str]) -> Context:
@@ -119,7 +132,7 @@ class Screens:
         }  # fmt: skip
 
     async def handlers(self, reader: Reader, fields: Mapping[str, str]) -> Context:
-        stats, seen = await self.stats.get(), await reader.processes()
+        stats, seen = await self.stats.get(), await self._processes(reader)
         served = {name for one in seen if one.state == "alive" and one.handlers for name in one.handlers}
         return {
             "stats": stats, "activity": await self.activity.get(), "infos": self._source.handlers,
