@@ -1,1 +1,1 @@
-"""The plugins that ship with aether_bg. They see hookspecs, model, errors and schedule, never the kernel's rooms."""
+"""The plugins that ship with aether_bg. They see hookspecs, model, errors and schedule, never the private packages."""

@@ -21,7 +21,7 @@ HEAVY = ("dapr", "grpc", "sqlite_utils", "croniter", "pandas", "click", "svcs", 
 
 
 def loaded_by(code: str) -> set[str]:
-    """Which of the heavy libraries, and of our own rooms, a fresh interpreter has after `code`."""
+    """Which of the heavy libraries, and of our own packages, a fresh interpreter has after `code`."""
     told = f"{code}\nimport sys\nprint(*(m for m in sys.modules if m.split('.')[0] in {(*HEAVY, 'aether_bg')}))"
     done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True, cwd=PACKAGE.parent)
     return set(done.stdout.split())
