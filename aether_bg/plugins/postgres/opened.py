@@ -35,6 +35,8 @@ threads = Threads("aether_bg postgres")
 OLDEST: Final = 140000
 _FENCE: Final = 1.8
 """The number of beat intervals, of which a lease has three, after which a fenced owner gives up its attempts."""
+_ANSWER: Final = 2.0
+"""Seconds that a busy server may take for the answer to a beat, however short the lease is."""
 _APART: Final = 60.0
 """Seconds between two tries to make an index."""
 
@@ -232,9 +234,12 @@ class Opened:
         if beat.join or beat.leave or beat.recovered:
             await self._settle_left(beat)
         session.keep(beat)
-        alive = await self._readers.do(  # soon, or a fence would notice after the others that nothing is heard
+        soon = beat.interval / 2  # or a fence would notice after the others that nothing is heard
+        if not self.options.fence:
+            soon = max(soon, _ANSWER)
+        alive = await self._readers.do(
             lambda conn: self._observer.look(conn, beat, self.store_id, list(session.owners)),
-            within=min(self.options.busy, beat.interval / 2), limit=beat.interval / 2,
+            within=min(self.options.busy, soon), limit=soon,
         )  # fmt: skip
         mine = session.owners.get(beat.owner)
         return attrs.evolve(alive, known=False) if mine is not None and mine.lost else alive

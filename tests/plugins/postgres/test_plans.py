@@ -38,7 +38,9 @@ class Explained:
             plan = [line for (line,) in execute(b"EXPLAIN (ANALYZE) " + sql, params)]
         self.plans += plan
         for number, line in enumerate(plan):
-            if found := re.search(r"(Seq|Index|Index Only|Heap) Scan.* on jobs.*actual.* rows=(\d+) loops=(\d+)", line):
+            if found := re.search(
+                r"(Seq|Index|Index Only|Heap) Scan.* on jobs.*actual.* rows=(\d+)(?:\.\d+)? loops=(\d+)", line
+            ):
                 removed = sum(
                     int(more) for more in re.findall(r"Removed by \w+: (\d+)", "\n".join(plan[number + 1 : number + 5]))
                 )
