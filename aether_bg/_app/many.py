@@ -93,7 +93,9 @@ class Many:
                 await anyio.lowlevel.checkpoint()
             try:
                 arguments = {**_DEFAULTS, **_arguments(item)}
-                if_exists = checks.one_of("if_exists", arguments.pop("if_exists", "raise"), IF_EXISTS)
+                if_exists = "raise"
+                if "if_exists" in arguments:
+                    if_exists = checks.one_of("if_exists", arguments.pop("if_exists"), IF_EXISTS)
                 wanted = None
                 if "after" in arguments or "after_any" in arguments:
                     wanted = asked(arguments.pop("after", None), arguments.pop("after_any", False))
@@ -121,7 +123,11 @@ class Many:
         rows, linked, writes, ids = dict(held.jobs), dict(held.linked), list[Written](), _Ids()
         changed: dict[UUID, int] = {}
         """Where in `writes` each row is changed: a statement for many rows can change each of them only once."""
-        for index, (job, _, if_exists, after) in enumerate(entries):
+        for index, (job, named, if_exists, after) in enumerate(entries):
+            if not named and not after and job.due_at is not None:  # no other item can mean it
+                writes.append(Written(Insert(job), job))
+                ids.append(job.id)
+                continue
             holder = rows.get(job.job_name)
             if holder is not None and holder.gives_way_to(job):
                 holder = None
