@@ -157,3 +157,38 @@ async def test_a_name_is_given_up_with_the_commit(url: str) -> None:
         assert (await app.wait(first, 20)).status is JobStatus.COMPLETED
         assert (await app.wait(ids[0], 20)).status is JobStatus.COMPLETED
     assert ids != [first]
+
+
+async def test_the_next_occurrence_waits_for_the_return_of_the_one_before(url: str) -> None:
+    """Its row is free with the commit; the code is never run twice at once (docs/protocol.md, P7)."""
+    told: list[str] = []
+
+    async def handle(ctx: JobContext) -> int:
+        told.append("begins")
+        await commit(url, ctx)
+        await anyio.sleep(2.5)  # the next one is due, and claimed
+        told.append("returns")
+        return len(told)
+
+    app = app_with(url, handle, keep_result=True)
+    async with app.client() as jobs:
+        again = await jobs.enqueue("Complete", "again", schedule="@every 1s", repeats=2)
+    async with app:
+        assert (await app.wait(again, 30)).status is JobStatus.COMPLETED
+        await app.drain()
+        assert [run.outcome for run in await app.store.history(again)] == ["completed", "completed"]
+    assert told == ["begins", "returns"] * 2
+
+
+async def test_a_limit_counts_the_row_until_the_commit(url: str) -> None:
+    async def handle(ctx: JobContext) -> None:
+        await anyio.sleep(0.5)
+        await commit(url, ctx)
+
+    app = app_with(url, handle, concurrency=1)
+    async with app.client() as jobs:
+        ids = [await jobs.enqueue("Complete", name) for name in ("one", "two")]
+    async with app:
+        await app.drain()
+        runs = sorted([(await app.store.history(id_))[0] for id_ in ids], key=lambda run: run.started_at)
+    assert runs[0].finished_at <= runs[1].started_at
