@@ -80,7 +80,7 @@ class Unit:
         return None
 
     def _is_ours(self, conn: Connection, server: object) -> bool:
-        """Whether the number that is committed is still this transaction's (docs/protocol.md, P12)."""
+        """Whether the number that is committed is still this transaction's (docs/protocol.md, P13)."""
         if isinstance(self._writes[0], Insert | Update):
             return happened(conn, self._schema, self._writes) is not None
         return server == self._server

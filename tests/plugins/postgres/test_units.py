@@ -1,4 +1,4 @@
-"""A unit of work whose answer is lost in a crash of the server (docs/protocol.md, P12)."""
+"""A unit of work whose answer is lost in a crash of the server (docs/protocol.md, P13)."""
 
 from __future__ import annotations
 
