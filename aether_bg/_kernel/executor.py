@@ -84,8 +84,9 @@ class Executor:
         self._shared.problems.report("attempts", text)
 
     async def _run(self, attempt: Attempt, more: deque[Attempt]) -> None:
-        """An attempt; then those of `more`, for as long as each ends in its first step and leaves its task as it was: a
-        task and a scope of its own cost more than all the rest. Where tasks do not begin at once, there are no more."""
+        """An attempt; then those of `more`, while each ends in its first step and leaves the task as it was
+        (docs/protocol.md, S11): a task and a scope for each would cost a third more. Where tasks do not begin at once,
+        `more` is empty by then."""
         if attempt.after is not None and attempt.after.ended is not None:
             await attempt.after.ended.wait()
             attempt.after = None
