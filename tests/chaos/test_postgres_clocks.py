@@ -41,6 +41,7 @@ def pg(tmp_path: Path, nursery: Nursery) -> Iterator[PgWorld]:
 
 
 @pytest.mark.parametrize("skew", ["+5", "-5", "+3600", "-3600"])
+@pytest.mark.alone  # it measures how early a job starts
 @pytest.mark.row(117, small=1, full=3)
 def test_clocks_of_machines_differ(pg: PgWorld, full: bool, count: int, note: Callable[[str], None], skew: str) -> None:
     if not full and skew.startswith("-"):
