@@ -137,7 +137,7 @@ CREATE INDEX aether_jobs_running ON aether_jobs (owner) WHERE status = 1;
 CREATE INDEX aether_jobs_ended ON aether_jobs (status, handled_time, handler_name) WHERE status > 1;
 CREATE INDEX aether_jobs_held_back ON aether_jobs (handler_name) WHERE {HELD_BACK};
 CREATE INDEX aether_jobs_paused ON aether_jobs (id) WHERE {PAUSED};
-CREATE INDEX aether_jobs_recurring ON aether_jobs (id) WHERE {RECURS};
+CREATE INDEX aether_jobs_recurring ON aether_jobs (id, status) WHERE {RECURS};
 CREATE TABLE aether_runs (
     job_id TEXT NOT NULL REFERENCES aether_jobs(id) ON DELETE CASCADE,
     token INTEGER NOT NULL,
