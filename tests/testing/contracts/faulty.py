@@ -178,6 +178,14 @@ async def attempts_twice(store: SQLiteStore, query: Runs) -> Any:
     return [ran for ran in await store.store_runs(query) for _ in range(2)]
 
 
+async def all_for_the_last(store: SQLiteStore, query: Runs) -> Any:
+    return await store.store_runs(attrs.evolve(query, last=False))
+
+
+async def never_whole(store: SQLiteStore, query: Runs) -> Any:
+    return await store.store_runs(attrs.evolve(query, whole=False))
+
+
 async def every_error_alone(store: SQLiteStore, query: Failures) -> Any:
     return [attrs.evolve(group, count=1) for group in await store.store_failures(query)]
 
@@ -300,6 +308,8 @@ STORES: dict[str, tuple[str, str, Callable[[Path], Any]]] = {
     "prefix anywhere": ("store_find", "names_that_begin_alike", _made(store_find=prefix_anywhere)),
     "pauses are no matter": ("store_find", "paused_and_recurring", _made(store_find=pauses_are_no_matter)),
     "attempts twice": ("store_runs", "attempts_of_all_jobs", _made(store_runs=attempts_twice)),
+    "all for the last": ("store_runs", "last_attempts_of_many", _made(store_runs=all_for_the_last)),
+    "never whole": ("store_runs", "last_attempts_of_many", _made(store_runs=never_whole)),
     "every error alone": ("store_failures", "failures_in_groups", _made(store_failures=every_error_alone)),
     "claims twice": ("C1", "each_job_once", lambda place: _made(store_claim=claims_twice())(place)),
     "latest first": ("store_claim", "the_earliest_first", _made(store_claim=latest_first)),
