@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import sys
 import weakref
 from typing import Any
 
@@ -41,6 +42,37 @@ async def test_a_context_variable_does_not_reach_the_next_attempt(app: Aether) -
 
     assert set(await at_once(app, "Work")) == {JobStatus.COMPLETED}
     assert seen == ["clean"] * JOBS
+
+
+async def test_no_task_for_each_attempt(app: Aether, anyio_backend_name: str) -> None:
+    if anyio_backend_name != "asyncio" or sys.version_info < (3, 12):
+        pytest.skip("tasks that begin at once")
+    names = []
+
+    @app.handler("Work")
+    async def work() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        names.append(task.get_name())
+
+    assert set(await at_once(app, "Work")) == {JobStatus.COMPLETED}
+    assert len(names) == JOBS
+    assert len(set(names)) <= 2, "one for each claim"
+
+
+async def test_a_scope_that_is_left_open_is_its_own_mistake(app: Aether) -> None:
+    begun, kept = [], []
+
+    @app.handler("Work")
+    async def work() -> None:
+        begun.append(1)
+        if len(begun) % 4 == 1:
+            kept.append(anyio.CancelScope())
+            kept[-1].__enter__()
+
+    statuses = await at_once(app, "Work")
+    assert statuses.count(JobStatus.FAILED) == JOBS // 4
+    assert statuses.count(JobStatus.COMPLETED) == JOBS - JOBS // 4
 
 
 async def test_each_kind_of_end_is_its_own(app: Aether) -> None:
