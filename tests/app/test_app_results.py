@@ -248,6 +248,9 @@ async def test_results_pass_the_codecs(make_app: Make) -> None:
         job = await app.enqueue("Render", payload=Scene(3))
         assert (await app.result(job, 10)).size == 3
         assert (await app.store.history(job))[0].result["size"] == 3
+        (ran,) = await app.store.runs(Runs(ids=(job,), last=True, whole=True))
+        assert ran.run is not None
+        assert ran.run.result["size"] == 3
     async with make_app().client() as client:
         assert set((await client.store.history(job))[0].result) == {"r"}
 
