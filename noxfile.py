@@ -216,7 +216,7 @@ def postgres(session: nox.Session) -> None:
 @nox.session
 def web(session: nox.Session) -> None:
     """The page in a real browser: needs Chromium, for example by `apt-get install chromium`."""
-    session.install("-q", ".[test,web]", *EXAMPLES, "playwright", "axe-playwright-python")
+    session.install("-q", ".[postgres,test,web]", *EXAMPLES, "playwright", "axe-playwright-python")
     run_pytest(session, "-n", "3", "--dist", "worksteal", "tests/ext/web/test_browser.py", *session.posargs)
 
 

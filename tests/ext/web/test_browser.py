@@ -42,8 +42,8 @@ def chromium() -> Iterator[Any]:
 class Demo:
     """The service of demo.py, as a process that can be restarted on its port."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, store: str | None = None) -> None:
+        self._folder, self._store = folder, store or str(folder / "demo.db")
         with socket.socket() as listening:
             listening.bind(("127.0.0.1", 0))
             self.port = listening.getsockname()[1]
@@ -51,7 +51,7 @@ class Demo:
         self.start()
 
     def start(self) -> None:
-        environment = os.environ | {"DEMO_STORE": str(self._folder / "demo.db")}
+        environment = os.environ | {"DEMO_STORE": self._store}
         command = [sys.executable, "-m", "uvicorn", "demo:service", "--port", str(self.port), "--log-level", "error"]
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(command, cwd=HERE, env=environment, stdout=log, stderr=log)
@@ -226,6 +226,28 @@ def test_by_keyboard_alone(tab: Callable[..., Any]) -> None:
     assert outline == "solid"
     page.keyboard.press("Enter")
     page.get_by_text("It is due again.").wait_for()
+
+
+@pytest.mark.timeout(300)
+def test_over_postgresql(chromium: Any, aether_postgres: Any, tmp_path: Path) -> None:
+    with aether_postgres.database() as url:
+        demo = Demo(tmp_path, url)
+        try:
+            page = chromium.new_page()
+            page.set_default_timeout(30_000)
+            page.goto(f"{demo.url}/ops/jobs/")
+            page.get_by_role("link", name="thumbnail:4").first.click()
+            page.get_by_text("ValueError: cannot resize a moving picture").first.wait_for()
+            page.get_by_role("button", name="Retry: thumbnail:4").click()
+            page.get_by_text("It is due again.").wait_for()
+            page.goto(f"{demo.url}/ops/jobs/jobs?name=report:orders")
+            page.get_by_role("link", name="report:orders").click()
+            page.get_by_role("heading", name="Runs after 3 jobs, waits for 2").wait_for()
+            page.get_by_role("link", name="import:warehouse").click()
+            page.get_by_role("heading", name="Jobs that run after it").wait_for()
+            page.close()
+        finally:
+            demo.stop()
 
 
 @pytest.mark.timeout(300)
