@@ -33,9 +33,8 @@ def head(versions: Versions, among: Comparison, quick: bool, server: str | None)
     """What the figures are figures of. `server`: its version."""
     ours = versions.get(among.ours) or versions.get(among.raw) or {}
     told = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
-    if ours:
-        database = f"SQLite {ours['sqlite']}" if server is None else f"PostgreSQL {server}"
-        told += f", Python {ours['python']}, {database}"
+    told += f", Python {ours['python']}" if ours else ""
+    told += f", PostgreSQL {server}" if server else f", SQLite {ours['sqlite']}" if ours else ""
     durable = DURABILITY if server is None else "fsync and synchronous_commit on, over loopback"
     return f"{told}; {durable}{'; quick run' if quick else ''}"
 
