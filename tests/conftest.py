@@ -48,6 +48,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for item in items if item not in left_out]
 
 
+def _note_whether_ended(config: pytest.Config, ended: bool) -> None:
+    """For `--last-failed` in noxfile.py: a run that broke off knows not all of its failures."""
+    if not hasattr(config, "workerinput") and not config.option.collectonly and config.cache is not None:
+        config.cache.set("aether_bg/ended", ended)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    _note_whether_ended(session.config, ended=False)
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    ended = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED)
+    _note_whether_ended(session.config, ended=exitstatus in ended)
+
+
 @pytest.fixture(params=["asyncio", "trio"])
 def anyio_backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)

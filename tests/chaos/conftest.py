@@ -65,9 +65,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)  # outside of the timeout: waiting for a turn does not count
 def pytest_runtest_protocol(item: pytest.Item) -> Any:
-    if not hasattr(item.config, "workerinput"):
+    name = os.environ.get(TURN)  # without one the rows are not what this run is for
+    if name is None or not hasattr(item.config, "workerinput"):
         return (yield)
-    with Path(os.environ[TURN]).open() as turn:
+    with Path(name).open() as turn:
         fcntl.flock(turn, fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH)
         return (yield)
 
