@@ -186,12 +186,12 @@ def test_a_name_of_html_is_a_link_to_its_job(serve: Serve) -> None:
 
 
 def test_a_client_and_a_store_are_shown_read_only(serve: Serve, store: Any) -> None:
-    from aether_bg import PostgresStore, SQLiteStore
+    import aether_bg
 
     if isinstance(store, MemoryStore):
         pytest.skip("a store in memory cannot be inspected")
-    kind = PostgresStore if isinstance(store, str) else SQLiteStore
-    with serve(shown=lambda app: kind(store)) as service:
+    kind = "PostgresStore" if isinstance(store, str) else "SQLiteStore"
+    with serve(shown=lambda app: getattr(aether_bg, kind)(store)) as service:
         found = pages(service)
         assert "It failed for good" in found[f"jobs/{service.ids['failed-0']}"]
         merge = service.call(lambda: service.jobs.enqueue("Fine", "merge", after=["later"]))
