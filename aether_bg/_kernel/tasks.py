@@ -49,11 +49,14 @@ def spawner() -> Spawn:
     return spawn
 
 
-def traces() -> tuple[int, ...]:
-    """Of the asyncio task that runs: another value once something refers to it, a context variable of it is set, or it
-    is to be cancelled."""
+def traces() -> tuple[object, ...]:
+    """Of the asyncio task that runs: another value once something refers to it, a context variable of it is set, it has
+    another name or a callback, or it is to be cancelled."""
     task = asyncio.current_task()
-    return sys.getrefcount(task), getweakrefcount(task), len(copy_context()), task.cancelling() if task else 0
+    if task is None:
+        return ()
+    theirs = task.get_name(), len(task._callbacks or ()), task.cancelling()
+    return sys.getrefcount(task), getweakrefcount(task), len(copy_context()), theirs
 
 
 def _beginner(loop: asyncio.AbstractEventLoop) -> Callable[[Any, Context], asyncio.Task[None]]:

@@ -44,6 +44,38 @@ async def test_a_context_variable_does_not_reach_the_next_attempt(app: Aether) -
     assert seen == ["clean"] * JOBS
 
 
+async def test_the_name_of_a_task_does_not_reach_the_next_attempt(app: Aether, anyio_backend_name: str) -> None:
+    """`logging` writes it into each record."""
+    if anyio_backend_name != "asyncio":
+        pytest.skip("tasks of asyncio")
+    seen = []
+
+    @app.handler("Work")
+    async def work() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        seen.append(task.get_name() == "mine")
+        task.set_name("mine")
+
+    assert set(await at_once(app, "Work")) == {JobStatus.COMPLETED}
+    assert seen == [False] * JOBS
+
+
+async def test_a_task_with_a_callback_ends_with_its_attempt(app: Aether, anyio_backend_name: str) -> None:
+    if anyio_backend_name != "asyncio":
+        pytest.skip("tasks of asyncio")
+    ended = []
+
+    @app.handler("Work")
+    async def work() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.add_done_callback(lambda task: ended.append(task.get_name()))
+
+    assert set(await at_once(app, "Work")) == {JobStatus.COMPLETED}
+    assert len(set(ended)) == JOBS, "each in a task of its own"
+
+
 async def test_no_task_for_each_attempt(app: Aether, anyio_backend_name: str) -> None:
     if anyio_backend_name != "asyncio" or sys.version_info < (3, 12):
         pytest.skip("tasks that begin at once")
