@@ -50,8 +50,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _note_whether_ended(config: pytest.Config, ended: bool) -> None:
     """For `--last-failed` in noxfile.py: a run that broke off knows not all of its failures."""
-    if not hasattr(config, "workerinput") and not config.option.collectonly and config.cache is not None:
-        config.cache.set("aether_bg/ended", ended)
+    cache = getattr(config, "cache", None)  # there is none without its plugin
+    if cache is not None and not hasattr(config, "workerinput") and not config.option.collectonly:
+        cache.set("aether_bg/ended", ended)
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

@@ -31,7 +31,7 @@ def inside(world: World, died: dict[int, float]) -> int:
     return most
 
 
-@pytest.mark.row(41, small=4, full=20)
+@pytest.mark.row(41, small=8, full=20)
 @pytest.mark.parametrize("processes", [2, 4])
 def test_processes_share_a_limit(world: World, count: int, processes: int, note: Callable[[str], None]) -> None:
     jobs = [{"handler": "limited", "name": f"limited-{n}", "payload": {"ms": 15}} for n in range(25 * count)]

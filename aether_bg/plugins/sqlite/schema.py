@@ -254,21 +254,20 @@ def check(conn: sqlite3.Connection, path: object) -> None:
     """Reads only. Raises `SchemaTooNew` for a schema step that this version does not know, `TablesTaken` for a file
     which is not ours and has our names. Tables, indexes and views share one set of names."""
     refuse_foreign(conn, path)
-    steps = applied(conn)
+    names = json.dumps(_NAMES)
+    sql = """
+    SELECT type || ' ' || name FROM sqlite_master WHERE name COLLATE NOCASE IN (SELECT value FROM json_each(?))
+    OR name = ? AND NOT EXISTS (SELECT 1 FROM pragma_table_info(?) WHERE name = 'migration_set') ORDER BY name
+    """
+    taken = [name for (name,) in conn.execute(sql, [names, MIGRATIONS, MIGRATIONS])]
+    steps = applied(conn)  # after the names: another process may create all of it in between
     if unknown := [name for name in steps if name not in STEPS]:
         raise SchemaTooNew(
             f"database {path}",
             f"it was written by a newer aether_bg (schema step {unknown[-1]})",
             "Upgrade aether_bg, or open the file with the version that wrote it.",
         )
-    if steps:
-        return
-    names = json.dumps(_NAMES)
-    sql = """
-    SELECT type || ' ' || name FROM sqlite_master WHERE name COLLATE NOCASE IN (SELECT value FROM json_each(?))
-    OR name = ? AND NOT EXISTS (SELECT 1 FROM pragma_table_info(?) WHERE name = 'migration_set') ORDER BY name
-    """
-    if taken := [name for (name,) in conn.execute(sql, [names, MIGRATIONS, MIGRATIONS])]:
+    if taken and not steps:
         raise TablesTaken(
             f"database {path}",
             f"it already has {', '.join(taken)}, and aether_bg did not create that",
