@@ -144,7 +144,8 @@ class PostgresStore:
     @hookimpl
     async def store_runs(self, query: Runs) -> Sequence[Ran]:
         opened = self._open()
-        await opened.index("runs_ended")
+        if query.ids is None:
+            await opened.index("runs_ended")
         return await opened.read(lambda conn: listing.runs(conn, opened.schema, query))
 
     @hookimpl

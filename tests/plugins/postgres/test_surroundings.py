@@ -11,7 +11,7 @@ import anyio
 import psycopg
 import pytest
 
-from aether_bg import Aether, JobStatus
+from aether_bg import Aether, JobContext, JobStatus
 from aether_bg.model import Runs
 
 pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
@@ -81,3 +81,21 @@ async def test_an_index_that_a_crash_has_left_half_made(url: str) -> None:
         async with app.client():
             assert await store.store_runs(Runs()) == []
         assert (conn.execute(INVALID).fetchone(), conn.execute(MADE).fetchone()) == ((0,), (1,))
+
+
+async def test_only_a_look_at_all_attempts_makes_their_index(url: str) -> None:
+    """Results and parents are found by the key of their rows: only an app with a page pays for more."""
+    app = Aether(url, scheduler="timer")
+    app.handler("Number", keep_result=True)(lambda: 5)
+
+    @app.handler("Sum", keep_result=True)
+    async def total(ctx: JobContext) -> list[int]:
+        return [parent.result for parent in await ctx.parents()]
+
+    async with app:
+        numbers = [await app.enqueue("Number") for _ in range(2)]
+        assert await app.result(await app.enqueue("Sum", after=numbers), 20) == [5, 5]
+        with psycopg.connect(url, autocommit=True) as conn:
+            assert conn.execute(MADE).fetchone() == (0,)
+            assert len(await app.store.runs()) == 3
+            assert conn.execute(MADE).fetchone() == (1,)
