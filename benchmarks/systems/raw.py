@@ -10,13 +10,14 @@ import sqlite3
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from systems.timing import PAUSE, Figures, Measurement, rate, spread
+from systems import by_hand
+from systems.timing import Figures, Measurement
 
-BATCH = 100
 Row = tuple[Any, ...]
 
 
@@ -122,34 +123,17 @@ class Queue:
 
 def _speed(table: Table) -> Measurement:
     def measure(size: int, folder: Path) -> Figures:
-        """`size` one by one, ten times as many by the hundred."""
         queue = Queue(folder / "jobs.db", table)
-        singly = [[table.row(number)] for number in range(size)]
-        batches = [[table.row(size + b * BATCH + n) for n in range(BATCH)] for b in range(size * 10 // BATCH)]
-        found = {"enqueue": rate(size, lambda: queue.insert(singly))}
-        found["drain"] = rate(size, lambda: queue.drain(1))
-        found["enqueue_many"] = rate(len(batches) * BATCH, lambda: queue.insert(batches))
-        found["drain_many"] = rate(len(batches) * BATCH, lambda: queue.drain(BATCH))
-        queue.db.close()
-        return found
+        with closing(queue.db):
+            return by_hand.speed(queue, table.row, size)
 
     return measure
 
 
 def _latency(size: int, folder: Path) -> Figures:
-    """After a pause, a row and its claim, a commit each: what the disk asks before anything may start.
-
-    A disk that has slept takes longer than one that is kept busy.
-    """
-    queue, waits = Queue(folder / "jobs.db", ALIKE), []
-    for number in range(size):
-        time.sleep(PAUSE)
-        began = time.perf_counter()
-        queue.insert([[ALIKE.row(number)]])
-        queue.claim(1)
-        waits.append(time.perf_counter() - began)
-    queue.db.close()
-    return spread(waits)
+    queue = Queue(folder / "jobs.db", ALIKE)
+    with closing(queue.db):
+        return by_hand.latency(queue, ALIKE.row, size)
 
 
 FIGURES: dict[str, Measurement] = {"speed": _speed(PLAIN), "speed_alike": _speed(ALIKE), "latency": _latency}

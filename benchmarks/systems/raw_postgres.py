@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,9 @@ from typing import Any
 import psycopg
 
 from aether_bg.plugins.postgres.schema import Schema, steps_sql
-from systems.timing import PAUSE, Figures, Measurement, rate, spread
+from systems import by_hand
+from systems.timing import Figures, Measurement
 
-BATCH = 100
 Row = tuple[str, ...]
 
 
@@ -147,31 +148,17 @@ def _array(texts: Any) -> str:
 
 def _speed(table: Table) -> Measurement:
     def measure(size: int, folder: Path, url: str) -> Figures:
-        """`size` one by one, ten times as many by the hundred."""
         queue = Queue(url, table)
-        singly = [[table.row(number)] for number in range(size)]
-        batches = [[table.row(size + b * BATCH + n) for n in range(BATCH)] for b in range(size * 10 // BATCH)]
-        found = {"enqueue": rate(size, lambda: queue.insert(singly))}
-        found["drain"] = rate(size, lambda: queue.drain(1))
-        found["enqueue_many"] = rate(len(batches) * BATCH, lambda: queue.insert(batches))
-        found["drain_many"] = rate(len(batches) * BATCH, lambda: queue.drain(BATCH))
-        queue.db.close()
-        return found
+        with closing(queue.db):
+            return by_hand.speed(queue, table.row, size)
 
     return measure
 
 
 def _latency(size: int, folder: Path, url: str) -> Figures:
-    """After a pause, a row and its claim, a commit each: what the server asks before anything may start."""
-    queue, waits = Queue(url, ALIKE), list[float]()
-    for number in range(size):
-        time.sleep(PAUSE)
-        began = time.perf_counter()
-        queue.insert([[ALIKE.row(number)]])
-        queue.claim(1)
-        waits.append(time.perf_counter() - began)
-    queue.db.close()
-    return spread(waits)
+    queue = Queue(url, ALIKE)
+    with closing(queue.db):
+        return by_hand.latency(queue, ALIKE.row, size)
 
 
 FIGURES: dict[str, Measurement] = {"speed": _speed(PLAIN), "speed_alike": _speed(ALIKE), "latency": _latency}
