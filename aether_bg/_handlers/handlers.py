@@ -65,13 +65,13 @@ class Handler:
         return bool(self.work_names)
 
     @property
-    def wants_more(self) -> bool:
-        """Than its payload and context."""
-        return bool(self.work_names or self.wanted or self.constructor)
-
-    @property
     def wants_scope(self) -> bool:
         return bool(self.wanted or self.constructor)
+
+    @property
+    def wants_more(self) -> bool:
+        """Than its payload and context."""
+        return self.wants_work or self.wants_scope
 
     def check(self, payload: Any, limit: int) -> Any:
         """The payload of an enqueue as checked JSON. Raises `InvalidPayload`, before anything is stored."""

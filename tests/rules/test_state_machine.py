@@ -335,7 +335,7 @@ class Moves(RuleBasedStateMachine):
 
     @precondition(lambda self: self.job.status is JobStatus.COMPLETED)
     @rule(wanted=jobs_wanted)
-    def anew(self, wanted: dict[str, Any]) -> None:
+    def enqueued_again(self, wanted: dict[str, Any]) -> None:
         assert self.bench.within(lambda: changes.purge(self.bench.conn, Purge())) == 1, "N5: terminal rows are purged"
         assert self.bench.runs() == [], "N5: history goes with its job"
         self.enqueue(wanted)

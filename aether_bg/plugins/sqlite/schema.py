@@ -20,10 +20,11 @@ from aether_bg.model.job import SUSPECT as CRASHES
 if TYPE_CHECKING:
     from sqlite_utils import Database, Migrations
 
-READY = "status = 0 AND waits_for = 0 AND (paused = 0 OR manual = 1)"
+_FREE = "waits_for = 0 AND (paused = 0 OR manual = 1)"
+READY = f"status = 0 AND {_FREE}"
 """What can be claimed once it is due. Queries repeat it exactly, so that the partial indexes serve them."""
 
-HELD_BACK = "status = 0 AND NOT (waits_for = 0 AND (paused = 0 OR manual = 1))"
+HELD_BACK = f"status = 0 AND NOT ({_FREE})"
 """The other rows that are SCHEDULED: paused, or waiting for others."""
 
 PAUSED_HANDLERS = "SELECT name FROM main.aether_handlers"
