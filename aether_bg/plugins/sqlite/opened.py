@@ -166,7 +166,7 @@ class OpenFile:
                 self._idle.pop().close()
 
     def size(self) -> int:
-        return os.stat(self.path).st_size + self.writer.wal_size()
+        return os.stat(self.path).st_size + self.writer.checkpoints.wal_size()
 
     def close(self, patience: float) -> None:
         """Waits for the writer to finish its work. Its connection is closed last."""

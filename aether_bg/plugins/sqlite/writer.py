@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import queue
 import sqlite3
 import threading
@@ -15,6 +14,7 @@ from uuid import UUID
 
 from aether_bg.errors import StoreError, UnitOfWorkTimeout
 from aether_bg.plugins.sqlite import files
+from aether_bg.plugins.sqlite.checkpoints import LARGEST, Checkpoints
 from aether_bg.plugins.sqlite.guard import Guard
 from aether_bg.plugins.sqlite.hold import Hold
 from aether_bg.plugins.sqlite.inbox import TICK, Inbox
@@ -26,13 +26,6 @@ log = logging.getLogger("aether_bg.sqlite")
 
 MOST_OPERATIONS: Final = 500
 LONGEST_BATCH: Final = 0.020
-PLENTY: Final = 1000
-"""Roughly the pages of WAL that lead to a checkpoint. SQLite then starts the WAL again from its beginning, and an
-overwritten file syncs in two thirds of the time of one that has grown (measured)."""
-LARGEST: Final = 16 * 1024 * 1024
-"""Bytes of WAL to keep after it had to grow. A larger WAL is checkpointed, whichever process wrote it."""
-IDLE: Final = 1.0
-"""Seconds without a write after which the WAL is moved into the database, so that a copy of the file is seldom old."""
 
 
 class Writer:
@@ -55,10 +48,7 @@ class Writer:
         self._conn.execute("SELECT 1 FROM sqlite_master").fetchone()  # which opens the WAL
         self.identities = files.Identities(path)
         self._version = self._pragma("data_version")
-        self._commits = self._changes = self._total = 0
-        """Commits since the last checkpoint; changes of the connection before it, and before this commit."""
-        self._idle_from: float | None = None
-        """When the WAL has held more than beats for long enough to checkpoint it; None: it holds nothing more."""
+        self.checkpoints = Checkpoints(path, lock)
         self._next_look = 0.0
         self._inbox = Inbox(Watch(f"{path}-wal", trusted=trusted))
         self.current: Operation | None = None
@@ -127,7 +117,7 @@ class Writer:
 
     def _rest(self) -> float:
         """Seconds for which nothing needs to be done, if nothing comes: none while the WAL holds more than beats."""
-        if self._idle_from is not None:
+        if self.checkpoints.pending:
             return 0.0
         return min((beat.rest() for beat in list(self.beats.values())), default=SELDOM)
 
@@ -220,10 +210,7 @@ class Writer:
             return self._undone(ran, error)
         if not self.identities.kept:  # committed, but to what cannot be found by its name any more
             return [self._fail(op, files.gone(self._path)) for op in ran]
-        self._commits += 1
-        changed, self._total = self._conn.total_changes != self._total, self._conn.total_changes
-        if changed and any(op.rank is not Rank.BEAT for op in ran):  # a claim that finds nothing writes nothing
-            self._idle_from = time.monotonic() + IDLE
+        self.checkpoints.committed(self._conn, beats_only=all(op.rank is Rank.BEAT for op in ran))
         return [self._settle(op) for op in ran]
 
     def _broken(self, ran: list[Operation]) -> list[Operation]:
@@ -292,41 +279,22 @@ class Writer:
             return
         self._next_look = now + TICK
         if not self.identities.kept:
-            if self._idle_from is not None and self.identities.wal_is_away:
-                self._checkpoint("PASSIVE")  # what was acknowledged is then in the database, without its WAL
+            if self.checkpoints.pending and self.identities.wal_is_away:
+                self.checkpoints.make(
+                    self._conn, "PASSIVE"
+                )  # what was acknowledged is then in the database, without its WAL
             return
         version = self._pragma("data_version")
         if others := version != self._version:
             self._version = version
             self._inbox.stir()
             self._changed()
-        # a commit touches the table and its indexes; rows beyond the first mostly share their pages
-        ours = 4 * self._commits + self._conn.total_changes - self._changes
-        idle = self._idle_from is not None and now > self._idle_from
-        if idle or ours > PLENTY or ((others or self._commits) and self.wal_size() > LARGEST):
-            self._checkpoint("PASSIVE")
-
-    def wal_size(self) -> int:
-        try:
-            return os.stat(f"{self._path}-wal").st_size
-        except OSError:
-            return 0
+        if self.checkpoints.due(self._conn, others=others):
+            self.checkpoints.make(self._conn, "PASSIVE")
 
     def _pragma(self, name: str) -> int:
         value: int = self._conn.execute(f"PRAGMA {name}").fetchone()[0]
         return value
-
-    def _checkpoint(self, mode: str) -> None:
-        """Under the write lock: SQLite before 3.51.3 can damage a WAL when a writer and a checkpoint race (P5)."""
-        try:
-            with self._lock:
-                busy, pages, moved = self._conn.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
-            if not busy and moved == pages:  # else a reader still needs some of them
-                self._commits, self._changes, self._idle_from = 0, self._conn.total_changes, None
-            elif self._idle_from is not None:
-                self._idle_from = time.monotonic() + IDLE
-        except sqlite3.Error as error:
-            log.warning("checkpoint of %s: %s", self._path, error)
 
     # -- the connection --------------------------------------------------------------------------
 
@@ -347,12 +315,13 @@ class Writer:
             return
         self._conn.close()
         self._conn, self.guard = fresh, guard
-        self._version, self._changes, self._total = -1, 0, 0
+        self._version = -1
+        self.checkpoints.reopened()
 
     def _close(self) -> None:
         """SQLite removes the WAL by its name when the last connection is closed: not while it may be another one."""
         if sound := self.identities.kept or self.identities.wal_is_away:
-            self._checkpoint("TRUNCATE")
+            self.checkpoints.make(self._conn, "TRUNCATE")
         with self._lock:
             if sound:
                 self._hold.release()

@@ -46,7 +46,7 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """When the writer has looked."""
     seen: list[float] = []
     look = Writer._look
-    monkeypatch.setattr("aether_bg.plugins.sqlite.writer.IDLE", 0.01)
+    monkeypatch.setattr("aether_bg.plugins.sqlite.checkpoints.IDLE", 0.01)
     monkeypatch.setattr("aether_bg.plugins.sqlite.writer.SELDOM", 3600.0)
     monkeypatch.setattr(Writer, "_look", lambda writer: (seen.append(time.monotonic()), look(writer))[1])
     return seen
