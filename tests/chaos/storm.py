@@ -12,12 +12,13 @@ import random
 import sys
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from aether_bg import Aether, AetherError, Backoff, GiveUp, JobContext, JobStatus, NewJob, Snooze
+from aether_bg import Aether, AetherError, Backoff, GiveUp, InvalidTransition, JobContext, JobStatus, NewJob, Snooze
 
 LIMITS = {"alone": 1, "pair": 2, "free": None, "plain": 3}
 HANDLERS = list(LIMITS)
@@ -134,7 +135,8 @@ async def settle(store: str) -> bool:
             await app.resume(handler=handler)
         for job in await app.store.get_active():
             if job.paused:
-                await app.resume(job.id)
+                with suppress(InvalidTransition):  # it was running, and has ended in the meantime
+                    await app.resume(job.id)
         ends = time.monotonic() + 60
         while time.monotonic() < ends:
             await app.drain()
