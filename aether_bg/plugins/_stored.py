@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable
 from typing import Any, Final
@@ -32,3 +33,9 @@ def mapping(text: str, from_json: Callable[[str], Any]) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError("not a JSON object")
     return found
+
+
+def written_types(cls: type[Any]) -> dict[str, str]:
+    """The types of a value's fields as its class has them written. `attrs.fields` has other ones once a library has
+    resolved them, as cattrs does."""
+    return {name: text for base in reversed(cls.__mro__) for name, text in inspect.get_annotations(base).items()}

@@ -20,7 +20,7 @@ import attrs
 from aether_bg.model import Change, Definition, JobInfo, JobRun, JobStatus, Progress, RunOutcome
 from aether_bg.model.filled import filled
 from aether_bg.plugins import _stored
-from aether_bg.plugins._stored import check_depth
+from aether_bg.plugins._stored import check_depth, written_types
 
 T = TypeVar("T")
 
@@ -63,8 +63,9 @@ def type_of(name: str) -> str:
 def _types() -> dict[str, str]:
     found = {}
     for cls in (JobRun, Change, JobInfo):
+        written = written_types(cls)
         for field in attrs.fields(cls):
-            annotation = str(field.type).removesuffix(" | None")
+            annotation = written[field.name].removesuffix(" | None")
             found[field.name] = _SPECIAL.get(field.name, _BY_ANNOTATION.get(annotation, "text"))
     return found
 
@@ -74,10 +75,10 @@ _TYPES: Final = _types()
 
 def declared(cls: type[Any]) -> str:
     """The columns of a table of `cls`, as CREATE TABLE has them; fixed widths first, which saves padding."""
-    lines = []
+    lines, written = [], written_types(cls)
     fields = [field for field in attrs.fields(cls) if field.name in (*JOB_COLUMNS, *RUN_COLUMNS)]
     for field in sorted(fields, key=lambda field: _WIDTHS.index(type_of(field.name))):
-        optional = str(field.type).endswith(" | None")
+        optional = written[field.name].endswith(" | None")
         collation = SORTED if field.name in _NAMES else ""
         rule = "" if optional else " NOT NULL DEFAULT false" if field.default is False else " NOT NULL"
         lines.append(f"{field.name} {type_of(field.name)}{collation}{rule}")

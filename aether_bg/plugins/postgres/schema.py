@@ -12,12 +12,12 @@ import zlib
 from typing import Final
 from uuid import UUID
 
-import attrs
 import psycopg
 
 from aether_bg.errors import SchemaMissing, SchemaTooNew, StoreBusy, StoreError, TablesTaken
 from aether_bg.model import JobInfo, JobRun
 from aether_bg.model.job import SUSPECT as CRASHES
+from aether_bg.plugins._stored import written_types
 from aether_bg.plugins.postgres import trouble
 from aether_bg.plugins.postgres.columns import SORTED, declared
 from aether_bg.plugins.postgres.connections import Connection
@@ -37,7 +37,7 @@ _FIRST, _LAST = "'0001-01-01 00:00:00+00'", "'9999-12-31 23:59:59.999999+00'"
 
 def _readable(cls: type) -> str:
     """Only instants that Python can represent: others are refused now, rather than set aside when they are read."""
-    names = [field.name for field in attrs.fields(cls) if str(field.type).startswith("datetime")]
+    names = [name for name, written in written_types(cls).items() if written.startswith("datetime")]
     return " AND ".join(f"({name} IS NULL OR {name} BETWEEN {_FIRST} AND {_LAST})" for name in names)
 
 

@@ -13,7 +13,7 @@ import attrs
 from aether_bg.errors import shown
 from aether_bg.model import JobInfo, JobRun, JobStatus, Unreadable
 from aether_bg.model.filled import filled
-from aether_bg.plugins._stored import REMEDY, WRONG
+from aether_bg.plugins._stored import REMEDY, WRONG, written_types
 from aether_bg.plugins.sqlite.columns import (
     JOB_COLUMNS,
     READ,
@@ -83,11 +83,11 @@ class _Column:
 
 
 def _columns(cls: type[Any], names: Sequence[str]) -> tuple[_Column, ...]:
-    found, fields = [], attrs.fields_dict(cls)
+    found, fields, written = [], attrs.fields_dict(cls), written_types(cls)
     for field in map(fields.__getitem__, names):
         default = None if field.default is attrs.NOTHING or isinstance(field.default, attrs.Factory) else field.default  # type: ignore[arg-type]
         default = _STAND_INS.get(field.name, default)
-        found.append(_Column(field.name, _types(str(field.type)), READ.get(field.name, _as_stored), default))
+        found.append(_Column(field.name, _types(written[field.name]), READ.get(field.name, _as_stored), default))
     return tuple(found)
 
 

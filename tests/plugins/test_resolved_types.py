@@ -1,0 +1,40 @@
+"""Stores derive columns from the types of rows, which other libraries may have resolved before."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import pytest
+
+RESOLVE = """
+import attrs
+from aether_bg import JobInfo, JobRun
+from aether_bg.model import Change, Definition
+from aether_bg.model import claims, job, progress, writes
+names = {name: value for module in (writes, claims, progress, job) for name, value in vars(module).items()}
+for cls in (JobInfo, JobRun, Change, Definition):
+    attrs.resolve_types(cls, globalns=names)
+assert attrs.fields(JobInfo).seq.type is int
+"""
+SHOW = {
+    "sqlite": "from aether_bg.plugins.sqlite import rows\nprint(rows._JOB, rows._RUN)",
+    "postgres": "from aether_bg.plugins.postgres import columns, schema\nprint(columns._TYPES, schema._INITIAL)",
+}
+
+
+def shown(program: str) -> list[str]:
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, timeout=60, env={**os.environ, "PYTHONHASHSEED": "0"}
+    )
+    return [part for part in done.stdout.split() if not part.startswith("0x")]
+
+
+@pytest.mark.parametrize("store", SHOW)
+def test_columns_are_the_same_where_somebody_has_resolved_types(store: str) -> None:
+    if store == "postgres" and find_spec("psycopg") is None:
+        pytest.skip("psycopg is not installed: pip install 'aether-bg[postgres]'")
+    assert shown(RESOLVE + SHOW[store]) == shown(SHOW[store])
