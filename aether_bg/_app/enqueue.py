@@ -26,6 +26,7 @@ from aether_bg.model import Change, Insert, JobInfo, JobStatus, Query, Transacti
 class Enqueuer:
     def __init__(self, kernel: Kernel, admission: Admission) -> None:
         self.admission, self._shared, self.journal = admission, kernel.shared, kernel.journal
+        self._insert = kernel.at_once.insert
         self._calls, self.moment = kernel.shared.calls, kernel.shared.clock.moment
 
     def unit(self) -> work.UnitOfWork | None:
@@ -63,7 +64,7 @@ class Enqueuer:
                     raise no_occurrence(job.expression_value, job.until)
             else:
                 try:
-                    await self.journal.insert(job, after)
+                    await self._insert(job, after)
                     return job.id
                 except NameHeld as error:
                     held = self._calls.decoded(error.current)

@@ -44,7 +44,7 @@ class Codecs:
     def encoded_write(self, write: Write, rows: Rows) -> Write:
         """Raises `Stale` for a job that no longer exists."""
         if isinstance(write, Insert):
-            return Insert(self.encoded_job(write.job), write.after)
+            return Insert(self.encoded_job(write.job), write.after, write.claim)
         if (job_id := _subject(write)) is None:
             return write
         if (job := rows.get(job_id)) is None:

@@ -65,6 +65,10 @@ class Alarm:
         if self._until is not None and due < self._until:
             self._woken.set()
 
+    def sleeps_past(self, now: datetime) -> bool:
+        """The scheduler sleeps, and knows of nothing that is due by then."""
+        return self._until is not None and self._until > now and not self._woken.is_set()
+
     def looking(self) -> None:
         """The scheduler looks now, and will find the jobs that were reported so far."""
         self._expected, self._during, self._taken = None, {}, ()

@@ -45,21 +45,26 @@ class Batcher:
         if len(self._waiting) == 1:
             self._something.set()
 
-    async def write(self, write: Insert | Update) -> None:
-        """Commits one write. Raises what the store raises for it."""
-        if self.idle and not self._together and not self._closed:  # no other write to share a transaction with
+    @property
+    def alone(self) -> bool:
+        """There is no other write to share a transaction with."""
+        return self.idle and not self._together and not self._closed
+
+    async def write(self, write: Insert | Update) -> object:
+        """Commits one write. Returns its result if it was `alone`. Raises what the store raises for it."""
+        if self.alone:
             self._busy += 1
             try:
-                await self._transact([write])
+                return (await self._transact([write]))[0]
             finally:
                 self._busy -= 1
-            return
         self._waiter = self._waiter or waiters()
         answer = _Answer(self._waiter())
         self.put(write, _Answer.give, answer)
         await answer.waiter.wait()
         if answer.error is not None:
             raise answer.error
+        return None
 
     async def run(self) -> None:
         """Several may run at once: then one batch gathers while another is committed. The batcher is closed when the

@@ -78,7 +78,12 @@ class Claimer:
 
     def has_room(self, handler: str) -> bool:
         """Whether another job of this handler may start here; the store counts the handler's limit."""
-        return self._claim(self._shared.clock.now(), limit=self._shared.slots.free).most(handler, {}) > 0
+        return self.with_room(handler, self._shared.clock.now()) is not None
+
+    def with_room(self, handler: str, now: datetime) -> Claim | None:
+        """A claim, if another job of this handler may start here."""
+        claim = self._claim(now, limit=self._shared.slots.free)
+        return claim if claim.most(handler, {}) > 0 else None
 
     async def take(self, job: JobInfo) -> bool:
         """Claims and starts exactly this row, as it was read. False: it has changed since, or this owner is unknown.

@@ -129,6 +129,7 @@ class Heartbeats:
             stop_asked=lambda: self._shared.identity.stop_asked, problems=self._not_applied, declares=self._declares,
             limits=self._shared.handlers.limits if join else {},
         ))  # fmt: skip
+        self._shared.identity.begins_at_once = alive.begins_at_once
         self._compare_clocks(alive, asked)
         return alive
 

@@ -23,5 +23,7 @@ class Identity:
     stopping: bool = False
     told: bool = False
     """The store is sure to wake the scheduler, which pulls (docs/protocol.md, P12); as of the last heartbeat."""
+    begins_at_once: bool = False
+    """The store can insert a job and begin it at once (docs/protocol.md, C9); as of the last heartbeat."""
     company: bool = False
     """Other owners are registered; as of the last heartbeat."""

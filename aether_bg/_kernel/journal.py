@@ -18,7 +18,7 @@ from aether_bg._kernel.batcher import Batcher, Finished
 from aether_bg._kernel.commits import Commits
 from aether_bg._kernel.observers import Observers
 from aether_bg.errors import NameHeld, Stale, StoreRefused, StoreUnsure
-from aether_bg.model import Altered, Change, Enqueued, Hold, Insert, JobInfo, JobStatus, Update
+from aether_bg.model import Altered, Change, Claim, Enqueued, Hold, Insert, JobInfo, JobStatus, Update
 
 T = TypeVar("T")
 
@@ -49,12 +49,20 @@ class Journal:
 
     # -- commit ----------------------------------------------------------------------------------
 
-    async def insert(self, job: JobInfo, after: tuple[UUID, ...] = ()) -> None:
-        """Raises `NameHeld`, `JobNotFound` for a job of `after`, or a `StoreError`."""
-        if self._batcher.idle and not after:  # a claim made now can share its transaction
+    @property
+    def alone(self) -> bool:
+        """A write made now has a transaction of its own, and its result is returned."""
+        return self._batcher.alone
+
+    async def insert(self, job: JobInfo, after: tuple[UUID, ...] = (), claim: Claim | None = None) -> JobInfo | None:
+        """Returns the row if it was claimed as well; `claim` only while `alone`. Raises `NameHeld`, `JobNotFound` for a
+        job of `after`, or a `StoreError`."""
+        if self._batcher.idle and not after and claim is None:  # a claim made now can share its transaction
             self._alarm.expect(job.id, job.seq, job.due_at)
-        await self._write(Insert(job, after))
-        self._inserted(job)
+        row = await self._write(Insert(job, after, claim))
+        claimed = row if isinstance(row, JobInfo) else None
+        self._inserted(job, begun=claimed is not None)
+        return claimed
 
     async def update(self, change: Change, job: JobInfo | None = None, verb: str = "") -> None:
         """`job` and `verb`: the row before, and who changes it, for observers. Raises `Stale`, or a `StoreError`."""
@@ -128,11 +136,12 @@ class Journal:
             await self._commits.transact([write])
         self._alarm.wake()
 
-    async def _write(self, write: Insert | Update) -> None:
+    async def _write(self, write: Insert | Update) -> object:
         try:
-            await self._batcher.write(write)
+            return await self._batcher.write(write)
         except StoreUnsure:
             await self._again(partial(self._batcher.write, write), write)
+            return None
 
     async def _again(self, commit: Callable[[], Awaitable[object]], write: Insert | Update) -> None:
         """Writing the same again shows whether the first write happened. `write`: what is committed, or a part of
@@ -162,11 +171,11 @@ class Journal:
         for job in jobs:
             self._inserted(job)
 
-    def _inserted(self, job: JobInfo) -> None:
+    def _inserted(self, job: JobInfo, begun: bool = False) -> None:
         if self._observers.present:
             self._observers.emit(Enqueued(job))
         self.arm(job.id)
-        if not job.waits_for:
+        if not job.waits_for and not begun:
             self._alarm.expect(job.id, job.seq, job.due_at)
 
     def _updated(self, change: Change, row: JobInfo | None, verb: str) -> None:

@@ -12,6 +12,7 @@ from aether_bg._handlers.work import UnitOfWork
 from aether_bg._hooks.calls import Calls
 from aether_bg._kernel.alarm import Alarm
 from aether_bg._kernel.arming import Arming
+from aether_bg._kernel.at_once import AtOnce
 from aether_bg._kernel.batcher import Batcher
 from aether_bg._kernel.claimer import Claimer
 from aether_bg._kernel.clocks import Clocks
@@ -88,6 +89,9 @@ class Kernel:
             max_result=options.max_payload,
         )  # fmt: skip
         self.claimer = Claimer(shared=shared, alarm=alarm, start=executor.start)
+        self.at_once = AtOnce(
+            shared=shared, alarm=alarm, claimer=self.claimer, journal=self.journal, start=executor.start
+        )
         triggers = Triggers(shared=shared, claimer=self.claimer, arm=arm, look=look, write=self.journal.try_update)
         unserved = Unserved(shared)
         self.heartbeats = Heartbeats(

@@ -221,7 +221,8 @@ class Alive:
     jobs that they declare; `due`: handlers that have due rows; `size`: bytes of the store, asked only of a beat with
     `join`, 0 if unknown; `now`: the time by the clock of a store's server (aware), by which all its processes then
     decide what is due; None where the processes share a clock; `sure_to_wake`: every commit of another process, a join
-    included, leads to `kernel.wake`, and none can be lost (docs/protocol.md, P12).
+    included, leads to `kernel.wake`, and none can be lost (docs/protocol.md, P12); `begins_at_once`: an `Insert` may
+    carry a claim (docs/protocol.md, C9).
     """
 
     store_id: UUID
@@ -236,6 +237,7 @@ class Alive:
     size: int = 0
     now: datetime | None = None
     sure_to_wake: bool = False
+    begins_at_once: bool = False
 
     @classmethod
     def of(

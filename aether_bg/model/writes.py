@@ -10,6 +10,7 @@ from uuid import UUID
 
 import attrs
 
+from aether_bg.model.claims import Claim
 from aether_bg.model.filled import filled
 from aether_bg.model.job import JobInfo, JobRun, JobStatus, Misfire
 from aether_bg.model.progress import Progress
@@ -172,10 +173,15 @@ class Insert:
     `after`: its parents, each once. It is stored as `placed` says, with a link to each; those that the same transaction
     has inserted before count. Raises `JobNotFound` for a parent that does not exist, after the check that the name is
     free (docs/protocol.md, A1).
+
+    `claim`: only for a store whose heartbeats say `begins_at_once`, and as the only write: of a job that is due and has
+    no parents. If the owner is registered and the handler is not paused, the row is stored as `claim.take` returns it,
+    with its `begun_run`, and is the result of this write. Otherwise it is inserted as usual (docs/protocol.md, C9).
     """
 
     job: JobInfo
     after: tuple[UUID, ...] = ()
+    claim: Claim | None = None
 
     @property
     def wakes(self) -> bool:

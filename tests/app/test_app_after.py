@@ -89,10 +89,12 @@ async def of(app: Aether, job: UUID | str) -> JobInfo:
 async def test_a_child_runs_after_all_of_its_parents(make_app: Make, store: str) -> None:
     ran: list[str] = []
     async with works(make_app(MemoryStore() if store == "memory" else None), ran) as app:
-        given = [await app.enqueue("Work", f"p{n}", str(n), timedelta(seconds=0.3 - n / 10)) for n in range(3)]
+        await app.pause(handler="Work")
+        given = [await app.enqueue("Work", f"p{n}", str(n)) for n in range(3)]
         child = await app.enqueue("Merge", "merge:7", after=[given[2], "p0", await of(app, "p1")])
         row = await of(app, child)
         assert (row.status, row.parents, row.waits_for) == (JobStatus.SCHEDULED, 3, 3)
+        await app.resume(handler="Work")
         assert [p[:3] for p in await app.result(child, 20)] == [
             ["p2", "COMPLETED", "2"], ["p0", "COMPLETED", "0"], ["p1", "COMPLETED", "1"],
         ]  # fmt: skip

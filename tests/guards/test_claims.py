@@ -31,7 +31,7 @@ def watched(store: type[Any]) -> type[Any]:
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "memory"])
-async def test_200_single_jobs_make_200_claims(make_app: Callable[..., Aether], path: Path, kind: str) -> None:
+async def test_200_single_jobs_make_200_claims_at_most(make_app: Callable[..., Aether], path: Path, kind: str) -> None:
     store: Any = watched(SQLiteStore)(path) if kind == "sqlite" else watched(MemoryStore)()
     store.claims = []
     app = make_app(store)
@@ -45,6 +45,8 @@ async def test_200_single_jobs_make_200_claims(make_app: Callable[..., Aether], 
         for _ in range(200):
             await app.wait(await app.enqueue("Noop"), 10)
         claims = list(store.claims)
-    assert sum(claims) == 200
     assert claims.count(0) <= 2, "the scheduler may look once a second without a cause"
-    assert len(claims) <= 202
+    if kind == "sqlite":  # they begin with their inserts
+        assert sum(claims) <= 20
+    else:
+        assert (sum(claims), len(claims) <= 202) == (200, True)

@@ -31,6 +31,7 @@ from aether_bg.model import (
     FailureGroup,
     Failures,
     Heartbeat,
+    Insert,
     JobInfo,
     JobRun,
     Purge,
@@ -106,11 +107,18 @@ class SQLiteStore:
     async def store_transact(self, writes: Sequence[Write]) -> Sequence[object]:
         session = self._open()
         file, theirs = session.file, any(isinstance(write, Call) for write in writes)
-        rank = Rank.OUTCOME if writes and isinstance(writes[0], Update) else Rank.OTHER
+        first = writes[0] if writes else None
+        rank = Rank.OUTCOME if isinstance(first, Update) else Rank.OTHER
+
+        def run(conn: sqlite3.Connection) -> Sequence[object]:
+            if isinstance(first, Insert) and first.claim is not None:  # the only one, then
+                return session.insert(conn, first.job, first.claim)
+            return changes.transact(conn, writes, file.writer.guard)
+
         try:
             results = await session.write(
-                lambda conn: changes.transact(conn, writes, file.writer.guard), rank, theirs=theirs,
-                limit=self.unit_timeout if theirs else None, name=lambda: changes.named(writes),
+                run, rank, theirs=theirs, limit=self.unit_timeout if theirs else None,
+                name=lambda: changes.named(writes),
             )  # fmt: skip
         except UnitOfWorkTimeout as error:
             self._users.report("unit of work", error)

@@ -219,24 +219,24 @@ def sweep(conn: sqlite3.Connection, now: datetime) -> None:
 
 def _add(conn: sqlite3.Connection, adds: list[Insert]) -> list[Settled]:
     if not any(add.after for add in adds):
-        _insert(conn, [add.job for add in adds])
+        insert_jobs(conn, [add.job for add in adds])
         return []
     settled = []
     for add in adds:  # one by one: a parent may come before its child
         if not add.after:
-            _insert(conn, [add.job])
+            insert_jobs(conn, [add.job])
             continue
         try:
             job = links.place(conn, add)
         except JobNotFound:
             _check_name(conn, add.job)
             raise
-        _insert(conn, [job])
+        insert_jobs(conn, [job])
         settled.append(links.link(conn, job, add.after))
     return [told for told in settled if told is not None]
 
 
-def _insert(conn: sqlite3.Connection, jobs: list[JobInfo]) -> None:
+def insert_jobs(conn: sqlite3.Connection, jobs: list[JobInfo]) -> None:
     rows, stored = [write_job(job) for job in jobs], 0
     while stored < len(rows):
         before = stored

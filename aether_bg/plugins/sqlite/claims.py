@@ -9,9 +9,11 @@ import sqlite3
 from datetime import datetime
 from typing import Final, NamedTuple
 
+import attrs
+
 from aether_bg.model import Claim, Heartbeat, JobInfo, Unreadable
 from aether_bg.plugins.sqlite.choosing import Choice
-from aether_bg.plugins.sqlite.columns import to_time
+from aether_bg.plugins.sqlite.columns import from_json, mapping, to_json, to_mapping, to_time
 from aether_bg.plugins.sqlite.quarantine import isolate
 from aether_bg.plugins.sqlite.reading import any_text, rows
 from aether_bg.plugins.sqlite.rows import FIRST_AS_JSON, IS_FIRST, JOBS_AS_JSON, read_first, read_job, read_jobs
@@ -31,6 +33,7 @@ SELECT id, seq, 0, attempt, occurrence, :now, owner, 1 FROM main.aether_jobs
 WHERE rowid IN (SELECT value FROM json_each(:rows))
 """
 _THESE, _THIS = "rowid IN (SELECT value FROM json_each(:rows))", "rowid = :row"
+BEGIN_RUN_OF: Final = BEGIN_RUNS.replace(_THESE, "id = ?").replace(":now", "started_at")
 TAKE_ONE, BEGIN_RUN = TAKE.replace(_THESE, _THIS), BEGIN_RUNS.replace(_THESE, _THIS)
 TAKEN: Final = f"SELECT {JOBS_AS_JSON} FROM main.aether_jobs WHERE {_THESE}"
 TAKEN_FIRST: Final = f"SELECT {FIRST_AS_JSON}, min({IS_FIRST}) FROM main.aether_jobs WHERE {_THESE}"
@@ -55,6 +58,19 @@ def claim(conn: sqlite3.Connection, wanted: Claim) -> tuple[Taken, datetime | No
     chosen = choice.chosen()
     taken = _take(conn, json.dumps([row.id for row in chosen]), owner, now)
     return taken, *choice.rest(chosen)
+
+
+def at_once(conn: sqlite3.Connection, wanted: Claim, job: JobInfo) -> JobInfo | None:
+    """The row with which `job` begins, read as it will be stored; None if it must wait (docs/protocol.md, C9)."""
+    known = conn.execute(ALIVE, [str(wanted.owner)]).fetchone()
+    if known is None or job.handler_name in json.loads(known[0]):
+        return None
+    payload, notes = from_json(to_json(job.payload)), mapping(to_mapping(job.extra_properties))
+    return attrs.evolve(wanted.take(job), payload=payload, extra_properties=notes)
+
+
+def begin_run(conn: sqlite3.Connection, row: JobInfo) -> None:
+    conn.execute(BEGIN_RUN_OF, [str(row.id)])
 
 
 def _take(conn: sqlite3.Connection, found: str, owner: str, now: str | None) -> Taken:

@@ -16,7 +16,7 @@ from uuid import UUID
 import anyio
 
 from aether_bg.bridge import Bridge, Waiter, waiters
-from aether_bg.model import Alive, Claim, Heartbeat, Owner
+from aether_bg.model import Alive, Claim, Heartbeat, JobInfo, Owner
 from aether_bg.plugins.sqlite import changes, claims, files, queries, reading
 from aether_bg.plugins.sqlite.backup import Progress, live, threads
 from aether_bg.plugins.sqlite.columns import to_time
@@ -156,9 +156,22 @@ class Session:
     def claim(self, conn: sqlite3.Connection, claim: Claim) -> tuple[claims.Taken, datetime | None, bool]:
         """On the writer's thread."""
         found = claims.claim(conn, claim)
-        if found[0].rows != "[]" and (mine := self.file.writer.beats.get(claim.owner)) is not None:
-            mine.claims += 1
+        if found[0].rows != "[]":
+            self._claimed(claim.owner)
         return found
+
+    def insert(self, conn: sqlite3.Connection, job: JobInfo, claim: Claim) -> list[JobInfo | None]:
+        """Inserts a job, and begins it if that is possible: then the result is its row. On the writer's thread."""
+        row = claims.at_once(conn, claim, job)
+        changes.insert_jobs(conn, [job if row is None else row])
+        if row is not None:
+            claims.begin_run(conn, row)
+            self._claimed(claim.owner)
+        return [row]
+
+    def _claimed(self, owner: UUID) -> None:
+        if (mine := self.file.writer.beats.get(owner)) is not None:
+            mine.claims += 1
 
     def keep(self, beat: Heartbeat) -> None:
         if (known := self.file.writer.beats.get(beat.owner)) is not None:
@@ -198,6 +211,7 @@ class Session:
             due=frozenset(name for name in due if isinstance(name, str)),
             size=file.size() if beat.join else 0,
             sure_to_wake=True,
+            begins_at_once=True,
         )
         return alive, bad
 

@@ -10,6 +10,7 @@ from typing import Any
 from aether_bg.testing.contracts import schedulers as _schedulers
 from aether_bg.testing.contracts import (
     store_after,
+    store_at_once,
     store_choosing,
     store_claims,
     store_guards,
@@ -34,6 +35,7 @@ _ROOMS = (
     store_choosing,
     store_notes,
     store_after,
+    store_at_once,
     store_owners,
     store_listing,
     store_reading,

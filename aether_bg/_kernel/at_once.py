@@ -1,0 +1,75 @@
+"""A new job that is due begins with its insert, where the scheduler has nothing else to do (docs/protocol.md, C9)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from uuid import UUID
+
+import attrs
+
+from aether_bg._kernel.alarm import Alarm
+from aether_bg._kernel.claimer import Claimer
+from aether_bg._kernel.journal import Journal
+from aether_bg._kernel.shared import Shared
+from aether_bg._rules import transitions
+from aether_bg._rules.results import Released
+from aether_bg.bridge import Bridge
+from aether_bg.errors import NameHeld, NotStarted, StoreError
+from aether_bg.model import Claim, JobInfo, JobStatus
+
+
+@attrs.define(kw_only=True, eq=False)
+class AtOnce:
+    """`start`: begins attempts; it must not await."""
+
+    _shared: Shared
+    _alarm: Alarm
+    _claimer: Claimer
+    _journal: Journal
+    _start: Callable[[Sequence[JobInfo]], object]
+    _bridge: Bridge = attrs.field(factory=Bridge, init=False)
+
+    async def insert(self, job: JobInfo, after: tuple[UUID, ...] = ()) -> None:
+        """As `Journal.insert`."""
+        if after or (claim := self._claim(job)) is None:
+            await self._journal.insert(job, after)
+            return
+        self._shared.slots.reserve(job)  # no claim may take the same slot before this one returns
+        row, told = None, False
+        try:
+            row = await self._journal.insert(job, claim=claim)
+        except NameHeld:
+            told = True
+            raise
+        finally:
+            if row is not None:
+                self._bridge.post(partial(self._begin, job, row))  # the caller goes on first
+            else:
+                self._shared.slots.unreserve(job, False)
+                if not told:
+                    self._shared.spawn(self._give_back, job, claim)
+
+    def _claim(self, job: JobInfo) -> Claim | None:
+        """None: others may come first, or the store has to count."""
+        identity, limits, now = self._shared.identity, self._shared.handlers.limits, self._shared.clock.now()
+        if not identity.begins_at_once or identity.stopping or job.due_at is None or job.due_at > now:
+            return None
+        known = job.handler_name in self._shared.handlers and job.handler_name not in limits
+        if not known or not self._journal.alone or not self._alarm.sleeps_past(now):
+            return None
+        return None if self._claimer.claiming else self._claimer.with_room(job.handler_name, now)
+
+    def _begin(self, job: JobInfo, row: JobInfo) -> None:
+        self._shared.slots.unreserve(job, True)
+        self._start([row])
+
+    async def _give_back(self, job: JobInfo, claim: Claim) -> None:
+        """The caller was cancelled, or the answer was lost: a row that is claimed all the same is released."""
+        try:
+            row = await self._shared.calls.get(job.id)
+            if row is not None and row.status is JobStatus.RUNNING and row.started_at == claim.now:
+                change = transitions.finish(row, Released(begun=False), None, self._shared.clock.moment())
+                await self._journal.try_update(change)
+        except (StoreError, NotStarted) as error:  # the heartbeat will find it (docs/protocol.md, C5)
+            self._shared.problems.report("enqueueing", error, job)
