@@ -134,7 +134,8 @@ class Claim:
         """The answer once `taken` are written. `jobs`: all rows after that."""
         jobs, rest, alone = list(jobs), self.after(taken), any(job.suspect for job in taken)
         waiting = [job for job in jobs if self.asks_for(job) and not (alone and job.suspect)]
-        free = [job for job in waiting if not rest.waits_for_others(job.handler_name, running(jobs))]
+        runs = running(jobs)
+        free = [job for job in waiting if not rest.waits_for_others(job.handler_name, runs)]
         next_due = min((job.due_at for job in free if job.due_at), default=None)
         return Claimed(jobs=tuple(taken), next_due=next_due, short=len(free) < len(waiting))
 

@@ -1,23 +1,21 @@
 """Jobs in this process's memory: for tests, for trials, and for work that may be lost with the process.
 
-This is the shortest complete store. The values have the rules (`Claim.choose`, `Change.applied_to`, `Query.select`); a
-store keeps rows, and makes each hook one transaction. hookspecs.md says what a durable store has to add.
+This is the shortest complete store. `aether_bg.rows.Rows` and the values have the rules; a store keeps rows, and makes
+each hook one transaction. `aether_bg.plugins.kept.KeptStore` adds a place where the rows survive the process.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import ChainMap
-from collections.abc import Callable, MutableMapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from datetime import UTC, datetime
-from typing import TypeAlias
+from typing import Any, Generic, TypeAlias, TypeVar
 from uuid import UUID, uuid4
 
 import attrs
 
-from aether_bg.errors import JobNotFound, NameHeld, Stale, StoreRefused, Unsupported
 from aether_bg.hookspecs import hookimpl
 from aether_bg.model import (
     Alive,
@@ -27,29 +25,26 @@ from aether_bg.model import (
     Failures,
     Heartbeat,
     Hold,
-    Insert,
     JobInfo,
     JobRun,
-    Note,
     Owner,
-    Parent,
     Purge,
     Query,
     Ran,
+    RunOutcome,
     Runs,
-    Settled,
     Stats,
-    Update,
     Write,
-    begun_run,
-    placed,
-    relieved,
 )
 from aether_bg.protocols import Kernel
+from aether_bg.rows import Rows
 
 __all__ = ["MemoryStore"]
 
-History: TypeAlias = MutableMapping[tuple[UUID, int, int], JobRun]
+K = TypeVar("K")
+V = TypeVar("V")
+T = TypeVar("T")
+RunKey: TypeAlias = tuple[UUID, int, int]
 
 
 class MemoryStore:
@@ -57,219 +52,262 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self._id = uuid4()
-        self._jobs: dict[UUID, JobInfo] = {}
-        self._runs: dict[tuple[UUID, int, int], JobRun] = {}
-        self._held: dict[str, Hold] = {}
-        self._parents: dict[UUID, tuple[UUID, ...]] = {}
-        """The parents of each job that has some, in the order given."""
-        self._waiting: dict[UUID, tuple[UUID, ...]] = {}
-        """By parent: the children that wait for its end."""
-        self._owners: dict[UUID, tuple[Heartbeat, float]] = {}
-        self._stopping: set[UUID] = set()
+        self._rows = MemoryRows()
+        self._beats: dict[UUID, tuple[Heartbeat, float]] = {}
+        """The last heartbeat of each owner of this process, and until when it lasts."""
         self._wakes: list[Callable[[], None]] = []
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
-        return f"<MemoryStore {len(self._jobs)} jobs>"
+        return f"<{type(self).__name__} {len(self._rows.jobs)} jobs>"
 
     @hookimpl
     async def lifecycle_start(self, kernel: Kernel, stack: AsyncExitStack) -> None:
-        self._wakes.append(kernel.wake)
-        stack.callback(self._close, kernel.wake)
+        await self._do(lambda: self._enter(kernel.wake))
+        stack.push_async_callback(self._do, lambda: self._leave(kernel.wake))
 
-    def _close(self, wake: Callable[[], None]) -> None:
+    def _enter(self, wake: Callable[[], None]) -> None:
+        if not self._wakes:
+            self._open()
+        self._wakes.append(wake)
+
+    def _leave(self, wake: Callable[[], None]) -> None:
         self._wakes.remove(wake)
         if not self._wakes:
-            self._owners.clear()
+            self._beats.clear()
+            self._close()
 
-    # -- writing: all or nothing -----------------------------------------------------------------
+    # -- one at a time, and each completely or not at all ------------------------------------------
+
+    async def _do(self, work: Callable[[], T]) -> T:
+        with self._lock:
+            return work()
+
+    async def _write(self, work: Callable[[], T]) -> T:
+        return await self._do(lambda: self._transaction(work))
+
+    def _transaction(self, work: Callable[[], T]) -> T:
+        with self._rows.transaction():
+            result = work()
+            self._save()
+            return result
+
+    def _open(self) -> None:
+        """For stores that keep more than memory does: before the first app."""
+
+    def _save(self) -> None:
+        """For them: what a transaction has changed. If this raises, it has not happened."""
+
+    def _close(self) -> None:
+        """For them: after the last app."""
+
+    # -- writing -----------------------------------------------------------------------------------
 
     @hookimpl
     async def store_transact(self, writes: Sequence[Write]) -> Sequence[object]:
-        with self._lock:
-            draft = _Draft(self)
-            results = [draft.write(write) for write in writes]
-            self._jobs.update(draft.jobs.maps[0])  # nothing can fail from here on
-            self._runs.update(draft.runs.maps[0])
-            self._held = draft.held
-            self._parents.update(draft.parents.maps[0])
-            self._waiting.update(draft.waiting.maps[0])
+        results = await self._write(lambda: [self._rows.write(write) for write in writes])
         if any(results) or any(write.wakes for write in writes):
             for wake in list(self._wakes):
                 wake()
         return results
 
-    def _seen(self) -> list[JobInfo]:
-        """The rows, with the jobs of paused handlers marked."""
-        return [job.under(self._held) for job in self._jobs.values()]
-
-    # -- claims: where two owners can want the same row -------------------------------------------
-
     @hookimpl
     async def store_claim(self, claim: Claim) -> Claimed:
-        with self._lock:
-            if claim.owner not in self._owners:
-                return Claimed()  # docs/protocol.md, P4: the next heartbeat says so
-            taken = [claim.take(job) for job in claim.choose(self._seen())]
-            for job in taken:
-                self._jobs[job.id] = job
-                self._runs[job.id, job.seq, 0] = begun_run(job)
-            return claim.answer(taken, self._seen())
+        return await self._write(lambda: self._claim(claim))
+
+    def _claim(self, claim: Claim) -> Claimed:
+        if claim.owner not in self._rows.owners:
+            return Claimed()  # docs/protocol.md, P4: the next heartbeat says so
+        return self._rows.claim(claim, self._rows.seen())
+
+    @hookimpl
+    async def store_purge(self, purge: Purge) -> int:
+        return await self._write(lambda: self._rows.purge(purge))
 
     # -- owners: all of them live in this process --------------------------------------------------
 
     @hookimpl
     async def store_heartbeat(self, beat: Heartbeat) -> Alive:
-        with self._lock:
-            now = time.monotonic()
-            if beat.join or beat.owner in self._owners:
-                self._owners[beat.owner] = beat, now + beat.keep_for
-            if beat.stopping and beat.owner in self._owners:
-                self._stopping.add(beat.owner)
-            for gone in (*beat.recovered, *([beat.owner] if beat.leave else [])):
-                self._owners.pop(gone, None)
-            return Alive.of(beat, self._id, self._registered(now), self._seen())
+        return await self._write(lambda: self._beat(beat))
 
-    def _registered(self, now: float) -> dict[UUID, Owner]:
+    def _beat(self, beat: Heartbeat) -> Alive:
+        owners, now = self._rows.owners, time.monotonic()
+        if beat.join:
+            owners[beat.owner] = Owner(0, beat.handlers, declares=beat.declares)
+        if beat.owner in owners:
+            self._beats[beat.owner] = beat, now + beat.keep_for
+        for gone in (*beat.recovered, *([beat.owner] if beat.leave else [])):
+            owners.discard(gone)
+            self._beats.pop(gone, None)
+        self._mark_stopping()
+        return Alive.of(beat, self._id, self._beating(now), self._rows.seen(), owners.keys() - self._beats.keys())
+
+    def _mark_stopping(self) -> None:
+        owners = self._rows.owners
+        for id_, (beat, _) in self._beats.items():
+            if (beat.stopping or beat.stop_asked()) and not owners[id_].stopping:
+                owners[id_] = attrs.evolve(owners[id_], stopping=True)
+
+    def _beating(self, now: float) -> dict[UUID, Owner]:
         """Beats are computed from the time that has passed, so no thread needs to keep them going."""
-        self._stopping |= {owner for owner, (beat, _) in self._owners.items() if beat.stop_asked()}
-        self._stopping &= self._owners.keys()
-        return {
-            owner: Owner(int(min(now, until) / beat.interval), beat.handlers, owner in self._stopping, beat.declares)
-            for owner, (beat, until) in self._owners.items()
-        }
+        beating = {id_: int(min(now, until) / beat.interval) for id_, (beat, until) in self._beats.items()}
+        return {id_: attrs.evolve(owner, beat=beating.get(id_, 0)) for id_, owner in self._rows.owners.items()}
 
-    # -- reading and retention ---------------------------------------------------------------------
+    # -- reading -----------------------------------------------------------------------------------
 
     @hookimpl
     async def store_find(self, query: Query) -> Sequence[JobInfo]:
-        with self._lock:
-            return query.select(self._seen(), self._parents)
+        return await self._do(lambda: query.select(self._rows.seen(), self._rows.links))
 
     @hookimpl
     async def store_history(self, job_id: UUID, limit: int) -> Sequence[JobRun]:
-        with self._lock:
-            return [self._runs[key] for key in self._newest_first(job_id)[:limit]]
-
-    def _newest_first(self, job_id: UUID) -> list[tuple[UUID, int, int]]:
-        return sorted((key for key in self._runs if key[0] == job_id), reverse=True)
+        return await self._do(lambda: self._rows.history(job_id)[:limit])
 
     @hookimpl
     async def store_runs(self, query: Runs) -> Sequence[Ran]:
-        with self._lock:
-            return query.select(Ran.of(run, self._jobs[run.job_id]) for run in self._runs.values())
+        jobs, runs = self._rows.jobs, self._rows.runs
+        return await self._do(lambda: query.select(Ran.of(run, jobs[run.job_id]) for run in runs.values()))
 
     @hookimpl
     async def store_failures(self, query: Failures) -> Sequence[FailureGroup]:
-        with self._lock:
-            return query.select(self._jobs.values())
+        return await self._do(lambda: query.select(self._rows.jobs.values()))
 
     @hookimpl
     async def store_stats(self) -> Stats:
-        with self._lock:
-            return Stats.of(
-                self._id, self._jobs.values(), datetime.now(UTC), owners=len(self._owners), runs=len(self._runs),
-                held=self._held,
-            )  # fmt: skip
-
-    @hookimpl
-    async def store_purge(self, purge: Purge) -> int:
-        with self._lock:
-            if purge.job_id is not None:
-                keys = self._newest_first(purge.job_id)
-                old = purge.beyond(self._runs[key].outcome for key in keys)
-                for place in old:
-                    del self._runs[keys[place]]
-                return len(old)
-            active = (child for child in self._parents if not self._jobs[child].status.terminal)
-            needed = {parent for child in active for parent in self._parents[child]}
-            gone = {job.id for job in purge.select(self._jobs.values(), needed)}
-            self._jobs = {job_id: job for job_id, job in self._jobs.items() if job_id not in gone}
-            self._parents = {child: parents for child, parents in self._parents.items() if child not in gone}
-            self._runs = {key: run for key, run in self._runs.items() if key[0] not in gone}
-            return len(gone)
+        rows = self._rows
+        return await self._do(
+            lambda: Stats.of(
+                self._id, rows.jobs.values(), datetime.now(UTC), owners=len(rows.owners), runs=len(rows.runs),
+                held=rows.held,
+            )
+        )  # fmt: skip
 
 
-class _Draft:
-    """One transaction: its writes, on top of what exists."""
+class Table(dict[K, V], Generic[K, V]):
+    """A dict that can take back what was done to it by `table[key] = value` and `discard`."""
 
-    def __init__(self, store: MemoryStore) -> None:
-        self.jobs = ChainMap[UUID, JobInfo]({}, store._jobs)  # writes go to the first map
-        self.runs = ChainMap[tuple[UUID, int, int], JobRun]({}, store._runs)
-        self.held = dict(store._held)
-        self.parents = ChainMap[UUID, tuple[UUID, ...]]({}, store._parents)
-        self.waiting = ChainMap[UUID, tuple[UUID, ...]]({}, store._waiting)
+    def __init__(self) -> None:
+        super().__init__()
+        self.before: dict[K, V | None] = {}
+        """What has been changed, as it was; None: it was not there."""
 
-    def write(self, write: Write) -> tuple[Settled, ...] | None:
-        match write:
-            case Insert(job, after):
-                if job.id in self.jobs:
-                    raise StoreRefused(f"job {job.id}", "its id is in the store already", "Add each job once.")
-                self._put(job)
-                return self._place(job, after) if after else None
-            case Update(change):
-                current = self.jobs.get(change.job_id)
-                if current is None or not change.guards(current):
-                    raise Stale(change.job_id, current)
-                self._put(job := change.applied_to(current))
-                for run in change.runs:
-                    _check_completed(run, self.runs)
-                    self.runs[run.job_id, run.token, run.gap] = run
-                if change.rejoins and job.parents:
-                    return self._place(job, [id_ for id_ in self.parents[job.id] if id_ in self.jobs])
-                return self._settle(job) if job.status.terminal else None
-            case Note():
-                current = self.jobs.get(write.job_id)
-                if current is None or not write.guards(current):
-                    raise Stale(write.job_id, current)
-                self.jobs[write.job_id] = write.applied_to(current)
-                return None
-            case Hold(handler=name, held=True):
-                self.held.setdefault(name, write)
-                return None
-            case Hold(handler=name):
-                self.held.pop(name, None)
-                return None
-            case _:
-                raise Unsupported("this store", "it has no SQL", "Use a store that has, or no unit of work.")
+    def __setitem__(self, key: K, value: V) -> None:
+        self.before.setdefault(key, self.get(key))
+        super().__setitem__(key, value)
 
-    def _put(self, job: JobInfo) -> None:
-        named = (other for other in self.jobs.values() if other.holds_name and other.job_name == job.job_name)
-        holder = next((other for other in named if other.id != job.id), None) if job.holds_name else None
-        if holder is not None:
-            if not holder.gives_way_to(job):
-                raise NameHeld(job.job_name, holder)
-            self.jobs[holder.id] = attrs.evolve(holder, holds_name=False, schedule_rev=holder.schedule_rev + 1)
+    def discard(self, key: K) -> None:
+        if key in self:
+            self.before.setdefault(key, self[key])
+            del self[key]
+
+    def undo(self) -> None:
+        for key, value in self.before.items():
+            self.pop(key, None)
+            if value is not None:
+                super().__setitem__(key, value)
+
+
+class MemoryRows(Rows):
+    """All rows, in dicts."""
+
+    def __init__(self) -> None:
+        self.jobs = Table[UUID, JobInfo]()
+        self.runs = Table[RunKey, JobRun]()
+        self.held = Table[str, Hold]()
+        self.links = Table[UUID, tuple[UUID, ...]]()
+        """The parents of each job that has some, in the order given."""
+        self.waiting = Table[UUID, tuple[UUID, ...]]()
+        """By parent: the children that wait for its end."""
+        self.owners = Table[UUID, Owner]()
+        self.names = Table[str, UUID]()
+        """By name: the job that holds it."""
+        self.done = Table[tuple[UUID, datetime | None], int]()
+        """By job and occurrence: the token under which it was completed."""
+        self._tables: Sequence[Table[Any, Any]] = [*vars(self).values()]
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            for table in self._tables:
+                table.undo()
+            raise
+        finally:
+            for table in self._tables:
+                table.before.clear()
+
+    def seen(self) -> Iterable[JobInfo]:
+        """The jobs, with those of paused handlers marked."""
+        return [job.under(self.held) for job in self.jobs.values()]
+
+    def history(self, job_id: UUID) -> list[JobRun]:
+        """Newest first."""
+        return [self.runs[key] for key in sorted((key for key in self.runs if key[0] == job_id), reverse=True)]
+
+    def purge(self, purge: Purge) -> int:
+        if purge.job_id is not None:
+            runs = self.history(purge.job_id)
+            old = [runs[place] for place in purge.beyond(run.outcome for run in runs)]
+        else:
+            needed = {id_ for child, ids in self.links.items() if not self.jobs[child].status.terminal for id_ in ids}
+            jobs = {job.id: job for job in purge.select(self.jobs.values(), needed)}
+            old = [run for run in self.runs.values() if run.job_id in jobs]
+            for job in jobs.values():
+                self._delete(job)
+        for run in old:
+            self.runs.discard((run.job_id, run.token, run.gap))
+            if run.outcome is RunOutcome.COMPLETED:
+                self.done.discard((run.job_id, run.occurrence))
+        return len(old) if purge.job_id is not None else len(jobs)
+
+    def _delete(self, job: JobInfo) -> None:
+        self.jobs.discard(job.id)
+        self.links.discard(job.id)
+        self.waiting.discard(job.id)
+        if job.holds_name:
+            self.names.discard(job.job_name)
+
+    # -- for the rules -----------------------------------------------------------------------------
+
+    def job(self, job_id: UUID) -> JobInfo | None:
+        return self.jobs.get(job_id)
+
+    def holder(self, name: str) -> JobInfo | None:
+        return self.jobs[self.names[name]] if name in self.names else None
+
+    def put_job(self, job: JobInfo, before: JobInfo | None = None) -> None:
         self.jobs[job.id] = job
+        if job.holds_name:
+            self.names[job.job_name] = job.id
+        elif before is not None and before.holds_name:
+            self.names.discard(job.job_name)
 
-    def _place(self, child: JobInfo, after: Sequence[UUID]) -> tuple[Settled, ...] | None:
-        for id_ in after:
-            if id_ not in self.jobs:
-                raise JobNotFound(f"job {id_}", "there is no such job to run after", "Was it purged?")
-        self.parents.setdefault(child.id, tuple(after))
-        child = self.jobs[child.id] = placed(child, [Parent.of(self.jobs[id_]) for id_ in after])
-        for id_ in after:
-            if not self.jobs[id_].status.terminal and child.id not in self.waiting.get(id_, ()):
-                self.waiting[id_] = (*self.waiting.get(id_, ()), child.id)
-        settled = Settled.of(child)
-        return None if settled is None else (settled,)
+    def put_run(self, run: JobRun) -> None:
+        self.runs[run.job_id, run.token, run.gap] = run
+        if run.outcome is RunOutcome.COMPLETED:
+            self.done[run.job_id, run.occurrence] = run.token
 
-    def _settle(self, job: JobInfo) -> tuple[Settled, ...] | None:
-        """Settles the jobs that wait for this one, and those that wait for them (docs/protocol.md, A2)."""
-        told, ended = list[Settled](), [job]
-        for parent in ended:
-            if not (children := self.waiting.get(parent.id)):
-                continue
-            self.waiting[parent.id] = ()
-            for child in [self.jobs[id_] for id_ in children if id_ in self.jobs]:
-                after = self.jobs[child.id] = relieved(child, [Parent.of(parent)], parent.modified_at)
-                if after is not child and (settled := Settled.of(after)) is not None:
-                    told.append(settled)
-                    ended += [after] if after.status.terminal else []
-        return tuple(told) or None
+    def completed(self, job_id: UUID, occurrence: datetime | None) -> int | None:
+        return self.done.get((job_id, occurrence))
 
+    def hold(self, hold: Hold) -> None:
+        if not hold.held:
+            self.held.discard(hold.handler)
+        elif hold.handler not in self.held:
+            self.held[hold.handler] = hold
 
-def _check_completed(run: JobRun, runs: History) -> None:
-    """An occurrence completes once (docs/protocol.md, C6)."""
-    if any(run.repeats(done) for done in runs.values()):
-        raise StoreRefused(f"job {run.job_id}", f"its occurrence {run.occurrence} has completed already")
+    def parents(self, child: UUID) -> Sequence[UUID]:
+        return self.links.get(child, ())
+
+    def link(self, child: UUID, parents: Sequence[UUID]) -> None:
+        self.links[child] = tuple(parents)
+
+    def await_end(self, parent: UUID, child: UUID) -> None:
+        if child not in (waiting := self.waiting.get(parent, ())):
+            self.waiting[parent] = (*waiting, child)
+
+    def no_longer_awaited(self, parent: UUID) -> Sequence[UUID]:
+        waiting = self.waiting.get(parent, ())
+        self.waiting.discard(parent)
+        return waiting

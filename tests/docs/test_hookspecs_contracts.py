@@ -16,9 +16,10 @@ import pytest
 from aether_bg import Aether, JobInfo, JobStatus, SQLiteStore, StoreRefused, hookimpl
 from aether_bg.bridge import Bridge
 from aether_bg.model import Heartbeat, Insert, Purge, Query, Update
+from aether_bg.plugins.kept import KeptStore
 from aether_bg.plugins.memory import MemoryStore
 from aether_bg.protocols import Kernel, Store
-from aether_bg.testing import FakeClock, policy_contract, runner_contract, scheduler_contract
+from aether_bg.testing import FakeClock, policy_contract, runner_contract, scheduler_contract, store_contract
 from aether_bg.testing.contracts.values import a_job, a_run, ago, change, now
 
 from .snippets import snippets
@@ -68,6 +69,9 @@ CONTRACTS: list[Mapping[str, Callable[..., None]]] = [
     scheduler_contract(partial(shown, "Write a scheduler", "Alarms"), name="alarms"),
     runner_contract(partial(shown, "dispatch_runner", "OneAtATime"), name="one_at_a_time"),
     policy_contract(partial(shown, "Wrap every run", "Closed", ago(1)), name="closed"),
+    store_contract(
+        lambda place: KeptStore(shown("Write a store", "JsonLines", place / "jobs")), shared=False, name="kept"
+    ),
 ]
 for name, section in IN.items():
     words = ["@lunch"] if name == "Lunch" else []

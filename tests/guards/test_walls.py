@@ -151,7 +151,9 @@ def test_the_kernel_does_not_import_plugins(room: str) -> None:
     assert breaches(room, "plugins", deep=True) == []
 
 
-@pytest.mark.parametrize("room", ["hookspecs", "model", "errors", "schedule", "protocols", "bridge", "explain"])
+@pytest.mark.parametrize(
+    "room", ["hookspecs", "model", "errors", "schedule", "protocols", "bridge", "explain", "rows", "owners"]
+)
 def test_modules_for_plugin_authors_do_not_import_the_kernel(room: str) -> None:
     assert breaches(room, *PRIVATE, "plugins", deep=True) == []
 

@@ -94,6 +94,20 @@ async def the_beat_goes_on_by_itself(world: StoreWorld) -> None:
 
 
 @STORE.rule(
+    "P6", "`beats` goes up by one with each beat",
+    because="an owner sees by its own counter whether it can write, and else declares nobody dead",
+)  # fmt: skip
+async def beats_are_counted(world: StoreWorld) -> None:
+    async with world.open() as store:
+        me, began = new_id(), time.monotonic()
+        before = (await store.beat(me, join=True, interval=0.2, keep_for=30.0)).beats[me]
+        await anyio.sleep(0.5)
+        after = (await store.beat(me, interval=0.2, keep_for=30.0)).beats[me]
+        most = (time.monotonic() - began) / 0.2 + 3  # two calls, and one more for the edges
+        expect(after - before <= most, f"{after - before} beats counted, of which {most:.0f} are possible")
+
+
+@STORE.rule(
     "P3", "the beat stands still after `keep_for`", because="an event loop that is stuck for good must look dead",
     needs="shared",
 )  # fmt: skip

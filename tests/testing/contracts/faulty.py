@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from datetime import timedelta
@@ -246,6 +247,11 @@ async def beats_only_when_asked(store: SQLiteStore, beat: Heartbeat) -> Any:
     return await store.store_heartbeat(attrs.evolve(beat, keep_for=0.0))
 
 
+async def beats_are_instants(store: SQLiteStore, beat: Heartbeat) -> Any:
+    alive = await store.store_heartbeat(beat)
+    return attrs.evolve(alive, beats={owner: time.time_ns() for owner in alive.beats})
+
+
 async def holds_nothing(store: SQLiteStore, beat: Heartbeat) -> Any:
     return attrs.evolve(await store.store_heartbeat(beat), running=())
 
@@ -320,6 +326,7 @@ STORES: dict[str, tuple[str, str, Callable[[Path], Any]]] = {
     "beats only when asked": ("P3", "the_beat_goes_on_by_itself", _made(store_heartbeat=beats_only_when_asked)),
     "wakes no other process": ("store_transact", "others_are_woken", _made(lifecycle_start=wakes_no_other)),
     "wakes no other that rests": ("P12", "the_idle_are_woken", _made(lifecycle_start=wakes_no_other)),
+    "beats are instants": ("P6", "beats_are_counted", _made(store_heartbeat=beats_are_instants)),
     "holds nothing": ("C5", "what_an_owner_holds", _made(store_heartbeat=holds_nothing)),
     "forgets the stop": ("S7", "a_stop_is_announced", _made(store_heartbeat=forgets_the_stop)),
     "waits for the loop": ("S7", "a_stop_is_announced_off_the_loop", _made(store_heartbeat=waits_for_the_loop)),

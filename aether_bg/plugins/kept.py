@@ -1,0 +1,139 @@
+"""A durable store for one process: rows in memory, and each transaction saved in a place of yours, as texts under keys.
+
+    Aether(KeptStore(MyPlace("jobs")))
+
+A place needs three methods (`Place`): a file, a key-value engine, a bucket. hookspecs.md has one of 30 lines. Memory
+holds all jobs, and a claim looks at each of them: good for some ten thousand.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Protocol, TypeAlias, TypeVar
+from uuid import UUID
+
+from aether_bg.bridge import Threads
+from aether_bg.errors import NotADatabase, StoreError
+from aether_bg.model import Hold, JobInfo, JobRun, Owner
+from aether_bg.plugins.memory import MemoryStore
+from aether_bg.rows import disk_trouble, pack, unpack
+
+__all__ = ["KeptStore", "Place"]
+
+T = TypeVar("T")
+Changes: TypeAlias = Mapping[str, str | None]
+
+_ID: Final = "id"
+_KINDS: Final[Mapping[str, Any]] = {
+    "jobs": JobInfo, "runs": JobRun, "held": Hold, "links": tuple[UUID, ...], "waiting": tuple[UUID, ...],
+    "owners": Owner,
+}  # fmt: skip
+"""The tables that are saved, and what is in them; the others follow from these."""
+_TICK: Final = 0.1
+"""Seconds between two times at which each owner is asked whether its process stops."""
+
+
+class Place(Protocol):
+    """Where the rows survive. The methods are called in threads, one at a time, and may block."""
+
+    def open(self) -> Mapping[str, str]:
+        """Everything that was saved. Called before the first app starts. Raises a `StoreError`, such as `StoreBusy`
+        when another process has opened it: two would overwrite each other's rows."""
+        ...
+
+    def save(self, changes: Changes) -> None:
+        """Keeps these texts under their keys, and deletes those with None: all of them or none, and on the disk when
+        this returns. If it raises, nothing is saved: a `StoreTrouble`, or an `OSError`, which becomes one."""
+        ...
+
+    def close(self) -> None:
+        """After the last app."""
+        ...
+
+
+class KeptStore(MemoryStore):
+    """Keeps its rows in `place`. One process at a time; one object may serve several apps of it, on any threads."""
+
+    def __init__(self, place: Place) -> None:
+        super().__init__()
+        self._place = place
+        self._threads = Threads("aether_bg kept")
+        self._closed = threading.Event()
+
+    def __repr__(self) -> str:
+        return f"KeptStore({self._place!r})"
+
+    async def _do(self, work: Callable[[], T]) -> T:
+        """A save waits for the disk, so everything that needs the lock is done in a thread."""
+        return await self._threads.run(self._locked, work)
+
+    def _locked(self, work: Callable[[], T]) -> T:
+        with self._lock:
+            return work()
+
+    def _open(self) -> None:
+        saved = self._place.open()
+        try:
+            self._load(saved)
+            if _ID not in saved:
+                self._put({_ID: str(self._id)})
+        except BaseException:
+            self._place.close()
+            raise
+        self._closed = closed = threading.Event()
+        threading.Thread(target=self._ask, args=(closed,), name="aether_bg kept", daemon=True).start()
+
+    def _load(self, saved: Mapping[str, str]) -> None:
+        self._rows = rows = type(self._rows)()
+        with rows.transaction():
+            for key, text in saved.items():
+                try:
+                    kind, _, rest = key.partition("/")
+                    if kind == _ID:
+                        self._id = UUID(text)
+                        continue
+                    value = unpack(text, _KINDS[kind])
+                    match value:
+                        case JobInfo():
+                            rows.put_job(value)
+                        case JobRun():
+                            rows.put_run(value)
+                        case _:
+                            getattr(rows, kind)[rest if kind == "held" else UUID(rest)] = value
+                except Exception as error:
+                    rule, remedy = f"it has {key!r}, which cannot be read: {error}", "Name a place of a KeptStore."
+                    raise NotADatabase(repr(self._place), rule, remedy) from error
+
+    def _save(self) -> None:
+        changes: dict[str, str | None] = {}
+        for kind in _KINDS:
+            table = getattr(self._rows, kind)
+            for key in table.before:
+                value = table.get(key)
+                changes[_key(kind, key)] = None if value is None else pack(value)
+        if changes:
+            self._put(changes)
+
+    def _put(self, changes: Changes) -> None:
+        try:
+            self._place.save(changes)
+        except OSError as error:
+            raise disk_trouble(repr(self._place), error) from error
+
+    def _close(self) -> None:
+        self._closed.set()
+        self._place.close()
+
+    def _ask(self, closed: threading.Event) -> None:
+        """A handler may block the event loop until the process ends: the mark of a stop is saved before that."""
+        while not closed.wait(_TICK):
+            with self._lock:
+                if not closed.is_set():
+                    with contextlib.suppress(StoreError):  # the next heartbeat meets it too, and reports it
+                        self._transaction(self._mark_stopping)
+
+
+def _key(kind: str, key: Any) -> str:
+    return "/".join([kind, *map(str, key if isinstance(key, tuple) else (key,))])
