@@ -41,7 +41,7 @@ from aether_bg.plugins._users import Users
 from aether_bg.plugins.postgres import _extra, check, inspection, listing, queries  # noqa: F401 - the first says what is missing
 from aether_bg.plugins.postgres.opened import Opened, Options, migrate, threads
 from aether_bg.plugins.postgres.places import SCHEMA_PARAMETER, Place, checked_schema
-from aether_bg.plugins.postgres.schema import Schema, steps_sql
+from aether_bg.plugins.postgres.schema import LISTING, STEPS, Schema, steps_sql
 from aether_bg.plugins.postgres.statements import Statements
 from aether_bg.protocols import Kernel
 
@@ -65,6 +65,8 @@ class PostgresStore:
     """How SQL in a unit of work marks a parameter; `%(name)s` works as well."""
     dialect: Final = "postgresql"
     """What SQLAlchemy calls its database."""
+    schema_step: Final = next(reversed(STEPS))
+    """The newest step of the schema that this version makes; an open store has it."""
 
     def __init__(
         self, dsn: str, *, schema: str | None = None, migrate: Literal["auto", "check", "off"] = "auto",
@@ -132,9 +134,14 @@ class PostgresStore:
         opened = self._open()
         if query.unarmed:
             await opened.index("jobs_unarmed")
-        if query.order == "newest" and query.handler_name is not None:
-            await opened.index("jobs_handler")
+        if query.recurring or query.paused or (query.order == "newest" and query.handler_name is not None):
+            await self._ready_to_list()
         return await opened.find(query)
+
+    async def _ready_to_list(self) -> None:
+        """Where the indexes for lists cannot be made, a listing is slower."""
+        for name in LISTING:
+            await self._open().index(name)
 
     @hookimpl
     async def store_history(self, job_id: UUID, limit: int) -> Sequence[JobRun]:
@@ -145,7 +152,7 @@ class PostgresStore:
     async def store_runs(self, query: Runs) -> Sequence[Ran]:
         opened = self._open()
         if query.ids is None:
-            await opened.index("runs_ended")
+            await self._ready_to_list()
         return await opened.read(lambda conn: listing.runs(conn, opened.schema, query))
 
     @hookimpl

@@ -14,10 +14,6 @@ from aether_bg.plugins.postgres.connections import Connection
 from aether_bg.plugins.postgres.schema import ATTEMPTED, Schema
 
 ENDED: Final = "status > 1 AND handled_time IS NOT NULL"
-RECURS: Final = (
-    "lower(expression_value) <> '@once' AND left(expression_value, 4) <> '@at ' "
-    "AND left(expression_value, 7) <> '@after '"
-)
 
 
 def head(column: str) -> str:

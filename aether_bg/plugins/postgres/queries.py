@@ -12,7 +12,7 @@ from aether_bg.plugins.postgres.columns import JOB_COLUMNS, RUN_COLUMNS, encode_
 from aether_bg.plugins.postgres.connections import Connection
 from aether_bg.plugins.postgres.owners import SIZE
 from aether_bg.plugins.postgres.rows import read_job
-from aether_bg.plugins.postgres.schema import NOT_HELD, READY, Schema
+from aether_bg.plugins.postgres.schema import MANUAL, NOT_HELD, PAUSED, READY, RECURS, Schema
 
 _HELD: Final = "EXISTS (SELECT FROM {schema}.handlers AS p WHERE p.name = handler_name)"
 _JOBS: Final = f"SELECT {selected(JOB_COLUMNS)}, CASE WHEN {_HELD} THEN handler_name END FROM {{schema}}.jobs"
@@ -24,6 +24,7 @@ _PLACE: Final = {
 }  # fmt: skip
 BEGINS: Final = "job_name >= %(prefix)s AND starts_with(job_name, %(prefix)s) AND (holds_name OR NOT holds_name)"
 BEFORE: Final = "job_name < %(end)s"
+STATUS: Final = "status = ANY(%(status)s)"
 OF_HANDLER: Final = "handler_name = %(handler)s"
 CHILD: Final = "id IN (SELECT child FROM {schema}.links WHERE parent = %(parent)s)"
 FEW: Final = 20_000
@@ -63,7 +64,7 @@ def find(conn: Connection, schema: Schema, query: Query) -> list[JobInfo]:
             values["after"] = after
         where = f"WHERE {' AND '.join(page)}" if page else ""
         sql = schema.once(
-            _by_status(query, source, where, order) or f"{source} {where} ORDER BY {order} LIMIT %(limit)s"
+            _by_status(query, source, page, order) or f"{source} {where} ORDER BY {order} LIMIT %(limit)s"
         )
         rows = [read_job(row[:-1]).under(row[-1:]) for row in conn.execute(sql, values, binary=True)]
         if not approximate:
@@ -74,15 +75,18 @@ def find(conn: Connection, schema: Schema, query: Query) -> list[JobInfo]:
         after = rows[-1].id
 
 
-def _by_status(query: Query, source: str, where: str, order: str) -> str | None:
-    """Jobs that have ended, the latest first: one part for each status, in the order of its index."""
-    if query.order != "ended" or source is not _JOBS or query.job_name is not None:
+def _by_status(query: Query, source: str, terms: list[str], order: str) -> str | None:
+    """Jobs that have ended, the latest first, and the newest that recur: one part for each status, in the order of its
+    index."""
+    listed = query.order == "ended" or (query.order == "newest" and query.recurring)
+    if not listed or source is not _JOBS or query.job_name is not None:
         return None
-    kinds = [status for status in query.status or JobStatus if status.terminal]
+    kinds = [status for status in query.status or JobStatus if status.terminal or query.order == "newest"]
     if not kinds:
         return None
+    which = " AND ".join(term for term in terms if term != STATUS)  # said twice, the planner takes it to be rarer
     parts = " UNION ALL ".join(
-        f"(SELECT * FROM {{schema}}.jobs {where} AND status = {int(kind)} ORDER BY {order} LIMIT %(limit)s)"
+        f"(SELECT * FROM {{schema}}.jobs WHERE {which} AND status = {int(kind)} ORDER BY {order} LIMIT %(limit)s)"
         for kind in dict.fromkeys(kinds)
     )
     return f"{source.replace('{schema}.jobs', f'({parts}) AS jobs')} ORDER BY {order} LIMIT %(limit)s"
@@ -97,7 +101,8 @@ def _few(conn: Connection, schema: Schema, query: Query, given: dict[str, Any]) 
     terms = list[str]()
     if query.name_prefix:
         terms.append(BEGINS if following(query.name_prefix) is None else f"{BEGINS} AND {BEFORE}")
-    if query.order == "newest" and query.handler_name is not None:
+    listed = query.paused or query.recurring  # they have indexes of their own
+    if query.order == "newest" and query.handler_name is not None and not listed:
         terms.append(OF_HANDLER)
     for term in terms:
         sql = f"SELECT count(*) FROM (SELECT FROM {{schema}}.jobs WHERE {term} LIMIT {FEW + 1}) AS found"
@@ -149,7 +154,7 @@ def _where(query: Query) -> tuple[list[str], dict[str, Any]]:
     if query.handler_name is not None:
         add(OF_HANDLER, handler=query.handler_name)
     if query.status is not None:
-        add("status = ANY(%(status)s)", status=[int(status) for status in query.status])
+        add(STATUS, status=[int(status) for status in query.status])
     if query.owner is not None:
         add("status = 1 AND owner = %(owner)s", owner=query.owner)
     if query.due_before is not None:
@@ -171,9 +176,9 @@ def _where(query: Query) -> tuple[list[str], dict[str, Any]]:
     if query.error_line is not None:
         add(listing.has_line("last_error", "%(line)s"), line=query.error_line)
     if query.paused:
-        add("paused AND status < 2")
+        add(PAUSED)
     if query.recurring:
-        add(listing.RECURS)
+        add(RECURS)
     if query.children_of is not None:
         add(CHILD, parent=query.children_of)
     if query.declared:
@@ -190,31 +195,39 @@ def history(conn: Connection, schema: Schema, job_id: UUID, limit: int) -> list[
     return [run_of(row) for row in conn.execute(schema(HISTORY), [job_id, limit], binary=True)]
 
 
-COUNTS: Final = f"""
-SELECT (SELECT count(*) FROM {{schema}}.jobs WHERE paused AND status < 2),
-    (SELECT count(*) FROM {{schema}}.jobs WHERE {READY} AND {NOT_HELD} AND due_at <= clock_timestamp()),
-    (SELECT min(due_at) FROM {{schema}}.jobs WHERE {READY} AND {NOT_HELD}),
-    (SELECT count(*) FROM {{schema}}.owners), (SELECT count(*) FROM {{schema}}.runs), {SIZE}
+COUNTED: Final = f"""
+SELECT handler_name, status, count(*), count(*) FILTER (WHERE {PAUSED}),
+    count(*) FILTER (WHERE {READY} AND due_at <= clock_timestamp()), min(due_at) FILTER (WHERE {READY}),
+    count(*) FILTER (WHERE {MANUAL} AND due_at <= clock_timestamp()), min(due_at) FILTER (WHERE {MANUAL})
+FROM {{schema}}.jobs GROUP BY handler_name, status
 """
-BY_HANDLER: Final = "SELECT handler_name, status, count(*) FROM {schema}.jobs GROUP BY handler_name, status"
+"""Everything about jobs, in one walk through them."""
+COUNTS: Final = f"""
+SELECT (SELECT count(*) FROM {{schema}}.owners), (SELECT count(*) FROM {{schema}}.runs), {SIZE},
+    ARRAY(SELECT name FROM {{schema}}.handlers ORDER BY name)
+"""
 
 
 def stats(conn: Connection, schema: Schema, store_id: UUID) -> Stats:
-    by_status = dict.fromkeys(JobStatus, 0)
-    by_handler: dict[str, dict[str, int]] = {}
     with conn.transaction():
         conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        for handler, status, count in conn.execute(schema(BY_HANDLER)):
-            by_status[JobStatus(status)] += count
-            by_handler.setdefault(handler, {})[JobStatus(status).name.lower()] = count
         row = conn.execute(schema(COUNTS)).fetchone()
-        held = conn.execute(schema("SELECT name FROM {schema}.handlers ORDER BY name")).fetchall()
+        counted = conn.execute(schema(COUNTED), binary=True).fetchall()
     assert row is not None
-    paused, due, oldest, owners, runs, size = row
+    owners, runs, size, held = row
+    by_status, by_handler = dict.fromkeys(JobStatus, 0), dict[str, dict[str, int]]()
+    paused, due, waiting = 0, 0, list[datetime]()
+    for handler, status, count, paused_of_it, *ready in counted:
+        by_status[JobStatus(status)] += count
+        by_handler.setdefault(handler, {})[JobStatus(status).name.lower()] = count
+        paused += paused_of_it
+        due_of_it, oldest = ready[2:] if handler in held else ready[:2]  # a pause leaves what is to run by hand
+        due += due_of_it
+        waiting += [] if oldest is None else [oldest]
     return Stats(
         store_id=store_id, **{status.name.lower(): count for status, count in by_status.items()}, paused=paused,
-        due=due, oldest_due=oldest, owners=owners, runs=runs, size=size, by_handler=by_handler,
-        paused_handlers=tuple(name for (name,) in held),
+        due=due, oldest_due=min(waiting, default=None), owners=owners, runs=runs, size=size, by_handler=by_handler,
+        paused_handlers=tuple(held),
     )  # fmt: skip
 
 

@@ -114,15 +114,26 @@ BEGIN  -- makes one statement all or nothing; its own queries see what others ha
 END $$;
 {ENQUEUE}"""
 
+PAUSED: Final = "paused AND status < 2"
+RECURS: Final = (
+    "(lower(expression_value) <> '@once' AND left(expression_value, 4) <> '@at ' "
+    "AND left(expression_value, 7) <> '@after ')::integer = 1"
+)
+"""As an equation: the planner takes one that it has no statistics for to be rare, so it uses the index. It would take
+inequations to be true of nearly all rows, and walk through them."""
 ATTEMPTED: Final = "started_at IS NOT NULL AND finished_at IS NOT NULL AND outcome IS NOT NULL"
 _INDEX: Final = "CREATE INDEX CONCURRENTLY IF NOT EXISTS"
 INDEXES: Final = {
     "jobs_unarmed": f"{_INDEX} jobs_unarmed ON {{schema}}.jobs (due_at) WHERE {READY} AND armed_seq <> seq",
     "jobs_handler": f"{_INDEX} jobs_handler ON {{schema}}.jobs (handler_name, id)",
+    "jobs_paused": f"{_INDEX} jobs_paused ON {{schema}}.jobs (id) WHERE {PAUSED}",
+    "jobs_recurring": f"{_INDEX} jobs_recurring ON {{schema}}.jobs (status, id) WHERE {RECURS}",
     "runs_ended": f"{_INDEX} runs_ended ON {{schema}}.runs (finished_at) WHERE {ATTEMPTED}",
 }
-"""Created when they are first needed: by a scheduler that asks for rows that are not armed, by people who look at
-attempts or at the newest jobs of a handler. A store that has none of these does not pay for them."""
+LISTING: Final = ("runs_ended", "jobs_handler", "jobs_recurring", "jobs_paused")
+"""Created when they are first needed: by a scheduler that asks for rows that are not armed; `LISTING` by people who
+look at attempts, at the newest jobs of a handler, or at what recurs or is paused. A store that has none of these does
+not pay for them."""
 
 _HALF_MADE: Final = """
 SELECT 1 FROM pg_index AS i WHERE i.indexrelid = to_regclass(%s) AND NOT i.indisvalid

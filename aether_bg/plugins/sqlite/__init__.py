@@ -51,7 +51,7 @@ from aether_bg.plugins.sqlite.backup import Progress
 from aether_bg.plugins.sqlite.columns import to_time
 from aether_bg.plugins.sqlite.inspection import Inspection
 from aether_bg.plugins.sqlite.operations import Rank
-from aether_bg.plugins.sqlite.schema import MAKE_LISTING_INDEXES, MAKE_UNARMED_INDEX
+from aether_bg.plugins.sqlite.schema import MAKE_LISTING_INDEXES, MAKE_UNARMED_INDEX, STEPS
 from aether_bg.plugins.sqlite.session import Session
 from aether_bg.protocols import Kernel
 
@@ -68,6 +68,8 @@ class SQLiteStore:
 
     placeholder: Final = "?"
     """How SQL in a unit of work marks a parameter; `:name` works as well."""
+    schema_step: Final = STEPS[-1]
+    """The newest step of the schema that this version makes; an open store has it."""
 
     def __init__(self, path: str | os.PathLike[str], *, busy: float = 5.0, unit_timeout: float = 5.0) -> None:
         if not isinstance(path, str | os.PathLike) or not os.fspath(path) or "\0" in os.fspath(path):

@@ -8,11 +8,24 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
+import attrs
 import pytest
 from psycopg import RawCursor
 
-from aether_bg.model import Claim, Completion, Heartbeat, Hold, Insert, JobInfo, JobStatus, Query, Update
-from aether_bg.plugins.postgres import changes, owners, queries, schema
+from aether_bg.model import (
+    Claim,
+    Completion,
+    Failures,
+    Heartbeat,
+    Hold,
+    Insert,
+    JobInfo,
+    JobStatus,
+    Query,
+    Runs,
+    Update,
+)
+from aether_bg.plugins.postgres import changes, listing, owners, queries, schema
 from aether_bg.plugins.postgres.claims import Claims
 from aether_bg.plugins.postgres.connections import Link
 from aether_bg.plugins.postgres.places import Place
@@ -32,7 +45,9 @@ class Explained:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._conn, name)
 
-    def execute(self, sql: bytes, params: Any = None, **options: Any) -> Any:
+    def execute(self, sql: bytes | str, params: Any = None, **options: Any) -> Any:
+        if isinstance(sql, str):  # of the session, and none of ours
+            return self._conn.execute(sql, params, **options)
         execute = RawCursor(self._conn).execute if b"$1" in sql else self._conn.execute
         with self._conn.transaction(force_rollback=True):
             plan = [line for (line,) in execute(b"EXPLAIN (ANALYZE) " + sql, params)]
@@ -111,4 +126,43 @@ def test_looks(full: tuple[Schema, Explained, Any], url: str) -> None:
         conn.read, conn.plans = 0, []
         queries.find(conn, name, query)  # type: ignore[arg-type]
         assert conn.read < 100, "\n".join([repr(query), *conn.plans])
+    conn.close()
+
+
+PAGES = (
+    Query(), Query(handler_name="Rare"), Query(paused=True), Query(recurring=True), Query(children_of=uuid4()),
+    *(Query(status=(status,)) for status in (JobStatus.SCHEDULED, JobStatus.RUNNING)),
+    *(Query(recurring=True, status=(status,)) for status in JobStatus),
+    Query(recurring=True, status=(JobStatus.SCHEDULED, JobStatus.RUNNING)), Query(handler_name="Work", paused=True),
+    Query(status=(JobStatus.FAILED,), order="ended"), Query(status=(JobStatus.CANCELLED,), order="ended"),
+    Query(name_prefix="no such"),
+)  # fmt: skip
+"""What people look at; where no order is said, the newest first."""
+
+
+def test_pages_for_people(full: tuple[Schema, Explained, Any], url: str) -> None:
+    """None of them walks through the table, however few rows it finds; the counts do, once."""
+    name, writer, _ = full
+    ended: dict[str, Any] = {"status": JobStatus.FAILED, "due_at": None, "handled_time": now()}
+    rows = [a_job(expression_value="@daily", due_at=now() + timedelta(days=n + 1)) for n in range(20)]
+    rows += [a_job(**ended), a_job(handler_name="Rare", **ended), a_job(paused=True)]
+    changes.transact(writer, name, [Insert(job) for job in rows])  # type: ignore[arg-type]
+    with Link(Place(url)).connect("schema") as conn:
+        for index in schema.LISTING:
+            schema.make_index(conn, name, index)
+        conn.execute(name("ANALYZE {schema}.jobs"))
+    conn = Explained(Link(Place(url)).connect("read"))
+    for page in PAGES:
+        conn.read, conn.plans = 0, []
+        query = attrs.evolve(page, order="newest" if page.order == "created" else page.order, limit=50)
+        queries.find(conn, name, query)  # type: ignore[arg-type]
+        assert conn.read <= 200, "\n".join([repr(query), *conn.plans])
+    for ask in (lambda: listing.runs(conn, name, Runs()), lambda: listing.failures(conn, name, Failures())):
+        conn.read, conn.plans = 0, []
+        ask()
+        assert conn.read <= 200, "\n".join(conn.plans)
+    conn.read = 0
+    counted = queries.stats(conn, name, uuid4())  # type: ignore[arg-type]
+    assert (counted.total, counted.paused, counted.due) == (3 * MANY + len(rows), 1, 0)
+    assert conn.read == counted.total
     conn.close()
