@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import anyio
 import attrs
@@ -17,7 +17,7 @@ from aether_bg.errors import AetherError
 T = TypeVar("T")
 log = logging.getLogger("aether_bg.web")
 PATIENCE: Final = 0.04
-"""Seconds that a page waits for the first answer."""
+"""Seconds that a page waits for first answers, for all of them together."""
 
 
 @attrs.frozen
@@ -27,6 +27,11 @@ class Kept(Generic[T]):
     value: T | None = None
     at: datetime | None = None
     error: str | None = None
+
+    @property
+    def pending(self) -> bool:
+        """It is there in a moment."""
+        return self.value is None and self.error is None
 
 
 class Cached(Generic[T]):
@@ -38,26 +43,33 @@ class Cached(Generic[T]):
         self._kept: Kept[T] = Kept()
         self._until = 0.0
         self._done: anyio.Event | None = None
+        self._changes, self._answered = 1, 0  # up to which change the answer is true
 
-    async def get(self, patience: float = PATIENCE) -> Kept[T]:
-        """The last answer. An old one is refreshed in the background; the first time this waits a moment."""
+    @property
+    def kept(self) -> Kept[T]:
+        """The last answer, of the past as it may be."""
+        return self._kept
+
+    def begin(self) -> None:
+        """An old answer is refreshed in the background."""
         if time.monotonic() >= self._until and self._done is None:
             self._done = anyio.Event()
             spawner()(self._refresh)
-        if self._kept.value is None and (done := self._done) is not None:
-            with anyio.move_on_after(patience):
-                await done.wait()
-        return self._kept
+
+    async def fresh(self) -> None:
+        """Waits for the first answer, and for the first after a change, if it has been asked for."""
+        if self._answered < self._changes and (done := self._done) is not None:
+            await done.wait()
 
     def forget(self) -> None:
-        """Something was changed: ask again the next time."""
-        self._until = 0.0
+        """Something was changed: ask again the next time, even if an answer is on its way."""
+        self._until, self._changes = 0.0, self._changes + 1
 
     async def _refresh(self) -> None:
-        began = time.monotonic()
+        began, changes = time.monotonic(), self._changes
         try:
             async with self._gate:
-                began = time.monotonic()
+                began, changes = time.monotonic(), self._changes
                 value, at = await self._ask()
             self._kept = Kept(value, at)
         except AetherError as error:
@@ -67,7 +79,17 @@ class Cached(Generic[T]):
             self._kept = Kept(error=f"{type(error).__name__}; the log says more")
         finally:
             now = time.monotonic()
-            self._until = now + max(self._seconds, 10 * (now - began))
+            self._answered = changes
+            self._until = now + max(self._seconds, 10 * (now - began)) if changes == self._changes else 0.0
             done, self._done = self._done, None
             if done is not None:
                 done.set()
+
+
+async def ready(*cached: Cached[Any]) -> None:
+    """All begin at once; if one has no answer yet, or none since a change, this waits a moment for it."""
+    for one in cached:
+        one.begin()
+    with anyio.move_on_after(PATIENCE):
+        for one in cached:
+            await one.fresh()

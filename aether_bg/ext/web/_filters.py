@@ -35,13 +35,17 @@ class Filter:
         status = status if status in STATUSES else ""
         return cls(status=status or ("failed" if text["error"] else ""), **text, **flags)
 
+    @property
+    def by_end(self) -> bool:
+        """Whether those that ended last come first. Recurring ones have an index of their own, in the order of ids."""
+        return self.status in STATUSES[2:] and not self.recurring
+
     def query(self, **more: Any) -> Query:
         """Newest first; ended ones by their end."""
-        ended = self.status in STATUSES[2:]
         found = Query(
             status=(JobStatus[self.status.upper()],) if self.status else None, handler_name=self.handler or None,
             name_prefix=self.name or None, error_line=self.error or None, paused=self.paused, recurring=self.recurring,
-            order="ended" if ended else "newest",
+            order="ended" if self.by_end else "newest",
         )  # fmt: skip
         return attrs.evolve(found, **more)
 

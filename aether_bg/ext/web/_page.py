@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 from uuid import UUID
@@ -29,9 +30,10 @@ from aether_bg.errors import (
 from aether_bg.ext.web import _words
 from aether_bg.ext.web._actions import MOST, SINGLE, Actions, Outcome
 from aether_bg.ext.web._activity import MOST as MOST_ATTEMPTS
+from aether_bg.ext.web._cache import Kept
 from aether_bg.ext.web._filters import Filter, job_id
 from aether_bg.ext.web._guard import HEADERS, NO_STORE, Allow, Refused, admitted, check_origin, form
-from aether_bg.ext.web._screens import PAGE, Context, Screens
+from aether_bg.ext.web._screens import PAGE, SHOWN, Context, Screens
 from aether_bg.ext.web._source import Source
 from aether_bg.ext.web._words import Payloads
 
@@ -46,7 +48,7 @@ STATIC: Final = {
     "htmx.min.js": "text/javascript",
 }  # fmt: skip
 SCREENS: Final = ("jobs", "failures", "recurring", "handlers", "processes", "system")
-LIVE: Final = Markup('hx-get="" hx-trigger="every 5s, refresh" hx-select="#live" hx-target="#live" hx-swap="outerHTML"')
+LIVE: Final = 'hx-get="" hx-trigger="every {}s, refresh" hx-select="#live" hx-target="#live" hx-swap="outerHTML"'
 _DONE: Final = {
     "retry": "It is due again.", "delete": "It is cancelled.", "run": "It runs as soon as it can.",
     "pause": "It is paused.", "resume": "It goes on.", "schedule": "It has the new schedule, from now.",
@@ -185,10 +187,11 @@ class Page:
     # -- writing HTML ----------------------------------------------------------------------------
 
     def _shown(self, look: _Look, screen: str, context: Context, now: Any, status: int = 200) -> Response:
+        pending = any(isinstance(value, Kept) and value.pending for value in context.values())
         common = {
             "up": look.up, "screen": screen, "now": now, "read_only": self._read_only, "version": self._version,
             "told": look.told, "hides": self._payloads == "keys",
-            "actor": look.actor,
+            "actor": look.actor, "pending": pending, "live": Markup(LIVE.format(1 if pending else 5)),
         }  # fmt: skip
         template = self._templates.get_template(f"{screen}.html")
         return HTMLResponse(template.render({**common, **context}), status)
@@ -215,6 +218,7 @@ def _path(scope: Scope) -> list[str]:
     return [part for part in path.split("/") if part]
 
 
+@cache
 def _environment() -> jinja2.Environment:
     """Every value is escaped."""
     environment = jinja2.Environment(
@@ -223,9 +227,11 @@ def _environment() -> jinja2.Environment:
     )  # fmt: skip
     environment.filters["length_of"] = len
     environment.globals |= {
-        "live": LIVE, "names": {"confirm_delete": "Delete?"}, "most_attempts": MOST_ATTEMPTS, "most_linked": PAGE,
-        "version_of_package": __version__,
+        "names": {"confirm_delete": "Delete?"}, "most_attempts": MOST_ATTEMPTS, "most_linked": PAGE,
+        "most_shown": SHOWN, "version_of_package": __version__,
     }  # fmt: skip
     for name in ("line", "head", "block", "instant", "ago", "length", "number"):
         environment.filters[name] = getattr(_words, name)
+    for name in environment.list_templates():  # compiled now, not while the first visitor waits
+        environment.get_template(name)
     return environment

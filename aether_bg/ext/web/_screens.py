@@ -9,11 +9,12 @@ from typing import Any, Final
 from uuid import UUID
 
 import anyio
+import anyio.to_thread
 
 from aether_bg._app.operator import coming, hooks_of
 from aether_bg.errors import AetherError, JobNotFound
 from aether_bg.ext.web._activity import DAY, MOST, Activity, activity
-from aether_bg.ext.web._cache import Cached
+from aether_bg.ext.web._cache import Cached, ready
 from aether_bg.ext.web._filters import STATUSES, Filter, job_id
 from aether_bg.ext.web._source import Reader, Seen, Source
 from aether_bg.ext.web._words import Payloads, payload
@@ -22,6 +23,8 @@ from aether_bg.schedule import Upcoming
 
 PAGE: Final = 50
 RECURRING_PAGE: Final = 20
+SHOWN: Final = 20
+"""Jobs that run, for each process."""
 ACTIVE: Final = (JobStatus.SCHEDULED, JobStatus.RUNNING)
 _ENDED: Final = tuple(status for status in JobStatus if status.terminal)
 _OPEN: Final = tuple(status for status in JobStatus if status is not JobStatus.COMPLETED)
@@ -49,7 +52,8 @@ class Screens:
     async def _activity(self) -> tuple[Activity, datetime]:
         async with self._source.open() as reader:
             now = reader.now()
-            return activity(await reader.runs(Runs(after=now - DAY, limit=MOST)), now), now
+            ran = await reader.runs(Runs(after=now - DAY, limit=MOST))
+        return await anyio.to_thread.run_sync(activity, ran, now), now  # the loop has jobs to run
 
     async def _failures(self) -> tuple[list[FailureGroup], datetime]:
         async with self._source.open() as reader:
@@ -64,11 +68,6 @@ class Screens:
         async with self._source.open() as reader:
             return await reader.processes(), reader.now()
 
-    async def _processes(self, reader: Reader) -> list[Seen]:
-        """Of some seconds ago: a server is asked on a connection of its own."""
-        kept = await self.seen.get()
-        return await reader.processes() if kept.value is None else kept.value
-
     def forget(self) -> None:
         for kept in (self.stats, self.failed, self.health):
             kept.forget()
@@ -78,15 +77,17 @@ class Screens:
     async def overview(self, reader: Reader, fields: Mapping[str, str]) -> Context:
         failed = await reader.find(Query(status=(JobStatus.FAILED,), order="ended", limit=5))
         running = await reader.find(Query(status=(JobStatus.RUNNING,), order="newest", limit=5))
+        await ready(self.seen, self.stats, self.health, self.activity)
         return {
-            "stats": await self.stats.get(), "activity": await self.activity.get(), "failed": failed,
-            "running": running, "health": await self.health.get(), "processes": await self._processes(reader),
+            "stats": self.stats.kept, "activity": self.activity.kept, "failed": failed, "running": running,
+            "health": self.health.kept, "seen": self.seen.kept,
         }  # fmt: skip
 
     async def jobs(self, reader: Reader, fields: Mapping[str, str]) -> Context:
         chosen = Filter.of(fields)
         found = await reader.find(chosen.query(after=job_id(fields.get("after")), limit=PAGE + 1))
-        stats = await self.stats.get()
+        await ready(self.stats)
+        stats = self.stats.kept
         return {
             "filter": chosen, "statuses": STATUSES, "jobs": found[:PAGE], "first": not fields.get("after"),
             "older": found[PAGE - 1].id if len(found) > PAGE else None, "stats": stats,
@@ -115,7 +116,8 @@ class Screens:
         }  # fmt: skip
 
     async def failures(self, reader: Reader, fields: Mapping[str, str]) -> Context:
-        return {"groups": await self.failed.get(1.0), "among": Failures().among, "Filter": Filter}
+        await ready(self.failed)
+        return {"groups": self.failed.kept, "among": Failures().among, "Filter": Filter}
 
     async def recurring(self, reader: Reader, fields: Mapping[str, str]) -> Context:
         after = job_id(fields.get("after"))
@@ -132,24 +134,27 @@ class Screens:
         }  # fmt: skip
 
     async def handlers(self, reader: Reader, fields: Mapping[str, str]) -> Context:
-        stats, seen = await self.stats.get(), await self._processes(reader)
-        served = {name for one in seen if one.state == "alive" and one.handlers for name in one.handlers}
+        await ready(self.seen, self.stats, self.activity)
+        stats, seen = self.stats.kept, self.seen.kept.value
+        served = {name for one in seen or () if one.state == "alive" for name in one.handlers or ()}
         return {
-            "stats": stats, "activity": await self.activity.get(), "infos": self._source.handlers,
-            "names": sorted({*self._names(stats.value), *served}), "served": served,
+            "stats": stats, "activity": self.activity.kept, "infos": self._source.handlers,
+            "names": sorted({*self._names(stats.value), *served}), "served": None if seen is None else served,
             "paused": frozenset(stats.value.paused_handlers if stats.value else ()),
         }  # fmt: skip
 
     async def processes(self, reader: Reader, fields: Mapping[str, str]) -> Context:
-        seen = await reader.processes()
-        return {"processes": [(one, await _runs_of(reader, one)) for one in seen]}
+        await ready(self.seen)
+        runs = {one.id: await _runs_of(reader, one) for one in self.seen.kept.value or ()}
+        return {"seen": self.seen.kept, "runs": runs, "me": reader.me}
 
     async def system(self, reader: Reader, fields: Mapping[str, str]) -> Context:
         app = self._source.app
+        await ready(self.stats)
         return {
-            "stats": await self.stats.get(1.0), "store": self._source.store,
+            "stats": self.stats.kept, "store": self._source.store,
             "hooks": [] if app is None else hooks_of(app.plugins), "options": None if app is None else app.options,
-            "payloads": self._payloads,
+            "payloads": self._payloads, "schema": getattr(self._source.store, "schema_step", None),
         }  # fmt: skip
 
 
@@ -203,7 +208,7 @@ def _recurring(reader: Reader, job: JobInfo, last: Ran | None) -> Context:
 
 
 async def _runs_of(reader: Reader, one: Seen) -> Sequence[JobInfo]:
-    return await reader.find(Query(owner=one.id, limit=20))
+    return await reader.find(Query(owner=one.id, limit=SHOWN))
 
 
 def _extra(job: JobInfo, runs: Sequence[JobRun], how: Payloads) -> list[tuple[str, str | None]]:

@@ -22,8 +22,10 @@ from aether_bg.schedule import Schedule
 
 
 class Reader(Protocol):
-    """What the screens read."""
+    """What the screens read. `me`: the owner that this process is, if it runs jobs."""
 
+    @property
+    def me(self) -> UUID | None: ...
     async def find(self, query: Query) -> Sequence[JobInfo]: ...
     async def history(self, job_id: UUID, limit: int) -> Sequence[JobRun]: ...
     async def runs(self, query: Runs) -> Sequence[Ran]: ...
@@ -46,10 +48,13 @@ class Seen:
     beat_at: datetime | None = None
     handlers: frozenset[str] | None = None
     problems: tuple[str, ...] = ()
+    limits: Mapping[str, int] = attrs.field(factory=dict)
 
     @classmethod
     def of(cls, one: Process) -> Seen:
-        return cls(one.id, one.state, one.name, one.started_at, one.beat_at, one.handlers, one.problems)
+        return cls(
+            one.id, one.state, one.name, one.started_at, one.beat_at, one.handlers, one.problems, one.limits
+        )  # fmt: skip
 
 
 class Source:
@@ -120,6 +125,10 @@ class _OfApp(Source):
 class _Live:
     _operator: Operator
 
+    @property
+    def me(self) -> UUID | None:
+        return self._operator.owner
+
     async def find(self, query: Query) -> Sequence[JobInfo]:
         return await self._operator.find(query)
 
@@ -187,6 +196,7 @@ class _OfStore(Source):
 @attrs.frozen
 class _Inspected:
     _inspection: Any
+    me: UUID | None = None
 
     async def find(self, query: Query) -> Sequence[JobInfo]:
         found: Sequence[JobInfo] = await self._inspection.store_find(query)

@@ -36,6 +36,16 @@ class Service:
     def get(self, path: str, **more: Any) -> Any:
         return self.client.get(f"/ops/{path}", **more)
 
+    def settled(self, path: str) -> Any:
+        """The answer once everything on it has been counted, with the counts of this moment."""
+        import time
+
+        self.client.app.routes[0].app._screens.forget()
+        deadline = time.monotonic() + 30
+        while "in a moment" in (answer := self.get(path)).text and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return answer
+
     def post(self, path: str, data: dict[str, str] | None = None, **more: Any) -> Any:
         headers = {"Sec-Fetch-Site": "same-origin"} | more.pop("headers", {})
         return self.client.post(f"/ops/{path}", data=data or {}, headers=headers, follow_redirects=False, **more)

@@ -23,7 +23,7 @@ def pages(service: Any) -> dict[str, str]:
     paths = [*SCREENS, "jobs?status=failed", *(f"jobs/{id_}" for id_ in service.ids.values())]
     found = {}
     for path in paths:
-        answer = service.get(path)
+        answer = service.settled(path)
         assert answer.status_code == 200, (path, answer.text)
         found[path] = answer.text
     return found
