@@ -46,9 +46,10 @@ async def test_no_more_run_than_the_limit(make_app: Callable[..., Aether]) -> No
         await others()
 
     async with app:
-        for _ in range(12):
-            await app.enqueue(render)
-            await app.enqueue(other)
+        async with app.unit_of_work():  # all of them are due at once
+            for _ in range(12):
+                await app.enqueue(render)
+                await app.enqueue(other)
         await app.drain()
         assert (renders.done, others.done) == (12, 12)
         assert renders.most == 2

@@ -91,10 +91,12 @@ async def test_all_attempts_share_one_write_a_second(make_app: Callable[..., Aet
             await anyio.sleep(0.005)
 
     async with app:
+        began = anyio.current_time()
         ids = await app.enqueue_many([NewJob("Busy")] * 20)
         rows = [await app.wait(id_, 30) for id_ in ids]
+        took = anyio.current_time() - began
     assert [row.progress and row.progress.done for row in rows] == [199] * 20
-    assert 1 <= len(writes) <= 12
+    assert 1 <= len(writes) <= took / 0.4 + 2
     assert max(map(len, writes)) == 20
     assert {row.seq for row in rows} == {2}
     assert {row.schedule_rev for row in rows} == {0}
@@ -162,7 +164,8 @@ async def test_waiting_with_progress(app: Aether) -> None:
     async def slow(ctx: JobContext) -> None:
         for n in range(4):
             ctx.progress(n, 3)
-            await anyio.sleep(0.05)
+            while min(len(seen), len(seen_async)) <= n:
+                await anyio.sleep(0.01)
 
     seen: list[Progress] = []
     seen_async: list[Progress] = []
