@@ -16,6 +16,8 @@ MOST: Final = 200
 T = TypeVar("T")
 Finished = Callable[[T, BaseException | None], object]
 """Called with what it is about, and None, or why the write was not committed."""
+Committed: TypeAlias = Callable[[object], object]
+"""Called with the result of a write that is committed."""
 _Waiting: TypeAlias = tuple[Write, Finished[Any], Any]
 
 
@@ -50,21 +52,23 @@ class Batcher:
         """There is no other write to share a transaction with."""
         return self.idle and not self._together and not self._closed
 
-    async def write(self, write: Insert | Update) -> object:
-        """Commits one write. Returns its result if it was `alone`. Raises what the store raises for it."""
+    async def write(self, write: Insert | Update, committed: Committed = bool) -> None:
+        """Commits one write. `committed` is called with its result if it was `alone`, otherwise with None, then
+        also where the caller is cancelled meanwhile. Raises what the store raises for it."""
         if self.alone:
             self._busy += 1
             try:
-                return (await self._transact([write]))[0]
+                results = await self._transact([write])
             finally:
                 self._busy -= 1
+            committed(results[0])
+            return
         self._waiter = self._waiter or waiters()
-        answer = _Answer(self._waiter())
+        answer = _Answer(self._waiter(), committed)
         self.put(write, _Answer.give, answer)
         await answer.waiter.wait()
         if answer.error is not None:
             raise answer.error
-        return None
 
     async def run(self) -> None:
         """Several may run at once: then one batch gathers while another is committed. The batcher is closed when the
@@ -124,14 +128,16 @@ class Batcher:
 class _Answer:
     """For a caller who waits."""
 
-    __slots__ = ("error", "waiter")
+    __slots__ = ("_committed", "error", "waiter")
 
-    def __init__(self, waiter: Waiter) -> None:
-        self.waiter = waiter
+    def __init__(self, waiter: Waiter, committed: Committed) -> None:
+        self.waiter, self._committed = waiter, committed
         self.error: BaseException | None = None
 
     def give(self, error: BaseException | None) -> None:
         self.error = error
+        if error is None:
+            self._committed(None)
         self.waiter.finish()
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 from uuid import UUID
 
@@ -15,7 +16,8 @@ from aether_bg._kernel.alarm import Alarm
 from aether_bg._kernel.observers import Observers
 from aether_bg._kernel.problems import Problems
 from aether_bg._kernel.tasks import Spawn
-from aether_bg.model import Altered, Call, Query, Settled, Write
+from aether_bg.errors import NotStarted, StoreError
+from aether_bg.model import Altered, Call, Change, Insert, JobInfo, Query, Settled, Update, Write
 
 log = logging.getLogger("aether_bg")
 
@@ -39,6 +41,25 @@ class Commits:
             told = [result for write, result in zip(writes, results, strict=True) if not isinstance(write, Call)]
             self._tell([child for result in told if isinstance(result, Sequence) for child in result])
         return results
+
+    def follow(self, write: Insert | Update, announce: Callable[[], object]) -> None:
+        """The caller was cancelled during the commit: if `write` is stored all the same, that is announced
+        (docs/protocol.md, C10)."""
+        self._spawn(self._follow, write, announce)
+
+    async def _follow(self, write: Insert | Update, announce: Callable[[], object]) -> None:
+        try:
+            if await self._is_stored(write):
+                announced = announce()
+                if inspect.isawaitable(announced):
+                    await announced
+        except (StoreError, NotStarted) as error:
+            self._problems.report("announcing", error)
+
+    async def _is_stored(self, write: Insert | Update) -> bool:
+        if isinstance(write, Update):
+            return was_written(write.change, await self._calls.get(write.change.job_id))
+        return await self._calls.get(write.job.id) is not None
 
     def _tell(self, children: Sequence[Settled]) -> None:
         if children:
@@ -64,3 +85,10 @@ class Commits:
                 await anyio.lowlevel.checkpoint()
         except Exception as error:
             self._problems.report("observers of cancelled jobs", error)
+
+
+def was_written(change: Change, current: JobInfo | None) -> bool:
+    """Whether `current`, the row as it is, shows exactly this change."""
+    return current is not None and (change.next_seq, change.next_rev, change.modified_at) == (
+        current.seq, current.schedule_rev, current.modified_at
+    )  # fmt: skip

@@ -15,8 +15,9 @@ import attrs
 
 from aether_bg._kernel.attempt import Attempt
 from aether_bg._kernel.batcher import Finished
+from aether_bg._kernel.commits import was_written
 from aether_bg._kernel.decider import Decider
-from aether_bg._kernel.journal import Journal, was_written
+from aether_bg._kernel.journal import Journal
 from aether_bg._kernel.notes import Notes
 from aether_bg._kernel.shared import Shared
 from aether_bg._kernel.tasks import longer

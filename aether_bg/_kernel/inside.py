@@ -10,7 +10,7 @@ import attrs
 from aether_bg._handlers import work
 from aether_bg._hooks.connections import unscoped
 from aether_bg._kernel.attempt import Attempt
-from aether_bg._kernel.journal import was_written
+from aether_bg._kernel.commits import was_written
 from aether_bg._kernel.notes import Blocking, lost
 from aether_bg._kernel.shared import Shared
 from aether_bg._rules import transitions

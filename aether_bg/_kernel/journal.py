@@ -15,7 +15,7 @@ from aether_bg._handlers.work import UnitOfWork
 from aether_bg._hooks.calls import Calls
 from aether_bg._kernel.alarm import Alarm
 from aether_bg._kernel.batcher import Batcher, Finished
-from aether_bg._kernel.commits import Commits
+from aether_bg._kernel.commits import Commits, was_written
 from aether_bg._kernel.observers import Observers
 from aether_bg.errors import NameHeld, Stale, StoreRefused, StoreUnsure
 from aether_bg.model import Altered, Change, Claim, Enqueued, Hold, Insert, JobInfo, JobStatus, Update
@@ -24,10 +24,10 @@ T = TypeVar("T")
 
 
 class Written(NamedTuple):
-    """One of several writes, and the row after it as observers see it."""
+    """One of several writes, and the row after an Update as observers see it."""
 
     write: Insert | Update
-    row: JobInfo | None
+    row: JobInfo | None = None
 
 
 class Journal:
@@ -59,15 +59,23 @@ class Journal:
         job of `after`, or a `StoreError`."""
         if self._batcher.idle and not after and claim is None:  # a claim made now can share its transaction
             self._alarm.expect(job.id, job.seq, job.due_at)
-        row = await self._write(Insert(job, after, claim))
-        claimed = row if isinstance(row, JobInfo) else None
-        self._inserted(job, begun=claimed is not None)
-        return claimed
+        begun: list[JobInfo] = []
+
+        def announce(result: object) -> None:
+            if isinstance(result, JobInfo):
+                begun.append(result)
+            self._inserted(job, begun=bool(begun))
+
+        await self._write(Insert(job, after, claim), announce)
+        return begun[0] if begun else None
 
     async def update(self, change: Change, job: JobInfo | None = None, verb: str = "") -> None:
         """`job` and `verb`: the row before, and who changes it, for observers. Raises `Stale`, or a `StoreError`."""
-        await self._write(Update(change))
-        self._updated(change, None if job is None else change.applied_to(job), verb)
+
+        def announce(_: object) -> None:
+            self._updated(change, None if job is None else change.applied_to(job), verb)
+
+        await self._write(Update(change), announce)
 
     async def try_update(self, change: Change) -> bool:
         """False: the row has changed in the meantime."""
@@ -103,30 +111,49 @@ class Journal:
     async def commit(self, unit: UnitOfWork) -> None:
         """A caller's own unit of work. Raises `NameHeld`, what its functions raise, or a `StoreError`."""
         if steps := unit.close():
-            unit.fill(await self._commits.transact(steps))
-            self.announce_jobs(unit.jobs)
+            results = await self._commit(
+                self._commits.transact(steps), lambda: [Written(Insert(job)) for job in unit.jobs]
+            )
+            unit.fill(results)
 
     async def replace(self, release: Change, job: JobInfo, after: tuple[UUID, ...] = ()) -> None:
         """Inserts `job` under the name that `release` frees. Raises `Stale`, `NameHeld`, or a `StoreError`."""
-        await self._commits.transact([Update(release), Insert(job, after)])
-        self._inserted(job)
+        insert = Insert(job, after)
+        await self._commit(self._commits.transact([Update(release), insert]), lambda: [Written(insert)])
 
     async def write_all(self, written: Sequence[Written]) -> None:
         """Commits all of them in one transaction. Raises `Stale`, `NameHeld`, or a `StoreError`."""
-        if not written:
-            return
-        writes = [each.write for each in written]
+        if written:
+            await self._commit(self._all([each.write for each in written]), lambda: written)
+
+    async def _all(self, writes: Sequence[Insert | Update]) -> None:
         try:
             await self._commits.transact(writes)
         except StoreUnsure:
             await self._again(partial(self._commits.transact, writes), writes[0])
-        for number, (write, row) in enumerate(written, 1):
-            if isinstance(write, Insert):
-                self._inserted(write.job)
-            else:
-                self._updated(write.change, row, "update")
-            if number % 500 == 0:  # the observers' queue is bounded
-                await anyio.lowlevel.cancel_shielded_checkpoint()
+
+    async def _commit(self, commit: Awaitable[T], written: Callable[[], Sequence[Written]]) -> T:
+        """Commits, then announces what was `written`."""
+
+        async def announce() -> None:
+            for number, (write, row) in enumerate(written(), 1):
+                if isinstance(write, Insert):
+                    self._inserted(write.job)
+                else:
+                    self._updated(write.change, row, "update")
+                if number % 500 == 0:  # the observers' queue is bounded
+                    await anyio.lowlevel.cancel_shielded_checkpoint()
+
+        try:
+            result = await commit
+        except Exception:
+            raise
+        except BaseException:
+            if some := written():
+                self._commits.follow(some[0].write, announce)
+            raise
+        await announce()
+        return result
 
     async def hold(self, write: Hold) -> None:
         """Pauses a handler or lets it go on (docs/protocol.md, L3). Raises a `StoreError`."""
@@ -136,12 +163,19 @@ class Journal:
             await self._commits.transact([write])
         self._alarm.wake()
 
-    async def _write(self, write: Insert | Update) -> object:
+    async def _write(self, write: Insert | Update, announce: Callable[[object], object]) -> None:
+        alone = self._batcher.alone
         try:
-            return await self._batcher.write(write)
+            await self._batcher.write(write, announce)
         except StoreUnsure:
             await self._again(partial(self._batcher.write, write), write)
-            return None
+            announce(None)
+        except Exception:
+            raise
+        except BaseException:
+            if alone:  # otherwise the batcher announces it
+                self._commits.follow(write, partial(announce, None))
+            raise
 
     async def _again(self, commit: Callable[[], Awaitable[object]], write: Insert | Update) -> None:
         """Writing the same again shows whether the first write happened. `write`: what is committed, or a part of
@@ -189,10 +223,3 @@ class Journal:
             self._alarm.expect(change.job_id, change.next_seq, change.due_at)
         elif self._waiters and (waiter := self._waiters.pop(change.job_id, None)) is not None:
             waiter.set()
-
-
-def was_written(change: Change, current: JobInfo | None) -> bool:
-    """Whether `current`, the row as it is, shows exactly this change."""
-    return current is not None and (change.next_seq, change.next_rev, change.modified_at) == (
-        current.seq, current.schedule_rev, current.modified_at
-    )  # fmt: skip
