@@ -207,14 +207,14 @@ class Calls:
 
     async def start(self, kernel: Kernel, stack: AsyncExitStack) -> None:
         for plugin in self._plugins.in_layer_order():
-            if (start := _hook_of(plugin, "lifecycle_start")) is not None:
+            if (start := self._plugins.hook(plugin, "lifecycle_start")) is not None:
                 wanted = inspect.signature(start).parameters
                 await start(**{name: value for name, value in (("kernel", kernel), ("stack", stack)) if name in wanted})
 
     def observers(self) -> list[Callable[[Event], Any]]:
         """In order of registration, one by one, so that an observer that fails does not keep the event from the
         others."""
-        found = (_hook_of(plugin, "lifecycle_event") for plugin in self._plugins.all)
+        found = (self._plugins.hook(plugin, "lifecycle_event") for plugin in self._plugins.all)
         return [observer for observer in found if observer is not None]
 
     # -- payload codecs --------------------------------------------------------------------------
@@ -234,12 +234,3 @@ class Calls:
     def _collect(results: Sequence[Any]) -> list[Any]:
         """pluggy gives the last registered first; here the first registered comes first."""
         return [result for result in reversed(results) if result is not None]
-
-
-def _hook_of(plugin: Any, hook: str) -> Callable[..., Any] | None:
-    from aether_bg._hooks.plugins import implementations
-
-    for attribute, function, options in implementations(plugin):
-        if (options.get("specname") or attribute) == hook:
-            return function
-    return None

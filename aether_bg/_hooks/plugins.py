@@ -64,8 +64,8 @@ class Plugins:
     def __init__(self) -> None:
         self.pm = plugin_manager()
         self.all: list[Any] = []
-        self._hooks: dict[int, set[str]] = {}
-        """By id of the plugin. Collecting them takes a while, and each layer asks."""
+        self._hooks: dict[int, dict[str, Callable[..., Any]]] = {}
+        """By id of the plugin. Collecting them takes a while, and each layer and each start asks."""
 
     def register(self, plugin: Any) -> None:
         """Raises a `PluginError` that names plugin, hook and remedy."""
@@ -82,16 +82,20 @@ class Plugins:
                 f"plugin {shown(plugin)}", "no method of it is marked @hookimpl",
                 "from aether_bg import hookimpl, and mark the hooks it implements.",
             )  # fmt: skip
+        hooks = self._hooks[id(plugin)] = {}
         for attribute, function, options in found:
             _check(name, attribute, function, options)
-        self._hooks[id(plugin)] = {options.get("specname") or attribute for attribute, _, options in found}
+            hooks[options.get("specname") or attribute] = function
         self.pm.register(plugin)
         self.all.append(plugin)
+
+    def hook(self, plugin: Any, name: str) -> Callable[..., Any] | None:
+        return self._hooks[id(plugin)].get(name)
 
     def owners(self, layer: str) -> list[Any]:
         """The plugins that implement a hook of a layer."""
         hooks = set(LAYERS[layer]) | ({"schedule_arm"} if layer == "scheduling" else set())
-        return [plugin for plugin in self.all if hooks & self._hooks[id(plugin)]]
+        return [plugin for plugin in self.all if hooks & self._hooks[id(plugin)].keys()]
 
     def check_layers(self) -> None:
         """Each layer has one owner that implements all of it. Raises `LayerConflict` or `IncompleteLayer`."""

@@ -213,17 +213,17 @@ def _same_file(fd: int, path: Path) -> bool:
     return (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)
 
 
-def on_network(path: Path) -> bool:
+def on_network(path: Path, mounts: Path = Path("/proc/self/mounts")) -> bool:
     """Whether `path` lies on a file system whose locks cannot be trusted (Linux only; elsewhere False)."""
     try:
-        mounts = Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = mounts.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return False
-    real = path.resolve().parent
-    best, kind = -1, ""
-    for line in mounts:
+    folder = os.path.join(os.path.dirname(os.path.realpath(path)), "")
+    best, kind = 0, ""
+    for line in lines:
         _, point, fs, *_ = line.split(" ")
-        where = Path(point.replace("\\040", " "))
-        if (real == where or where in real.parents) and len(where.parts) > best:
-            best, kind = len(where.parts), fs
+        where = os.path.join(point.replace("\\040", " "), "")
+        if folder.startswith(where) and len(where) >= best:  # of two on one point the later covers the earlier
+            best, kind = len(where), fs
     return kind in _NETWORK
