@@ -54,6 +54,8 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if size_of(config) is None:
+        return  # none of them is of the crash programme
     long = size_of(config) == "full" and config.pluginmanager.hasplugin("timeout")
     for item in items:
         if Path(__file__).parent in item.path.parents:
