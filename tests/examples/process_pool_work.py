@@ -49,6 +49,10 @@ def work(args: Note, ctx: JobContext) -> None:
         case "loop":
             while True:
                 pass
+        case "meet":  # goes on when so many processes have begun
+            while len(set(noted(Path(args.folder), "begin"))) < int(ctx.job.metadata["processes"]):
+                time.sleep(0.01)
+            time.sleep(0.2)
         case "sleep":
             time.sleep(float(ctx.job.metadata["seconds"]))
         case "value":

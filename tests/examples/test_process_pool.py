@@ -38,9 +38,8 @@ async def test_runs_elsewhere_and_a_worker_is_used_again(pool_app: Make, folder:
 
 async def test_no_more_workers_than_configured(pool_app: Make, folder: Path) -> None:
     async with pool_app(workers=2) as app:
-        jobs = [
-            await app.enqueue("Work", payload=Note(str(folder), "sleep"), metadata={"seconds": 0.2}) for _ in range(6)
-        ]
+        payload = Note(str(folder), "meet")
+        jobs = [await app.enqueue("Work", payload=payload, metadata={"processes": 2}) for _ in range(6)]
         for job in jobs:
             assert (await app.wait(job, timeout=30)).status is JobStatus.COMPLETED
     steps = sorted(folder.iterdir(), key=lambda path: int(path.name.rpartition("-")[2]))

@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import stat
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import closing
 from datetime import timedelta
@@ -28,6 +29,7 @@ from aether_bg import (
     StoreFolderMissing,
     Unsupported,
 )
+from aether_bg.bridge import Bridge
 from aether_bg.cli.app import cli
 from aether_bg.plugins.memory import MemoryStore
 from aether_bg.plugins.sqlite import backup as module
@@ -206,6 +208,16 @@ async def test_what_progress_raises_ends_it(later: Aether, target: Path, monkeyp
 
 
 async def test_a_cancelled_one_leaves_nothing(later: Aether, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class InStep(Bridge):
+        """The copy goes on when the loop has been told: else it may be whole before the loop can cancel it."""
+
+        def post(self, fn: Callable[[], object]) -> bool:
+            told = threading.Event()
+            posted = super().post(lambda: (fn(), told.set()))
+            told.wait(10)
+            return posted
+
+    monkeypatch.setattr(module, "Bridge", InStep)
     monkeypatch.setattr(module, "_PAGES", 1)
     async with later as app:
         await put(app, 200)
