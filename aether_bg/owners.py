@@ -88,6 +88,10 @@ class OwnerFolder:
         """Whether it is registered; no other owner can claim (docs/protocol.md, P4)."""
         return self._file(owner).exists()
 
+    def count(self) -> int:
+        """How many are registered."""
+        return len(self._registered())
+
     def answer(self, beat: Heartbeat, store_id: UUID, jobs: Iterable[JobInfo]) -> Alive:
         """Carries out the beat, and answers it. `jobs`: as for `Alive.of`. Raises a `StoreTrouble`."""
         jobs = list(jobs)  # first: whose job is among them has joined, so its file is found below

@@ -11,13 +11,13 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
 from uuid import UUID
 
-from aether_bg.bridge import Threads
 from aether_bg.errors import NotADatabase, StoreError
 from aether_bg.model import Hold, JobInfo, JobRun, Owner
-from aether_bg.plugins.memory import MemoryStore
+from aether_bg.plugins.memory import MemoryRows, MemoryStore
 from aether_bg.rows import disk_trouble, pack, unpack
 
 __all__ = ["KeptStore", "Place"]
@@ -27,8 +27,8 @@ Changes: TypeAlias = Mapping[str, str | None]
 
 _ID: Final = "id"
 _KINDS: Final[Mapping[str, Any]] = {
-    "jobs": JobInfo, "runs": JobRun, "held": Hold, "links": tuple[UUID, ...], "waiting": tuple[UUID, ...],
-    "owners": Owner,
+    "by_id": JobInfo, "by_token": JobRun, "holds": Hold, "links_of": tuple[UUID, ...],
+    "waiting": tuple[UUID, ...], "owners": Owner,
 }  # fmt: skip
 """The tables that are saved, and what is in them; the others follow from these."""
 _TICK: Final = 0.1
@@ -59,81 +59,95 @@ class KeptStore(MemoryStore):
     def __init__(self, place: Place) -> None:
         super().__init__()
         self._place = place
-        self._threads = Threads("aether_bg kept")
         self._closed = threading.Event()
 
     def __repr__(self) -> str:
         return f"KeptStore({self._place!r})"
 
-    async def _do(self, work: Callable[[], T]) -> T:
-        """A save waits for the disk, so everything that needs the lock is done in a thread."""
-        return await self._threads.run(self._locked, work)
-
-    def _locked(self, work: Callable[[], T]) -> T:
-        with self._lock:
-            return work()
-
-    def _open(self) -> None:
+    def open(self) -> None:
         saved = self._place.open()
         try:
-            self._load(saved)
+            self._rows = self._loaded(saved)
             if _ID not in saved:
-                self._put({_ID: str(self._id)})
+                self._save({_ID: str(self._id)})
         except BaseException:
             self._place.close()
             raise
         self._closed = closed = threading.Event()
-        threading.Thread(target=self._ask, args=(closed,), name="aether_bg kept", daemon=True).start()
+        threading.Thread(target=self._ask, args=(closed,), name="KeptStore", daemon=True).start()
 
-    def _load(self, saved: Mapping[str, str]) -> None:
-        self._rows = rows = type(self._rows)()
+    def close(self) -> None:
+        with self._lock:
+            super().close()
+            self._closed.set()
+            self._place.close()
+
+    # -- a save waits for the disk, so everything that needs the lock is done in a thread ------------
+
+    async def read(self, work: Callable[[MemoryRows], T]) -> T:
+        return await self.in_thread(lambda: self._read(work))
+
+    async def write(self, work: Callable[[MemoryRows], T]) -> T:
+        return await self.in_thread(lambda: self._read(partial(self._transaction, work)))
+
+    def _read(self, work: Callable[[MemoryRows], T]) -> T:
+        with self._lock:
+            return work(self._rows)
+
+    def _transaction(self, work: Callable[[MemoryRows], T], rows: MemoryRows) -> T:
         with rows.transaction():
-            for key, text in saved.items():
-                try:
-                    kind, _, rest = key.partition("/")
-                    if kind == _ID:
-                        self._id = UUID(text)
-                        continue
-                    value = unpack(text, _KINDS[kind])
-                    match value:
-                        case JobInfo():
-                            rows.put_job(value)
-                        case JobRun():
-                            rows.put_run(value)
-                        case _:
-                            getattr(rows, kind)[rest if kind == "held" else UUID(rest)] = value
-                except Exception as error:
-                    rule, remedy = f"it has {key!r}, which cannot be read: {error}", "Name a place of a KeptStore."
-                    raise NotADatabase(repr(self._place), rule, remedy) from error
+            result = work(rows)
+            if changes := _changes(rows):
+                self._save(changes)
+            return result
 
-    def _save(self) -> None:
-        changes: dict[str, str | None] = {}
-        for kind in _KINDS:
-            table = getattr(self._rows, kind)
-            for key in table.before:
-                value = table.get(key)
-                changes[_key(kind, key)] = None if value is None else pack(value)
-        if changes:
-            self._put(changes)
-
-    def _put(self, changes: Changes) -> None:
+    def _save(self, changes: Changes) -> None:
         try:
             self._place.save(changes)
         except OSError as error:
             raise disk_trouble(repr(self._place), error) from error
 
-    def _close(self) -> None:
-        self._closed.set()
-        self._place.close()
+    def _loaded(self, saved: Mapping[str, str]) -> MemoryRows:
+        rows = MemoryRows()
+        with rows.transaction():
+            for key, text in saved.items():
+                try:
+                    if key == _ID:
+                        self._id = UUID(text)
+                    else:
+                        _load(rows, key, text)
+                except Exception as error:
+                    rule, remedy = f"it has {key!r}, which cannot be read: {error}", "Name a place of a KeptStore."
+                    raise NotADatabase(repr(self._place), rule, remedy) from error
+        return rows
 
     def _ask(self, closed: threading.Event) -> None:
         """A handler may block the event loop until the process ends: the mark of a stop is saved before that."""
         while not closed.wait(_TICK):
-            with self._lock:
+            with self._lock, contextlib.suppress(StoreError):  # the next heartbeat meets it too, and reports it
                 if not closed.is_set():
-                    with contextlib.suppress(StoreError):  # the next heartbeat meets it too, and reports it
-                        self._transaction(self._mark_stopping)
+                    self._transaction(self._mark_stopping, self._rows)
 
 
-def _key(kind: str, key: Any) -> str:
-    return "/".join([kind, *map(str, key if isinstance(key, tuple) else (key,))])
+def _changes(rows: MemoryRows) -> Changes:
+    """What this transaction has changed."""
+    changes: dict[str, str | None] = {}
+    for name in _KINDS:
+        table = getattr(rows, name)
+        for key in table.before:
+            text = None if (value := table.get(key)) is None else pack(value)
+            changes["/".join([name, *map(str, key if isinstance(key, tuple) else (key,))])] = text
+    return changes
+
+
+def _load(rows: MemoryRows, key: str, text: str) -> None:
+    name, _, rest = key.partition("/")
+    match value := unpack(text, _KINDS[name]):
+        case JobInfo():
+            rows.put_job(value)
+        case JobRun():
+            rows.put_run(value)
+        case Hold():
+            rows.hold(value)
+        case _:
+            getattr(rows, name)[UUID(rest)] = value

@@ -12,7 +12,7 @@ import anyio
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "plugins"))
 
 from lmdb_store import LMDBStore
-from lmdb_store.opening import open_tables
+from lmdb_store.environment import Environment
 
 from aether_bg import Aether
 
@@ -55,9 +55,9 @@ async def work(folder: str) -> None:
 
 async def hold(folder: str) -> None:
     """Hold the one lock of writers, with something half written."""
-    tables = open_tables(Path(folder), 1 << 30)
-    with tables.env.begin(write=True) as txn:
-        txn.put(b"half", b"written", db=tables.jobs)
+    environment = Environment(Path(folder), 1 << 30)
+    with environment.env.begin(write=True) as txn:
+        txn.put(b"half", b"written", db=environment.jobs)
         say("held")
         time.sleep(60)
 

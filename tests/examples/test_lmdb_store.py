@@ -17,13 +17,14 @@ import pytest
 
 pytest.importorskip("lmdb", reason="the LMDB store needs: pip install lmdb")
 
-from lmdb_store import LMDBStore, layout
-from lmdb_store.opening import open_tables
-from lmdb_store.rows import Rows
+from lmdb_store import LMDBStore
+from lmdb_store.environment import Environment
+from lmdb_store.rows import LMDBRows, job_entries, run_entries
 
 from aether_bg import Aether, Backoff, JobStatus, RunOutcome, UnitOfWork
 from aether_bg.errors import NotADatabase, NotStarted, StoreBusy, StoreFolderMissing, StoreFull, Unsupported
 from aether_bg.model import Insert, Query
+from aether_bg.owners import OwnerFolder
 from aether_bg.testing import FakeClock
 
 pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
@@ -39,16 +40,15 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 
 def assert_consistent(folder: Path) -> None:
-    tables = open_tables(folder, 16 << 30)
-    with tables.env.begin() as txn:
-        rows, wanted = Rows(txn, tables), dict[bytes, bytes]()
-        for _, value in rows.every_job():
-            wanted |= layout.job_entries(layout.unpack_job(value))
-        with txn.cursor(tables.runs) as cursor:
-            for _, value in cursor:
-                wanted |= layout.run_entries(layout.unpack_run(value))
-        assert dict(rows.index(b"")) == wanted
-    tables.env.close()
+    environment = Environment(folder, 16 << 30)
+    with environment.env.begin() as txn:
+        rows, wanted = LMDBRows(txn, environment, OwnerFolder(folder / "owners")), dict[bytes, bytes]()
+        for job in rows.jobs():
+            wanted |= job_entries(job)
+        for run in rows.runs():
+            wanted |= run_entries(run)
+        assert dict(rows.scan(b"")) == wanted
+    environment.env.close()
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """A store on LMDB: `Aether(LMDBStore("jobs.lmdb"))`. README.md says when to use it, and what it does not do.
 
-`store` the hooks · `writing`, `reading` what they do in one transaction · `rows` that transaction · `layout` how rows
-and index are stored · `writer` group commit · `owners` who is alive · `opening` the environment
+`store` the hooks · `rows` rows and index, as one transaction sees them · `environment` LMDB itself
 """
 
 from .store import LMDBStore

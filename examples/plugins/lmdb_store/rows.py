@@ -1,168 +1,291 @@
-"""The rows as one transaction sees them: read and written together with their index."""
+"""Rows and their index, as one transaction sees them.
+
+Rows are JSON. The index has one entry for each way in which a row is looked up; the byte order of its keys is the order
+in which they are read. An entry is a function of its row, so a write compares the entries before and after.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import heapq
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from hashlib import blake2b
+from itertools import chain, islice, product
+from typing import Any
 from uuid import UUID
 
 import attrs
 import lmdb
 
-from aether_bg import JobInfo, JobRun
-from aether_bg.model import Owner
+from aether_bg import JobInfo, JobRun, JobStatus, RunOutcome
+from aether_bg.model import Claim, FailureGroup, Failures, Hold, Purge, Query, Stats
+from aether_bg.owners import OwnerFolder
+from aether_bg.rows import Rows, pack, unpack
 
-from . import layout
+from .environment import Environment
+
+ID = 16  # bytes of a UUID, and of the digest of a name
+LAST = b"\xff" * 33  # after everything that follows a prefix
+ACTIVE = (JobStatus.SCHEDULED, JobStatus.RUNNING)
+_START = datetime.min.replace(tzinfo=UTC)
+
+NAMED = b"n"  # + name's digest + 0 for its holder, else 1 + id
+KIND = b"k"  # + handler's digest + status + paused + id: the handler
+READY = b"d"  # + handler's digest + lane (suspect, manual; priority) + due_at + id: the handler
+UNARMED = b"u"  # + id
+ENDED = b"e"  # + status + handled_time + id
+COMPLETED = b"c"  # + job's id + occurrence: token
+PAUSED = b"p"  # + handler's digest: the handler
+PARENTS = b"a"  # + child's id: its parents' ids, in their order
+CHILD = b"b"  # + parent's id + child's id: not empty while the child waits
 
 
-@attrs.frozen(eq=False)
-class Tables:
-    """The four databases of an environment, and its id."""
-
-    env: lmdb.Environment
-    jobs: lmdb._Database
-    runs: lmdb._Database
-    index: lmdb._Database
-    owners: lmdb._Database
-    store_id: UUID
+def digest(name: str) -> bytes:
+    """For a name of any length: LMDB's keys have at most 511 bytes."""
+    return blake2b(name.encode(), digest_size=ID).digest()
 
 
-@attrs.frozen(eq=False)
-class Rows:
-    """What `txn` sees. The writing methods need a transaction that may write."""
+def instant(at: datetime | None) -> bytes:
+    """Earlier before later, None before all."""
+    return number(0 if at is None else (at - _START) // timedelta(microseconds=1))
 
-    txn: lmdb.Transaction[bytes]
-    tables: Tables
+
+def number(value: int) -> bytes:
+    return value.to_bytes(8)
+
+
+def job_entries(job: JobInfo) -> dict[bytes, bytes]:
+    """What the index holds about this row."""
+    id_, handler, active = job.id.bytes, job.handler_name.encode(), not job.status.terminal
+    entries = {
+        NAMED + digest(job.job_name) + bytes([not job.holds_name]) + id_: b"",
+        KIND + digest(job.handler_name) + bytes([job.status, job.paused and active]) + id_: handler,
+    }
+    if job.waiting and job.due_at is not None:
+        lane = bytes([job.suspect + 2 * job.manual, 100 - job.priority])
+        entries[READY + digest(job.handler_name) + lane + instant(job.due_at) + id_] = handler
+        if job.armed_seq != job.seq:
+            entries[UNARMED + id_] = b""
+    if job.status.terminal and job.handled_time is not None:
+        entries[ENDED + bytes([job.status]) + instant(job.handled_time) + id_] = b""
+    return entries
+
+
+def run_key(run: JobRun) -> bytes:
+    return run.job_id.bytes + number(run.token) + number(run.gap)
+
+
+def run_entries(run: JobRun) -> dict[bytes, bytes]:
+    if run.outcome is not RunOutcome.COMPLETED:
+        return {}
+    return {COMPLETED + run.job_id.bytes + instant(run.occurrence): number(run.token)}
+
+
+class LMDBRows(Rows):
+    def __init__(self, txn: lmdb.Transaction[bytes], environment: Environment, owners: OwnerFolder) -> None:
+        self._txn, self._environment, self._index = txn, environment, environment.index
+        self._owners = owners
+
+    # -- rows, each with its entries ---------------------------------------------------------------
 
     def job(self, job_id: UUID) -> JobInfo | None:
-        value = self.txn.get(job_id.bytes, db=self.tables.jobs)
-        return None if value is None else layout.unpack_job(value)
+        value = self._txn.get(job_id.bytes, db=self._environment.jobs)
+        return None if value is None else unpack(value, JobInfo)
+
+    def jobs(self) -> Iterator[JobInfo]:
+        return (unpack(value, JobInfo) for _, value in self._scan(self._environment.jobs))
 
     def holder(self, name: str) -> JobInfo | None:
-        """The job that holds this name."""
-        found = next(self.index(layout.HOLDER + layout.digest(name)), None)
-        return None if found is None else self.job(UUID(bytes=found[0][-layout.ID :]))
+        return next(self._found(NAMED + digest(name) + b"\0"), None)
 
-    def runs(self, job_id: UUID) -> Iterator[tuple[bytes, bytes]]:
-        """(key, row) of a job's history, newest first."""
-        return self._scan(self.tables.runs, job_id.bytes, newest_first=True)
-
-    def index(self, prefix: bytes, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        """Entries with this prefix, beyond the key `after`."""
-        return self._scan(self.tables.index, prefix, after)
-
-    def jobs(self, entries: Iterable[tuple[bytes, bytes]]) -> Iterator[JobInfo]:
-        """The rows of entries of the index."""
-        found = (self.job(UUID(bytes=key[-layout.ID :])) for key, _ in entries)
-        return (job for job in found if job is not None)
-
-    def held(self) -> set[str]:
-        """Handlers that are paused."""
-        return {name.decode() for _, name in self.index(layout.PAUSED_HANDLER)}
-
-    def lanes(self, prefix: bytes) -> Iterator[bytes]:
-        """The prefixes of ready rows that differ only in their due instant."""
-        position = prefix
-        while entry := next(self.index(prefix, position), None):
-            yield (found := layout.lane(entry[0]))
-            position = found + layout.AFTER_ALL
-
-    def every_job(self, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        return self._scan(self.tables.jobs, b"", after)
-
-    def every_run(self) -> Iterator[tuple[bytes, bytes]]:
-        return self._scan(self.tables.runs, b"")
-
-    def owners(self) -> dict[UUID, Owner]:
-        """The registered owners."""
-        rows = self._scan(self.tables.owners, b"")
-        return {UUID(bytes=key): layout.unpack_owner(value) for key, value in rows}
-
-    def owner(self, owner: UUID) -> Owner | None:
-        value = self.txn.get(owner.bytes, db=self.tables.owners)
-        return None if value is None else layout.unpack_owner(value)
-
-    def _scan(
-        self, db: lmdb._Database, prefix: bytes, after: bytes = b"", newest_first: bool = False
-    ) -> Iterator[tuple[bytes, bytes]]:
-        with self.txn.cursor(db) as cursor:
-            if newest_first:
-                found = cursor.set_range(prefix + layout.AFTER_ALL)
-                found = cursor.prev() if found else cursor.last()
-            else:
-                found = cursor.set_range(max(prefix, after)) if prefix or after else cursor.first()
-            if not found:
-                return
-            for key, value in cursor.iterprev() if newest_first else cursor.iternext():
-                if not key.startswith(prefix):
-                    return
-                if key != after:
-                    yield key, value
-
-    def parents(self, child: UUID) -> list[UUID]:
-        """The jobs it runs after, in the order given."""
-        return [UUID(bytes=value) for _, value in self.index(layout.PARENT + child.bytes)]
-
-    def children(self, parent: UUID) -> list[UUID]:
-        return [UUID(bytes=key[-layout.ID :]) for key, _ in self.index(layout.CHILD + parent.bytes)]
-
-    # -- writing --
-
-    def link(self, child: UUID, parents: Sequence[UUID]) -> None:
-        for place, parent in enumerate(parents):
-            self.txn.put(layout.PARENT + child.bytes + layout.number(place), parent.bytes, db=self.tables.index)
-            self.txn.put(layout.CHILD + parent.bytes + child.bytes, b"", db=self.tables.index)
-
-    def await_end(self, child: UUID, parent: UUID) -> None:
-        self.txn.put(layout.AWAITED + parent.bytes + child.bytes, b"", db=self.tables.index)
-
-    def no_longer_awaited(self, parent: UUID) -> list[UUID]:
-        """The children that waited for it."""
-        keys = [key for key, _ in self.index(layout.AWAITED + parent.bytes)]
-        for key in keys:
-            self.txn.delete(key, db=self.tables.index)
-        return [UUID(bytes=key[-layout.ID :]) for key in keys]
-
-    def put_job(self, new: JobInfo, old: JobInfo | None = None) -> None:
-        self.txn.put(new.id.bytes, layout.pack(new), db=self.tables.jobs)
-        self._index(layout.job_entries(old) if old else {}, layout.job_entries(new))
-
-    def hold(self, handler: str, held: bool) -> None:
-        key = layout.PAUSED_HANDLER + layout.digest(handler)
-        if held:
-            self.txn.put(key, handler.encode(), db=self.tables.index)
-        else:
-            self.txn.delete(key, db=self.tables.index)
-
-    def put_run(self, new: JobRun) -> None:
-        key = layout.run_key(new)
-        old = self.txn.get(key, db=self.tables.runs)
-        self.txn.put(key, layout.pack(new), db=self.tables.runs)
-        self._index(layout.run_entries(layout.unpack_run(old)) if old else {}, layout.run_entries(new))
+    def put_job(self, job: JobInfo, before: JobInfo | None = None) -> None:
+        self._txn.put(job.id.bytes, pack(job).encode(), db=self._environment.jobs)
+        self._enter(job_entries(before) if before else {}, job_entries(job))
 
     def delete_job(self, job: JobInfo) -> None:
-        """Deletes it with its history and its links to parents."""
-        for parent in self.parents(job.id):
-            for kind in (layout.CHILD, layout.AWAITED):
-                self.txn.delete(kind + parent.bytes + job.id.bytes, db=self.tables.index)
-        for key, _ in list(self.index(layout.PARENT + job.id.bytes)):
-            self.txn.delete(key, db=self.tables.index)
-        for key, value in list(self.runs(job.id)):
-            self.delete_run(key, value)
-        self.txn.delete(job.id.bytes, db=self.tables.jobs)
-        self._index(layout.job_entries(job), {})
+        for run in self.history(job.id):
+            self.delete_run(run)
+        links = {CHILD + parent.bytes + job.id.bytes: b"" for parent in self.parents(job.id)}
+        self._txn.delete(job.id.bytes, db=self._environment.jobs)
+        self._enter(job_entries(job) | links | {PARENTS + job.id.bytes: b""}, {})
 
-    def delete_run(self, key: bytes, value: bytes) -> None:
-        self.txn.delete(key, db=self.tables.runs)
-        self._index(layout.run_entries(layout.unpack_run(value)), {})
+    def runs(self) -> Iterator[JobRun]:
+        return (unpack(value, JobRun) for _, value in self._scan(self._environment.runs))
 
-    def put_owner(self, id_: UUID, owner: Owner) -> None:
-        self.txn.put(id_.bytes, layout.pack(owner), db=self.tables.owners)
+    def history(self, job_id: UUID, limit: int | None = None) -> list[JobRun]:
+        rows = list(self._scan(self._environment.runs, job_id.bytes))
+        return [unpack(value, JobRun) for _, value in rows[::-1][:limit]]
 
-    def delete_owner(self, owner: UUID) -> None:
-        self.txn.delete(owner.bytes, db=self.tables.owners)
+    def put_run(self, run: JobRun) -> None:
+        self._txn.put(run_key(run), pack(run).encode(), db=self._environment.runs)
+        self._enter({}, run_entries(run))
 
-    def _index(self, old: Mapping[bytes, bytes], new: Mapping[bytes, bytes]) -> None:
+    def delete_run(self, run: JobRun) -> None:
+        self._txn.delete(run_key(run), db=self._environment.runs)
+        self._enter(run_entries(run), {})
+
+    def completed(self, job_id: UUID, occurrence: datetime | None) -> int | None:
+        token = self._txn.get(COMPLETED + job_id.bytes + instant(occurrence), db=self._index)
+        return None if token is None else int.from_bytes(token)
+
+    def held(self) -> set[str]:
+        return {name.decode() for _, name in self.scan(PAUSED)}
+
+    def hold(self, hold: Hold) -> None:
+        entry = {PAUSED + digest(hold.handler): hold.handler.encode()}
+        self._enter(*(({}, entry) if hold.held else (entry, {})))
+
+    def parents(self, child: UUID) -> Sequence[UUID]:
+        ids = self._txn.get(PARENTS + child.bytes, db=self._index) or b""
+        return [UUID(bytes=ids[at : at + ID]) for at in range(0, len(ids), ID)]
+
+    def children(self, parent: UUID) -> Iterator[UUID]:
+        return self._ids(CHILD + parent.bytes)
+
+    def link(self, child: UUID, parents: Sequence[UUID]) -> None:
+        links = {CHILD + parent.bytes + child.bytes: b"" for parent in parents}
+        self._enter({}, links | {PARENTS + child.bytes: b"".join(parent.bytes for parent in parents)})
+
+    def await_end(self, parent: UUID, child: UUID) -> None:
+        self._enter({}, {CHILD + parent.bytes + child.bytes: b"waits"})
+
+    def no_longer_awaited(self, parent: UUID) -> Sequence[UUID]:
+        waiting = [key for key, waits in self.scan(CHILD + parent.bytes) if waits]
+        self._enter({}, dict.fromkeys(waiting, b""))
+        return [UUID(bytes=key[-ID:]) for key in waiting]
+
+    def knows(self, owner: UUID) -> bool:
+        return self._owners.knows(owner)
+
+    # -- queries, by index -------------------------------------------------------------------------
+
+    def claimable(self, claim: Claim) -> Iterator[JobInfo]:
+        """RUNNING rows, and of each handler and lane those that are due first: enough to fill the claim, and to say
+        what comes next."""
+        held = self.held()
+        if claim.limits:
+            yield from self._running()
+        if claim.job_id is not None:
+            if job := self.job(claim.job_id):
+                yield job.under(held)
+            return
+        for handler, suspect, manual in product(claim.handlers, (False, True)[: 1 + claim.suspect], (False, True)):
+            if manual or handler not in held:
+                prefix = READY + digest(handler) + bytes([suspect + 2 * manual])
+                for lane in self._groups(prefix, len(prefix) + 1):
+                    jobs = (job.under(held) for job in self._found(lane))
+                    yield from islice(filter(claim.asks_for, jobs), claim.limit + 1)
+
+    def running_or_due(self) -> list[JobInfo]:
+        first, held = (next(self._found(lane)) for lane in self._groups(READY, 1 + ID + 2)), self.held()
+        return list(chain(self._running(), (job.under(held) for job in first)))
+
+    def purgeable(self, purge: Purge) -> list[JobInfo]:
+        prefixes = [ENDED + bytes([status]) for status in JobStatus if purge.status in (None, status)]
+        most = None if purge.keep is None else max(0, sum(1 for p in prefixes for _ in self.scan(p)) - purge.keep)
+        oldest = heapq.merge(*map(self.scan, prefixes), key=lambda entry: entry[0][2:])
+        gone = list[JobInfo]()
+        for key, _ in islice(oldest, most):
+            if len(gone) == purge.limit or (purge.before is not None and key[2:-ID] >= instant(purge.before)):
+                break
+            children = map(self.job, self.children(UUID(bytes=key[-ID:])))
+            if all(child is None or child.status.terminal for child in children):  # docs/protocol.md, A4
+                gone += filter(None, [self.job(UUID(bytes=key[-ID:]))])
+        return gone
+
+    def find(self, query: Query) -> list[JobInfo]:
+        held, named = self.held(), query.job_name is not None or query.parents_of is not None
+        if query.order == "created" and not named:  # by id: read no further than needed
+            jobs = (job.under(held) for job in filter(None, map(self.job, self._candidates(query))))
+            return list(islice(filter(query.matches, jobs), query.limit))
+        ids = {*self._candidates(attrs.evolve(query, after=None)), *([query.after] if query.after else [])}
+        jobs = (job.under(held) for job in filter(None, map(self.job, ids)))
+        return query.select(jobs, self.links(query))
+
+    def _candidates(self, query: Query) -> Iterator[UUID]:
+        """Ids beyond `after`, in their order: by the entries that leave the fewest rows to read."""
+        after, status = query.after.bytes if query.after else b"", query.status
+        if query.ids is not None:
+            return iter(sorted(id_ for id_ in set(query.ids) if id_.bytes > after))
+        if query.parents_of is not None:
+            return iter(self.parents(query.parents_of))
+        if query.due_before or query.changed_after or query.zoned:
+            status = (JobStatus.SCHEDULED,)
+        elif query.owner is not None:
+            status = (JobStatus.RUNNING,)
+        elif query.paused or query.declared:
+            status = ACTIVE
+        names = query.holders if query.job_name is None else (query.job_name,)
+        if query.children_of is not None:
+            prefixes = [CHILD + query.children_of.bytes]
+        elif names is not None:
+            prefixes = [NAMED + digest(name) + flag for name, flag in product(set(names), (b"\0", b"\1"))]
+        elif query.unarmed:
+            prefixes = [UNARMED]
+        elif query.handler_name is not None or status is not None:
+            one = None if query.handler_name is None else KIND + digest(query.handler_name)
+            handlers = self._groups(KIND, 1 + ID) if one is None else [one]
+            kinds = product(handlers, set(status or JobStatus), (False, True))
+            prefixes = [handler + bytes([status, paused]) for handler, status, paused in kinds]
+        else:
+            every = self._scan(self._environment.jobs, b"", after)
+            return (UUID(bytes=key) for key, _ in every if key > after)
+        found = heapq.merge(*(self._ids(prefix, after) for prefix in prefixes))
+        return (id_ for id_ in found if id_.bytes > after)
+
+    def failures(self, query: Failures) -> list[FailureGroup]:
+        return query.select(self._found(ENDED + bytes([JobStatus.FAILED])))
+
+    def stats(self) -> Stats:
+        """Counted in the index: no row is read."""
+        by_handler, paused, held, now = dict[str, Counter[str]](), 0, self.held(), instant(datetime.now(UTC))
+        for key, handler in self.scan(KIND):
+            by_handler.setdefault(handler.decode(), Counter())[JobStatus(key[1 + ID]).name.lower()] += 1
+            paused += key[2 + ID]
+        ready = [(key[1 + ID] >= 2, key[-8 - ID : -ID], handler) for key, handler in self.scan(READY)]
+        waiting = [due for manual, due, handler in ready if manual or handler.decode() not in held]
+        total: dict[str, Any] = sum(by_handler.values(), Counter[str]())
+        return Stats(
+            store_id=self._environment.store_id, **total, paused=paused, due=sum(due <= now for due in waiting),
+            oldest_due=_START + timedelta(microseconds=int.from_bytes(min(waiting))) if waiting else None,
+            owners=self._owners.count(), runs=self._txn.stat(self._environment.runs)["entries"],
+            size=self._environment.size(), by_handler=by_handler, paused_handlers=tuple(sorted(held)),
+        )  # fmt: skip
+
+    # -- keys --------------------------------------------------------------------------------------
+
+    def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """The index's entries with this prefix."""
+        return self._scan(self._index, prefix)
+
+    def _scan(self, db: lmdb._Database, prefix: bytes = b"", after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        with self._txn.cursor(db) as cursor:
+            if cursor.set_range(prefix + after):
+                for key, value in cursor.iternext():
+                    if not key.startswith(prefix):
+                        return
+                    yield key, value
+
+    def _groups(self, prefix: bytes, length: int) -> Iterator[bytes]:
+        """The different beginnings, of this length, of the keys with this prefix."""
+        after = b""
+        while entry := next(self._scan(self._index, prefix, after), None):
+            yield entry[0][:length]
+            after = entry[0][len(prefix) : length] + LAST
+
+    def _ids(self, prefix: bytes, after: bytes = b"") -> Iterator[UUID]:
+        return (UUID(bytes=key[-ID:]) for key, _ in self._scan(self._index, prefix, after))
+
+    def _found(self, prefix: bytes) -> Iterator[JobInfo]:
+        return filter(None, map(self.job, self._ids(prefix)))
+
+    def _running(self) -> Iterator[JobInfo]:
+        return filter(None, map(self.job, self._candidates(Query(status=(JobStatus.RUNNING,)))))
+
+    def _enter(self, old: dict[bytes, bytes], new: dict[bytes, bytes]) -> None:
+        """Entries of the index instead of others."""
         for key in old.keys() - new.keys():
-            self.txn.delete(key, db=self.tables.index)
+            self._txn.delete(key, db=self._index)
         for key, value in new.items() - old.items():
-            self.txn.put(key, value, db=self.tables.index)
+            self._txn.put(key, value, db=self._index)

@@ -72,7 +72,7 @@ async def test_what_is_saved_is_what_memory_has() -> None:
         await app.delete(waiting)
         await app.store.purge()
         assert await app.store.find() == []
-    assert [key.split("/")[0] for key, text in place.saved.items() if text is not None] == ["id", "held"]
+    assert [key.split("/")[0] for key, text in place.saved.items() if text is not None] == ["id", "holds"]
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ async def test_a_place_opens_once_for_several_apps_and_closes_after_the_last() -
 
 @pytest.mark.parametrize(
     ("key", "text"),
-    [("jobs/x", "{}"), ("jobs/x", "not JSON"), ("strange/key", "{}"), ("", ""), ("held/Work", "[]"), ("id", "no id")],
+    [("by_id/x", "{}"), ("by_id/x", "not JSON"), ("strange/key", "{}"), ("", ""), ("holds/Work", "[]"), ("id", "no")],
 )
 async def test_what_it_cannot_read_is_named_and_left_alone(key: str, text: str) -> None:
     place = Texts()

@@ -1,48 +1,31 @@
-"""The rows of a store as one transaction sees them, and what each write does to them.
-
-For a store on an engine of its own: subclass `Rows` over one transaction of that engine, and write the ten methods that
-look rows up and put them. `write` and `claim` carry the rules, which are the same for every engine. `MemoryStore` does
-it on dicts, `examples/plugins/lmdb_store` on LMDB.
-
-    class MyRows(Rows): ...                              # the ten methods, over `transaction`
-
-    with engine.transaction() as transaction:            # in store_transact; an error undoes all of it
-        results = [MyRows(transaction).write(write) for write in writes]
-"""
+"""What each write does to the rows of a store, and what each query finds: the rules, over an engine's lookups."""
 
 from __future__ import annotations
 
-import errno
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final, TypeVar
 from uuid import UUID
 
 import attrs
-from cattrs.preconf.json import make_converter
 
-from aether_bg.errors import (
-    JobNotFound,
-    NameHeld,
-    Stale,
-    StoreBroken,
-    StoreFull,
-    StoreReadOnly,
-    StoreRefused,
-    StoreTrouble,
-    Unsupported,
-)
+from aether_bg.errors import JobNotFound, NameHeld, Stale, StoreRefused, Unsupported
 from aether_bg.model import (
     Claim,
     Claimed,
+    FailureGroup,
+    Failures,
     Hold,
     Insert,
     JobInfo,
     JobRun,
     Note,
     Parent,
+    Purge,
+    Query,
+    Ran,
     RunOutcome,
+    Runs,
     Settled,
     Update,
     Write,
@@ -51,46 +34,22 @@ from aether_bg.model import (
     relieved,
 )
 
-__all__ = ["Rows", "disk_trouble", "pack", "unpack"]
-
-T = TypeVar("T")
-
-_json: Final = make_converter()
-_json.register_unstructure_hook(UUID, str)
-_json.register_structure_hook(UUID, lambda text, _: UUID(text))
-
-
-def pack(row: Any) -> str:
-    """A row, or another value of the model, as JSON text that keeps every field."""
-    return _json.dumps(row, separators=(",", ":"))
-
-
-def unpack(text: str | bytes, kind: type[T]) -> T:
-    """What `pack` was given: `unpack(text, JobInfo)`."""
-    return _json.loads(text, kind)
-
-
-def disk_trouble(where: str, error: OSError) -> StoreTrouble:
-    """The error for the kernel, which tries again. `where`: the file, for the message."""
-    match error.errno:
-        case errno.ENOSPC | errno.EDQUOT:
-            return StoreFull(where, str(error), "Free some space on its disk.")
-        case errno.EROFS | errno.EACCES | errno.EPERM:
-            return StoreReadOnly(where, str(error), "Let this process write there.")
-    return StoreBroken(where, str(error), "Look at its disk.")
-
 
 class Rows(ABC):
     """What one transaction sees, its own changes included.
 
-    The engine's part is abstract. Everything else is the same for every engine; a store overrides it where its engine
-    has a better way.
+    The engine's part is abstract: look-ups, and changes of one row. The rules are the same for every engine. The
+    queries read all rows; override those for which your engine has an index.
     """
 
-    # -- the engine's part -------------------------------------------------------------------------
+    # -- the engine's part: jobs -------------------------------------------------------------------
 
     @abstractmethod
     def job(self, job_id: UUID) -> JobInfo | None: ...
+
+    @abstractmethod
+    def jobs(self) -> Iterable[JobInfo]:
+        """All of them."""
 
     @abstractmethod
     def holder(self, name: str) -> JobInfo | None:
@@ -101,20 +60,47 @@ class Rows(ABC):
         """`before`: the row that it replaces, for your index; None if it is new."""
 
     @abstractmethod
-    def put_run(self, run: JobRun) -> None:
-        """Written whole, by (job_id, token, gap)."""
+    def delete_job(self, job: JobInfo) -> None:
+        """With its history, and its links to parents and children."""
+
+    # -- history -----------------------------------------------------------------------------------
+
+    @abstractmethod
+    def runs(self) -> Iterable[JobRun]:
+        """All of them."""
+
+    @abstractmethod
+    def history(self, job_id: UUID, limit: int | None = None) -> Sequence[JobRun]:
+        """Those of one job, newest first: by (token, gap). At most `limit`."""
 
     @abstractmethod
     def completed(self, job_id: UUID, occurrence: datetime | None) -> int | None:
         """The token under which this occurrence was COMPLETED, if it was."""
 
     @abstractmethod
+    def put_run(self, run: JobRun) -> None:
+        """Written whole, by (job_id, token, gap)."""
+
+    @abstractmethod
+    def delete_run(self, run: JobRun) -> None: ...
+
+    # -- paused handlers, links between jobs, owners -----------------------------------------------
+
+    @abstractmethod
+    def held(self) -> Container[str]:
+        """The handlers that are paused."""
+
+    @abstractmethod
     def hold(self, hold: Hold) -> None:
-        """Keep it by its handler until one with `held` False comes; a second one with `held` True changes nothing."""
+        """Pauses a handler (`hold.held`), or lets it go on; a second time changes nothing."""
 
     @abstractmethod
     def parents(self, child: UUID) -> Sequence[UUID]:
         """The jobs it runs after, in the order given to `link`."""
+
+    @abstractmethod
+    def children(self, parent: UUID) -> Iterable[UUID]:
+        """The jobs that run after it."""
 
     @abstractmethod
     def link(self, child: UUID, parents: Sequence[UUID]) -> None:
@@ -127,6 +113,10 @@ class Rows(ABC):
     @abstractmethod
     def no_longer_awaited(self, parent: UUID) -> Sequence[UUID]:
         """The children that waited for the end of `parent`. From now on they do not."""
+
+    @abstractmethod
+    def knows(self, owner: UUID) -> bool:
+        """Whether this owner is registered."""
 
     # -- the rules ---------------------------------------------------------------------------------
 
@@ -168,16 +158,28 @@ class Rows(ABC):
             case _:
                 raise Unsupported("this store", "it has no SQL", "Use a store that has, or no unit of work.")
 
-    def claim(self, claim: Claim, jobs: Iterable[JobInfo]) -> Claimed:
-        """Takes what the claim chooses of `jobs`: all of them, or at least the due and the RUNNING ones, and of the
-        waiting ones the next that is due. The claim's owner must be registered (docs/protocol.md, P4)."""
-        rows = {job.id: job for job in jobs}
+    def claim(self, claim: Claim) -> Claimed:
+        if not self.knows(claim.owner):
+            return Claimed()  # the next heartbeat says so (docs/protocol.md, P4)
+        rows = {job.id: job for job in self.claimable(claim)}
         taken = [claim.take(job) for job in claim.choose(rows.values())]
         for job in taken:
             self.put_job(job, rows[job.id])
             self.put_run(begun_run(job))
             rows[job.id] = job
         return claim.answer(taken, rows.values())
+
+    def purge(self, purge: Purge) -> int:
+        if purge.job_id is None:
+            jobs = self.purgeable(purge)
+            for job in jobs:
+                self.delete_job(job)
+            return len(jobs)
+        runs = self.history(purge.job_id)
+        old = purge.beyond(run.outcome for run in runs)
+        for place in old:
+            self.delete_run(runs[place])
+        return len(old)
 
     def _take_name(self, job: JobInfo) -> None:
         """A holder whose window has passed gives way (docs/protocol.md, N10)."""
@@ -219,3 +221,41 @@ class Rows(ABC):
                     told.append(settled)
                     ended += [after] if after.status.terminal else []
         return tuple(told) or None
+
+    # -- the queries: for an engine with an index, to override --------------------------------------
+
+    def seen(self) -> list[JobInfo]:
+        """The jobs, with those of paused handlers marked."""
+        held = self.held()
+        return [job.under(held) for job in self.jobs()]
+
+    def claimable(self, claim: Claim) -> Iterable[JobInfo]:
+        """What a claim looks at: at least the due and the RUNNING jobs, and of the waiting ones the next that is due;
+        `under` the paused handlers."""
+        return self.seen()
+
+    def running_or_due(self) -> Iterable[JobInfo]:
+        """For `Alive.of`: at least the RUNNING jobs, and of each handler a due one; `under` the paused handlers."""
+        return self.seen()
+
+    def purgeable(self, purge: Purge) -> Sequence[JobInfo]:
+        """What a purge without `job_id` deletes."""
+        active = [job.id for job in self.jobs() if job.parents and not job.status.terminal]
+        return purge.select(self.jobs(), {parent for child in active for parent in self.parents(child)})
+
+    def find(self, query: Query) -> Sequence[JobInfo]:
+        return query.select(self.seen(), self.links(query))
+
+    def links(self, query: Query) -> Mapping[UUID, Sequence[UUID]]:
+        """The links that a query asks for, as `Query.select` takes them."""
+        if query.parents_of is not None:
+            return {query.parents_of: self.parents(query.parents_of)}
+        if query.children_of is not None:
+            return {child: [query.children_of] for child in self.children(query.children_of)}
+        return {}
+
+    def ran(self, query: Runs) -> Sequence[Ran]:
+        return query.select(Ran.of(run, job) for run in self.runs() if (job := self.job(run.job_id)) is not None)
+
+    def failures(self, query: Failures) -> Sequence[FailureGroup]:
+        return query.select(self.jobs())
