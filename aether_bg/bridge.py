@@ -196,7 +196,7 @@ class Threads:
                 self._idle += 1
 
 
-class _WayBack:
+class WayBack:
     """From threads to the loop on which this was made: several calls at the same moment cross together."""
 
     def __init__(self) -> None:
@@ -219,11 +219,11 @@ class _WayBack:
 _ways = threading.local()
 
 
-def _way_back() -> _WayBack:
+def _way_back() -> WayBack:
     """For the loop that runs in this thread."""
-    way: _WayBack | None = getattr(_ways, "way", None)
+    way: WayBack | None = getattr(_ways, "way", None)
     if way is None or not way.bridge.is_here:
-        way = _ways.way = _WayBack()
+        way = _ways.way = WayBack()
     return way
 
 

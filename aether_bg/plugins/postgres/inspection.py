@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 from uuid import UUID
 
-from aether_bg.bridge import Bridge
+from aether_bg.bridge import WayBack
 from aether_bg.errors import StoreReadOnly, Unsupported
 from aether_bg.model import FailureGroup, Failures, JobInfo, JobRun, Process, Purge, Query, Ran, Runs, Stats
 from aether_bg.plugins.postgres import listing, queries, schema
@@ -84,7 +84,7 @@ async def opened(options: Options) -> AsyncIterator[Inspection]:
     """Raises a `StoreError`, `SchemaMissing` for a database without our tables."""
     link = Link(options.place)
     store_id = await threads.run(_look_at, link, options)
-    crew = Crew(link, "inspection", 1, options.where, Bridge())
+    crew = Crew(link, "inspection", 1, options.where, WayBack())
     try:
         yield Inspection(crew, options, store_id)
     finally:

@@ -15,7 +15,7 @@ from uuid import UUID
 import attrs
 import psycopg
 
-from aether_bg.bridge import Bridge, Threads
+from aether_bg.bridge import Threads, WayBack
 from aether_bg.errors import StoreError
 from aether_bg.model import Alive, Call, Claim, Claimed, Heartbeat, JobInfo, Query, Unreadable, Write
 from aether_bg.plugins.postgres import changes, links, owners, queries, schema, steps, trouble
@@ -67,7 +67,8 @@ class Opened:
     ) -> None:  # fmt: skip
         """`report`: for a problem that has no caller."""
         self.options, self.schema, self.where = options, options.schema, options.where
-        self.bridge, self.pid = Bridge(), os.getpid()
+        self._way, self.pid = WayBack(), os.getpid()
+        self.bridge = self._way.bridge
         self.store_id = UUID(int=0)
         self.protection = "local"
         self._wake, self._report = wake, report
@@ -95,7 +96,7 @@ class Opened:
         except psycopg.Error as error:
             raise trouble.translate(error, self.where) from None
         link = self._session_link()
-        crew = partial(Crew, self._link, where=self.where, bridge=self.bridge)
+        crew = partial(Crew, self._link, where=self.where, way=self._way)
         self._writers, self._readers, self._units = crew("hot", 2), crew("read", 2), crew("unit", 1)
         self.session = Session(link, self.schema, self.where, lambda: self.bridge.post(self._wake))
 

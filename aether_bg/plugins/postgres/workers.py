@@ -8,13 +8,14 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import anyio
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from aether_bg.bridge import Bridge
+from aether_bg.bridge import Waiter, WayBack
 from aether_bg.errors import NotStarted, StoreBusy, StoreError, StoreReadOnly, StoreUnreachable
 from aether_bg.plugins.postgres import trouble
 from aether_bg.plugins.postgres.connections import Connection, Link, cut, is_usable
@@ -98,11 +99,11 @@ class Operation:
 class Crew:
     """Up to `size` threads with a connection of this kind each, started when there is work for them.
 
-    `where`: the store, in words. `bridge`: the loop that waits.
+    `where`: the store, in words. `way`: to the loop that waits.
     """
 
-    def __init__(self, link: Link, kind: str, size: int, where: str, bridge: Bridge) -> None:
-        self._link, self._kind, self._size, self._where, self._bridge = link, kind, size, where, bridge
+    def __init__(self, link: Link, kind: str, size: int, where: str, way: WayBack) -> None:
+        self._link, self._kind, self._size, self._where, self._way = link, kind, size, where, way
         self._queue: queue.SimpleQueue[Operation | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._idle = 0
@@ -117,13 +118,13 @@ class Crew:
         who is cancelled before it began makes sure that it never does."""
         if self._closed:
             raise NotStarted(self._where, "it is not open", "Use it inside `async with app` or `app.client()`.")
-        done = anyio.Event()
-        op = Operation(run, time.monotonic() + within, lambda: self._bridge.post(done.set), settle)
+        done = self._way.waiter()
+        op = Operation(run, time.monotonic() + within, partial(self._way.post, done.finish), settle)
         self._submit(op)
         try:
             await _finished(op, done, limit)
         finally:
-            if not (done.is_set() or op.given_up or op.expire()):
+            if not (done.done or op.given_up or op.expire()):
                 with anyio.CancelScope(shield=True):
                     await _finished(op, done, limit)
         if op.error is not None:
@@ -131,7 +132,7 @@ class Crew:
         if op.abandoned:
             cut(op.conn)
             raise trouble.unsure(self._where) if settle else trouble.unreachable(self._where)
-        if not done.is_set():
+        if not done.done:
             raise StoreBusy(self._where, f"its connections have been in use for {within:g} s", "It can be tried again.")
         result: R = op.result
         return result
@@ -236,12 +237,12 @@ class _Worker:
             self._conn = None
 
 
-async def _finished(op: Operation, done: anyio.Event, limit: float) -> None:
+async def _finished(op: Operation, done: Waiter, limit: float) -> None:
     """Wait for it, or until it can be given up."""
-    while not done.is_set():
+    while not done.done:
         ends = op.deadline if op.pending else max(op.deadline, op.started + limit)
-        with anyio.move_on_after(max(ends - time.monotonic(), 0.0) + _WAIT):
-            await done.wait()
+        await done.wait(max(ends - time.monotonic(), 0.0) + _WAIT)
+        if done.done:
             return
         if time.monotonic() > ends and (op.expire() or (op.started + limit < time.monotonic() and op.abandon())):
             return
