@@ -33,6 +33,7 @@ from aether_bg.plugins.postgres.columns import (
     write_runs,
 )
 from aether_bg.plugins.postgres.connections import Connection
+from aether_bg.plugins.postgres.prepared import run
 from aether_bg.plugins.postgres.rows import read_job
 from aether_bg.plugins.postgres.schema import Schema
 
@@ -165,10 +166,10 @@ def update(conn: Connection, schema: Schema, changes: list[Change], *, alone: bo
     changes = sorted(changes, key=lambda change: change.job_id.int)
     ended = uuids(change.job_id for change in changes if alone and change.status.terminal)
     if completions := [change for change in changes if type(change) is Completion]:
-        conn.execute(schema(COMPLETE_JOBS), [*write_completions(completions), len(completions), ended])
+        run(conn, schema(COMPLETE_JOBS), [*write_completions(completions), str(len(completions)), ended])
     if others := [change for change in changes if type(change) is not Completion]:
-        runs = [run for change in others for run in change.runs]
-        conn.execute(schema(UPDATE_JOBS), [*write_changes(others), *write_runs(runs), len(others), ended])
+        runs = [one for change in others for one in change.runs]
+        run(conn, schema(UPDATE_JOBS), [*write_changes(others), *write_runs(runs), str(len(others)), ended])
         if defined := [change for change in others if change.definition is not None]:
             ids = uuids(change.job_id for change in defined)
             definitions = [change.definition for change in defined if change.definition is not None]
@@ -181,7 +182,7 @@ def update(conn: Connection, schema: Schema, changes: list[Change], *, alone: bo
 def insert(conn: Connection, schema: Schema, jobs: list[JobInfo]) -> None:
     jobs = sorted(jobs, key=lambda job: job.job_name) if len(jobs) > 1 else jobs
     if jobs:
-        conn.execute(schema(INSERT_JOBS), write_jobs(jobs))
+        run(conn, schema(INSERT_JOBS), write_jobs(jobs))
 
 
 def refusal(conn: Connection, schema: Schema, writes: Sequence[Write], error: psycopg.Error) -> AetherError | None:

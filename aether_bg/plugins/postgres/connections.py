@@ -13,7 +13,12 @@ import psycopg
 
 from aether_bg.plugins.postgres.places import Place
 
-Connection = psycopg.Connection[tuple[Any, ...]]
+
+class Connection(psycopg.Connection[tuple[Any, ...]]):
+    """`prepared`: names of statements, by their text (see `prepared`); None where there are none."""
+
+    prepared: dict[bytes, bytes] | None = None
+
 
 _NETWORK: Final = {
     "connect_timeout": 3, "keepalives": 1, "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3,
@@ -55,7 +60,7 @@ class Link:
     def connect(self, kind: str) -> Connection:
         """Raises a `psycopg.Error`."""
         ours = {name: value for name, value in _NETWORK.items() if name not in self.place.options}
-        conn = psycopg.connect(self.place.conninfo, autocommit=True, **ours)  # type: ignore[arg-type]
+        conn = Connection.connect(self.place.conninfo, autocommit=True, **ours)  # type: ignore[arg-type]
         try:
             _open.add(conn)
             if self.pooled:
@@ -64,7 +69,7 @@ class Link:
             else:
                 conn.execute(SETTINGS[kind])
                 if kind == "hot":  # the same few statements, again and again
-                    conn.prepare_threshold = 0
+                    conn.prepare_threshold, conn.prepared = 0, {}
         except BaseException:
             conn.close()
             raise
