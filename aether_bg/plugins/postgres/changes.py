@@ -33,17 +33,17 @@ from aether_bg.plugins.postgres.columns import (
     write_runs,
 )
 from aether_bg.plugins.postgres.connections import Connection
-from aether_bg.plugins.postgres.prepared import run
+from aether_bg.plugins.postgres.prepared import numbered, run
 from aether_bg.plugins.postgres.rows import read_job
 from aether_bg.plugins.postgres.schema import Schema
 
-INSERT_JOBS: Final = (
+INSERT_JOBS: Final = numbered(
     f"INSERT INTO {{schema}}.jobs ({', '.join(JOB_COLUMNS)}) SELECT * FROM unnest({arrays(JOB_COLUMNS)})"
 )
 INSERT_IF_FREE: Final = f"{INSERT_JOBS} ON CONFLICT (job_name) WHERE holds_name DO NOTHING RETURNING id"
 _CHANGES: Final = (*GUARD_COLUMNS, *STATE_COLUMNS, "progress")
 _RUN_KEY: Final = ("job_id", "token", "gap")
-UPDATE_JOBS: Final = f"""
+UPDATE_JOBS: Final = numbered(f"""
 WITH saved AS (
     UPDATE {{schema}}.jobs AS j SET seq = v.next_seq, schedule_rev = v.next_rev,
         {", ".join(f"{name} = v.{name}" for name in STATE_COLUMNS)},
@@ -57,8 +57,8 @@ WITH saved AS (
         {", ".join(f"{name} = excluded.{name}" for name in RUN_COLUMNS if name not in _RUN_KEY)}
 )
 SELECT {{schema}}.all_of(count(*), %s, %s::uuid[]) FROM saved
-"""
-COMPLETE_JOBS: Final = f"""
+""")
+COMPLETE_JOBS: Final = numbered(f"""
 WITH saved AS (
     UPDATE {{schema}}.jobs AS j SET status = 2, seq = j.seq + 1, due_at = NULL, owner = NULL, manual = false,
         off_schedule = false, trigger_pending = false, last_error = NULL, crash_count = 0, checkpoint = NULL,
@@ -72,7 +72,7 @@ WITH saved AS (
     WHERE r.job_id = saved.job_id AND r.token = saved.seq AND r.gap = 0
 )
 SELECT {{schema}}.all_of(count(*), %s, %s::uuid[]) FROM saved
-"""
+""")
 """What a `Completion` does to its row, and to the history row that its claim has written."""
 UPDATE_DEFINITIONS: Final = f"""
 UPDATE {{schema}}.jobs AS j SET {", ".join(f"{name} = v.{name}" for name in DEFINITION_COLUMNS)}

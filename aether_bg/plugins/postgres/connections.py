@@ -15,9 +15,9 @@ from aether_bg.plugins.postgres.places import Place
 
 
 class Connection(psycopg.Connection[tuple[Any, ...]]):
-    """`prepared`: names of statements, by their text (see `prepared`); None where there are none."""
+    """`names`: of prepared statements, by their text (see `prepared`); None where none can be kept."""
 
-    prepared: dict[bytes, bytes] | None = None
+    names: dict[bytes, bytes] | None = None
 
 
 _NETWORK: Final = {
@@ -69,7 +69,7 @@ class Link:
             else:
                 conn.execute(SETTINGS[kind])
                 if kind == "hot":  # the same few statements, again and again
-                    conn.prepare_threshold, conn.prepared = 0, {}
+                    conn.prepare_threshold, conn.names = 0, {}
         except BaseException:
             conn.close()
             raise

@@ -1,6 +1,7 @@
 """The frequent statements: prepared once for each connection, then one call into libpq each.
 
 psycopg's own way makes a cursor, writes each parameter and waits in a loop of its own: three times the client's time.
+It stays the way inside transactions and pipelines, and through a pooler.
 """
 
 from __future__ import annotations
@@ -9,48 +10,65 @@ from collections.abc import Sequence
 from itertools import count
 from typing import Any, Final
 
-from psycopg import errors, pq
+from psycopg import OperationalError, RawCursor, errors, pq
 from psycopg.adapt import Transformer
 
 from aether_bg.plugins.postgres.connections import Connection
 
 _BINARY: Final = 1
 _DONE: Final = (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK)
+_numbers: Final = count()
+
+
+def numbered(sql: str) -> str:
+    """With `$1`, `$2` and so on in place of each `%s`."""
+    first, *rest = sql.split("%s")
+    return first + "".join(f"${number}{part}" for number, part in enumerate(rest, 1))
 
 
 def run(conn: Connection, sql: bytes, params: Sequence[str]) -> None:
-    """Nobody reads its answer. In a pipeline it is only sent."""
-    if conn.prepared is None or conn.pgconn.pipeline_status != pq.PipelineStatus.OFF:
-        conn.execute(sql, params)
+    """`sql`: with numbered parameters. Nobody reads its answer; in a pipeline it is only sent."""
+    if _alone(conn):
+        _run(conn, sql, params)
     else:
-        _run(conn, conn.prepared, sql, params)
+        RawCursor(conn).execute(sql, params)
 
 
 def fetch(conn: Connection, sql: bytes, params: Sequence[str]) -> list[tuple[Any, ...]]:
     """Its rows. Not in a pipeline."""
-    if conn.prepared is None:
-        return conn.execute(sql, params, binary=True).fetchall()
-    result = _run(conn, conn.prepared, sql, params)
+    if not _alone(conn):
+        return RawCursor(conn).execute(sql, params, binary=True).fetchall()
+    result = _run(conn, sql, params)
     reader = Transformer(conn)
     reader.set_pgresult(result)
     return reader.load_rows(0, result.ntuples, tuple)
 
 
-def _run(conn: Connection, prepared: dict[bytes, bytes], sql: bytes, params: Sequence[str]) -> pq.abc.PGresult:
-    if (name := prepared.get(sql)) is None:
-        name = b"aether_bg_%d" % len(prepared)
-        _checked(conn.pgconn.prepare(name, _numbered(sql)))
-        prepared[sql] = name
-    return _checked(conn.pgconn.exec_prepared(name, [param.encode() for param in params], None, _BINARY))
+def _alone(conn: Connection) -> bool:
+    """Whether the statement is a transaction of its own, on a session that keeps what it has prepared."""
+    return conn.names is not None and conn.pgconn.transaction_status == pq.TransactionStatus.IDLE
+
+
+def _run(conn: Connection, sql: bytes, params: Sequence[str]) -> pq.abc.PGresult:
+    given = [param.encode() for param in params]
+    try:
+        return _execute(conn, sql, given)
+    except errors.InvalidSqlStatementName:  # after a ROLLBACK psycopg has the server forget all of them
+        conn.names = {}
+        return _execute(conn, sql, given)
+
+
+def _execute(conn: Connection, sql: bytes, given: Sequence[bytes]) -> pq.abc.PGresult:
+    names = conn.names or {}
+    if (name := names.get(sql)) is None:
+        name = b"aether_bg_%d" % next(_numbers)
+        _checked(conn.pgconn.prepare(name, sql))
+        conn.names = names | {sql: name}
+    return _checked(conn.pgconn.exec_prepared(name, given, None, _BINARY))
 
 
 def _checked(result: pq.abc.PGresult) -> pq.abc.PGresult:
     if result.status not in _DONE:
-        raise errors.error_from_result(result)
+        error = errors.error_from_result(result)
+        raise error if error.sqlstate else OperationalError(str(error))  # without one it is libpq's: the server is gone
     return result
-
-
-def _numbered(sql: bytes) -> bytes:
-    """With `$1`, `$2` and so on in place of each `%s`."""
-    first, *rest = sql.split(b"%s")
-    return first + b"".join(b"$%d%s" % (number, part) for number, part in zip(count(1), rest, strict=False))

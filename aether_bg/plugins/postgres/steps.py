@@ -14,6 +14,7 @@ from aether_bg.plugins.postgres import links, trouble
 from aether_bg.plugins.postgres.changes import HOLDERS, INSERT_IF_FREE, one, refusal, update
 from aether_bg.plugins.postgres.columns import write_jobs
 from aether_bg.plugins.postgres.connections import Connection
+from aether_bg.plugins.postgres.prepared import fetch
 from aether_bg.plugins.postgres.rows import read_job
 from aether_bg.plugins.postgres.schema import Schema
 
@@ -78,7 +79,7 @@ def insert(conn: Connection, schema: Schema, inserts: list[Insert]) -> list[Sett
 def _insert(conn: Connection, schema: Schema, jobs: list[JobInfo]) -> None:
     left = sorted(jobs, key=lambda job: job.job_name)
     for _ in range(_TRIES):
-        stored = {id_ for (id_,) in conn.execute(schema(INSERT_IF_FREE), write_jobs(left), binary=True)}
+        stored = {id_ for (id_,) in fetch(conn, schema(INSERT_IF_FREE), write_jobs(left))}
         left = [job for job in left if job.id not in stored]
         if not left:
             return

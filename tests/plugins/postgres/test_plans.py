@@ -40,7 +40,7 @@ class Explained:
     """A connection that notes how many rows of jobs each statement reads by its plan."""
 
     def __init__(self, conn: Any) -> None:
-        self._conn, self.read, self.plans = conn, 0, list[str]()
+        self._conn, self.read, self.plans, self.names = conn, 0, list[str](), None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._conn, name)
@@ -65,7 +65,7 @@ class Explained:
 
 @pytest.fixture
 def full(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Schema, Explained, Any]]:
-    monkeypatch.setattr("aether_bg.plugins.postgres.claims.RawCursor", lambda conn: conn)
+    monkeypatch.setattr("aether_bg.plugins.postgres.prepared.RawCursor", lambda conn: conn)
     link, name = Link(Place(url)), Schema("aether_bg")
     with link.connect("schema") as conn:
         schema.migrate(conn, name, "here", 5)

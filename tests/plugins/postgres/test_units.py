@@ -9,6 +9,7 @@ import pytest
 
 from aether_bg import PostgresStore
 from aether_bg.model import Call, Insert, Transaction, Update, Write
+from aether_bg.plugins.postgres.connections import Connection
 from aether_bg.plugins.postgres.schema import Schema
 from aether_bg.plugins.postgres.units import Unit
 from aether_bg.testing.contracts.values import a_job, change
@@ -34,12 +35,12 @@ async def test_transaction_number_used_again_after_a_crash_proves_nothing(own: P
     unit = Unit(schema, [*outcome, Call(crash, "crash")], 5, "the test's server")
     with own.database() as url:
         await PostgresStore(url).migrate()
-        with psycopg.connect(url, autocommit=True) as conn:
+        with Connection.connect(url, autocommit=True) as conn:
             Unit(schema, [Insert(job), Call(lambda tx: None, "nothing")], 5, "the test's server").run(conn)
-        with psycopg.connect(url, autocommit=True) as conn, pytest.raises(psycopg.OperationalError):
+        with Connection.connect(url, autocommit=True) as conn, pytest.raises(psycopg.OperationalError):
             unit.run(conn)
         own.server.start()
-        with psycopg.connect(url, autocommit=True) as conn:
+        with Connection.connect(url, autocommit=True) as conn:
             for _ in range(100):  # numbers that left no record are given out again
                 (number,) = conn.execute("SELECT pg_current_xact_id()::text").fetchone() or ("0",)
                 if int(number) >= int(unit._number or 0):
