@@ -12,7 +12,7 @@ import psycopg
 
 from aether_bg.errors import AetherError, NameHeld, Stale, StoreContended, StoreRefused
 from aether_bg.model import KEEP, Call, Change, Completion, Hold, Insert, JobInfo, Note, Update, Write
-from aether_bg.plugins.postgres import trouble
+from aether_bg.plugins.postgres import at_once, trouble
 from aether_bg.plugins.postgres.columns import (
     COMPLETION_COLUMNS,
     DEFINITION_COLUMNS,
@@ -112,6 +112,8 @@ def transact(conn: Connection, schema: Schema, writes: Sequence[Write]) -> list[
         if not inserts and len(updates) == len(writes) and _are_one(updates):
             update(conn, schema, updates)
         elif not updates and len(inserts) == len(writes):
+            if (begun := at_once.insert(conn, schema, inserts[0])) is not None:  # it is the only one, then
+                return [begun]
             insert(conn, schema, jobs)
         else:
             with conn.pipeline():  # until its end one transaction
@@ -225,6 +227,8 @@ def happened(conn: Connection, schema: Schema, writes: Sequence[Write]) -> list[
     if row is None:
         return None
     job, done = read_job(row), isinstance(write, Insert)
+    if isinstance(write, Insert) and at_once.begun(write, job):
+        return [job]
     if isinstance(write, Update):
         change = write.change
         wanted = (change.next_seq, change.next_rev, change.modified_at)

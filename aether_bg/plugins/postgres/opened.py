@@ -17,7 +17,7 @@ import psycopg
 
 from aether_bg.bridge import Threads, WayBack
 from aether_bg.errors import StoreError
-from aether_bg.model import Alive, Call, Claim, Claimed, Heartbeat, JobInfo, Query, Unreadable, Write
+from aether_bg.model import Alive, Call, Claim, Claimed, Heartbeat, Insert, JobInfo, Query, Unreadable, Write
 from aether_bg.plugins.postgres import changes, links, owners, queries, schema, steps, trouble
 from aether_bg.plugins.postgres.claims import Claims
 from aether_bg.plugins.postgres.connections import Connection, Link, is_pooled
@@ -161,7 +161,7 @@ class Opened:
                 partial(self._transact, writes=writes), within=busy, limit=busy,
                 settle=partial(changes.happened, schema=self.schema, writes=writes),
             )  # fmt: skip
-        if any(write.wakes for write in writes):
+        if any(write.wakes for write in writes) and not isinstance(results[0], JobInfo):
             self._claims.forget()
             self.session.notify()
         return results
@@ -169,7 +169,8 @@ class Opened:
     def _transact(self, conn: Connection, writes: Sequence[Write]) -> list[object]:
         """If jobs waited for the end of others a moment ago, more are likely to: then it takes the longer way at
         once."""
-        if time.monotonic() > self._in_steps_until:
+        begins = isinstance(writes[0], Insert) and writes[0].claim is not None
+        if begins or time.monotonic() > self._in_steps_until:
             if (results := changes.transact(conn, self.schema, writes)) is not None:
                 return results
             self._in_steps_until = time.monotonic() + 1.0

@@ -113,6 +113,7 @@ class Observer:
             stopping=frozenset(id_ for id_, stops in zip(owners, stopping, strict=True) if stops),
             running=tuple(zip(held, tokens, strict=True)),
             advertised=frozenset(handlers), declared=frozenset(declared), due=frozenset(due),
+            begins_at_once=True,
         )  # fmt: skip
 
     def _dead(self, seen: dict[UUID, tuple[int, bool]], mine: set[UUID]) -> list[UUID]:

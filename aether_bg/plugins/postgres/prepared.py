@@ -17,6 +17,8 @@ from aether_bg.plugins.postgres.connections import Connection
 
 _BINARY: Final = 1
 _DONE: Final = (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK)
+_IDLE: Final = pq.TransactionStatus.IDLE
+_NO_PIPELINE: Final = pq.PipelineStatus.OFF
 _numbers: Final = count()
 
 
@@ -46,7 +48,8 @@ def fetch(conn: Connection, sql: bytes, params: Sequence[str]) -> list[tuple[Any
 
 def _alone(conn: Connection) -> bool:
     """Whether the statement is a transaction of its own, on a session that keeps what it has prepared."""
-    return conn.names is not None and conn.pgconn.transaction_status == pq.TransactionStatus.IDLE
+    pgconn = conn.pgconn
+    return conn.names is not None and pgconn.transaction_status == _IDLE and pgconn.pipeline_status == _NO_PIPELINE
 
 
 def _run(conn: Connection, sql: bytes, params: Sequence[str]) -> pq.abc.PGresult:

@@ -1,0 +1,51 @@
+"""A job that begins with its insert: its row and its history row in one statement (docs/protocol.md, C9)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import attrs
+
+from aether_bg.model import Insert, JobInfo
+from aether_bg.plugins.postgres.columns import (
+    JOB_COLUMNS,
+    arrays,
+    encode,
+    from_json,
+    from_mapping,
+    to_mapping,
+    write_jobs,
+)
+from aether_bg.plugins.postgres.connections import Connection
+from aether_bg.plugins.postgres.prepared import fetch, numbered
+from aether_bg.plugins.postgres.schema import Schema
+
+INSERT_BEGUN: Final = numbered(f"""
+WITH put AS (
+    INSERT INTO {{schema}}.jobs ({", ".join(JOB_COLUMNS)})
+    SELECT v.* FROM unnest({arrays(JOB_COLUMNS)}) AS v({", ".join(JOB_COLUMNS)})
+    WHERE EXISTS (SELECT FROM {{schema}}.owners AS o WHERE o.id = v.owner)
+    AND NOT EXISTS (SELECT FROM {{schema}}.handlers AS held WHERE held.name = v.handler_name)
+    RETURNING id, seq, attempt, occurrence, started_at, owner
+)
+INSERT INTO {{schema}}.runs (job_id, token, gap, attempt, occurrence, started_at, owner, count)
+SELECT id, seq, 0, attempt, occurrence, started_at, owner, 1 FROM put RETURNING token
+""")
+
+
+def insert(conn: Connection, schema: Schema, wanted: Insert) -> JobInfo | None:
+    """The row with which the job has begun, as it would be read; None if nothing was inserted, as no claim could take
+    it."""
+    if wanted.claim is None:
+        return None
+    row = wanted.claim.take(wanted.job)
+    if not fetch(conn, schema(INSERT_BEGUN), write_jobs([row])):
+        return None
+    payload, notes = from_json(encode(row.payload)), from_mapping(to_mapping(row.extra_properties))
+    return attrs.evolve(row, payload=payload, extra_properties=notes)
+
+
+def begun(wanted: Insert, stored: JobInfo) -> bool:
+    """Whether this write has begun it."""
+    claim = wanted.claim
+    return claim is not None and (stored.owner, stored.started_at) == (claim.owner, claim.now)
