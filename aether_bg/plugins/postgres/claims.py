@@ -14,12 +14,12 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from psycopg import RawCursor
-
 from aether_bg.model import Claim, Claimed, JobInfo
-from aether_bg.plugins.postgres.columns import JOB_COLUMNS, selected, to_text
+from aether_bg.plugins._first import OWN
+from aether_bg.plugins.postgres.columns import array, quoted, to_text
 from aether_bg.plugins.postgres.connections import Connection
-from aether_bg.plugins.postgres.rows import read_job
+from aether_bg.plugins.postgres.prepared import fetch
+from aether_bg.plugins.postgres.rows import FIRST, read_claimed
 from aether_bg.plugins.postgres.schema import MANUAL, NOT_HELD, READY, SUSPECT, Schema
 
 _LONG_AGO: Final = datetime(1, 1, 1, tzinfo=UTC)
@@ -39,10 +39,10 @@ taken AS (
     UPDATE {{schema}}.jobs AS j SET status = 1, seq = j.seq + 1, attempt = j.attempt + 1, manual = false,
         owner = %(owner)s, started_at = %(now)s, modified_at = %(now)s, progress = NULL
     FROM picked WHERE j.id = picked.id AND EXISTS (SELECT FROM {{schema}}.owners WHERE id = %(owner)s)
-    RETURNING {selected(JOB_COLUMNS, "j.")}
+    RETURNING j.attempt AS number, {FIRST}
 ), begun AS (
     INSERT INTO {{schema}}.runs (job_id, token, gap, attempt, occurrence, started_at, owner, count)
-    SELECT id, seq, 0, attempt, occurrence, started_at, owner, 1 FROM taken
+    SELECT id, seq, 0, number, occurrence, %(now)s, %(owner)s, 1 FROM taken
 )"""
 _READABLE: Final = "AND expression_value || chr(10) || coalesce(timezone, '') <> ALL (%(unreadable)s)"
 """Part of the statements only while this process knows schedules that it cannot read (docs/protocol.md, C8)."""
@@ -118,7 +118,7 @@ WITH RECURSIVE h AS MATERIALIZED (
         ) AS p GROUP BY l.name
     ) AS n ON n.name = h.name
 )
-SELECT next.told, taken.* FROM next LEFT JOIN taken ON true
+SELECT next.told, {", ".join(f"taken.{name}" for name in (*OWN, "whole"))} FROM next LEFT JOIN taken ON true
 """
 """Beside the rows taken, one text about what is left: the same in each row, so that it is read once."""
 EXACTLY: Final = f"""
@@ -128,20 +128,32 @@ WITH picked AS MATERIALIZED (
         SELECT FROM unnest(%(handlers)s::text[], %(caps)s::integer[]) AS u(name, cap)
         WHERE name = handler_name AND cap <= {_RUNNING.replace("%s", "u.name")}
     ) FOR UPDATE SKIP LOCKED
-), {_TAKEN} SELECT taken.* FROM taken
+), {_TAKEN} SELECT {", ".join(f"taken.{name}" for name in (*OWN, "whole"))} FROM taken
 """
 
 
+_TYPES: Final = {
+    "owner": "uuid", "now": "timestamptz", "since": "timestamptz", "id": "uuid", "seq": "bigint", "limit": "bigint",
+    "kept": "bigint", "suspects": "bigint", "unreadable": "text[]",
+}  # fmt: skip
+"""Of parameters whose type is not said where they stand."""
+
+
 def _positional(text: str) -> tuple[str, tuple[str, ...]]:
-    """With numbered parameters, and their names in order: psycopg would do so again for each claim, as the statement is
-    longer than those that it remembers."""
+    """With numbered parameters, and their names in order."""
     names = tuple(dict.fromkeys(re.findall(r"%\((\w+)\)s", text)))
-    return re.sub(r"%\((\w+)\)s", lambda found: f"${names.index(found[1]) + 1}", text), names
+
+    def place(found: re.Match[str]) -> str:
+        kind = _TYPES.get(found[1])
+        return f"${names.index(found[1]) + 1}{f'::{kind}' if kind else ''}"
+
+    return re.sub(r"%\((\w+)\)s", place, text), names
 
 
 _STATEMENTS: Final = {
     False: _positional(CLAIM.replace("{readable}", "")), True: _positional(CLAIM.replace("{readable}", _READABLE))
 }  # fmt: skip
+_EXACTLY: Final = _positional(EXACTLY)
 
 
 class Claims:
@@ -169,10 +181,11 @@ class Claims:
 
     def _claim(self, conn: Connection, claim: Claim) -> Claimed:
         if claim.job_id is not None:
-            about = {"owner": claim.owner, "now": claim.now, "id": claim.job_id, "seq": claim.seq}
-            caps = {"handlers": list(claim.limits), "caps": list(claim.limits.values())}
-            rows = conn.execute(self._schema(EXACTLY), about | caps, binary=True).fetchall()
-            return Claimed(jobs=tuple(map(read_job, rows)))
+            about = {
+                "id": str(claim.job_id), "seq": str(claim.seq), "handlers": array(claim.limits, quoted),
+                "caps": array(claim.limits.values(), str),
+            }  # fmt: skip
+            return Claimed(jobs=tuple(self._carry_out(conn, claim, _EXACTLY, about)[0]))
         now = time.monotonic()
         if now - self._whole > _FRESH:
             self._floors, self._whole = {}, now
@@ -193,20 +206,40 @@ class Claims:
         self, conn: Connection, claim: Claim, floors: Mapping[tuple[str, int], datetime], suspect: bool = True
     ) -> tuple[list[JobInfo], str]:
         names = list(dict.fromkeys(claim.handlers))
-        about: dict[str, Any] = {
-            "owner": claim.owner, "now": claim.now, "limit": max(claim.limit, 0), "kept": claim.kept,
-            "handlers": names, "busy": [name in claim.busy for name in names],
-            "most": [claim.most(name, {}) if name not in claim.limits else max(claim.limit, 0) for name in names],
-            "caps": [claim.limits.get(name) for name in names], "suspects": int(claim.suspect and suspect),
-            "names": [name for name, _ in floors], "priorities": [priority for _, priority in floors],
-            "floors": list(floors.values()), "since": claim.now if claim.limit > 0 else _LONG_AGO,
+        most = [claim.most(name, {}) if name not in claim.limits else max(claim.limit, 0) for name in names]
+        about = {
+            "limit": str(max(claim.limit, 0)), "kept": str(claim.kept), "suspects": str(int(claim.suspect and suspect)),
+            "handlers": array(names, quoted), "busy": array((name in claim.busy for name in names), str),
+            "most": array(most, str), "caps": array(map(claim.limits.get, names), str),
+            "names": array((name for name, _ in floors), quoted),
+            "priorities": array((priority for _, priority in floors), str),
+            "floors": array(floors.values(), _text_of),
+            "since": _text_of(claim.now if claim.limit > 0 else _LONG_AGO),
         }  # fmt: skip
         if claim.unreadable:
-            about["unreadable"] = [f"{to_text(text)}\n{zone or ''}" for text, zone in claim.unreadable]
-        text, parameters = _STATEMENTS[bool(claim.unreadable)]
-        given = [about[name] for name in parameters]
-        rows = RawCursor(conn).execute(self._schema(text), given, binary=True).fetchall()
-        return [read_job(row[1:]) for row in rows if row[1] is not None], rows[0][0]
+            texts = (f"{to_text(text)}\n{zone or ''}" for text, zone in claim.unreadable)
+            about["unreadable"] = array(texts, quoted)
+        jobs, rest = self._carry_out(conn, claim, _STATEMENTS[bool(claim.unreadable)], about, 1)
+        return jobs, rest[0]
+
+    def _carry_out(
+        self,
+        conn: Connection,
+        claim: Claim,
+        statement: tuple[str, tuple[str, ...]],
+        about: dict[str, str],
+        told: int = 0,
+    ) -> tuple[list[JobInfo], tuple[Any, ...]]:  # fmt: skip
+        """The rows taken; and the first `told` columns, which are the same in each row."""
+        text, parameters = statement
+        about |= {"owner": str(claim.owner), "now": _text_of(claim.now)}
+        rows = fetch(conn, self._schema(text), [about[name] for name in parameters])
+        taken = (row[told:] for row in rows if row[told] is not None)
+        return read_claimed(taken, claim.owner, claim.now), rows[0][:told] if told else ()
+
+
+def _text_of(when: datetime) -> str:
+    return when.isoformat()
 
 
 def _answered(claim: Claim, jobs: list[JobInfo], told: str) -> Claimed:

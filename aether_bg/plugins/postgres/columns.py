@@ -260,6 +260,10 @@ def write_definitions(definitions: Sequence[Definition]) -> list[str]:
     return _DEFINITION([attrs.asdict(one, recurse=False) for one in definitions])
 
 
+def array(values: Iterable[Any], write: Callable[[Any], str]) -> str:
+    return f"{{{','.join(['NULL' if value is None else write(value) for value in values])}}}"
+
+
 def uuids(ids: Iterable[Any]) -> str:
     return f"{{{','.join(map(_uuid, ids))}}}"
 

@@ -5,16 +5,27 @@ The types and constraints of the tables leave few possible faults: JSON nested t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
 from typing import Any, Final
+from uuid import UUID
 
 import attrs
 
 from aether_bg.errors import shown
 from aether_bg.model import JobInfo, Unreadable
 from aether_bg.model.filled import filled
+from aether_bg.plugins._first import COMMON, NEW, OWN, made
 from aether_bg.plugins._stored import REMEDY, WRONG
-from aether_bg.plugins.postgres.columns import JOB_COLUMNS, JOB_READERS, job_of, to_text
+from aether_bg.plugins.postgres.columns import (
+    JOB_COLUMNS,
+    JOB_READERS,
+    job_of,
+    selected,
+    to_text,
+    type_of,
+)
 from aether_bg.plugins.postgres.connections import Connection
 from aether_bg.plugins.postgres.schema import Schema
 
@@ -22,6 +33,46 @@ _DEFAULTS: Final = {
     field.name: None if field.default is attrs.NOTHING or isinstance(field.default, attrs.Factory) else field.default  # type: ignore[arg-type]
     for field in attrs.fields(JobInfo)
 } | {"extra_properties": {}, "expression_value": "@once"}  # fmt: skip
+
+
+def as_text(table: str) -> str:
+    """All columns of a job as one text, whatever a driver makes of their types; `values_of` reads it."""
+    columns = ", ".join(
+        f"CAST({table}.{name} AS text)" if type_of(name) == "json" else f"{table}.{name}" for name in JOB_COLUMNS
+    )
+    return f"CAST(json_build_array({columns}) AS text)"
+
+
+def values_of(text: str) -> list[Any]:
+    """JOB_COLUMNS from `as_text`, as `selected` gives them."""
+    return [
+        value if value is None or (read := _FROM_JSON.get(type_of(name))) is None else read(value)
+        for name, value in zip(JOB_COLUMNS, json.loads(text), strict=True)
+    ]
+
+
+_FROM_JSON: Final[dict[str, Callable[[Any], Any]]] = {
+    "uuid": UUID, "float8": float, "timestamptz": lambda text: datetime.fromisoformat(text).astimezone(UTC),
+}  # fmt: skip
+
+
+def _is_first(table: str) -> str:
+    def condition(name: str) -> str:
+        value, column = getattr(NEW, name), f"{table}.{name}"
+        if value is None:
+            return f"{column} IS NULL"
+        if isinstance(value, bool):
+            return column if value else f"NOT {column}"
+        return f"{column} = {value!r}"
+
+    return " AND ".join((f"{table}.attempt = 1", *map(condition, COMMON)))
+
+
+def _optional(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda value: None if value is None else read(value)
+
+
+_OWN_READERS: Final = tuple((OWN.index(name), _optional(read)) for name, read in JOB_READERS if name in OWN)
 
 SET_ASIDE: Final = """
 WITH ended AS (
@@ -43,6 +94,33 @@ def read_job(row: Sequence[Any]) -> JobInfo:
         return job_of(row)
     except WRONG:
         return _unreadable(row)
+
+
+FIRST: Final = f"{selected(OWN, 'j.')}, CASE WHEN {_is_first('j')} THEN NULL ELSE {as_text('j')} END AS whole"
+"""What is read of a row that has just been claimed: OWN, and the whole row unless it is a first attempt."""
+
+
+def read_claimed(rows: Iterable[Sequence[Any]], owner: UUID, now: datetime) -> list[JobInfo]:
+    """Rows of FIRST that this owner has claimed at `now`, in any order."""
+    first, whole = list[Sequence[Any]](), list[str]()
+    for row in rows:
+        if row[-1] is None:
+            first.append(row)
+        else:
+            whole.append(row[-1])
+    jobs = [read_job(values_of(text)) for text in whole]
+    if not first:
+        return jobs
+    columns: list[Any] = list(zip(*first, strict=True))
+    try:
+        for place, read in _OWN_READERS:
+            columns[place] = list(map(read, columns[place]))
+        return jobs + made(columns[:-1], owner, now)
+    except WRONG:
+        stored = {name: getattr(NEW, name) for name in JOB_COLUMNS} | {"status": NEW.status.value, "owner": owner}
+        stored |= {"started_at": now, "modified_at": now}
+        each = (stored | dict(zip(OWN, row[:-1], strict=True)) for row in first)
+        return jobs + [read_job([row[name] for name in JOB_COLUMNS]) for row in each]
 
 
 def _unreadable(row: Sequence[Any]) -> JobInfo:

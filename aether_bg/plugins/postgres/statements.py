@@ -6,12 +6,9 @@ back as one text as well: a JSON array. So any driver can send and receive it, w
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime
 from typing import Any, Final
-from uuid import UUID
 
 from aether_bg.errors import Unsupported
 from aether_bg.model import Change, Insert, JobInfo, JobStatus, ParamStyle, Statement, Update, Write
@@ -27,6 +24,7 @@ from aether_bg.plugins.postgres.columns import (
     write_jobs,
     write_runs,
 )
+from aether_bg.plugins.postgres.rows import as_text, values_of
 from aether_bg.plugins.postgres.schema import Schema
 
 _APART: Final = 0.05
@@ -46,10 +44,7 @@ def _named(columns: Sequence[str], array: str) -> str:
 
 def _answer(table: str) -> str:
     """The id, and the row."""
-    columns = ", ".join(
-        f"CAST({table}.{name} AS text)" if type_of(name) == "json" else f"{table}.{name}" for name in JOB_COLUMNS
-    )
-    return f"CAST({table}.id AS text) AS id, CAST(json_build_array({columns}) AS text) AS row"
+    return f"CAST({table}.id AS text) AS id, {as_text(table)} AS row"
 
 
 INSERT: Final = f"""
@@ -157,13 +152,5 @@ def _array(literals: Iterable[str]) -> str:
     return f"{{{','.join([text[1:-1] for text in literals])}}}"
 
 
-_READ: Final[dict[str, Callable[[Any], Any]]] = {
-    "uuid": UUID, "timestamptz": lambda text: datetime.fromisoformat(text).astimezone(UTC)
-}  # fmt: skip
-
-
 def _row(row: Sequence[Any]) -> JobInfo:
-    values = zip(JOB_COLUMNS, json.loads(row[1]), strict=True)
-    return job_of([
-        value if value is None or (read := _READ.get(type_of(name))) is None else read(value) for name, value in values
-    ])  # fmt: skip
+    return job_of(values_of(row[1]))

@@ -13,6 +13,7 @@ import attrs
 from aether_bg.errors import shown
 from aether_bg.model import JobInfo, JobRun, JobStatus, Unreadable
 from aether_bg.model.filled import filled
+from aether_bg.plugins._first import COMMON, NEW, OWN, made
 from aether_bg.plugins._stored import REMEDY, WRONG, written_types
 from aether_bg.plugins.sqlite.columns import (
     JOB_COLUMNS,
@@ -98,21 +99,10 @@ _READERS: Final = [(column.name, column.types, column.read) for column in _JOB]
 _NAMES: Final = (*JOB_COLUMNS, "handler_paused")
 
 
-# Most rows of a claim are first attempts at one-shot jobs: only these columns tell one from another.
-OWN: Final = tuple(name for name in JOB_COLUMNS if name in (
-    "id", "handler_name", "job_name", "expression_value", "payload", "extra_properties", "created_at", "created_by",
-    "modified_by", "due_at", "occurrence", "priority", "anchor", "seq",
-))  # fmt: skip
-_BY_CLAIM: Final = ("status", "attempt", "owner", "started_at", "modified_at")
-_NEW: Final = JobInfo(
-    id=UUID(int=0), handler_name="", job_name="", expression_value="", created_at=_EPOCH, modified_at=_EPOCH,
-    anchor=_EPOCH, status=JobStatus.RUNNING, attempt=1,
-)  # fmt: skip
-_NEW_STORED: Final = dict(zip(JOB_COLUMNS, write_job(_NEW), strict=True))
-_COMMON: Final = tuple(name for name in JOB_COLUMNS if name not in (*OWN, *_BY_CLAIM))
+_NEW_STORED: Final = dict(zip(JOB_COLUMNS, write_job(NEW), strict=True))
 FIRST_AS_JSON: Final = f"json_group_array(json_array({', '.join(OWN)}))"
 IS_FIRST: Final = (
-    f"attempt = 1 AND ({', '.join(_COMMON)}) IS ({', '.join(literal(_NEW_STORED[name]) for name in _COMMON)})"
+    f"attempt = 1 AND ({', '.join(COMMON)}) IS ({', '.join(literal(_NEW_STORED[name]) for name in COMMON)})"
 )
 """Whether a row that has just been claimed is such a first attempt."""
 _OWN: Final = tuple(column for column in _JOB if column.name in OWN)
@@ -121,19 +111,13 @@ _OWN: Final = tuple(column for column in _JOB if column.name in OWN)
 def read_first(rows: str, owner: UUID, now: datetime) -> list[JobInfo]:
     """`FIRST_AS_JSON` of rows that this owner has claimed at `now`."""
     found = json.loads(rows)
-    claimed = {"owner": owner, "started_at": now, "modified_at": now}
     try:
         columns = [column.values(raw) for column, raw in zip(_OWN, zip(*found, strict=True), strict=True)]
     except WRONG:
         stored = _NEW_STORED | {"owner": to_owner(owner), "started_at": to_time(now), "modified_at": to_time(now)}
         whole = (stored | dict(zip(OWN, row, strict=True)) for row in found)
         return [read_job([row[name] for name in JOB_COLUMNS]) for row in whole]
-    same, jobs = vars(_NEW) | claimed, []
-    for values in zip(*columns, strict=True):
-        fields = same.copy()
-        fields.update(zip(OWN, values, strict=True))
-        jobs.append(filled(JobInfo, fields))
-    return jobs
+    return made(columns, owner, now)
 
 
 def read_job(row: Sequence[Any]) -> JobInfo:

@@ -1,0 +1,38 @@
+"""First attempts at one-shot jobs, which most rows of a claim are: few columns tell one from another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any, Final
+from uuid import UUID
+
+import attrs
+
+from aether_bg.model import JobInfo, JobStatus
+from aether_bg.model.filled import filled
+
+_COLUMNS: Final = tuple(name for name in attrs.fields_dict(JobInfo) if name != "handler_paused")
+OWN: Final = tuple(name for name in _COLUMNS if name in (
+    "id", "handler_name", "job_name", "expression_value", "payload", "extra_properties", "created_at", "created_by",
+    "modified_by", "due_at", "occurrence", "priority", "anchor", "seq",
+))  # fmt: skip
+"""The columns of such a row that have to be read."""
+_BY_CLAIM: Final = ("status", "attempt", "owner", "started_at", "modified_at")
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+NEW: Final = JobInfo(
+    id=UUID(int=0), handler_name="", job_name="", expression_value="", created_at=_EPOCH, modified_at=_EPOCH,
+    anchor=_EPOCH, status=JobStatus.RUNNING, attempt=1,
+)  # fmt: skip
+COMMON: Final = tuple(name for name in _COLUMNS if name not in (*OWN, *_BY_CLAIM))
+"""The columns that are as in NEW."""
+
+
+def made(columns: Iterable[Iterable[Any]], owner: UUID, now: datetime) -> list[JobInfo]:
+    """The rows that this owner has claimed at `now`. `columns`: the values of OWN, each of all rows."""
+    same, jobs = vars(NEW) | {"owner": owner, "started_at": now, "modified_at": now}, []
+    for values in zip(*columns, strict=True):
+        fields = same.copy()
+        fields.update(zip(OWN, values, strict=True))
+        jobs.append(filled(JobInfo, fields))
+    return jobs
