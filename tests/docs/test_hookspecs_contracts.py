@@ -110,19 +110,6 @@ async def test_keep_above_the_number_of_rows_deletes_none(store: Store) -> None:
     assert await store.store_purge(Purge(status=JobStatus.COMPLETED, keep=5)) == 0
 
 
-async def test_before_and_keep_must_both_hold(store: Store) -> None:
-    await store.store_transact([ended(n) for n in range(6)])
-    assert await store.store_purge(Purge(status=JobStatus.COMPLETED, before=ago(97.5), keep=5)) == 1
-    assert await store.store_purge(Purge(status=JobStatus.COMPLETED, before=ago(97.5), keep=0)) == 2
-    assert await names(store, Query()) == ["3", "4", "5"]
-
-
-async def test_a_row_without_handled_time_has_no_age(store: Store) -> None:
-    await store.store_transact([ended(0, handled_time=None)])
-    assert await store.store_purge(Purge(status=JobStatus.COMPLETED, before=now())) == 0
-    assert await store.store_purge(Purge(status=JobStatus.COMPLETED, keep=0)) == 0
-
-
 async def test_no_limit_for_the_history_of_one_job(store: Store) -> None:
     job = a_job()
     await store.store_transact([Insert(job), Update(change(job, runs=tuple(a_run(job, token=n) for n in range(20))))])

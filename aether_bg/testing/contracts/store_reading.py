@@ -228,6 +228,24 @@ async def purge_is_bounded(world: StoreWorld) -> None:
         await _finds(store, [*aged[7:], failed])
 
 
+@STORE.rule(
+    "store_purge", "both bounds must hold, and a row without `handled_time` has no age",
+    because="what a user wants to keep must not go for one of them",
+)  # fmt: skip
+async def bounds_hold_together(world: StoreWorld) -> None:
+    async with world.open() as store:
+        done: dict[str, Any] = {"status": JobStatus.COMPLETED, "due_at": None}
+        aged = [a_job(f"a{n}", **done, handled_time=ago(99 - n)) for n in range(6)]
+        timeless = a_job("timeless", **done, handled_time=None)
+        await store.add(timeless, *aged)
+        bounds: dict[str, Any] = {"status": JobStatus.COMPLETED, "before": aged[2].handled_time}
+        expect_same(await store.purge(**bounds, keep=5), 1, "rows handled before the third, and beyond the newest five")
+        expect_same(await store.purge(**bounds, keep=0), 1, "rows handled before the third, of any number")
+        await _finds(store, [timeless, *aged[2:]])
+        expect_same(await store.purge(status=JobStatus.COMPLETED, keep=0), 4, "rows with a `handled_time`")
+        expect_same(await store.purge(status=JobStatus.COMPLETED), 1, "rows in the end")
+
+
 @STORE.rule("N5", "the history of one job can be trimmed", because="a recurring job would fill the disk")
 async def history_is_trimmed(world: StoreWorld) -> None:
     async with world.open() as store:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
-from itertools import chain, islice, product
+from itertools import chain, islice, product, takewhile
 from typing import Any
 from uuid import UUID
 
@@ -33,7 +33,7 @@ _START = datetime.min.replace(tzinfo=UTC)
 NAMED = b"n"  # + name's digest + 0 for its holder, else 1 + id
 KIND = b"k"  # + handler's digest + status + paused + id: the handler
 READY = b"d"  # + handler's digest + lane (suspect, manual; priority) + due_at + id: the handler
-UNARMED = b"u"  # + id
+UNARMED = b"u"  # + due_at + id
 ENDED = b"e"  # + status + handled_time + id
 COMPLETED = b"c"  # + job's id + occurrence: token
 PAUSED = b"p"  # + handler's digest: the handler
@@ -66,8 +66,8 @@ def job_entries(job: JobInfo) -> dict[bytes, bytes]:
         lane = bytes([job.suspect + 2 * job.manual, 100 - job.priority])
         entries[READY + digest(job.handler_name) + lane + instant(job.due_at) + id_] = handler
         if job.armed_seq != job.seq:
-            entries[UNARMED + id_] = b""
-    if job.status.terminal and job.handled_time is not None:
+            entries[UNARMED + instant(job.due_at) + id_] = b""
+    if job.status.terminal:
         entries[ENDED + bytes([job.status]) + instant(job.handled_time) + id_] = b""
     return entries
 
@@ -182,11 +182,12 @@ class LMDBRows(Rows):
         return list(chain(self._running(), (job.under(held) for job in first)))
 
     def purgeable(self, purge: Purge) -> list[JobInfo]:
-        prefixes = [ENDED + bytes([status]) for status in JobStatus if purge.status in (None, status)]
-        most = None if purge.keep is None else max(0, sum(1 for p in prefixes for _ in self.scan(p)) - purge.keep)
-        oldest = heapq.merge(*map(self.scan, prefixes), key=lambda entry: entry[0][2:])
+        first = b"" if purge.before is None and purge.keep is None else number(1)  # 0: without `handled_time`
+        ended = (ENDED + bytes([status]) for status in JobStatus if purge.status in (None, status))
+        scans = (self._scan(self._index, prefix, first) for prefix in ended)
+        keys = [key for key, _ in heapq.merge(*scans, key=lambda entry: entry[0][2:])]
         gone = list[JobInfo]()
-        for key, _ in islice(oldest, most):
+        for key in keys if purge.keep is None else keys[: -purge.keep or None]:
             if len(gone) == purge.limit or (purge.before is not None and key[2:-ID] >= instant(purge.before)):
                 break
             children = map(self.job, self.children(UUID(bytes=key[-ID:])))
@@ -196,21 +197,36 @@ class LMDBRows(Rows):
 
     def find(self, query: Query) -> list[JobInfo]:
         held, named = self.held(), query.job_name is not None or query.parents_of is not None
-        if query.order == "created" and not named:  # by id: read no further than needed
-            jobs = (job.under(held) for job in filter(None, map(self.job, self._candidates(query))))
-            return list(islice(filter(query.matches, jobs), query.limit))
-        ids = {*self._candidates(attrs.evolve(query, after=None)), *([query.after] if query.after else [])}
-        jobs = (job.under(held) for job in filter(None, map(self.job, ids)))
-        return query.select(jobs, self.links(query))
+        if query.order == "created" and not named:
+            ids = self._by_id(query)
+        elif query.order == "due" and not named and (query.unarmed or query.due_before):
+            ids = self._by_due(query)
+        else:
+            ids = iter({*self._by_id(attrs.evolve(query, after=None)), *([query.after] if query.after else [])})
+            return query.select((job.under(held) for job in self._rows(ids)), self.links(query))
+        found = (job.under(held) for job in self._rows(ids))
+        return list(islice(filter(query.matches, found), query.limit))  # reads no further than needed
 
-    def _candidates(self, query: Query) -> Iterator[UUID]:
+    def _by_due(self, query: Query) -> Iterator[UUID]:
+        """Ids of waiting rows beyond `after`, in the order of (due_at, id)."""
+        prefix = READY + (digest(query.handler_name) if query.handler_name is not None else b"")
+        lanes = [UNARMED] if query.unarmed else list(self._groups(prefix, 1 + ID + 2))
+        keys = heapq.merge(*((key[-8 - ID :] for key, _ in self.scan(lane)) for lane in lanes))
+        if query.after is not None:
+            last = self.job(query.after)
+            start = LAST if last is None else instant(last.due_at) + last.id.bytes  # nothing follows a row that is gone
+            keys = (key for key in keys if key > start)
+        end = LAST if query.due_before is None else instant(query.due_before) + LAST
+        return (UUID(bytes=key[8:]) for key in takewhile(lambda key: key <= end, keys))
+
+    def _by_id(self, query: Query) -> Iterator[UUID]:
         """Ids beyond `after`, in their order: by the entries that leave the fewest rows to read."""
         after, status = query.after.bytes if query.after else b"", query.status
         if query.ids is not None:
             return iter(sorted(id_ for id_ in set(query.ids) if id_.bytes > after))
         if query.parents_of is not None:
             return iter(self.parents(query.parents_of))
-        if query.due_before or query.changed_after or query.zoned:
+        if query.due_before or query.changed_after or query.zoned or query.unarmed:
             status = (JobStatus.SCHEDULED,)
         elif query.owner is not None:
             status = (JobStatus.RUNNING,)
@@ -221,8 +237,6 @@ class LMDBRows(Rows):
             prefixes = [CHILD + query.children_of.bytes]
         elif names is not None:
             prefixes = [NAMED + digest(name) + flag for name, flag in product(set(names), (b"\0", b"\1"))]
-        elif query.unarmed:
-            prefixes = [UNARMED]
         elif query.handler_name is not None or status is not None:
             one = None if query.handler_name is None else KIND + digest(query.handler_name)
             handlers = self._groups(KIND, 1 + ID) if one is None else [one]
@@ -278,10 +292,13 @@ class LMDBRows(Rows):
         return (UUID(bytes=key[-ID:]) for key, _ in self._scan(self._index, prefix, after))
 
     def _found(self, prefix: bytes) -> Iterator[JobInfo]:
-        return filter(None, map(self.job, self._ids(prefix)))
+        return self._rows(self._ids(prefix))
+
+    def _rows(self, ids: Iterable[UUID]) -> Iterator[JobInfo]:
+        return filter(None, map(self.job, ids))
 
     def _running(self) -> Iterator[JobInfo]:
-        return filter(None, map(self.job, self._candidates(Query(status=(JobStatus.RUNNING,)))))
+        return self._rows(self._by_id(Query(status=(JobStatus.RUNNING,))))
 
     def _enter(self, old: dict[bytes, bytes], new: dict[bytes, bytes]) -> None:
         """Entries of the index instead of others."""

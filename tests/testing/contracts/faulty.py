@@ -276,6 +276,10 @@ async def another_id_each_time(store: SQLiteStore) -> Any:
     return attrs.evolve(await store.store_stats(), store_id=uuid4())
 
 
+async def bounds_are_alternatives(store: SQLiteStore, purge: Purge) -> Any:
+    return await store.store_purge(attrs.evolve(purge, before=None) if purge.keep is not None else purge)
+
+
 async def purges_the_living(store: SQLiteStore, purge: Purge) -> Any:
     for job in await store.store_find(Query(status=(JobStatus.RUNNING,))):
         await store._open().write(
@@ -333,6 +337,7 @@ STORES: dict[str, tuple[str, str, Callable[[Path], Any]]] = {
     "reads everything": ("C8", "unreadable_schedules_are_left", _made(store_claim=reads_everything)),
     "knows no orphans": ("P4", "orphans_are_reported", _made(store_heartbeat=knows_no_orphans)),
     "another id each time": ("D3", "one_store_id", _made(store_stats=another_id_each_time)),
+    "bounds are alternatives": ("store_purge", "bounds_hold_together", _made(store_purge=bounds_are_alternatives)),
     "purges the living": ("N5", "purge_spares_the_living", _made(store_purge=purges_the_living)),
     "forgets at the end": ("store_transact", "opened_again", lambda place: SQLiteStore(":memory:")),
 }  # fmt: skip
