@@ -424,7 +424,7 @@ async def test_a_thread_past_its_timeout_keeps_its_row_until_it_returns(app: Aet
     """docs/protocol.md, S4: otherwise the job would run twice at once."""
     go, now, most = threading.Event(), 0, 0
 
-    @app.handler("Thread", timeout=0.02, retries=1)
+    @app.handler("Thread", timeout=0.2, retries=1)
     def thread(ctx: JobContext) -> None:
         nonlocal now, most
         now += 1
@@ -435,7 +435,7 @@ async def test_a_thread_past_its_timeout_keeps_its_row_until_it_returns(app: Aet
 
     async with app:
         job_id = await app.enqueue("Thread")
-        await anyio.sleep(0.15)
+        await anyio.sleep(0.6)
         job = await app.store.get(job_id)
         assert job is not None
         assert job.status is JobStatus.RUNNING
