@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import os
-import queue
 import sys
 import threading
 from collections import deque
@@ -125,7 +124,9 @@ class _Future:
 class Threads:
     """Threads for calls that block, separate from the host's: they neither take its slots nor wait for them.
 
-    They are daemons: one that hangs must not keep the interpreter from ending.
+    They are daemons: one that hangs must not keep the interpreter from ending. Each thread that begins a call has the
+    next one called, if more work waits: calls that return at once all run in one thread, which costs no switches, and
+    calls that block have as many threads as there are calls.
     """
 
     def __init__(self, name: str) -> None:
@@ -134,9 +135,12 @@ class Threads:
 
     def _begin(self) -> None:
         self._pid = os.getpid()
-        self._work: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._idle = 0
         self._lock = threading.Lock()
+        self._work: deque[Callable[[], None]] = deque()
+        self._asleep: list[threading.Lock] = []
+        """The bells of the threads that have nothing to do: each sleeps until its own is released."""
+        self._coming = False
+        """A thread has been called, and has not looked for work yet."""
 
     async def run(self, fn: Callable[..., R], *args: Any) -> R:
         """Runs `fn(*args)` in a thread, in a copy of this context. A thread cannot be cancelled: this waits until it
@@ -154,7 +158,7 @@ class Threads:
             way.post(done.finish)
 
         self._start(work)
-        with anyio.CancelScope(shield=True):
+        with way.scope(shield=True):
             await done.wait()
         if raised:
             try:
@@ -167,33 +171,56 @@ class Threads:
         if os.getpid() != self._pid:
             self._begin()  # a forked child has none of the threads
         with self._lock:
-            if self._idle > 0:
-                self._idle -= 1
-            elif not self._grow():
-                return work()  # the interpreter ends and starts no more threads: do it here
-        return self._work.put(work)
+            self._work.append(work)
+            served = self._call()
+        while not served and (left := self._next()) is not None:  # the interpreter ends: do it here
+            left()
 
-    def _grow(self) -> bool:
-        try:
-            threading.Thread(target=self._serve, name=self._name, daemon=True).start()
-        except RuntimeError:
-            return False
+    def _call(self) -> bool:
+        """With the lock held: calls a thread if work waits and none is on its way. False: no thread can be started."""
+        if self._coming or not self._work:
+            return True
+        if self._asleep:
+            self._asleep.pop().release()
+        else:
+            try:
+                threading.Thread(target=self._serve, name=self._name, daemon=True).start()
+            except RuntimeError:
+                return False
+        self._coming = True
         return True
 
+    def _next(self) -> Callable[[], None] | None:
+        with self._lock:
+            return self._work.popleft() if self._work else None
+
     def _serve(self) -> None:
+        bell, called = threading.Lock(), True
+        bell.acquire()
         while True:
-            try:
-                work = self._work.get(timeout=_IDLE)
-            except queue.Empty:
-                with self._lock:
-                    if self._idle > 0:
-                        self._idle -= 1
-                        return
-                continue  # a call counts on this thread
-            work()
-            del work
+            work = None
             with self._lock:
-                self._idle += 1
+                self._coming = self._coming and not called
+                if self._work:
+                    work = self._work.popleft()
+                    self._call()
+                else:
+                    self._asleep.append(bell)
+            called = work is None
+            if work is not None:
+                work()
+            elif not self._sleep(bell):
+                return
+
+    def _sleep(self, bell: threading.Lock) -> bool:
+        """False: there was no call for long, and there will be none."""
+        if bell.acquire(timeout=_IDLE):
+            return True
+        with self._lock:
+            if bell in self._asleep:
+                self._asleep.remove(bell)
+                return False
+        return bell.acquire()  # it was called at the last moment
 
 
 class WayBack:
@@ -201,6 +228,7 @@ class WayBack:
 
     def __init__(self) -> None:
         self.bridge, self.waiter = Bridge(), waiters()
+        self.scope = type(anyio.CancelScope())  # `anyio.CancelScope()` finds out each time which loop it is on
         self._said: deque[Callable[[], object]] = deque()
         self._posted = False
 
