@@ -57,6 +57,11 @@ class Activity:
     day_by_handler: dict[str, Span]
     since: datetime | None
 
+    def busiest(self, count: int) -> list[str]:
+        """The handlers of the last day with the most attempts, by name."""
+        day = self.day_by_handler
+        return sorted(sorted(day, key=lambda name: -day[name].total)[:count])
+
 
 def activity(attempts: Sequence[Ran], now: datetime, *, most: int = MOST) -> Activity:
     """From the attempts of the last day, the latest first; at most `most` were requested."""

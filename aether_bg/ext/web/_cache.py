@@ -57,7 +57,7 @@ class Cached(Generic[T]):
             spawner()(self._refresh)
 
     async def fresh(self) -> None:
-        """Waits for the first answer, and for the first after a change, if it has been asked for."""
+        """Waits for the first answer, for the first after a change or an error, if it has been asked for."""
         if self._answered < self._changes and (done := self._done) is not None:
             await done.wait()
 
@@ -71,16 +71,16 @@ class Cached(Generic[T]):
             async with self._gate:
                 began, changes = time.monotonic(), self._changes
                 value, at = await self._ask()
-            self._kept = Kept(value, at)
+            self._kept, self._answered = Kept(value, at), changes
         except AetherError as error:
-            self._kept = Kept(error=str(error))
+            self._answered, self._kept = 0, Kept(error=str(error))
         except Exception as error:
             log.exception("the page cannot read the store")
-            self._kept = Kept(error=f"{type(error).__name__}; the log says more")
+            self._answered, self._kept = 0, Kept(error=f"{type(error).__name__}; the log says more")
         finally:
             now = time.monotonic()
-            self._answered = changes
-            self._until = now + max(self._seconds, 10 * (now - began)) if changes == self._changes else 0.0
+            good = self._kept.error is None and changes == self._changes  # else it is asked again the next time
+            self._until = now + max(self._seconds, 10 * (now - began)) if good else 0.0
             done, self._done = self._done, None
             if done is not None:
                 done.set()

@@ -47,6 +47,7 @@ STATIC: Final = {
     "style.css": "text/css", "icon.svg": "image/svg+xml", "page.js": "text/javascript",
     "htmx.min.js": "text/javascript",
 }  # fmt: skip
+METHODS: Final = "GET, HEAD, POST"
 SCREENS: Final = ("jobs", "failures", "recurring", "handlers", "processes", "system")
 LIVE: Final = 'hx-get="" hx-trigger="every {}s, refresh" hx-select="#live" hx-target="#live" hx-swap="outerHTML"'
 _DONE: Final = {
@@ -101,10 +102,13 @@ class Page:
             if request.method in ("GET", "HEAD"):
                 return await self._get(look)
             if request.method != "POST":
-                raise Refused(405, "Refused", "This page answers GET and POST.")
+                raise Refused(405, "Refused", f"This page answers {METHODS}.")
             return await self._post(look)
         except Refused as refused:
-            return self._trouble(look, refused.status, refused.title, refused.text)
+            answer = self._trouble(look, refused.status, refused.title, refused.text)
+            if refused.status == 405:
+                answer.headers["allow"] = METHODS
+            return answer
         except HTTPException as error:  # an answer of `allow`
             answer = self._trouble(look, error.status_code, "Not allowed", str(error.detail))
             answer.headers.update(error.headers or {})

@@ -24,7 +24,10 @@ from aether_bg.schedule import Upcoming
 PAGE: Final = 50
 RECURRING_PAGE: Final = 20
 SHOWN: Final = 20
-"""Jobs that run, for each process."""
+"""Handlers on the overview; jobs that run, for each process."""
+HANDLERS_PAGE: Final = 100
+RUNNING: Final = 500
+"""The most jobs that run, of all processes."""
 ACTIVE: Final = (JobStatus.SCHEDULED, JobStatus.RUNNING)
 _ENDED: Final = tuple(status for status in JobStatus if status.terminal)
 _OPEN: Final = tuple(status for status in JobStatus if status is not JobStatus.COMPLETED)
@@ -137,16 +140,23 @@ class Screens:
         await ready(self.seen, self.stats, self.activity)
         stats, seen = self.stats.kept, self.seen.kept.value
         served = {name for one in seen or () if one.state == "alive" for name in one.handlers or ()}
+        after = fields.get("after", "")
+        names = [name for name in sorted({*self._names(stats.value), *served}) if name > after]
         return {
             "stats": stats, "activity": self.activity.kept, "infos": self._source.handlers,
-            "names": sorted({*self._names(stats.value), *served}), "served": None if seen is None else served,
+            "names": names[:HANDLERS_PAGE], "first": not after,
+            "older": names[HANDLERS_PAGE - 1] if len(names) > HANDLERS_PAGE else None,
+            "served": None if seen is None else served,
             "paused": frozenset(stats.value.paused_handlers if stats.value else ()),
         }  # fmt: skip
 
     async def processes(self, reader: Reader, fields: Mapping[str, str]) -> Context:
         await ready(self.seen)
-        runs = {one.id: await _runs_of(reader, one) for one in self.seen.kept.value or ()}
-        return {"seen": self.seen.kept, "runs": runs, "me": reader.me}
+        runs: dict[UUID | None, list[JobInfo]] = {}
+        found = await reader.find(Query(status=(JobStatus.RUNNING,), order="newest", limit=RUNNING))
+        for job in found:
+            runs.setdefault(job.owner, []).append(job)
+        return {"seen": self.seen.kept, "runs": runs, "me": reader.me, "others_run": len(found) == RUNNING}
 
     async def system(self, reader: Reader, fields: Mapping[str, str]) -> Context:
         app = self._source.app
@@ -205,10 +215,6 @@ def _recurring(reader: Reader, job: JobInfo, last: Ran | None) -> Context:
     schedule = reader.schedule(job)
     words = "a schedule that cannot be read here" if schedule is None else schedule.describe()
     return {"job": job, "words": words, "coming": _coming(reader, job), "last": last}
-
-
-async def _runs_of(reader: Reader, one: Seen) -> Sequence[JobInfo]:
-    return await reader.find(Query(owner=one.id, limit=SHOWN))
 
 
 def _extra(job: JobInfo, runs: Sequence[JobRun], how: Payloads) -> list[tuple[str, str | None]]:

@@ -36,13 +36,13 @@ class Service:
     def get(self, path: str, **more: Any) -> Any:
         return self.client.get(f"/ops/{path}", **more)
 
-    def settled(self, path: str) -> Any:
-        """The answer once everything on it has been counted, with the counts of this moment."""
+    def settled(self, path: str, until: Callable[[str], bool] = lambda text: "in a moment" not in text) -> Any:
+        """The answer once it is so: by default, once everything on it has been counted."""
         import time
 
         self.client.app.routes[0].app._screens.forget()
         deadline = time.monotonic() + 30
-        while "in a moment" in (answer := self.get(path)).text and time.monotonic() < deadline:
+        while not until((answer := self.get(path)).text) and time.monotonic() < deadline:
             time.sleep(0.02)
         return answer
 
