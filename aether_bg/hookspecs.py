@@ -15,6 +15,7 @@ pluggy would silently pass less than the kernel says. All of this is checked whe
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
@@ -275,14 +276,25 @@ LAYERS: Final[Mapping[str, tuple[str, ...]]] = {
 `store_statements` with `store_transact`."""
 
 
+class _Manager(pluggy.PluginManager):
+    """Looks only at what can be a hook: pluggy would look at all that a class inherits, for each app."""
+
+    def parse_hookspec_opts(self, module_or_class: Any, name: str) -> Any:
+        return super().parse_hookspec_opts(module_or_class, name) if name in SPECS else None
+
+    def parse_hookimpl_opts(self, plugin: Any, name: str) -> Any:
+        return None if name.startswith("__") else super().parse_hookimpl_opts(plugin, name)
+
+
 def plugin_manager() -> pluggy.PluginManager:
     """A manager that knows every hook and no plugin."""
-    manager = pluggy.PluginManager(PROJECT)
+    manager = _Manager(PROJECT)
     for cls in _CLASSES:
         manager.add_hookspecs(cls)
     return manager
 
 
+@functools.cache
 def parameters_of(hook: str) -> tuple[str, ...]:
     """The parameters that a hook passes, in order."""
     return tuple(inspect.signature(SPECS[hook]).parameters)[1:]

@@ -44,6 +44,8 @@ def is_plugin(thing: object) -> bool:
 def implementations(plugin: object) -> Iterator[tuple[str, Callable[..., Any], dict[str, Any]]]:
     """(attribute, bound function, options) of everything marked `@hookimpl`."""
     for attribute in dir(plugin if inspect.ismodule(plugin) else type(plugin)):
+        if attribute.startswith("__"):
+            continue
         options = getattr(inspect.getattr_static(plugin, attribute, None), _IMPL, None)
         if options is None:
             options = getattr(getattr(type(plugin), attribute, None), _IMPL, None)
