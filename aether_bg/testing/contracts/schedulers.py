@@ -68,11 +68,12 @@ async def armed_again(world: SchedulerWorld) -> None:
 )
 async def forgotten(world: SchedulerWorld) -> None:
     async with world.app() as on:
-        deleted = await on.app.enqueue("Note", "deleted", schedule=timedelta(seconds=0.6))
-        paused = await on.app.enqueue("Note", "paused", schedule=timedelta(seconds=0.6))
+        soon = timedelta(seconds=1.2)  # a busy machine needs a while to delete and pause them
+        deleted = await on.app.enqueue("Note", "deleted", schedule=soon)
+        paused = await on.app.enqueue("Note", "paused", schedule=soon)
         await on.app.delete(deleted)
         await on.app.pause(paused)
-        await anyio.sleep(1.3)
+        await anyio.sleep(1.9)
         expect(not world.ran, f"called though deleted or paused: {[ran.name for ran in world.ran]}")
         await on.app.resume(paused)
         await world.until(lambda: world.of("paused"), "a job that was resumed, overdue, was called")

@@ -116,6 +116,15 @@ class _Executor(BaseExecutor):  # type: ignore[misc]  # APScheduler has no types
     _do_submit_job = submit_job
 
 
+class _Scheduler(BackgroundScheduler):  # type: ignore[misc]
+    """Its thread removes what it has delivered. That may be gone, or looked for in vain while the scheduler stops: then
+    the thread would end with an error."""
+
+    def remove_job(self, job_id: str, jobstore: str | None = None) -> None:
+        with suppress(JobLookupError):
+            super().remove_job(job_id, jobstore)
+
+
 @attrs.define(eq=False)
 class _Engine:
     """APScheduler, holding one-shots. Its calls wait for a database, so they run in threads."""
@@ -127,7 +136,7 @@ class _Engine:
     _lock: Lock = attrs.field(factory=Lock)
     _threads: anyio.CapacityLimiter = attrs.field(factory=partial(anyio.CapacityLimiter, 4))
     """Not the default limiter: handlers may fill that one, and then wait for you."""
-    _scheduler: BackgroundScheduler = attrs.field(factory=partial(BackgroundScheduler, timezone=UTC))
+    _scheduler: _Scheduler = attrs.field(factory=partial(_Scheduler, timezone=UTC))
 
     async def start(self) -> None:
         self._scheduler.add_jobstore(SQLAlchemyJobStore(engine=self._database, tablename=self._table))
@@ -166,8 +175,7 @@ class _Engine:
                     replace_existing=True,
                 )
             elif held is not None:
-                with suppress(JobLookupError):  # it has been delivered
-                    self._scheduler.remove_job(name)
+                self._scheduler.remove_job(name)
 
     async def _in_thread(self, call: Callable[..., Any], *arguments: Any) -> Any:
         return await anyio.to_thread.run_sync(call, *arguments, limiter=self._threads)
