@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from functools import partial
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
 from uuid import UUID
@@ -20,7 +21,7 @@ from aether_bg.model import Hold, JobInfo, JobRun, Owner
 from aether_bg.plugins.memory import MemoryRows, MemoryStore
 from aether_bg.rows import disk_trouble, pack, unpack
 
-__all__ = ["KeptStore", "Place"]
+__all__ = ["KeptStore", "Place", "TextRows"]
 
 T = TypeVar("T")
 Changes: TypeAlias = Mapping[str, str | None]
@@ -53,51 +54,85 @@ class Place(Protocol):
         ...
 
 
+class TextRows(MemoryRows):
+    """Rows in memory that can be kept as texts under keys."""
+
+    def changes(self) -> Changes:
+        """What the open transaction has changed."""
+        changes: dict[str, str | None] = {}
+        for name in _KINDS:
+            table = getattr(self, name)
+            for key in table.before:
+                text = None if (value := table.get(key)) is None else pack(value)
+                changes["/".join([name, *map(str, key if isinstance(key, tuple) else (key,))])] = text
+        return changes
+
+    def load(self, key: str, text: str | None) -> None:
+        """Takes in one of these changes."""
+        name, _, rest = key.partition("/")
+        kind = _KINDS[name]
+        value = None if text is None else unpack(text, kind)
+        match value:
+            case JobInfo():
+                self.put_job(value)
+            case JobRun():
+                self.put_run(value)
+            case None if kind is JobInfo:
+                if job := self.job(UUID(rest)):
+                    self.delete_job(job)
+            case None if kind is JobRun:
+                id_, token, gap = rest.split("/")
+                if run := self.by_token.get((UUID(id_), int(token), int(gap))):
+                    self.delete_run(run)
+            case None:
+                getattr(self, name).discard(rest if kind is Hold else UUID(rest))
+            case _:
+                getattr(self, name)[rest if kind is Hold else UUID(rest)] = value
+
+
 class KeptStore(MemoryStore):
     """Keeps its rows in `place`. One process at a time; one object may serve several apps of it, on any threads."""
 
     def __init__(self, place: Place) -> None:
         super().__init__()
+        self._rows: TextRows = TextRows()
         self._place = place
-        self._closed = threading.Event()
 
     def __repr__(self) -> str:
         return f"KeptStore({self._place!r})"
 
-    def open(self) -> None:
-        saved = self._place.open()
-        try:
-            self._rows = self._loaded(saved)
-            if _ID not in saved:
-                self._save({_ID: str(self._id)})
-        except BaseException:
-            self._place.close()
-            raise
-        self._closed = closed = threading.Event()
-        threading.Thread(target=self._ask, args=(closed,), name="KeptStore", daemon=True).start()
+    def open(self, stack: ExitStack) -> None:
+        super().open(stack)
+        saved, closing = self._place.open(), threading.Event()
+        stack.callback(self._close)
+        self._rows = self._loaded(saved)
+        if _ID not in saved:
+            self._save({_ID: str(self._id)})
+        threading.Thread(target=self._ask, args=(closing,), name="KeptStore", daemon=True).start()
+        stack.callback(closing.set)
 
-    def close(self) -> None:
+    def _close(self) -> None:
         with self._lock:
-            super().close()
-            self._closed.set()
             self._place.close()
 
     # -- a save waits for the disk, so everything that needs the lock is done in a thread ------------
 
-    async def read(self, work: Callable[[MemoryRows], T]) -> T:
+    async def read(self, work: Callable[[TextRows], T]) -> T:
+        self.check_open()
         return await self.in_thread(lambda: self._read(work))
 
-    async def write(self, work: Callable[[MemoryRows], T]) -> T:
+    async def write(self, work: Callable[[TextRows], T]) -> T:
+        self.check_open()
         return await self.in_thread(lambda: self._read(partial(self._transaction, work)))
 
-    def _read(self, work: Callable[[MemoryRows], T]) -> T:
+    def _read(self, work: Callable[[TextRows], T]) -> T:
         with self._lock:
             return work(self._rows)
 
-    def _transaction(self, work: Callable[[MemoryRows], T], rows: MemoryRows) -> T:
+    def _transaction(self, work: Callable[[TextRows], T], rows: TextRows) -> T:
         with rows.transaction():
             result = work(rows)
-            if changes := _changes(rows):
+            if changes := rows.changes():
                 self._save(changes)
             return result
 
@@ -107,47 +142,23 @@ class KeptStore(MemoryStore):
         except OSError as error:
             raise disk_trouble(repr(self._place), error) from error
 
-    def _loaded(self, saved: Mapping[str, str]) -> MemoryRows:
-        rows = MemoryRows()
+    def _loaded(self, saved: Mapping[str, str]) -> TextRows:
+        rows = TextRows()
         with rows.transaction():
             for key, text in saved.items():
                 try:
                     if key == _ID:
                         self._id = UUID(text)
                     else:
-                        _load(rows, key, text)
+                        rows.load(key, text)
                 except Exception as error:
                     rule, remedy = f"it has {key!r}, which cannot be read: {error}", "Name a place of a KeptStore."
                     raise NotADatabase(repr(self._place), rule, remedy) from error
         return rows
 
-    def _ask(self, closed: threading.Event) -> None:
+    def _ask(self, closing: threading.Event) -> None:
         """A handler may block the event loop until the process ends: the mark of a stop is saved before that."""
-        while not closed.wait(_TICK):
+        while not closing.wait(_TICK):
             with self._lock, contextlib.suppress(StoreError):  # the next heartbeat meets it too, and reports it
-                if not closed.is_set():
+                if not closing.is_set():
                     self._transaction(self._mark_stopping, self._rows)
-
-
-def _changes(rows: MemoryRows) -> Changes:
-    """What this transaction has changed."""
-    changes: dict[str, str | None] = {}
-    for name in _KINDS:
-        table = getattr(rows, name)
-        for key in table.before:
-            text = None if (value := table.get(key)) is None else pack(value)
-            changes["/".join([name, *map(str, key if isinstance(key, tuple) else (key,))])] = text
-    return changes
-
-
-def _load(rows: MemoryRows, key: str, text: str) -> None:
-    name, _, rest = key.partition("/")
-    match value := unpack(text, _KINDS[name]):
-        case JobInfo():
-            rows.put_job(value)
-        case JobRun():
-            rows.put_run(value)
-        case Hold():
-            rows.hold(value)
-        case _:
-            getattr(rows, name)[UUID(rest)] = value

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeAlias, TypeVar
 from uuid import UUID, uuid4
@@ -40,10 +40,8 @@ class MemoryStore(RowStore["MemoryRows"]):
     def __repr__(self) -> str:
         return f"<MemoryStore {len(self._rows.by_id)} jobs>"
 
-    def open(self) -> None: ...
-
-    def close(self) -> None:
-        self._beats.clear()
+    def open(self, stack: ExitStack) -> None:
+        stack.callback(self._beats.clear)
 
     async def read(self, work: Callable[[MemoryRows], T]) -> T:
         with self._lock:
@@ -162,7 +160,7 @@ class MemoryRows(Rows):
         self.by_id[job.id] = job
         if job.holds_name:
             self.holders[job.job_name] = job.id
-        elif before is not None and before.holds_name:
+        elif self.holders.get(job.job_name) == job.id:
             self.holders.discard(job.job_name)
 
     def delete_job(self, job: JobInfo) -> None:
@@ -173,7 +171,6 @@ class MemoryRows(Rows):
             self.holders.discard(job.job_name)
         for run in self.history(job.id):
             self.delete_run(run)
-        self.tokens_of.discard(job.id)
 
     # -- history -----------------------------------------------------------------------------------
 
@@ -196,8 +193,10 @@ class MemoryRows(Rows):
 
     def delete_run(self, run: JobRun) -> None:
         self.by_token.discard((run.job_id, run.token, run.gap))
-        left = tuple(token for token in self.tokens_of[run.job_id] if token != (run.token, run.gap))
-        self.tokens_of[run.job_id] = left
+        if left := tuple(token for token in self.tokens_of[run.job_id] if token != (run.token, run.gap)):
+            self.tokens_of[run.job_id] = left
+        else:
+            self.tokens_of.discard(run.job_id)
         if run.outcome is RunOutcome.COMPLETED:
             self.tokens.discard((run.job_id, run.occurrence))
 

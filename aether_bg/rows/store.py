@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from typing import Generic, TypeVar
 from uuid import UUID
 
 from aether_bg.bridge import Threads
+from aether_bg.errors import ForkedProcess, NotStarted
 from aether_bg.hookspecs import hookimpl
 from aether_bg.model import Claim, Claimed, FailureGroup, Failures, JobInfo, JobRun, Purge, Query, Ran, Runs, Write
 from aether_bg.protocols import Kernel
@@ -20,7 +22,7 @@ T = TypeVar("T")
 
 
 class RowStore(ABC, Generic[R]):
-    """Subclass it with the four methods below, and with the hooks `store_heartbeat` and `store_stats`.
+    """Subclass it with the three methods below, and with the hooks `store_heartbeat` and `store_stats`.
 
     One object may serve several apps, on any threads: the first opens it, and it is closed after the last.
     """
@@ -28,15 +30,13 @@ class RowStore(ABC, Generic[R]):
     def __init__(self) -> None:
         self._wakes: list[Callable[[], None]] = []
         self._opening = threading.Lock()
+        self._closing = ExitStack()
+        self._pid = 0
         self._threads = Threads(type(self).__name__)
 
     @abstractmethod
-    def open(self) -> None:
-        """Before the first app, in a thread."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """After the last app, in a thread."""
+    def open(self, stack: ExitStack) -> None:
+        """Before the first app, in a thread. Push on `stack` what closes it again after the last app."""
 
     @abstractmethod
     async def read(self, work: Callable[[R], T]) -> T:
@@ -47,6 +47,14 @@ class RowStore(ABC, Generic[R]):
         """The same in a transaction: once this returns, the changes are on the disk; if it raises, there are none. It
         goes on, or has not begun, if the caller is cancelled. Raises a `StoreTrouble` where the engine is in trouble,
         and whatever `work` raises."""
+
+    def check_open(self) -> None:
+        """Call it first in `read` and `write`. Raises `NotStarted`, or `ForkedProcess`: what is open belongs to the
+        process that opened it."""
+        if not self._wakes:
+            raise NotStarted(repr(self), "it is not open", "Use it inside `async with app` or `app.client()`.")
+        if self._pid != os.getpid():
+            raise ForkedProcess(repr(self), "this process was forked after it was opened", "Start after forking.")
 
     async def in_thread(self, work: Callable[[], T]) -> T:
         """Calls what blocks. It ends even if the caller is cancelled."""
@@ -67,14 +75,17 @@ class RowStore(ABC, Generic[R]):
     def _enter(self, wake: Callable[[], None]) -> None:
         with self._opening:
             if not self._wakes:
-                self.open()
+                with ExitStack() as stack:
+                    self.open(stack)
+                    self._closing = stack.pop_all()
+                self._pid = os.getpid()
             self._wakes.append(wake)
 
     def _leave(self, wake: Callable[[], None]) -> None:
         with self._opening:
             self._wakes.remove(wake)
             if not self._wakes:
-                self.close()
+                self._closing.close()
 
     @hookimpl
     async def store_transact(self, writes: Sequence[Write]) -> Sequence[object]:

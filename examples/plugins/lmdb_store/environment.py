@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 from uuid import UUID, uuid4
 
 import anyio
@@ -26,6 +26,7 @@ from aether_bg.errors import (
 from aether_bg.rows import disk_trouble, sync_folder
 
 T = TypeVar("T")
+Transaction: TypeAlias = "lmdb.Transaction[bytes]"
 FORMAT = b"2"
 
 _shared: dict[tuple[Path, int], Environment] = {}
@@ -87,7 +88,7 @@ class Environment:
                 if not self._writing:
                     self.env.close()
 
-    def read(self, work: Callable[[lmdb.Transaction[bytes]], T]) -> T:
+    def read(self, work: Callable[[Transaction], T]) -> T:
         """Over one snapshot."""
         try:
             with self.env.begin() as txn:
@@ -95,7 +96,7 @@ class Environment:
         except lmdb.Error as error:
             raise trouble(error, self.path) from error
 
-    async def write(self, work: Callable[[lmdb.Transaction[bytes]], T], within: float) -> T:
+    async def write(self, work: Callable[[Transaction], T], within: float) -> T:
         """Completely or not at all, and on the disk when this returns; goes on if the caller is cancelled.
 
         LMDB has one writer at a time, over all processes. Raises `StoreBusy` if this one's turn has not come `within`
@@ -113,7 +114,7 @@ class Environment:
             await done.wait()
         return future.result()
 
-    def _write(self, work: Callable[[lmdb.Transaction[bytes]], T], future: Future[T]) -> None:
+    def _write(self, work: Callable[[Transaction], T], future: Future[T]) -> None:
         self._writing.add(threading.current_thread())
         try:
             with self.env.begin(write=True) as txn:

@@ -23,7 +23,7 @@ from aether_bg.model import Claim, FailureGroup, Failures, Hold, Purge, Query, S
 from aether_bg.owners import OwnerFolder
 from aether_bg.rows import Rows, pack, unpack
 
-from .environment import Environment
+from .environment import Environment, Transaction
 
 ID = 16  # bytes of a UUID, and of the digest of a name
 LAST = b"\xff" * 33  # after everything that follows a prefix
@@ -83,7 +83,7 @@ def run_entries(run: JobRun) -> dict[bytes, bytes]:
 
 
 class LMDBRows(Rows):
-    def __init__(self, txn: lmdb.Transaction[bytes], environment: Environment, owners: OwnerFolder) -> None:
+    def __init__(self, txn: Transaction, environment: Environment, owners: OwnerFolder) -> None:
         self._txn, self._environment, self._index = txn, environment, environment.index
         self._owners = owners
 

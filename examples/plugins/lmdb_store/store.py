@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TypeVar
 
 import attrs
 
 from aether_bg import hookimpl
-from aether_bg.errors import ForkedProcess, NotStarted
 from aether_bg.model import Alive, Heartbeat, Stats
 from aether_bg.owners import OwnerFolder
 from aether_bg.rows import RowStore
 
-from .environment import Environment
+from .environment import Environment, Transaction
 from .rows import LMDBRows
 
 T = TypeVar("T")
@@ -32,30 +32,30 @@ class LMDBStore(RowStore[LMDBRows]):
         super().__init__()
         self._path, self._map_size, self._busy = Path(path), map_size, busy
         self._owners = OwnerFolder(self._path / "owners", self._look)
-        self._environment: Environment | None = None
+        self._environment: Environment
         self._seen = 0
 
     def __repr__(self) -> str:
         return f"LMDBStore({str(self._path)!r})"
 
-    def open(self) -> None:
+    def open(self, stack: ExitStack) -> None:
         self._environment = Environment.enter(self._path, self._map_size)
+        stack.callback(self._environment.leave, self._busy)
         self._owners.open()
-
-    def close(self) -> None:
-        environment, self._environment = self._opened(), None
-        self._owners.close()
-        environment.leave(self._busy)
+        stack.callback(self._owners.close)
 
     async def read(self, work: Callable[[LMDBRows], T]) -> T:
-        environment = self._opened()
-        return await self.in_thread(
-            lambda: environment.read(lambda txn: work(LMDBRows(txn, environment, self._owners)))
-        )
+        self.check_open()
+        environment, rows = self._environment, self._rows(work)
+        return await self.in_thread(lambda: environment.read(rows))
 
     async def write(self, work: Callable[[LMDBRows], T]) -> T:
-        environment = self._opened()
-        return await environment.write(lambda txn: work(LMDBRows(txn, environment, self._owners)), self._busy)
+        self.check_open()
+        return await self._environment.write(self._rows(work), self._busy)
+
+    def _rows(self, work: Callable[[LMDBRows], T]) -> Callable[[Transaction], T]:
+        environment = self._environment
+        return lambda txn: work(LMDBRows(txn, environment, self._owners))
 
     @hookimpl
     async def store_stats(self) -> Stats:
@@ -66,18 +66,11 @@ class LMDBStore(RowStore[LMDBRows]):
         return await self.read(lambda rows: self._answer(rows, beat))
 
     def _answer(self, rows: LMDBRows, beat: Heartbeat) -> Alive:
-        alive = self._owners.answer(beat, self._opened().store_id, rows.running_or_due())
-        return attrs.evolve(alive, size=self._opened().size()) if beat.join else alive
-
-    def _opened(self) -> Environment:
-        if self._environment is None:
-            raise NotStarted(repr(self), "it is not open", "Use it inside `async with app` or `app.client()`.")
-        if self._environment.pid != os.getpid():
-            raise ForkedProcess(repr(self), "this process was forked after it was opened", "Start after forking.")
-        return self._environment
+        alive = self._owners.answer(beat, self._environment.store_id, rows.running_or_due())
+        return attrs.evolve(alive, size=self._environment.size()) if beat.join else alive
 
     def _look(self) -> None:
         """Every tenth of a second: whether a process has written."""
-        if self._environment is not None and (newest := self._environment.last_commit()) != self._seen:
+        if (newest := self._environment.last_commit()) != self._seen:
             self._seen = newest
             self.wake()

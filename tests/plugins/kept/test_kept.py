@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -18,9 +19,9 @@ import anyio
 import pytest
 
 from aether_bg import Aether, JobStatus, RunOutcome
-from aether_bg.errors import NotADatabase, StoreBroken, StoreBusy, StoreFull, StoreTrouble
+from aether_bg.errors import NotADatabase, NotStarted, StoreBroken, StoreBusy, StoreFull, StoreTrouble
 from aether_bg.model import Claim, Heartbeat, Insert, Query, Runs
-from aether_bg.plugins.kept import KeptStore
+from aether_bg.plugins.kept import KeptStore, TextRows
 from aether_bg.testing.contracts.values import a_job, now
 
 pytestmark = pytest.mark.anyio
@@ -73,6 +74,60 @@ async def test_what_is_saved_is_what_memory_has() -> None:
         await app.store.purge()
         assert await app.store.find() == []
     assert [key.split("/")[0] for key, text in place.saved.items() if text is not None] == ["id", "holds"]
+
+
+class Following(Texts):
+    """Another process could read each change like this."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = TextRows()
+
+    def save(self, changes: Mapping[str, str | None]) -> None:
+        super().save(changes)
+        with self.rows.transaction():
+            for key, text in changes.items():
+                if key != "id":
+                    self.rows.load(key, text)
+
+
+async def test_rows_that_take_in_the_changes_of_others_become_the_same() -> None:
+    place = Following()
+    store = KeptStore(place)
+    app = Aether(store, scheduler="timer", grace=1)
+    app.handler("Work")(lambda: None)
+    app.handler("Fails")(lambda: 1 / 0)
+    async with app:
+        parent = await app.enqueue("Work", schedule=timedelta(seconds=0.2))
+        child = await app.enqueue("Work", "child", after=[parent])
+        orphan = await app.enqueue(
+            "Work", "orphan", after=[await app.enqueue("Fails", schedule=timedelta(seconds=0.2))]
+        )
+        for _ in range(3):  # each takes the name from the one before it
+            await app.wait(await app.enqueue("Work", "again", unique_for=0), timeout=10)
+        hourly = await app.enqueue("Work", "hourly", schedule="@hourly")
+        await app.pause(handler="Work")
+        await app.resume(handler="Work")
+        await app.pause(handler="Fails")
+        await app.wait(child, timeout=10)
+        await app.resume(handler="Fails")
+        await app.wait(orphan, timeout=10)
+        assert tables(place.rows) == tables(store._rows)
+        assert place.rows.by_id
+        assert place.rows.links_of
+        await app.delete(hourly)
+        await app.store.purge()
+        assert tables(place.rows) == tables(store._rows)
+        assert not any((place.rows.by_id, place.rows.by_token, place.rows.links_of, place.rows.holders))
+        assert place.rows.owners
+    assert tables(place.rows) == tables(store._rows)
+    assert not place.rows.owners
+
+
+def tables(rows: TextRows) -> dict[str, dict[object, object]]:
+    """All of them; jobs with all their fields."""
+    found = {name: dict(table) for name, table in vars(rows).items() if isinstance(table, dict)}
+    return found | {"by_id": {id_: vars(job) for id_, job in rows.by_id.items()}}
 
 
 @pytest.mark.parametrize(
@@ -145,6 +200,39 @@ async def test_a_stop_is_saved_while_the_loop_is_blocked() -> None:
                 break
             blocked_until.wait(0.1)  # blocks the loop
         assert '"stopping":true' in (place.saved[f"owners/{me}"] or "")
+
+
+async def test_it_says_that_it_is_not_open() -> None:
+    store = KeptStore(Texts())
+    for _ in range(2):
+        with pytest.raises(NotStarted, match="not open"):
+            await store.store_find(Query())
+        async with Aether(store).client():
+            assert await store.store_find(Query()) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_child_writes_nothing() -> None:
+    """Its rows would be saved over those of the parent."""
+    place, reads = Texts(), os.pipe()
+
+    async def main() -> None:
+        store = KeptStore(place)
+        async with Aether(store).client():
+            if (child := os.fork()) == 0:
+                try:
+                    store.store_transact([Insert(a_job("child"))]).send(None)
+                except BaseException as error:
+                    os.write(reads[1], type(error).__name__.encode())
+                finally:
+                    os._exit(0)
+            os.waitpid(child, 0)
+
+    anyio.run(main)
+    assert os.read(reads[0], 100) == b"ForkedProcess"
+    for end in reads:
+        os.close(end)
 
 
 # -- the place of hookspecs.md, under `kill -9` ------------------------------------------------------
