@@ -239,9 +239,11 @@ def postgres(session: nox.Session) -> None:
 
 @nox.session
 def web(session: nox.Session) -> None:
-    """The page in a real browser: needs Chromium, for example by `apt-get install chromium`."""
-    session.install("-q", ".[postgres,test,web]", *EXAMPLES, "playwright", "axe-playwright-python")
-    run_pytest(session, "-n", "3", "--dist", "worksteal", "tests/ext/web/test_browser.py", *session.posargs)
+    """The page in a real browser, and in other frameworks: needs Chromium, for example by `apt-get install chromium`."""
+    browser = "playwright", "axe-playwright-python"
+    session.install("-q", ".[postgres,test,web]", *EXAMPLES, *browser, "django", "fastapi", "litestar")
+    tests = "tests/ext/web/test_browser.py", "tests/ext/web/test_mounts.py"
+    run_pytest(session, "-n", "3", "--dist", "worksteal", *tests, *session.posargs)
 
 
 @nox.session

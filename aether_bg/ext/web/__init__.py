@@ -7,7 +7,8 @@
     service.mount("/health", health(jobs))
 
 `_page` the application · `_screens`, `_actions` what it shows and does · `_source` on what · `_guard` who may ·
-`_filters`, `_words`, `_activity`, `_cache` parts of that · `_probes` health and lifespan · `_token` for `aether-bg web`
+`_filters`, `_words`, `_activity`, `_coming`, `_cache` parts of that · `_probes` health and lifespan ·
+`_token` for `aether-bg web`
 """
 
 from __future__ import annotations

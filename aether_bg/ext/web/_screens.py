@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
@@ -11,15 +10,15 @@ from uuid import UUID
 import anyio
 import anyio.to_thread
 
-from aether_bg._app.operator import coming, hooks_of
+from aether_bg._app.operator import hooks_of
 from aether_bg.errors import AetherError, JobNotFound
 from aether_bg.ext.web._activity import DAY, MOST, Activity, activity
 from aether_bg.ext.web._cache import Cached, ready
+from aether_bg.ext.web._coming import Coming
 from aether_bg.ext.web._filters import STATUSES, Filter, job_id
 from aether_bg.ext.web._source import Reader, Seen, Source
 from aether_bg.ext.web._words import Payloads, payload
 from aether_bg.model import FailureGroup, Failures, JobInfo, JobRun, JobStatus, Query, Ran, Runs, Stats, Unreadable
-from aether_bg.schedule import Upcoming
 
 PAGE: Final = 50
 RECURRING_PAGE: Final = 20
@@ -38,7 +37,7 @@ class Screens:
     """`payloads`: how much of them is shown."""
 
     def __init__(self, source: Source, payloads: Payloads) -> None:
-        self._source, self._payloads = source, payloads
+        self._source, self._payloads, self._coming = source, payloads, Coming()
         gate = anyio.Lock()
         self.stats = Cached[Stats](self._stats, 2.0, gate)
         self.activity = Cached[Activity](self._activity, 10.0, gate)
@@ -111,7 +110,7 @@ class Screens:
         return {
             "job": job, "runs": runs, "sentences": await _told(reader, job), "last_error": _last_error(job, runs),
             "schedule": schedule, "words": schedule.describe() if schedule else "a schedule that cannot be read here",
-            "coming": _coming(reader, job) if job.recurs and not job.status.terminal else [],
+            "coming": self._coming.of(job, schedule, reader.now()) if job.recurs and not job.status.terminal else [],
             "payload": payload(job.payload, self._payloads), "readable": not isinstance(job, Unreadable),
             "metadata": payload(dict(job.extra_properties), self._payloads) if job.extra_properties else None,
             "extra": _extra(job, runs, self._payloads), "commands": _commands(self._source, job),
@@ -131,10 +130,15 @@ class Screens:
         ran = await reader.runs(Runs(ids=tuple(job.id for job in shown), last=True, limit=max(len(shown), 1)))
         last = {one.job_id: one for one in ran}
         return {
-            "rows": [_recurring(reader, job, last.get(job.id)) for job in shown],
+            "rows": [self._recurring(reader, job, last.get(job.id)) for job in shown],
             "ended": await reader.find(ended) if after is None else [],
             "older": found[RECURRING_PAGE - 1].id if len(found) > RECURRING_PAGE else None, "first": after is None,
         }  # fmt: skip
+
+    def _recurring(self, reader: Reader, job: JobInfo, last: Ran | None) -> Context:
+        schedule = reader.schedule(job)
+        words = "a schedule that cannot be read here" if schedule is None else schedule.describe()
+        return {"job": job, "words": words, "coming": self._coming.of(job, schedule, reader.now()), "last": last}
 
     async def handlers(self, reader: Reader, fields: Mapping[str, str]) -> Context:
         await ready(self.seen, self.stats, self.activity)
@@ -200,21 +204,6 @@ async def _children(reader: Reader, job: JobInfo) -> Context:
     waiting = list(await reader.find(Query(children_of=job.id, status=ACTIVE, limit=PAGE + 1)))
     found = waiting + list(await reader.find(Query(children_of=job.id, status=_ENDED, limit=PAGE + 1)))
     return {"children": found[:PAGE], "more_children": len(found) > PAGE}
-
-
-def _coming(reader: Reader, job: JobInfo) -> list[Upcoming]:
-    schedule = reader.schedule(job)
-    if schedule is None:
-        return []
-    with contextlib.suppress(AetherError, OverflowError):
-        return coming(schedule, job, reader.now(), 5)
-    return []
-
-
-def _recurring(reader: Reader, job: JobInfo, last: Ran | None) -> Context:
-    schedule = reader.schedule(job)
-    words = "a schedule that cannot be read here" if schedule is None else schedule.describe()
-    return {"job": job, "words": words, "coming": _coming(reader, job), "last": last}
 
 
 def _extra(job: JobInfo, runs: Sequence[JobRun], how: Payloads) -> list[tuple[str, str | None]]:

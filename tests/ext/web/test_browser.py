@@ -131,6 +131,15 @@ def test_a_stranger_finds_a_failure_its_reason_and_its_retry(tab: Callable[..., 
 
 
 @pytest.mark.timeout(300)
+def test_one_failure_is_retried_where_failures_are_grouped(tab: Callable[..., Any]) -> None:
+    page = tab("failures")
+    page.get_by_text("ValueError: cannot resize a moving picture").wait_for()
+    page.get_by_role("button", name=re.compile("^Retry the job of ResizePicture")).click()
+    page.get_by_text("It is due again.").wait_for()
+    page.get_by_role("heading", name="Failures").wait_for()
+
+
+@pytest.mark.timeout(300)
 def test_actions(tab: Callable[..., Any]) -> None:
     page = tab("recurring")
     page.get_by_role("button", name="Pause: report:weekly").click()
