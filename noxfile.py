@@ -239,7 +239,7 @@ def postgres(session: nox.Session) -> None:
 
 @nox.session
 def web(session: nox.Session) -> None:
-    """The page in a real browser, and in other frameworks: needs Chromium, for example by `apt-get install chromium`."""
+    """The page in a real browser and in frameworks: needs Chromium, for example by `apt-get install chromium`."""
     browser = "playwright", "axe-playwright-python"
     session.install("-q", ".[postgres,test,web]", *EXAMPLES, *browser, "django", "fastapi", "litestar")
     tests = "tests/ext/web/test_browser.py", "tests/ext/web/test_mounts.py"
