@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 from uuid import UUID, uuid4
@@ -13,16 +14,8 @@ from uuid import UUID, uuid4
 import anyio
 import lmdb
 
+from aether_bg import errors
 from aether_bg.bridge import Bridge
-from aether_bg.errors import (
-    NotADatabase,
-    SchemaTooNew,
-    StoreBroken,
-    StoreBusy,
-    StoreError,
-    StoreFolderMissing,
-    StoreFull,
-)
 from aether_bg.rows import disk_trouble, sync_folder
 
 T = TypeVar("T")
@@ -39,9 +32,11 @@ class Environment:
     def __init__(self, path: Path, map_size: int) -> None:
         """Raises `StoreFolderMissing`, `NotADatabase`, `SchemaTooNew`, or a `StoreTrouble`."""
         if not path.parent.is_dir():
-            raise StoreFolderMissing(str(path), f"the folder {str(path.parent)!r} does not exist", "Make it first.")
+            raise errors.StoreFolderMissing(
+                str(path), f"the folder {str(path.parent)!r} does not exist", "Make it first."
+            )
         if path.exists() and not path.is_dir():
-            raise NotADatabase(str(path), "it is a file, and LMDB keeps a folder", "Name another path.")
+            raise errors.NotADatabase(str(path), "it is a file, and LMDB keeps a folder", "Name another path.")
         try:
             path.mkdir(mode=0o700, exist_ok=True)
             self.env = lmdb.open(str(path), map_size, mode=0o600, max_dbs=4)
@@ -65,7 +60,7 @@ class Environment:
                 txn.put(b"store_id", uuid4().bytes)
             if (found := txn.get(b"format")) != FORMAT:
                 rule = f"its format is {found!r}, and this plugin reads {FORMAT!r}"
-                raise SchemaTooNew(str(self.path), rule, "Use the version that made it.")
+                raise errors.SchemaTooNew(str(self.path), rule, "Use the version that made it.")
             return UUID(bytes=txn.get(b"store_id"))
 
     @classmethod
@@ -104,25 +99,26 @@ class Environment:
         """
         future, bridge, done = Future[T](), Bridge(), anyio.Event()
         future.add_done_callback(lambda _: bridge.post(done.set))
-        threading.Thread(target=self._write, args=(work, future), name="lmdb writer", daemon=True).start()
+        thread = threading.Thread(target=self._write, args=(work, future), name="lmdb writer", daemon=True)
+        self._writing.add(thread)
+        thread.start()
         with anyio.CancelScope(shield=True):
             with anyio.move_on_after(within):
                 await done.wait()
             if future.cancel():
                 rule = f"another process has held its lock for {within:g} s"
-                raise StoreBusy(str(self.path), rule, "See whether one is stopped or in a debugger.")
+                raise errors.StoreBusy(str(self.path), rule, "See whether one is stopped or in a debugger.")
             await done.wait()
         return future.result()
 
     def _write(self, work: Callable[[Transaction], T], future: Future[T]) -> None:
-        self._writing.add(threading.current_thread())
         try:
             with self.env.begin(write=True) as txn:
                 if not future.set_running_or_notify_cancel():
                     return  # its caller is gone
                 answer = work(txn)
         except Exception as error:
-            if not future.cancelled():
+            with suppress(InvalidStateError):  # its caller is gone
                 future.set_exception(trouble(error, self.path))
         else:
             future.set_result(answer)
@@ -139,22 +135,22 @@ class Environment:
 
 def trouble(error: Exception, path: Path) -> Exception:
     """The error for the hooks; one that may be tried again is a `StoreTrouble`."""
-    kind: type[StoreError]
     match error:
         case OSError():
             return disk_trouble(str(path), error)
-        case lmdb.MapFullError():
-            kind, remedy = StoreFull, "Purge jobs that have ended, or open it with a larger map_size."
         case lmdb.DiskError() if "space" in str(error):
-            kind, remedy = StoreFull, "Free some space on its disk."
-        case lmdb.ReadersFullError():
-            kind, remedy = StoreBusy, "Open it in fewer processes."
-        case lmdb.MapResizedError():
-            kind, remedy = StoreBroken, "Give every process the same map_size."
-        case lmdb.InvalidError() | lmdb.VersionMismatchError():
-            kind, remedy = NotADatabase, "Name a folder that LMDBStore made, or one that is not there."
-        case lmdb.Error():
-            kind, remedy = StoreBroken, "Look at the disk, and at the folder's permissions."
-        case _:
-            return error
-    return kind(str(path), str(error), remedy)
+            return errors.StoreFull(str(path), str(error), "Free some space on its disk.")
+    for raised, kind, remedy in TROUBLE:
+        if isinstance(error, raised):
+            return kind(str(path), str(error), remedy)
+    return error
+
+
+TROUBLE: list[tuple[type[Exception], type[errors.StoreError], str]] = [
+    (lmdb.MapFullError, errors.StoreFull, "Purge jobs that have ended, or open it with a larger map_size."),
+    (lmdb.ReadersFullError, errors.StoreBusy, "Open it in fewer processes."),
+    (lmdb.MapResizedError, errors.StoreBroken, "Give every process the same map_size."),
+    (lmdb.InvalidError, errors.NotADatabase, "Name a folder that LMDBStore made, or one that is not there."),
+    (lmdb.VersionMismatchError, errors.NotADatabase, "Name a folder that LMDBStore made, or one that is not there."),
+    (lmdb.Error, errors.StoreBroken, "Look at the disk, and at the folder's permissions."),
+]

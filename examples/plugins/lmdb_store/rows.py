@@ -134,7 +134,7 @@ class LMDBRows(Rows):
 
     def hold(self, hold: Hold) -> None:
         entry = {PAUSED + digest(hold.handler): hold.handler.encode()}
-        self._enter(*(({}, entry) if hold.held else (entry, {})))
+        self._enter({} if hold.held else entry, entry if hold.held else {})
 
     def parents(self, child: UUID) -> Sequence[UUID]:
         ids = self._txn.get(PARENTS + child.bytes, db=self._index) or b""
@@ -238,15 +238,14 @@ class LMDBRows(Rows):
         elif names is not None:
             prefixes = [NAMED + digest(name) + flag for name, flag in product(set(names), (b"\0", b"\1"))]
         elif query.handler_name is not None or status is not None:
-            one = None if query.handler_name is None else KIND + digest(query.handler_name)
-            handlers = self._groups(KIND, 1 + ID) if one is None else [one]
-            kinds = product(handlers, set(status or JobStatus), (False, True))
+            prefix = KIND if query.handler_name is None else KIND + digest(query.handler_name)
+            kinds = product(self._groups(prefix, 1 + ID), set(status or JobStatus), (False, True))
             prefixes = [handler + bytes([status, paused]) for handler, status, paused in kinds]
         else:
             every = self._scan(self._environment.jobs, b"", after)
             return (UUID(bytes=key) for key, _ in every if key > after)
-        found = heapq.merge(*(self._ids(prefix, after) for prefix in prefixes))
-        return (id_ for id_ in found if id_.bytes > after)
+        ids = heapq.merge(*(self._ids(prefix, after) for prefix in prefixes))
+        return (id_ for id_ in ids if id_.bytes > after)
 
     def failures(self, query: Failures) -> list[FailureGroup]:
         return query.select(self._found(ENDED + bytes([JobStatus.FAILED])))
