@@ -7,13 +7,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import anyio
 
-from aether_bg import Aether, Backoff
+from aether_bg import Aether, Backoff, JobStatus
+from aether_bg.model import Runs
 from systems.timing import Figures, Measurement, spread
 
 TOGETHER = 1000
@@ -135,33 +136,41 @@ async def recurring(size: int, folder: Path) -> Figures:
 
 WORKER = """
 import sys, anyio
-from aether_bg import Aether, JobStatus
+from aether_bg import Aether
 app = Aether(sys.argv[1], scheduler="timer")
 @app.handler("Noop")
 async def noop() -> None: ...
 async def main() -> None:
     async with app:
         print("up", flush=True)
-        while await app.store.find(status=[JobStatus.SCHEDULED, JobStatus.RUNNING], limit=1):
-            await anyio.sleep(0.02)
+        await anyio.to_thread.run_sync(sys.stdin.read)
 anyio.run(main)
 """
 
 
 async def processes(size: int, folder: Path) -> Figures:
-    """Jobs a second of one process, and of four on one file."""
+    """Jobs a second of one process, and of four on one file: from the instant at which all are due, to the last end."""
     found: Figures = {}
     for count in (1, PROCESSES):
         path = folder / f"{count}.db"
         app = Aether(path, scheduler="timer")
         app.handler("Noop")(lambda: None)
         async with app.client() as jobs:
-            await _fill(jobs, size)
-        began = time.perf_counter()
-        command = [sys.executable, "-c", WORKER, str(path)]
-        workers = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(count)]
-        await anyio.to_thread.run_sync(lambda workers=workers: [one.wait(120) for one in workers])
-        found[f"drain_{count}"] = size / (time.perf_counter() - began)
+            command = [sys.executable, "-c", WORKER, str(path)]
+            pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+            workers = [subprocess.Popen(command, **pipes) for _ in range(count)]
+            for worker in workers:
+                await anyio.to_thread.run_sync(worker.stdout.readline)
+            due = datetime.now(UTC) + timedelta(seconds=1 + size / 5000)
+            await _fill(jobs, size, schedule=due)
+            if datetime.now(UTC) > due:
+                raise RuntimeError("the jobs were due before all of them were there")
+            while await jobs.store.find(status=[JobStatus.SCHEDULED, JobStatus.RUNNING], limit=1):
+                await anyio.sleep(0.1)
+            for worker in workers:
+                worker.communicate(timeout=60)
+            (last,) = await jobs.store.runs(Runs(limit=1))
+        found[f"drain_{count}"] = size / (last.finished_at - due).total_seconds()
     return found
 
 
