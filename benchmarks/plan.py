@@ -54,6 +54,8 @@ STEPS = (
     Step("aether", "retries", 4000, 500, (2, 1)),
     Step("aether", "recurring", 10_000, 1000, (1, 1)),
     Step("aether", "processes", 20_000, 3000, (2, 1)),
+    Step("aether", "limits", 600, 100, (2, 1)),
+    Step("huey", "limits", 2000, 500, (2, 1)),
     *(Step("aether", "backlog", size, size, (3, 1)) for size in BACKLOGS),
 )
 

@@ -9,7 +9,7 @@ from plan import BACKLOGS, Comparison
 
 Best = dict[str, dict[str, float]]
 """Per step, its figures; of each the round that was least disturbed."""
-_RATES = (".speed", ".speed_alike", ".plain", ".bulk", ".payloads", ".retries", ".recurring", ".processes")
+_RATES = (".speed", ".speed_alike", ".plain", ".bulk", ".payloads", ".retries", ".recurring", ".processes", ".limits")
 Yardstick = tuple[str, str, str]
 """A step, its figure, and what to call them."""
 
@@ -160,6 +160,9 @@ def on_a_file(found: Best, among: Comparison) -> list[Line]:
     made.ratio("", "drain", ("raw.speed_alike", "drain_many", "raw, our kind of rows"), 0)
     made.rate("drain, plain functions in threads", "plain", "drain", made.fastest(), 3)
     made.rate("drain, four processes on one file", "processes", "drain_4", ("aether.processes", "drain_1", "one"), 1)
+    lock = ("huey.limits", "limit_1", "Huey's lock")
+    made.rate("5 ms each, four processes, one at a time", "limits", "limit_1", lock)
+    made.rate("5 ms each, four processes, two at a time", "limits", "limit_2")
     for size in ("1k", "100k"):
         made.rate(f"enqueue_many, payloads of {size[:-1]} KiB", "payloads", f"enqueue_{size}")
         made.rate(f"drain, payloads of {size[:-1]} KiB", "payloads", f"drain_{size}")

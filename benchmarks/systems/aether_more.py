@@ -138,8 +138,11 @@ WORKER = """
 import sys, anyio
 from aether_bg import Aether
 app = Aether(sys.argv[1], scheduler="timer")
-@app.handler("Noop")
-async def noop() -> None: ...
+limit, seconds = int(sys.argv[2]) or None, float(sys.argv[3])
+@app.handler("Noop", concurrency=limit)
+async def work() -> None:
+    if seconds:
+        await anyio.sleep(seconds)
 async def main() -> None:
     async with app:
         print("up", flush=True)
@@ -149,29 +152,39 @@ anyio.run(main)
 
 
 async def processes(size: int, folder: Path) -> Figures:
-    """Jobs a second of one process, and of four on one file: from the instant at which all are due, to the last end."""
+    """Jobs a second of one process, and of four on one file."""
+    return {f"drain_{count}": await _by_processes(folder, size, count) for count in (1, PROCESSES)}
+
+
+async def limits(size: int, folder: Path) -> Figures:
+    """Jobs of 5 ms a second, of which one or two may run at a time over four processes."""
     found: Figures = {}
-    for count in (1, PROCESSES):
-        path = folder / f"{count}.db"
-        app = Aether(path, scheduler="timer")
-        app.handler("Noop")(lambda: None)
-        async with app.client() as jobs:
-            command = [sys.executable, "-c", WORKER, str(path)]
-            pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-            workers = [subprocess.Popen(command, **pipes) for _ in range(count)]
-            for worker in workers:
-                await anyio.to_thread.run_sync(worker.stdout.readline)
-            due = datetime.now(UTC) + timedelta(seconds=1 + size / 5000)
-            await _fill(jobs, size, schedule=due)
-            if datetime.now(UTC) > due:
-                raise RuntimeError("the jobs were due before all of them were there")
-            while await jobs.store.find(status=[JobStatus.SCHEDULED, JobStatus.RUNNING], limit=1):
-                await anyio.sleep(0.1)
-            for worker in workers:
-                worker.communicate(timeout=60)
-            (last,) = await jobs.store.runs(Runs(limit=1))
-        found[f"drain_{count}"] = size / (last.finished_at - due).total_seconds()
+    for limit in (1, 2):
+        found[f"limit_{limit}"] = await _by_processes(folder, size, PROCESSES, limit=limit, seconds=0.005)
     return found
+
+
+async def _by_processes(folder: Path, size: int, count: int, limit: int = 0, seconds: float = 0.0) -> float:
+    """Jobs a second, from the instant at which all of them are due, to the last end."""
+    path = folder / f"{count}-{limit}.db"
+    app = Aether(path, scheduler="timer")
+    app.handler("Noop")(lambda: None)
+    async with app.client() as jobs:
+        command = [sys.executable, "-c", WORKER, str(path), str(limit), str(seconds)]
+        pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        workers = [subprocess.Popen(command, **pipes) for _ in range(count)]
+        for worker in workers:
+            await anyio.to_thread.run_sync(worker.stdout.readline)
+        due = datetime.now(UTC) + timedelta(seconds=1 + size / 5000)
+        await _fill(jobs, size, schedule=due)
+        if datetime.now(UTC) > due:
+            raise RuntimeError("the jobs were due before all of them were there")
+        while await jobs.store.find(status=[JobStatus.SCHEDULED, JobStatus.RUNNING], limit=1):
+            await anyio.sleep(0.1)
+        for worker in workers:
+            worker.communicate(timeout=60)
+        (last,) = await jobs.store.runs(Runs(limit=1))
+    return size / (last.finished_at - due).total_seconds()
 
 
 def _on_asyncio(measure: Callable[[int, Path], Awaitable[Figures]]) -> Measurement:
@@ -179,5 +192,5 @@ def _on_asyncio(measure: Callable[[int, Path], Awaitable[Figures]]) -> Measureme
 
 
 FIGURES: dict[str, Measurement] = {
-    each.__name__: _on_asyncio(each) for each in (plain, bulk, payloads, retries, recurring, processes)
+    each.__name__: _on_asyncio(each) for each in (plain, bulk, payloads, retries, recurring, processes, limits)
 }

@@ -7,6 +7,8 @@ Takes the better of one and four workers, and for many enqueuers at once the bet
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -74,5 +76,56 @@ def _latency(size: int, folder: Path) -> Figures:
     return spread(waits)
 
 
+WORKER = """
+import logging, sys, time
+from huey import SqliteHuey
+logging.disable()
+huey = SqliteHuey(filename=sys.argv[1], fsync=True)
+@huey.task(name="work", retries=1_000_000)
+@huey.lock_task("only")
+def work() -> None:
+    time.sleep(0.005)
+    sys.stdout.write(".")
+    sys.stdout.flush()
+consumer = huey.create_consumer(
+    workers=1, periodic=False, initial_delay=0.005, max_delay=0.005, check_worker_health=False
+)
+for _ in range(int(sys.argv[2])):
+    work()
+print("up", flush=True)
+sys.stdin.readline()
+consumer.start()
+sys.stdin.read()
+consumer.stop(graceful=True)
+"""
+
+
+def _limits(size: int, folder: Path) -> Figures:
+    """Jobs of 5 ms a second, of which one may run at a time over four processes: a lock, and another try at once for a
+    task that finds it taken."""
+    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    workers: list[Any] = []
+    for enqueues in (size, 0, 0, 0):
+        command = [sys.executable, "-c", WORKER, str(folder / "limits.db"), str(enqueues)]
+        workers.append(subprocess.Popen(command, **pipes))
+        workers[-1].stdout.readline()
+    done = list[int]()
+
+    def count(worker: Any) -> None:
+        while worker.stdout.read(1):
+            done.append(1)
+
+    for worker in workers:
+        threading.Thread(target=count, args=(worker,), daemon=True).start()
+        worker.stdin.write(b"go\n")
+        worker.stdin.flush()
+    time.sleep(5)  # it may take minutes until all of them are done
+    rate = len(done) / 5
+    for worker in workers:
+        worker.kill()
+        worker.wait()
+    return {"limit_1": rate}
+
+
 logging.getLogger("huey").setLevel(logging.ERROR)
-FIGURES: dict[str, Measurement] = {"speed": _speed, "latency": _latency}
+FIGURES: dict[str, Measurement] = {"speed": _speed, "latency": _latency, "limits": _limits}
