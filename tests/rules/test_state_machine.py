@@ -36,7 +36,7 @@ from aether_bg.model import (
     RunOutcome,
     Update,
 )
-from aether_bg.plugins.sqlite import changes, claims, files, schema
+from aether_bg.plugins.sqlite import changes, claims, files, retention, schema
 from aether_bg.plugins.sqlite.columns import RUN_COLUMNS
 from aether_bg.plugins.sqlite.guard import Guard
 from aether_bg.plugins.sqlite.rows import read_run
@@ -336,7 +336,7 @@ class Moves(RuleBasedStateMachine):
     @precondition(lambda self: self.job.status is JobStatus.COMPLETED)
     @rule(wanted=jobs_wanted)
     def enqueued_again(self, wanted: dict[str, Any]) -> None:
-        assert self.bench.within(lambda: changes.purge(self.bench.conn, Purge())) == 1, "N5: terminal rows are purged"
+        assert self.bench.within(lambda: retention.purge(self.bench.conn, Purge())) == 1, "N5: terminal rows are purged"
         assert self.bench.runs() == [], "N5: history goes with its job"
         self.enqueue(wanted)
 

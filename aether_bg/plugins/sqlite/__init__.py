@@ -1,9 +1,9 @@
 """The persistence layer on one SQLite file: crash-safe, shared between processes, readable in Datasette.
 
 `schema` tables · `columns` values as columns, `rows` with stand-ins for bad ones · `changes`, `claims`, `queries`,
-`listing` SQL · `writer` group commit of `operations` · `guard` SQL of users · `opened` the file while it is open,
-`session` one store's share of it · `hold`, `locks`, `files` the operating system · `backup` · `inspection` read only,
-`check`, both `bounded`
+`listing`, `retention` SQL · `writer` group commit of `operations` · `guard` SQL of users · `opened` the file while it
+is open, `session` one store's share of it · `hold`, `locks`, `files` the operating system · `backup` · `inspection`
+read only, `check`, both `bounded`
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from aether_bg.model import (
 )
 from aether_bg.model.attempts import LONGEST, in_seconds
 from aether_bg.plugins._users import Users
-from aether_bg.plugins.sqlite import changes, check, claims, files, inspection, listing, quarantine, queries
+from aether_bg.plugins.sqlite import changes, check, claims, files, inspection, listing, quarantine, queries, retention
 from aether_bg.plugins.sqlite.backup import Progress
 from aether_bg.plugins.sqlite.columns import to_time
 from aether_bg.plugins.sqlite.inspection import Inspection
@@ -240,7 +240,7 @@ class SQLiteStore:
 
     @hookimpl
     async def store_purge(self, purge: Purge) -> int:
-        return await self._open().write(lambda conn: changes.purge(conn, purge), Rank.OTHER)
+        return await self._open().write(lambda conn: retention.purge(conn, purge), Rank.OTHER)
 
 
 def _execute(conn: sqlite3.Connection, sql: str) -> None:

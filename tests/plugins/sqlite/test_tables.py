@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from aether_bg import Aether, DeniedSQL, JobStatus, NotADatabase, TablesTaken, UnitOfWork
-from aether_bg.plugins.sqlite import SQLiteStore, changes, schema
+from aether_bg.plugins.sqlite import SQLiteStore, retention, schema
 
 pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
 Make = Callable[..., Aether]
@@ -119,7 +119,7 @@ async def test_our_own_text_does_not_bypass_the_check(app: Aether, path: Path) -
         await app.wait(job, 10)
         with pytest.raises(DeniedSQL):
             async with app.unit_of_work() as uow:
-                uow.run(lambda tx: tx.execute(changes.TRIM_HISTORY, {"job": str(job), "history": 0}))
+                uow.run(lambda tx: tx.execute(retention.TRIM_HISTORY, {"job": str(job), "history": 0}))
         for text in ("COMMIT", "ROLLBACK", "BEGIN IMMEDIATE", "SAVEPOINT one", "RELEASE one", "ROLLBACK TO one"):
             with pytest.raises(DeniedSQL):
                 async with app.unit_of_work() as uow:
