@@ -32,6 +32,7 @@ _KINDS: Final[Mapping[str, Any]] = {
     "waiting": tuple[UUID, ...], "owners": Owner,
 }  # fmt: skip
 """The tables that are saved, and what is in them; the others follow from these."""
+_REMEDY: Final = "Name a place of a KeptStore, or one that is empty."
 _TICK: Final = 0.1
 """Seconds between two times at which each owner is asked whether its process stops."""
 
@@ -41,7 +42,8 @@ class Place(Protocol):
 
     def open(self) -> Mapping[str, str]:
         """Everything that was saved. Called before the first app starts. Raises a `StoreError`, such as `StoreBusy`
-        when another process has opened it: two would overwrite each other's rows."""
+        when another process has opened it: two would overwrite each other's rows. An `OSError` or `ValueError`, of a
+        place that cannot be read, becomes one. If it raises, `close` is not called."""
         ...
 
     def save(self, changes: Changes) -> None:
@@ -103,13 +105,21 @@ class KeptStore(MemoryStore):
 
     def open(self, stack: ExitStack) -> None:
         super().open(stack)
-        saved, closing = self._place.open(), threading.Event()
+        saved, closing = self._read_place(), threading.Event()
         stack.callback(self._close)
         self._rows = self._loaded(saved)
         if _ID not in saved:
             self._save({_ID: str(self._id)})
         threading.Thread(target=self._ask, args=(closing,), name="KeptStore", daemon=True).start()
         stack.callback(closing.set)
+
+    def _read_place(self) -> Mapping[str, str]:
+        try:
+            return self._place.open()
+        except OSError as error:
+            raise disk_trouble(repr(self._place), error) from error
+        except ValueError as error:
+            raise NotADatabase(repr(self._place), f"it cannot be read: {error}", _REMEDY) from error
 
     def _close(self) -> None:
         with self._lock:
@@ -152,8 +162,8 @@ class KeptStore(MemoryStore):
                     else:
                         rows.load(key, text)
                 except Exception as error:
-                    rule, remedy = f"it has {key!r}, which cannot be read: {error}", "Name a place of a KeptStore."
-                    raise NotADatabase(repr(self._place), rule, remedy) from error
+                    rule = f"it has {key!r}, which cannot be read: {error}"
+                    raise NotADatabase(repr(self._place), rule, _REMEDY) from error
         return rows
 
     def _ask(self, closing: threading.Event) -> None:

@@ -84,6 +84,11 @@ class Rule(Generic[W]):
     def __str__(self) -> str:
         return f"{self.number}: {self.law}, because {self.because}"
 
+    def broken(self, seen: str) -> Broken:
+        if self.needs is not None:
+            seen = f"{seen.rstrip('.')}. If it cannot be {self.needs}, pass {self.needs}=False."
+        return Broken(f"{self}. Seen: {seen}")
+
 
 class Suite(Generic[W]):
     """The rules of one layer, in the order in which they are written."""
@@ -211,14 +216,14 @@ class Contract(Mapping[str, Callable[..., None]], Generic[W]):
                     async with self._enter(Path(folder)) as world:
                         await rule.check(world)
             except TimeoutError as error:
-                raise Broken(f"{rule}. Seen: no end within {self._limit:g} s ({error or 'something hangs'})") from error
+                raise rule.broken(f"no end within {self._limit:g} s ({error or 'something hangs'})") from error
             except Exception as error:
                 seen = _innermost(error)
                 if isinstance(seen, _NotAsked):
                     raise seen from None
                 if isinstance(seen, _Seen):
-                    raise Broken(f"{rule}. Seen: {seen}") from seen.__cause__
-                raise Broken(f"{rule}. Seen: {type(seen).__name__}: {seen}") from error
+                    raise rule.broken(str(seen)) from seen.__cause__
+                raise rule.broken(f"{type(seen).__name__}: {seen}") from error
 
 
 def _innermost(error: BaseException) -> BaseException:

@@ -19,7 +19,7 @@ import anyio
 import pytest
 
 from aether_bg import Aether, JobStatus, RunOutcome
-from aether_bg.errors import NotADatabase, NotStarted, StoreBroken, StoreBusy, StoreFull, StoreTrouble
+from aether_bg.errors import NotADatabase, NotStarted, StoreBroken, StoreBusy, StoreFull, StoreReadOnly, StoreTrouble
 from aether_bg.model import Claim, Heartbeat, Insert, Query, Runs
 from aether_bg.plugins.kept import KeptStore, TextRows
 from aether_bg.testing.contracts.values import a_job, now
@@ -181,6 +181,23 @@ async def test_what_it_cannot_read_is_named_and_left_alone(key: str, text: str) 
             pass
     assert place.saved == {key: text}
     assert place.calls == ["open", "close"]
+
+
+@pytest.mark.parametrize(
+    ("raised", "error"),
+    [(PermissionError(errno.EACCES, "not yours"), StoreReadOnly), (ValueError("line 3"), NotADatabase)],
+)
+async def test_a_place_that_does_not_open_says_why(raised: Exception, error: type[Exception]) -> None:
+    place = Texts()
+
+    def refuse() -> Mapping[str, str]:
+        raise raised
+
+    place.open = refuse  # type: ignore[method-assign]
+    with pytest.raises(error, match=str(raised.args[-1])):
+        async with an_app(place).client():
+            pass
+    assert place.calls == []
 
 
 async def test_a_stop_is_saved_while_the_loop_is_blocked() -> None:

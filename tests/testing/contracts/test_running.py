@@ -16,6 +16,7 @@ from faulty import STORES, Faulty
 
 from aether_bg import SQLiteStore, hookimpl, schedule
 from aether_bg.errors import InvalidOption
+from aether_bg.plugins.memory import MemoryStore
 from aether_bg.testing.contracts import (
     Contract,
     policy_contract,
@@ -145,3 +146,9 @@ def test_pytest_reports_a_broken_rule_in_one_sentence(tmp_path: Path) -> None:
     assert "\nC1: a claim hands out each job once, because two holders" in done.stdout
     assert "Traceback" not in done.stdout
     assert "suite.py" not in done.stdout
+
+
+def test_a_store_that_is_not_shared_learns_how_to_say_so() -> None:
+    name = "test_store_another_opening_sees_it"
+    report = anyio.run(store_contract(lambda place: MemoryStore()).run, name)
+    assert report.broken[name].endswith(" If it cannot be shared, pass shared=False.")
