@@ -100,6 +100,13 @@ def run_pytest(session: nox.Session, *arguments: str, on_disk: bool = False) -> 
     )
 
 
+def run_in_workers(session: nox.Session, *arguments: str) -> None:
+    compiled = f"conftest.cpython-{str(session.python or OWN).replace('.', '')}-pytest-*.pyc"
+    if not any((HERE / "tests" / "__pycache__").glob(compiled)):  # else each worker compiles all tests, at once
+        run_pytest(session, "--collect-only", "-qq", *arguments)
+    run_pytest(session, "-n", WORKERS, "--dist", "worksteal", *arguments)
+
+
 @nox.session(python=found())
 def tests(session: nox.Session) -> None:
     """The whole suite, except chaos, on the newest Python found here; the core of it on the others.
@@ -115,17 +122,14 @@ def tests(session: nox.Session) -> None:
     arguments = [argument for argument in session.posargs if argument not in ours]
     if not newest and all(argument.startswith("-") for argument in arguments):
         arguments += core()
-    compiled = f"conftest.cpython-{str(session.python).replace('.', '')}-pytest-*.pyc"
-    if not any((HERE / "tests" / "__pycache__").glob(compiled)):  # else each worker compiles all tests, at once
-        run_pytest(session, "--collect-only", "-qq")
-    run_pytest(session, "-n", WORKERS, "--dist", "worksteal", *arguments)
+    run_in_workers(session, *arguments)
 
 
 @nox.session
 def quick(session: nox.Session) -> None:
     """The core of the suite on one Python, then style and types, in one environment: about two minutes."""
     session.install("-q", ".[test,web]", *EXAMPLES)
-    run_pytest(session, "-n", WORKERS, "--dist", "worksteal", *core(), *session.posargs)
+    run_in_workers(session, *core(), *session.posargs)
     session.install("-q", "--no-compile", *STYLE, *TYPES)
     check_style(session)
     check_types(session)
@@ -136,7 +140,7 @@ def lowest_dependencies(session: nox.Session) -> None:
     """The core of the suite again, on the oldest dependencies allowed."""
     session.install("-q", ".[test,web]", *EXAMPLES)
     session.install("-q", *lowest())
-    run_pytest(session, "-n", WORKERS, "--dist", "worksteal", *core(), *session.posargs)
+    run_in_workers(session, *core(), *session.posargs)
 
 
 @nox.session
@@ -221,7 +225,7 @@ def dapr(session: nox.Session) -> None:
     """The suite and the main scenarios on a real sidecar and scheduler; docs/how-to/testing.md says how to get them."""
     session.install("-q", ".[dapr,test,web]", *EXAMPLES, "httpx")
     suite = ["tests/plugins/dapr", "tests/app/test_scenarios.py", "tests/testing/test_pytest_plugin.py"]
-    run_pytest(session, "-n", WORKERS, "--dist", "worksteal", *suite, *session.posargs)
+    run_in_workers(session, *suite, *session.posargs)
 
 
 @nox.session
@@ -234,7 +238,7 @@ def postgres(session: nox.Session) -> None:
         "tests/ext/web/test_screens.py",
         "tests/ext/web/test_actions.py",
     ]
-    run_pytest(session, "-n", WORKERS, "--dist", "worksteal", *suite, *session.posargs)
+    run_in_workers(session, *suite, *session.posargs)
 
 
 @nox.session

@@ -24,7 +24,7 @@ from aether_bg import (
     UnresolvedDependency,
 )
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
 
 ran: list[Any] = []
 

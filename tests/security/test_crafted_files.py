@@ -217,10 +217,13 @@ def test_no_plugin_of_sqlite_utils_runs(db: Path, tmp_path: Path) -> None:
     (info / "RECORD").write_text("")
     ran = tmp_path / "ran"
     environment = os.environ | {"PYTHONPATH": str(site), "RAN": str(ran)}
-    commands = [["-m", "aether_bg.cli", name, str(db)] for name in ("check", "list", "stats")]
-    commands += [["-m", "aether_bg.cli", "delete", str(db), "later"]]
-    start = "from aether_bg import Aether\nwith Aether({!r}, scheduler='timer').blocking(): pass"
-    commands += [["-c", start.format(str(tmp_path / "fresh.db"))]]
-    for command in commands:
-        subprocess.run([sys.executable, *command], env=environment, check=True, capture_output=True, timeout=60)
+    commands = [[name, str(db)] for name in ("check", "list", "stats")] + [["delete", str(db), "later"]]
+    program = f"""
+from aether_bg import Aether
+from aether_bg.cli.app import cli
+for command in {commands}:
+    cli(command, standalone_mode=False)
+with Aether({str(tmp_path / "fresh.db")!r}, scheduler="timer").blocking(): pass
+"""
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True, capture_output=True, timeout=60)
     assert not ran.exists()
