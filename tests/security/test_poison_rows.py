@@ -14,7 +14,7 @@ import anyio
 import pytest
 from click.testing import CliRunner
 
-from aether_bg import Aether, InvalidTransition, JobStatus
+from aether_bg import Aether, InvalidTransition, JobStatus, NewJob
 from aether_bg.cli.app import cli
 
 pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
@@ -110,9 +110,8 @@ async def stored(make: Make, path: Path, change: str, **options: Any) -> UUID:
     """A file with one poisoned row of handler Ok, due now, and nine neighbours, due now as well."""
     app = make(scheduler="timer", **options)
     async with app.client() as jobs:
-        bad = await jobs.enqueue("Ok", "bad", "bad")
-        for number in range(9):
-            await jobs.enqueue("Ok", f"good-{number}", f"good-{number}")
+        names = ["bad", *(f"good-{number}" for number in range(9))]
+        bad, *_ = await jobs.enqueue_many([NewJob("Ok", name, name) for name in names])
     poison(path, change)
     return bad
 
