@@ -327,7 +327,7 @@ async def test_a_push_scheduler_gets_back_what_a_pause_consumed(make_app: Callab
     async with app:
         job = await app.enqueue(render, payload="a", schedule=timedelta(seconds=0.5))
         with anyio.fail_after(10):
-            while (row := await app.store.get(job)) is None or row.armed_seq != row.seq:
+            while job not in push.armed or (row := await app.store.get(job)) is None or row.armed_seq != row.seq:
                 await anyio.sleep(0.01)
         await app.pause(handler=render)
         held = await app.enqueue(render, payload="b")
