@@ -19,7 +19,7 @@ else:
     from starlette.routing import Mount
     from starlette.testclient import TestClient
 
-    from aether_bg import Aether, JobStatus
+    from aether_bg import Aether, JobContext, JobStatus
     from aether_bg.ext.web import dashboard, health, lifespan
     from aether_bg.plugins.memory import MemoryStore
 
@@ -65,10 +65,15 @@ def make_jobs(store: Any) -> Any:
         raise ValueError(f"{MARK} went wrong\nmore {MARK}")
 
     @app.handler("Long")
-    async def long() -> None:
+    async def long(ctx: JobContext) -> None:
         import anyio
 
+        await ctx.checkpoint({"iban": SECRET})
         await anyio.sleep(60)
+
+    @app.handler("Keeps", keep_result=True)
+    def keeps() -> Any:
+        return [{"iban": SECRET}]
 
     return app
 
@@ -84,9 +89,10 @@ async def fill(app: Any, ids: dict[str, Any]) -> None:
     await app.pause(ids["paused"])
     ids["mark"] = await app.enqueue("Fine", NAME, None, timedelta(days=2))
     ids["long"] = await app.enqueue("Long", "long")
-    for name in (*(f"fine-{n}" for n in range(3)), *(f"failed-{n}" for n in range(3))):
+    ids["kept"] = await app.enqueue("Keeps", "kept")
+    for name in ("kept", *(f"fine-{n}" for n in range(3)), *(f"failed-{n}" for n in range(3))):
         await app.wait(name, 10)
-    while (await app.store.get(ids["long"])).status is not JobStatus.RUNNING:
+    while (row := await app.store.get(ids["long"])).status is not JobStatus.RUNNING or row.checkpoint is None:
         import anyio
 
         await anyio.sleep(0.01)

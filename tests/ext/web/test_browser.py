@@ -209,6 +209,22 @@ def test_what_happens_appears_without_a_reload(tab: Callable[..., Any]) -> None:
 
 
 @pytest.mark.timeout(300)
+def test_it_asks_again_while_it_is_seen_and_leaves_what_is_open(tab: Callable[..., Any]) -> None:
+    page = tab("jobs?status=failed&name=thumb")
+    page.get_by_role("link", name="thumbnail:4").click()
+    page.get_by_text("Traceback").first.click()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.evaluate("Object.defineProperty(document, 'hidden', {value: true, configurable: true})")
+    page.evaluate("htmx.trigger('#live', 'refresh')")
+    assert asked == []
+    page.evaluate("Object.defineProperty(document, 'hidden', {value: false, configurable: true})")
+    with page.expect_response(re.compile("/jobs/jobs/")):
+        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    page.get_by_text("Traceback (most recent call last)").first.wait_for()
+
+
+@pytest.mark.timeout(300)
 def test_without_javascript(tab: Callable[..., Any]) -> None:
     page = tab(java_script_enabled=False)
     for name in ("Jobs", "Failures", "Recurring", "Handlers", "Processes", "System"):
