@@ -1,9 +1,10 @@
-"""First attempts at one-shot jobs, which most rows of a claim are: few columns tell one from another."""
+"""New one-shot jobs and their first attempts, which most rows are: few columns tell one from another."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from operator import itemgetter
 from typing import Any, Final
 from uuid import UUID
 
@@ -26,6 +27,15 @@ NEW: Final = JobInfo(
 )  # fmt: skip
 COMMON: Final = tuple(name for name in _COLUMNS if name not in (*OWN, *_BY_CLAIM))
 """The columns that are as in NEW."""
+
+_rest = itemgetter(*COMMON, *(name for name in _BY_CLAIM if name != "modified_at"))
+AS_NEW: Final = attrs.evolve(NEW, status=JobStatus.SCHEDULED, attempt=0)
+_OF_NEW: Final = _rest(vars(AS_NEW))
+
+
+def is_new(job: JobInfo) -> bool:
+    """Whether it waits for its first attempt, and differs from others of the kind in OWN and `modified_at` alone."""
+    return bool(_rest(vars(job)) == _OF_NEW)
 
 
 def made(columns: Iterable[Iterable[Any]], owner: UUID, now: datetime) -> list[JobInfo]:

@@ -12,14 +12,17 @@ import psycopg
 
 from aether_bg.errors import AetherError, NameHeld, Stale, StoreContended, StoreRefused
 from aether_bg.model import KEEP, Call, Change, Completion, Hold, Insert, JobInfo, Note, Update, Write
+from aether_bg.plugins._first import AS_NEW, is_new
 from aether_bg.plugins.postgres import at_once, trouble
 from aether_bg.plugins.postgres.columns import (
     COMPLETION_COLUMNS,
     DEFINITION_COLUMNS,
     GUARD_COLUMNS,
     JOB_COLUMNS,
+    NEW_COLUMNS,
     RUN_COLUMNS,
     STATE_COLUMNS,
+    alike,
     arrays,
     encode,
     selected,
@@ -30,6 +33,7 @@ from aether_bg.plugins.postgres.columns import (
     write_completions,
     write_definitions,
     write_jobs,
+    write_new,
     write_runs,
 )
 from aether_bg.plugins.postgres.connections import Connection
@@ -39,6 +43,11 @@ from aether_bg.plugins.postgres.schema import Schema
 
 INSERT_JOBS: Final = numbered(
     f"INSERT INTO {{schema}}.jobs ({', '.join(JOB_COLUMNS)}) SELECT * FROM unnest({arrays(JOB_COLUMNS)})"
+)
+_ALIKE: Final = alike(AS_NEW, NEW_COLUMNS)
+INSERT_NEW: Final = numbered(
+    f"INSERT INTO {{schema}}.jobs ({', '.join((*NEW_COLUMNS, *_ALIKE))}) "
+    f"SELECT v.*, {', '.join(_ALIKE.values())} FROM unnest({arrays(NEW_COLUMNS)}) AS v"
 )
 INSERT_IF_FREE: Final = f"{INSERT_JOBS} ON CONFLICT (job_name) WHERE holds_name DO NOTHING RETURNING id"
 _CHANGES: Final = (*GUARD_COLUMNS, *STATE_COLUMNS, "progress")
@@ -183,7 +192,9 @@ def update(conn: Connection, schema: Schema, changes: list[Change], *, alone: bo
 
 def insert(conn: Connection, schema: Schema, jobs: list[JobInfo]) -> None:
     jobs = sorted(jobs, key=lambda job: job.job_name) if len(jobs) > 1 else jobs
-    if jobs:
+    if jobs and all(map(is_new, jobs)):
+        run(conn, schema(INSERT_NEW), write_new(jobs))
+    elif jobs:
         run(conn, schema(INSERT_JOBS), write_jobs(jobs))
 
 

@@ -17,9 +17,9 @@ from typing import Any, Final, TypeVar
 
 import attrs
 
-from aether_bg.model import Change, Definition, JobInfo, JobRun, JobStatus, Progress, RunOutcome
-from aether_bg.model.filled import filled
+from aether_bg.model import Change, Definition, JobInfo, JobRun, JobStatus, Progress
 from aether_bg.plugins import _stored
+from aether_bg.plugins._first import OWN
 from aether_bg.plugins._stored import check_depth, written_types
 
 T = TypeVar("T")
@@ -40,6 +40,10 @@ SETTLED_COLUMNS: Final = (
     "modified_at",
 )  # fmt: skip
 """What the end of a parent changes in a child, after the child's id."""
+NEW_COLUMNS: Final = (*OWN, "modified_at")
+"""What is written of most new jobs; their other columns are all the same."""
+BEGUN_COLUMNS: Final = (*NEW_COLUMNS, "owner", "started_at")
+"""The same of those that begin with their insert."""
 GUARD_COLUMNS: Final = ("job_id", "seq", "schedule_rev", "next_seq", "next_rev")
 
 # -- types ---------------------------------------------------------------------------------------
@@ -49,7 +53,7 @@ _BY_ANNOTATION: Final = {
     "JobStatus": "smallint", "Any": "json", "Mapping[str, Any]": "json", "Progress": "json",
 }  # fmt: skip
 _SPECIAL: Final = dict.fromkeys(("seq", "schedule_rev", "armed_seq", "token", "next_seq", "next_rev"), "bigint")
-_FREE: Final = frozenset(("last_error", "created_by", "modified_by", "expression_value", "error"))
+FREE: Final = frozenset(("last_error", "created_by", "modified_by", "expression_value", "error"))
 """Texts that may hold anything, also a NUL, which PostgreSQL's text cannot hold."""
 SORTED: Final = ' COLLATE "C"'
 """For names: no index breaks when the system's collations change."""
@@ -91,6 +95,19 @@ _WIDTHS: Final = ("uuid", "bigint", "timestamptz", "float8", "integer", "smallin
 def selected(columns: Iterable[str], table: str = "") -> str:
     """Columns as a SELECT or RETURNING lists them, to be read by `job_of` or `run_of`."""
     return ", ".join(f"{table}{name}{'::text' if type_of(name) == 'json' else ''}" for name in columns)
+
+
+def literal(value: Any) -> str:
+    """A number, a boolean, None or a word, as SQL writes it."""
+    if value is None or isinstance(value, bool):
+        return {None: "NULL", True: "true", False: "false"}[value]
+    return repr(value.value if isinstance(value, JobStatus) else value)
+
+
+def alike(row: JobInfo, columns: Iterable[str]) -> dict[str, str]:
+    """All columns but these, each with its value in `row` as SQL writes it."""
+    written = frozenset(columns)
+    return {name: literal(getattr(row, name)) for name in JOB_COLUMNS if name not in written}
 
 
 def arrays(columns: Iterable[str]) -> str:
@@ -184,7 +201,7 @@ _WRITERS: Final[dict[str, Callable[[Any], str]]] = {
 _SPECIAL_WRITERS: Final[dict[str, Callable[[Any], str]]] = {
     "extra_properties": lambda value: quoted(to_mapping(value)),
     "progress": lambda value: quoted(to_progress(value)),
-    **dict.fromkeys(_FREE, lambda value: quoted(to_text(value))),
+    **dict.fromkeys(FREE, lambda value: quoted(to_text(value))),
 }
 
 
@@ -224,6 +241,8 @@ def _array(values: tuple[Any, ...], none: str, write: Callable[[Any], str], alik
 
 _JOB: Final = _Writer(JOB_COLUMNS)
 _CHANGE: Final = _Writer((*GUARD_COLUMNS, *STATE_COLUMNS, "progress"))
+_NEW: Final = _Writer(NEW_COLUMNS)
+_BEGUN: Final = _Writer(BEGUN_COLUMNS)
 _COMPLETION: Final = _Writer(COMPLETION_COLUMNS)
 _RUN: Final = _Writer(RUN_COLUMNS)
 _DEFINITION: Final = _Writer(DEFINITION_COLUMNS)
@@ -233,6 +252,16 @@ _SETTLED: Final = _Writer(SETTLED_COLUMNS)
 def write_jobs(jobs: Sequence[JobInfo]) -> list[str]:
     """JOB_COLUMNS, each as an array."""
     return _JOB([vars(one) for one in jobs])
+
+
+def write_new(jobs: Sequence[JobInfo]) -> list[str]:
+    """NEW_COLUMNS."""
+    return _NEW([vars(one) for one in jobs])
+
+
+def write_begun(job: JobInfo) -> list[str]:
+    """BEGUN_COLUMNS."""
+    return _BEGUN([vars(job)])
 
 
 def write_settled(jobs: Sequence[JobInfo]) -> list[str]:
@@ -266,45 +295,3 @@ def array(values: Iterable[Any], write: Callable[[Any], str]) -> str:
 
 def uuids(ids: Iterable[Any]) -> str:
     return f"{{{','.join(map(_uuid, ids))}}}"
-
-
-# -- reading -------------------------------------------------------------------------------------
-
-_STATUS: Final = {status.value: status for status in JobStatus}
-_READERS: Final[dict[str, Callable[[Any], Any]]] = {
-    "status": _STATUS.__getitem__, "outcome": RunOutcome, "progress": progress_of,
-    "payload": from_json, "extra_properties": from_mapping,
-    **dict.fromkeys(_FREE, from_text),
-}  # fmt: skip
-"""How to read columns whose value differs from the driver's; never called with None."""
-
-
-def _readers(columns: Sequence[str]) -> tuple[tuple[str, Callable[[Any], Any]], ...]:
-    readers = {name: from_json for name in columns if type_of(name) == "json"} | _READERS
-    return tuple((name, readers[name]) for name in columns if name in readers)
-
-
-JOB_READERS: Final = _readers(JOB_COLUMNS)
-"""The columns of a job whose value differs from the driver's, and how to read each."""
-_RUN_READERS: Final = _readers(RUN_COLUMNS)
-
-
-def job_of(row: Sequence[Any]) -> JobInfo:
-    """The job of a row of `selected(JOB_COLUMNS)`. Raises for a value that cannot be read (see `rows`)."""
-    fields = _fields(JOB_COLUMNS, JOB_READERS, row)
-    fields["handler_paused"] = False  # kept apart from the rows
-    return filled(JobInfo, fields)
-
-
-def run_of(row: Sequence[Any]) -> JobRun:
-    return filled(JobRun, _fields(RUN_COLUMNS, _RUN_READERS, row))
-
-
-def _fields(
-    columns: Sequence[str], readers: Iterable[tuple[str, Callable[[Any], Any]]], row: Sequence[Any]
-) -> dict[str, Any]:
-    fields = dict(zip(columns, row, strict=True))
-    for name, read in readers:
-        if (value := fields[name]) is not None:
-            fields[name] = read(value)
-    return fields

@@ -9,8 +9,9 @@ from uuid import UUID
 
 from aether_bg.model import FailureGroup, Failures, JobStatus, Ran, RunOutcome, Runs
 from aether_bg.model.job import error_line
-from aether_bg.plugins.postgres.columns import RUN_COLUMNS, from_text, run_of, selected
+from aether_bg.plugins.postgres.columns import RUN_COLUMNS, from_text, selected
 from aether_bg.plugins.postgres.connections import Connection
+from aether_bg.plugins.postgres.reading import run_of
 from aether_bg.plugins.postgres.schema import ATTEMPTED, Schema
 
 ENDED: Final = "status > 1 AND handled_time IS NOT NULL"

@@ -8,9 +8,10 @@ from uuid import UUID
 
 from aether_bg.model import JobInfo, JobRun, JobStatus, Purge, Query, Stats
 from aether_bg.plugins.postgres import listing
-from aether_bg.plugins.postgres.columns import JOB_COLUMNS, RUN_COLUMNS, encode_sorted, is_odd, run_of, selected
+from aether_bg.plugins.postgres.columns import JOB_COLUMNS, RUN_COLUMNS, encode_sorted, is_odd, selected
 from aether_bg.plugins.postgres.connections import Connection
 from aether_bg.plugins.postgres.owners import SIZE
+from aether_bg.plugins.postgres.reading import run_of
 from aether_bg.plugins.postgres.rows import read_job
 from aether_bg.plugins.postgres.schema import MANUAL, NOT_HELD, PAUSED, READY, RECURS, Schema
 

@@ -20,13 +20,13 @@ from aether_bg.plugins._first import COMMON, NEW, OWN, made
 from aether_bg.plugins._stored import REMEDY, WRONG
 from aether_bg.plugins.postgres.columns import (
     JOB_COLUMNS,
-    JOB_READERS,
-    job_of,
+    literal,
     selected,
     to_text,
     type_of,
 )
 from aether_bg.plugins.postgres.connections import Connection
+from aether_bg.plugins.postgres.reading import JOB_READERS, job_of
 from aether_bg.plugins.postgres.schema import Schema
 
 _DEFAULTS: Final = {
@@ -57,15 +57,8 @@ _FROM_JSON: Final[dict[str, Callable[[Any], Any]]] = {
 
 
 def _is_first(table: str) -> str:
-    def condition(name: str) -> str:
-        value, column = getattr(NEW, name), f"{table}.{name}"
-        if value is None:
-            return f"{column} IS NULL"
-        if isinstance(value, bool):
-            return column if value else f"NOT {column}"
-        return f"{column} = {value!r}"
-
-    return " AND ".join((f"{table}.attempt = 1", *map(condition, COMMON)))
+    same = (f"{table}.{name} IS NOT DISTINCT FROM {literal(getattr(NEW, name))}" for name in COMMON)
+    return " AND ".join((f"{table}.attempt = 1", *same))
 
 
 def _optional(read: Callable[[Any], Any]) -> Callable[[Any], Any]:

@@ -17,13 +17,13 @@ from aether_bg.plugins.postgres.columns import (
     JOB_COLUMNS,
     RUN_COLUMNS,
     STATE_COLUMNS,
-    job_of,
     quoted,
     type_of,
     write_changes,
     write_jobs,
     write_runs,
 )
+from aether_bg.plugins.postgres.reading import job_of
 from aether_bg.plugins.postgres.rows import as_text, values_of
 from aether_bg.plugins.postgres.schema import Schema
 
