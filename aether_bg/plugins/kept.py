@@ -2,8 +2,8 @@
 
     Aether(KeptStore(MyPlace("jobs")))
 
-A place needs three methods (`Place`): a file, a key-value engine, a bucket. hookspecs.md has one of 30 lines. Memory
-holds all jobs, and a claim looks at each of them: good for some ten thousand.
+A place needs three methods (`Place`): a file, a key-value engine, a bucket. hookspecs.md has one of 40 lines. Memory
+holds all jobs, and a claim looks at each that has not ended: good for some ten thousand of these.
 """
 
 from __future__ import annotations

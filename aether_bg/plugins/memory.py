@@ -17,7 +17,7 @@ from uuid import UUID, uuid4
 import attrs
 
 from aether_bg.hookspecs import hookimpl
-from aether_bg.model import Alive, Heartbeat, Hold, JobInfo, JobRun, Owner, RunOutcome, Stats
+from aether_bg.model import Alive, Claim, Heartbeat, Hold, JobInfo, JobRun, Owner, RunOutcome, Stats
 from aether_bg.rows import Rows, RowStore
 
 __all__ = ["MemoryStore"]
@@ -76,7 +76,8 @@ class MemoryStore(RowStore["MemoryRows"]):
             rows.owners.discard(gone)
             self._beats.pop(gone, None)
         self._mark_stopping(rows)
-        return Alive.of(beat, self._id, self._beating(rows, now), rows.seen(), rows.owners.keys() - self._beats.keys())
+        owners = self._beating(rows, now)
+        return Alive.of(beat, self._id, owners, rows.running_or_due(), owners.keys() - self._beats.keys())
 
     def _mark_stopping(self, rows: MemoryRows) -> None:
         for id_, (beat, _) in self._beats.items():
@@ -118,6 +119,8 @@ class MemoryRows(Rows):
 
     def __init__(self) -> None:
         self.by_id = Table[UUID, JobInfo]()
+        self.active = Table[UUID, JobInfo]()
+        """Those that have not ended."""
         self.by_token = Table[RunKey, JobRun]()
         self.tokens_of = Table[UUID, tuple[tuple[int, int], ...]]()
         """By job: (token, gap) of its history."""
@@ -158,6 +161,10 @@ class MemoryRows(Rows):
 
     def put_job(self, job: JobInfo, before: JobInfo | None = None) -> None:
         self.by_id[job.id] = job
+        if job.status.terminal:
+            self.active.discard(job.id)
+        else:
+            self.active[job.id] = job
         if job.holds_name:
             self.holders[job.job_name] = job.id
         elif self.holders.get(job.job_name) == job.id:
@@ -165,6 +172,7 @@ class MemoryRows(Rows):
 
     def delete_job(self, job: JobInfo) -> None:
         self.by_id.discard(job.id)
+        self.active.discard(job.id)
         self.links_of.discard(job.id)
         self.waiting.discard(job.id)
         if job.holds_name:
@@ -231,3 +239,11 @@ class MemoryRows(Rows):
 
     def knows(self, owner: UUID) -> bool:
         return owner in self.owners
+
+    # -- the queries that are asked all the time ---------------------------------------------------
+
+    def claimable(self, claim: Claim) -> Iterable[JobInfo]:
+        return self.running_or_due()
+
+    def running_or_due(self) -> Iterable[JobInfo]:
+        return [job.under(self.holds) for job in self.active.values()]
