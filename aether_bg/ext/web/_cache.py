@@ -36,7 +36,7 @@ class Kept(Generic[T]):
 
 class Cached(Generic[T]):
     """`ask`: the question. `seconds`: how long its answer is used; at least ten times as long as it took. `gate`: of
-    the questions that share one, one is asked at a time: a store has few connections, and jobs need them too."""
+    the questions that share one, one is asked at a time."""
 
     def __init__(self, ask: Callable[[], Awaitable[tuple[T, datetime]]], seconds: float, gate: anyio.Lock) -> None:
         self._ask, self._seconds, self._gate = ask, seconds, gate
@@ -66,12 +66,12 @@ class Cached(Generic[T]):
         self._until, self._changes = 0.0, self._changes + 1
 
     async def _refresh(self) -> None:
-        began, changes = time.monotonic(), self._changes
+        began, changes, good = time.monotonic(), self._changes, False
         try:
             async with self._gate:
                 began, changes = time.monotonic(), self._changes
                 value, at = await self._ask()
-            self._kept, self._answered = Kept(value, at), changes
+            self._kept, self._answered, good = Kept(value, at), changes, changes == self._changes
         except AetherError as error:
             self._answered, self._kept = 0, Kept(error=str(error))
         except Exception as error:
@@ -79,8 +79,7 @@ class Cached(Generic[T]):
             self._answered, self._kept = 0, Kept(error=f"{type(error).__name__}; the log says more")
         finally:
             now = time.monotonic()
-            good = self._kept.error is None and changes == self._changes  # else it is asked again the next time
-            self._until = now + max(self._seconds, 10 * (now - began)) if good else 0.0
+            self._until = now + max(self._seconds, 10 * (now - began)) if good else 0.0  # 0: again the next time
             done, self._done = self._done, None
             if done is not None:
                 done.set()

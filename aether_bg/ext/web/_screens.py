@@ -38,7 +38,7 @@ class Screens:
 
     def __init__(self, source: Source, payloads: Payloads) -> None:
         self._source, self._payloads, self._coming = source, payloads, Coming()
-        gate = anyio.Lock()
+        gate = source.gate
         self.stats = Cached[Stats](self._stats, 2.0, gate)
         self.activity = Cached[Activity](self._activity, 10.0, gate)
         self.failed = Cached[list[FailureGroup]](self._failures, 3.0, gate)

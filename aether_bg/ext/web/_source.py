@@ -8,7 +8,9 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, Protocol
 from uuid import UUID
+from weakref import WeakKeyDictionary
 
+import anyio
 import attrs
 
 from aether_bg import Aether
@@ -58,8 +60,10 @@ class Seen:
 
 
 class Source:
-    """`writable`: actions are possible. `app`: the app, if there is one; `store`: its store."""
+    """`writable`: actions are possible. `app`: the app, if there is one; `store`: its store. `gate`: long questions are
+    asked one at a time, by all pages on the same jobs: a store has few connections, and jobs need them too."""
 
+    gate: anyio.Lock
     writable: bool = False
     app: Aether | None = None
     store: Any = None
@@ -83,8 +87,20 @@ class Source:
         return {} if self.app is None else {name: self.app.handlers.compiled(name).info for name in self.app.handlers}
 
 
+_gates: WeakKeyDictionary[Any, anyio.Lock] = WeakKeyDictionary()
+
+
 def source_of(jobs: Any) -> Source:
     """Raises `InvalidOption`."""
+    source = _source_of(jobs)
+    try:
+        source.gate = _gates.setdefault(jobs, anyio.Lock())
+    except TypeError:  # it cannot be a key
+        source.gate = anyio.Lock()
+    return source
+
+
+def _source_of(jobs: Any) -> Source:
     if isinstance(jobs, Aether):
         return _OfApp(jobs, lambda: operator_of(jobs), writable=True)
     if isinstance(jobs, Client):

@@ -7,9 +7,11 @@ from datetime import UTC, datetime
 import anyio
 import pytest
 
+from aether_bg import Aether
 from aether_bg.errors import StoreError
 from aether_bg.ext.web import _cache
 from aether_bg.ext.web._cache import Cached, ready
+from aether_bg.ext.web._source import source_of
 
 pytestmark = pytest.mark.anyio
 
@@ -60,6 +62,12 @@ async def test_questions_behind_one_gate_are_asked_one_at_a_time(monkeypatch: py
         question.open.set()
     await settle()
     assert [one.asked for one in questions] == [1, 1]
+
+
+async def test_pages_on_the_same_jobs_share_a_gate() -> None:
+    jobs, others = (Aether(":memory:", scheduler="timer") for _ in range(2))
+    assert source_of(jobs).gate is source_of(jobs).gate
+    assert source_of(jobs).gate is not source_of(others).gate
 
 
 async def test_after_a_change_a_page_waits_for_what_is_true_now(monkeypatch: pytest.MonkeyPatch) -> None:

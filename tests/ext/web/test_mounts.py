@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -89,6 +90,19 @@ def test_a_mount(framework: Callable[[Aether], Any], jobs: Aether) -> None:
         assert client.post("/jobs/bulk", data=form, headers={"Sec-Fetch-Site": "same-origin"}).status_code == 200
         assert client.post("/jobs/bulk", data=form).status_code == 403
         assert client.get("/elsewhere").status_code == 404
+
+
+def test_a_service_that_starts_again_on_another_loop(jobs: Aether) -> None:
+    """As the tests of a service do, with one object of a module."""
+    service = in_starlette(jobs)
+    for _ in range(3):
+        with TestClient(service) as client:
+            client.get("/jobs/")  # what it counts may be on its way at the stop
+        with TestClient(service) as client:
+            deadline = time.monotonic() + 30
+            while "in a moment" in (text := client.get("/jobs/").text) and time.monotonic() < deadline:
+                time.sleep(0.02)
+            assert "<b>0</b> failed" in text
 
 
 @pytest.mark.parametrize(
