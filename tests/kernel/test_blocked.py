@@ -118,6 +118,7 @@ async def test_the_host_that_holds_it(app: Aether, caplog: pytest.LogCaptureFixt
     assert f"{__file__}:" in record.getMessage()
 
 
+@pytest.mark.one_loop
 async def test_c_code_that_keeps_all_threads_waiting(app: Aether, caplog: pytest.LogCaptureFixture) -> None:
     @app.handler("Counts")
     async def counts() -> None:
