@@ -101,12 +101,14 @@ class OpenFile:
 
     def _set_up(self, conn: sqlite3.Connection) -> UUID:
         """WAL and schema, under the write lock: switching a fresh file to WAL from many processes fails otherwise."""
-        from sqlite_utils import Database
 
         def set_up() -> UUID:
             if conn.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
                 raise StoreBroken(f"database {self.path}", "its file system does not support WAL", "Use a local disk.")
-            schema.migrate(Database(conn, recursive_triggers=False, execute_plugins=False), self.path)
+            if schema.check(conn, self.path) != [*schema.STEPS]:
+                from sqlite_utils import Database  # a sixth of the start of a process: not where nothing is to do
+
+                schema.migrate(Database(conn, recursive_triggers=False, execute_plugins=False), self.path)
             return queries.store_id(conn)
 
         return self._patiently(set_up)

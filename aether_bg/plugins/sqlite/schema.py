@@ -251,9 +251,12 @@ def refuse_foreign(conn: sqlite3.Connection, path: object) -> None:
         )
 
 
-def check(conn: sqlite3.Connection, path: object) -> None:
-    """Reads only. Raises `SchemaTooNew` for a schema step that this version does not know, `TablesTaken` for a file
-    which is not ours and has our names. Tables, indexes and views share one set of names."""
+def check(conn: sqlite3.Connection, path: object) -> list[str]:
+    """The steps that the file has had. Reads only.
+
+    Raises `SchemaTooNew` for a schema step that this version does not know, `TablesTaken` for a file which is not ours
+    and has our names. Tables, indexes and views share one set of names.
+    """
     refuse_foreign(conn, path)
     names = json.dumps(_NAMES)
     sql = """
@@ -274,6 +277,7 @@ def check(conn: sqlite3.Connection, path: object) -> None:
             f"it already has {', '.join(taken)}, and aether_bg did not create that",
             "Rename it, or give the jobs a file of their own.",
         )
+    return steps
 
 
 def migrate(db: Database, path: object) -> None:
