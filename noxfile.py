@@ -37,6 +37,8 @@ OWN = f"{sys.version_info.major}.{sys.version_info.minor}"
 # more than cores: most tests wait for processes and clocks
 WORKERS = str(min(8, 3 * (os.cpu_count() or 1)))
 
+ROWS = str(min(5, 1 + 2 * (os.cpu_count() or 1)))
+
 nox.options.sessions = ["tests", "lint", "types"]
 nox.options.error_on_missing_interpreters = False
 nox.options.reuse_existing_virtualenvs = True
@@ -127,7 +129,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def quick(session: nox.Session) -> None:
-    """The core of the suite on one Python, then style and types, in one environment: about two minutes."""
+    """The core of the suite on one Python, then style and types, in one environment: about three minutes."""
     session.install("-q", ".[test,web]", *EXAMPLES)
     run_in_workers(session, *core(), *session.posargs)
     session.install("-q", "--no-compile", *STYLE, *TYPES)
@@ -256,8 +258,8 @@ def chaos(session: nox.Session) -> None:
     session.install("-q", ".[dapr,postgres,test]", "fastapi", "httpx", "httpx2", "flask")
     small = "--small" in session.posargs
     rest = [argument for argument in session.posargs if argument != "--small"]
-    # rows mostly wait: three at a time, in order, since those that measure time come last and alone
-    side_by_side = ["-n", "3", "--dist", "load", "--maxschedchunk", "1"] if small else []
+    # rows mostly wait: several at a time, in order, since those that measure time come last and alone
+    side_by_side = ["-n", ROWS, "--dist", "load", "--maxschedchunk", "1"] if small else []
     # a row at full count may take minutes
     size = f"--chaos={'small' if small else 'full'}"
     run_pytest(session, "--timeout=3600", "tests/chaos", size, *side_by_side, *rest, on_disk=True)
