@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import cast
+from typing import Any, cast
 from uuid import UUID
 
 from aether_bg.errors import JobNotFound, NameHeld
@@ -209,6 +209,11 @@ async def links_are_found(world: StoreWorld) -> None:
         expect_same([job.id for job in named], [given[2].id], "a parent by name")
         expect_same(await store.find(parents_of=new_id()), [], "parents of no job")
         expect_same(await store.find(children_of=child.job.id), [], "children of a job without")
+        others: list[dict[str, Any]] = [
+            {"ids": (jobs[1].id,)}, {"job_name": jobs[1].job_name}, {"due_before": now(), "order": "due"}
+        ]  # fmt: skip
+        for fields in others:
+            expect_same(await store.find(children_of=jobs[0].id, **fields), [], f"children that match {fields}")
 
 
 @STORE.rule("A2", "a thousand parents are one child's", because="a fan-in must not be slow or lose count")

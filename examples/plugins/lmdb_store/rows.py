@@ -196,10 +196,11 @@ class LMDBRows(Rows):
         return gone
 
     def find(self, query: Query) -> list[JobInfo]:
-        held, named = self.held(), query.job_name is not None or query.parents_of is not None
-        if query.order == "created" and not named:
+        held = self.held()
+        few = (query.job_name, query.parents_of, query.children_of) != (None, None, None)
+        if query.order == "created" and not few:
             ids = self._by_id(query)
-        elif query.order == "due" and not named and (query.unarmed or query.due_before):
+        elif query.order == "due" and not few and (query.unarmed or query.due_before):
             ids = self._by_due(query)
         else:
             ids = iter({*self._by_id(attrs.evolve(query, after=None)), *([query.after] if query.after else [])})
