@@ -97,7 +97,8 @@ class OwnerVerbs(Verbs):
         Not ok: the store cannot be read, the scheduler reports a problem, a dependency does not answer, or a job whose
         handler this process has is overdue by more than ten seconds (`problems["overdue"]` names the likely cause).
         `problems` has `handlers` and `schedules` while due jobs wait for a process that has their handler or can read
-        their schedule; that alone leaves `ok` True, since this process is well.
+        their schedule; that alone leaves `ok` True, since this process is well. `stats` of more than 100,000 jobs may
+        be ten seconds old.
         """
         session = self._running
         return await session.kernel.health.report({PART: session.declarations.problem})

@@ -17,9 +17,13 @@ from aether_bg._kernel.supervisor import Supervisor
 from aether_bg._kernel.unserved import Unserved
 from aether_bg.errors import shown
 from aether_bg.explain import OVERDUE
-from aether_bg.model import JobInfo, Query, Stats
+from aether_bg.model import JobInfo, JobStatus, Query, Stats
 
 _MOST: Final = 100
+MANY: Final = 100_000
+"""Above so many jobs, counting them takes a good part of a second: a count then stands for `_KEPT` seconds, as probes
+may ask every second."""
+_KEPT: Final = 10.0
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -30,6 +34,8 @@ class Health:
     _heartbeats: Heartbeats
     _unserved: Unserved
     _supervisor: Supervisor
+    _counted: tuple[float, Stats] | None = None
+    """The last count of many jobs, and until when it stands."""
 
     async def report(self, lasting: Mapping[str, str | None]) -> dict[str, Any]:
         """As plain JSON. `lasting`: parts whose problem holds now, or does not, whatever was reported recently."""
@@ -55,7 +61,7 @@ class Health:
     async def _of_the_store(self) -> tuple[dict[str, Any] | None, dict[str, str]]:
         problems, alive = self._shared.problems.current, self._heartbeats.alive
         try:
-            stats = await self._shared.calls.stats()
+            stats = await self._stats()
             for part in ("handlers", "schedules"):
                 problems.pop(part, None)
             if alive is not None:
@@ -65,6 +71,16 @@ class Health:
         except Exception as error:
             return None, {**self._shared.problems.current, "store": f"{type(error).__name__}: {error}"}
         return stats.to_dict(), problems
+
+    async def _stats(self) -> Stats:
+        now = self._shared.clock.monotonic()
+        if self._counted is not None and now < self._counted[0]:
+            await self._shared.calls.find(Query(limit=1))  # whether the store answers now
+            return self._counted[1]
+        stats = await self._shared.calls.stats()
+        many = sum(getattr(stats, status.name.lower()) for status in JobStatus) > MANY
+        self._counted = (now + _KEPT, stats) if many else None
+        return stats
 
     async def _overdue(self, stats: Stats) -> str | None:
         """Due jobs that this process should have run, and the likely cause. Raises a `StoreError`."""

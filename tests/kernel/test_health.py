@@ -9,8 +9,10 @@ from typing import Any
 import anyio
 import pytest
 
-from aether_bg import Aether, hookimpl
+from aether_bg import Aether, NewJob, hookimpl
+from aether_bg._kernel import health
 from aether_bg._kernel.timings import Timings
+from aether_bg.errors import StoreGone
 from aether_bg.protocols import Kernel
 from aether_bg.testing import FakeClock
 
@@ -167,3 +169,39 @@ async def test_overdue_jobs_are_warned_about_once(
         clock.advance(seconds=11)
         await anyio.sleep(0.3)
         assert await late("c") == 2
+
+
+async def test_many_jobs_are_not_counted_for_each_probe(
+    make_app: Make, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app, counts = make_app(clock=clock), 0
+    app.handler("Work")(lambda: None)
+    stats = app.calls.stats
+
+    async def counted() -> Any:
+        nonlocal counts
+        counts += 1
+        return await stats()
+
+    app.calls.stats = counted  # type: ignore[method-assign]
+
+    async def scheduled() -> int:
+        return int((await app.health())["stats"]["scheduled"])
+
+    async with app.client() as jobs:
+        await jobs.enqueue_many([NewJob("Work", schedule=timedelta(days=1))] * 3)
+    async with app:
+        assert ([await scheduled() for _ in range(3)], counts) == ([3, 3, 3], 3), "few are counted each time"
+        monkeypatch.setattr(health, "MANY", 2)
+        assert [await scheduled() for _ in range(3)] == [3, 3, 3]
+        await app.enqueue("Work", schedule=timedelta(days=1))
+        assert (await scheduled(), counts) == (3, 4)
+        clock.advance(seconds=11)
+        assert (await scheduled(), counts) == (4, 5)
+
+        async def lost(query: Any) -> Any:
+            raise StoreGone("the file", "it is gone", "Bring it back.")
+
+        app.calls.find = lost  # type: ignore[method-assign]
+        found = await app.health()
+        assert (found["ok"], found["stats"]) == (False, None), "the store is asked all the same"
