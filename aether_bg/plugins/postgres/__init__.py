@@ -153,17 +153,19 @@ class PostgresStore:
         opened = self._open()
         if query.ids is None:
             await self._ready_to_list()
-        return await opened.read(lambda conn: listing.runs(conn, opened.schema, query))
+        return await opened.read(lambda conn: listing.runs(conn, opened.schema, query), long=query.ids is None)
 
     @hookimpl
     async def store_failures(self, query: Failures) -> Sequence[FailureGroup]:
         opened = self._open()
-        return await opened.read(lambda conn: listing.failures(conn, opened.schema, query))
+        return await opened.read(lambda conn: listing.failures(conn, opened.schema, query), long=True)
 
     @hookimpl
     async def store_stats(self) -> Stats:
         opened = self._open()
-        return await opened.read(lambda conn: queries.stats(conn, opened.schema, opened.store_id), limit=60.0)
+        return await opened.read(
+            lambda conn: queries.stats(conn, opened.schema, opened.store_id), limit=60.0, long=True
+        )
 
     @hookimpl
     async def store_purge(self, purge: Purge) -> int:

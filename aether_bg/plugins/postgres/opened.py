@@ -7,11 +7,12 @@ import os
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from functools import partial
 from typing import Final, TypeVar
 from uuid import UUID
 
+import anyio
 import attrs
 import psycopg
 
@@ -68,6 +69,7 @@ class Opened:
         """`report`: for a problem that has no caller."""
         self.options, self.schema, self.where = options, options.schema, options.where
         self._way, self.pid = WayBack(), os.getpid()
+        self._one = anyio.Lock(fast_acquire=True)
         self.bridge = self._way.bridge
         self.store_id = UUID(int=0)
         self.protection = "local"
@@ -184,7 +186,8 @@ class Opened:
         return attrs.evolve(claimed, jobs=tuple(await self.readable(claimed.jobs)))
 
     async def find(self, query: Query) -> list[JobInfo]:
-        found = await self.read(partial(queries.find, schema=self.schema, query=query))
+        long = query.order in ("newest", "ended")
+        found = await self.read(partial(queries.find, schema=self.schema, query=query), long=long)
         for_work = query.owner or query.unarmed or query.changed_after or query.zoned or query.due_before
         return await self.readable(found) if for_work else found
 
@@ -196,8 +199,11 @@ class Opened:
                 self._report(problem)
         return [job for job in jobs if job not in bad] if bad else list(jobs)
 
-    async def read(self, run: Callable[[Connection], R], limit: float | None = None) -> R:
-        return await self._readers.do(run, within=self.options.busy, limit=limit or self.options.busy)
+    async def read(self, run: Callable[[Connection], R], limit: float | None = None, *, long: bool = False) -> R:
+        """`long`: a question that may take long where there are many jobs. They are asked one by one, and leave a
+        connection to the others, such as the heartbeat."""
+        async with self._one if long else nullcontext():
+            return await self._readers.do(run, within=self.options.busy, limit=limit or self.options.busy)
 
     async def index(self, name: str) -> None:
         """Make one of `schema.INDEXES`, unless it is there. Where that fails, the answer only takes longer."""

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
+import anyio
 import psycopg
 import pytest
 
 from aether_bg import Aether, JobStatus, PostgresStore, SchemaMissing, StoreError, Unsupported
 from aether_bg.model import Finding, Purge, Query
+from aether_bg.plugins.postgres import listing, queries
 
 pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
 
@@ -109,3 +113,30 @@ async def test_names_that_are_no_names(url: str) -> None:
         ):
             assert await inspection.store_find(query) == []
         assert await inspection.store_find(Query(metadata={"k": "a\0b"})) == []
+
+
+async def test_slow_questions_leave_a_connection(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page on a million jobs asks several; the heartbeat and short questions go on beside them."""
+    stats, runs = queries.stats, listing.runs
+    begun = list[str]()
+
+    def slow(kind: str, ask: Callable[..., Any]) -> Callable[..., Any]:
+        def asked(conn: Any, *arguments: Any) -> Any:
+            begun.append(kind)
+            conn.execute("SELECT pg_sleep(3)")
+            return ask(conn, *arguments)
+
+        return asked
+
+    monkeypatch.setattr(queries, "stats", slow("stats", stats))
+    monkeypatch.setattr(listing, "runs", slow("runs", runs))
+    async with app_on(url) as app, anyio.create_task_group() as tasks:
+        for question in (app.store.stats, app.store.runs, app.store.stats):
+            tasks.start_soon(question)
+        with anyio.fail_after(30):
+            while not begun:
+                await anyio.sleep(0.01)
+        await anyio.sleep(0.3)
+        assert len(begun) == 1
+        assert list(await app.store.find(status=JobStatus.FAILED)) == []
+        assert len(begun) == 1, "it did not wait for the slow one"
