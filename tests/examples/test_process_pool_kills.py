@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import anyio
 import process_pool_work as work
 import pytest
 from process_pool_tools import Make, lives, outcomes, run_one, until
@@ -33,7 +34,9 @@ async def test_killed_at_the_timeout(pool_app: Make, folder: Path, what: str) ->
         assert await outcomes(app, job) == [RunOutcome.TIMED_OUT]
         (pid,) = noted(folder, "begin")
         assert not lives(pid)
-        assert (await run_one(app, folder)).status is JobStatus.COMPLETED
+        with anyio.fail_after(60):  # a busy machine may need more than the timeout to start another worker
+            while (await run_one(app, folder)).status is not JobStatus.COMPLETED:
+                pass
     assert len(set(noted(folder, "begin"))) == 2
 
 
