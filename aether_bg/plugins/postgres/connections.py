@@ -88,7 +88,8 @@ def is_usable(conn: Connection | None) -> bool:
     if conn is None or conn.closed:
         return False
     try:
-        conn.pgconn.consume_input()
+        conn.pgconn.consume_input()  # reads a farewell,
+        conn.pgconn.consume_input()  # and only then that the line is closed
     except psycopg.Error:
         return False
     return bool(conn.pgconn.status == psycopg.pq.ConnStatus.OK)
