@@ -52,11 +52,13 @@ class AtOnce:
 
     def _claim(self, job: JobInfo) -> Claim | None:
         """None: others may come first, or the store has to count."""
-        identity, limits, now = self._shared.identity, self._shared.handlers.limits, self._shared.clock.now()
-        if not identity.begins_at_once or identity.stopping or job.due_at is None or job.due_at > now:
+        identity, handlers = self._shared.identity, self._shared.handlers
+        if not self._journal.alone or not identity.begins_at_once or identity.stopping or job.due_at is None:
             return None
-        known = job.handler_name in self._shared.handlers and job.handler_name not in limits
-        if not known or not self._journal.alone or not self._alarm.sleeps_past(now):
+        if job.handler_name not in handlers or job.handler_name in handlers.limits:
+            return None
+        now = self._shared.clock.now()
+        if job.due_at > now or not self._alarm.sleeps_past(now):
             return None
         return None if self._claimer.claiming else self._claimer.with_room(job.handler_name, now)
 

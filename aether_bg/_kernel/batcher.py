@@ -16,8 +16,9 @@ MOST: Final = 200
 T = TypeVar("T")
 Finished = Callable[[T, BaseException | None], object]
 """Called with what it is about, and None, or why the write was not committed."""
-Committed: TypeAlias = Callable[[object], object]
-"""Called with the result of a write that is committed."""
+W = TypeVar("W", bound=Insert | Update)
+Committed = Callable[[W, object], object]
+"""Called with a write that is committed, and its result."""
 _Waiting: TypeAlias = tuple[Write, Finished[Any], Any]
 
 
@@ -52,7 +53,7 @@ class Batcher:
         """There is no other write to share a transaction with."""
         return self.idle and not self._together and not self._closed
 
-    async def write(self, write: Insert | Update, committed: Committed = bool) -> None:
+    async def write(self, write: W, committed: Committed[W] | None = None) -> object:
         """Commits one write. `committed` is called with its result if it was `alone`, otherwise with None, then
         also where the caller is cancelled meanwhile. Raises what the store raises for it."""
         if self.alone:
@@ -61,14 +62,16 @@ class Batcher:
                 results = await self._transact([write])
             finally:
                 self._busy -= 1
-            committed(results[0])
-            return
+            if committed is not None:
+                committed(write, results[0])
+            return results[0]
         self._waiter = self._waiter or waiters()
-        answer = _Answer(self._waiter(), committed)
+        answer = _Answer(self._waiter(), write, committed)
         self.put(write, _Answer.give, answer)
         await answer.waiter.wait()
         if answer.error is not None:
             raise answer.error
+        return None
 
     async def run(self) -> None:
         """Several may run at once: then one batch gathers while another is committed. The batcher is closed when the
@@ -128,16 +131,16 @@ class Batcher:
 class _Answer:
     """For a caller who waits."""
 
-    __slots__ = ("_committed", "error", "waiter")
+    __slots__ = ("_committed", "_write", "error", "waiter")
 
-    def __init__(self, waiter: Waiter, committed: Committed) -> None:
-        self.waiter, self._committed = waiter, committed
+    def __init__(self, waiter: Waiter, write: W, committed: Committed[W] | None) -> None:
+        self.waiter, self._write, self._committed = waiter, write, committed
         self.error: BaseException | None = None
 
     def give(self, error: BaseException | None) -> None:
         self.error = error
-        if error is None:
-            self._committed(None)
+        if error is None and self._committed is not None:
+            self._committed(self._write, None)
         self.waiter.finish()
 
 

@@ -14,7 +14,7 @@ import anyio.lowlevel
 from aether_bg._handlers.work import UnitOfWork
 from aether_bg._hooks.calls import Calls
 from aether_bg._kernel.alarm import Alarm
-from aether_bg._kernel.batcher import Batcher, Finished
+from aether_bg._kernel.batcher import Batcher, Committed, Finished, W
 from aether_bg._kernel.commits import Commits, was_written
 from aether_bg._kernel.observers import Observers
 from aether_bg.errors import NameHeld, Stale, StoreRefused, StoreUnsure
@@ -59,20 +59,16 @@ class Journal:
         job of `after`, or a `StoreError`."""
         if self._batcher.idle and not after and claim is None:  # a claim made now can share its transaction
             self._alarm.expect(job.id, job.seq, job.due_at)
-        begun: list[JobInfo] = []
+        row = await self._write(Insert(job, after, claim), self._insert_is_committed)
+        return row if isinstance(row, JobInfo) else None
 
-        def announce(result: object) -> None:
-            if isinstance(result, JobInfo):
-                begun.append(result)
-            self._inserted(job, begun=bool(begun))
-
-        await self._write(Insert(job, after, claim), announce)
-        return begun[0] if begun else None
+    def _insert_is_committed(self, write: Insert, result: object) -> None:
+        self._inserted(write.job, begun=isinstance(result, JobInfo))
 
     async def update(self, change: Change, job: JobInfo | None = None, verb: str = "") -> None:
         """`job` and `verb`: the row before, and who changes it, for observers. Raises `Stale`, or a `StoreError`."""
 
-        def announce(_: object) -> None:
+        def announce(write: Update, result: object) -> None:
             self._updated(change, None if job is None else change.applied_to(job), verb)
 
         await self._write(Update(change), announce)
@@ -163,18 +159,19 @@ class Journal:
             await self._commits.transact([write])
         self._alarm.wake()
 
-    async def _write(self, write: Insert | Update, announce: Callable[[object], object]) -> None:
+    async def _write(self, write: W, announce: Committed[W]) -> object:
         alone = self._batcher.alone
         try:
-            await self._batcher.write(write, announce)
+            return await self._batcher.write(write, announce)
         except StoreUnsure:
             await self._again(partial(self._batcher.write, write), write)
-            announce(None)
+            announce(write, None)
+            return None
         except Exception:
             raise
         except BaseException:
             if alone:  # otherwise the batcher announces it
-                self._commits.follow(write, partial(announce, None))
+                self._commits.follow(write, partial(announce, write, None))
             raise
 
     async def _again(self, commit: Callable[[], Awaitable[object]], write: Insert | Update) -> None:
