@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Literal
 from uuid import UUID
 
 import attrs
@@ -36,18 +37,18 @@ class AtOnce:
             await self._journal.insert(job, after)
             return
         self._shared.slots.reserve(job)  # no claim may take the same slot before this one returns
-        row, told = None, False
+        row: JobInfo | Literal[False] | None = None
         try:
             row = await self._journal.insert(job, claim=claim)
         except NameHeld:
-            told = True
+            row = False
             raise
         finally:
-            if row is not None:
+            if isinstance(row, JobInfo):
                 self._bridge.post(partial(self._begin, job, row))  # the caller goes on first
             else:
                 self._shared.slots.unreserve(job, False)
-                if not told:
+                if row is None:
                     self._shared.spawn(self._give_back, job, claim)
 
     def _claim(self, job: JobInfo) -> Claim | None:
@@ -67,11 +68,16 @@ class AtOnce:
         self._start([row])
 
     async def _give_back(self, job: JobInfo, claim: Claim) -> None:
-        """The caller was cancelled, or the answer was lost: a row that is claimed all the same is released."""
+        """The caller was cancelled, or the answer was lost: a row that this claim holds all the same is released."""
+        slots = self._shared.slots
         try:
-            row = await self._shared.calls.get(job.id)
-            if row is not None and row.status is JobStatus.RUNNING and row.started_at == claim.now:
-                change = transitions.finish(row, Released(begun=False), None, self._shared.clock.moment())
-                await self._journal.try_update(change)
+            async with self._claimer.settled():
+                row = await self._shared.calls.get(job.id)
+                if row is None or row.id in slots.running or row.id in slots.recording:
+                    return
+                held = row.status is JobStatus.RUNNING and row.seq == job.seq + 1
+                if held and (row.owner, row.started_at) == (claim.owner, claim.now):
+                    change = transitions.finish(row, Released(begun=False), None, self._shared.clock.moment())
+                    await self._journal.try_update(change)
         except (StoreError, NotStarted) as error:  # the heartbeat will find it (docs/protocol.md, C5)
             self._shared.problems.report("enqueueing", error, job)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
 
@@ -37,6 +38,12 @@ class Claimer:
     def claiming(self) -> bool:
         """A claim is in progress: the jobs that it takes start at once."""
         return self._shared.slots.reserved > 0 or self._lock.locked()
+
+    @asynccontextmanager
+    async def settled(self) -> AsyncIterator[None]:
+        """While it lasts, what this process has claimed has begun."""
+        async with self._lock:
+            yield
 
     async def fire_due(self) -> datetime | None:
         """Claims and starts what is due; returns when to look again."""

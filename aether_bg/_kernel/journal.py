@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import Final, Literal, NamedTuple, TypeVar
 from uuid import UUID
 from weakref import WeakValueDictionary
 
@@ -21,6 +21,8 @@ from aether_bg.errors import NameHeld, Stale, StoreRefused, StoreUnsure
 from aether_bg.model import Altered, Change, Claim, Enqueued, Hold, Insert, JobInfo, JobStatus, Update
 
 T = TypeVar("T")
+_UNKNOWN: Final = object()
+"""Stands for the result of a write whose answer was lost."""
 
 
 class Written(NamedTuple):
@@ -54,13 +56,15 @@ class Journal:
         """A write made now has a transaction of its own, and its result is returned."""
         return self._batcher.alone
 
-    async def insert(self, job: JobInfo, after: tuple[UUID, ...] = (), claim: Claim | None = None) -> JobInfo | None:
-        """Returns the row if it was claimed as well; `claim` only while `alone`. Raises `NameHeld`, `JobNotFound` for a
-        job of `after`, or a `StoreError`."""
+    async def insert(
+        self, job: JobInfo, after: tuple[UUID, ...] = (), claim: Claim | None = None
+    ) -> JobInfo | Literal[False] | None:
+        """Returns the row if it was claimed as well, False if it was not, None if that is not known. `claim` only while
+        `alone`. Raises `NameHeld`, `JobNotFound` for a job of `after`, or a `StoreError`."""
         if self._batcher.idle and not after and claim is None:  # a claim made now can share its transaction
             self._alarm.expect(job.id, job.seq, job.due_at)
         row = await self._write(Insert(job, after, claim), self._insert_is_committed)
-        return row if isinstance(row, JobInfo) else None
+        return row if isinstance(row, JobInfo) else None if row is _UNKNOWN else False
 
     def _insert_is_committed(self, write: Insert, result: object) -> None:
         self._inserted(write.job, begun=isinstance(result, JobInfo))
@@ -166,7 +170,7 @@ class Journal:
         except StoreUnsure:
             await self._again(partial(self._batcher.write, write), write)
             announce(write, None)
-            return None
+            return _UNKNOWN
         except Exception:
             raise
         except BaseException:

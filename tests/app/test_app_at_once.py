@@ -13,8 +13,9 @@ import pytest
 
 from aether_bg import Aether, JobInfo, hookimpl
 from aether_bg.errors import JobConflict, StoreUnsure
-from aether_bg.model import About, Claim, Claimed, Ended, Enqueued, Event, Insert, JobStatus, Started, Write
+from aether_bg.model import About, Claim, Claimed, Ended, Enqueued, Event, Insert, JobStatus, Query, Started, Write
 from aether_bg.plugins.sqlite import SQLiteStore
+from aether_bg.testing import FakeClock
 
 pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
 
@@ -23,7 +24,7 @@ class Watched(SQLiteStore):
     """Counts what is claimed at an insert and by claims; loses the answer of an insert, or keeps it back."""
 
     at_once = claimed = 0
-    lose = keep_back = False
+    lose = keep_back = slow = False
     inserted: anyio.Event
 
     @hookimpl
@@ -38,6 +39,13 @@ class Watched(SQLiteStore):
                 self.lose = False
                 raise StoreUnsure("a commit", "its answer was lost")
         return results
+
+    @hookimpl
+    async def store_find(self, query: Query) -> Sequence[JobInfo]:
+        if self.slow:
+            await anyio.sleep(0.05)
+        found: Sequence[JobInfo] = await super().store_find(query)
+        return found
 
     @hookimpl
     async def store_claim(self, claim: Claim) -> Claimed:
@@ -167,6 +175,34 @@ async def test_a_paused_handler_is_left(app: Aether, store: Watched, ran: list[A
         assert (ran, store.at_once) == ([], before)
         await app.resume(handler="Work")
         await app.wait(job, 10)
+
+
+async def test_what_is_claimed_a_moment_later_keeps_its_claim(
+    make_app: Callable[..., Aether], store: Watched, clock: FakeClock
+) -> None:
+    """Also where the clock stands still: the store has refused the claim of the insert, and the next one is as old."""
+    app, ran = make_app(store, clock=clock), list[str]()
+
+    @app.handler("First")
+    async def first() -> None: ...
+
+    @app.handler("Work")
+    async def work(payload: str) -> None:
+        ran.append(payload)
+        await anyio.sleep(0.1)
+
+    async with app:
+        await asleep(app)
+        store.slow = True
+        for name in map(str, range(10)):
+            await app.pause(handler="Work")
+            await anyio.sleep(0.02)
+            job = await app.enqueue("Work", payload=name)
+            await app.resume(handler="Work")
+            await app.wait(job, 10)
+            (run,) = await app.store.history(job)
+            assert run.outcome == "completed"
+    assert ran == [str(n) for n in range(10)]
 
 
 async def test_a_limit_is_counted_by_claims(app: Aether, store: Watched) -> None:
