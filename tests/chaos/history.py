@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 
 class History:
-    """An append-only file. `O_APPEND` keeps each short write whole, even if others write or are killed."""
+    """An append-only file. `O_APPEND` keeps each short write in one piece, whoever else writes."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
@@ -18,7 +20,8 @@ class History:
 
     def write(self, event: str, **fields: Any) -> None:
         line = {"event": event, "pid": os.getpid(), "at": time.time(), "mono": time.monotonic(), **fields}
-        os.write(self._fd, (json.dumps(line, default=str) + "\n").encode())
+        # a line of its own, even after one that a kill has cut off, which some kernels do
+        os.write(self._fd, f"\n{json.dumps(line, default=str)}\n".encode())
 
     def close(self) -> None:
         os.close(self._fd)
@@ -30,7 +33,14 @@ def read(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
         return []
-    return [json.loads(line) for line in text.splitlines()]
+    return list(_whole(text.splitlines()))
+
+
+def _whole(lines: Iterable[str | bytes]) -> Iterator[dict[str, Any]]:
+    """Without events that were cut off: their processes did not come to the end of writing them."""
+    for line in filter(None, lines):
+        with contextlib.suppress(ValueError):
+            yield json.loads(line)
 
 
 class Tail:
@@ -49,4 +59,4 @@ class Tail:
             return []
         whole = data.rfind(b"\n") + 1
         self._place += whole
-        return [json.loads(line) for line in data[:whole].splitlines()]
+        return list(_whole(data[:whole].splitlines()))

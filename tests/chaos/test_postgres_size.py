@@ -37,7 +37,10 @@ class Counted:
     """A connection that adds up the pages which a statement touches."""
 
     def __init__(self, conn: Connection) -> None:
-        self._conn, self.pages, self.plan = conn, 0, ""
+        self._conn, self.pages, self.plan, self.names = conn, 0, "", None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._conn, name)
 
     def execute(self, sql: bytes, params: Any, **options: Any) -> Any:
         cursor = psycopg.RawCursor(self._conn)
@@ -79,7 +82,7 @@ def multiply(cluster: PostgresCluster, size: int) -> None:
 
 def pages_of_a_claim(cluster: PostgresCluster, monkeypatch: pytest.MonkeyPatch) -> int:
     """The fewest of three claims of a hundred."""
-    monkeypatch.setattr("aether_bg.plugins.postgres.claims.RawCursor", lambda conn: conn)
+    monkeypatch.setattr("aether_bg.plugins.postgres.prepared.RawCursor", lambda conn: conn)
     names, schema, me = ("Due", *(f"Far{n}" for n in range(10))), Schema("aether_bg"), uuid4()
     found = []
     with Link(Place(cluster.server.url())).connect("hot") as conn:
