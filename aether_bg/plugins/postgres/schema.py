@@ -199,7 +199,10 @@ def check(conn: Connection, schema: Schema, where: str) -> list[str]:
             "SELECT relname FROM pg_class JOIN pg_namespace AS n ON n.oid = relnamespace "
             "WHERE nspname = %s AND relname = ANY(%s)"
         )
-        if taken := [name for (name,) in conn.execute(sql, [schema.name, names])]:
+        taken = [name for (name,) in conn.execute(sql, [schema.name, names])]
+        if taken and applied(conn, schema):  # another process has made them between the two looks
+            return check(conn, schema, where)
+        if taken:
             rule = (
                 f"its schema {schema.name!r} already has {', '.join(sorted(taken))}, and aether_bg did not create that"
             )

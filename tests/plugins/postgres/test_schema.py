@@ -12,6 +12,9 @@ import pytest
 from psycopg import sql
 
 from aether_bg import Aether, JobStatus, PostgresStore, SchemaMissing, SchemaTooNew, StoreDenied, TablesTaken
+from aether_bg.plugins.postgres import schema
+from aether_bg.plugins.postgres.connections import Link
+from aether_bg.plugins.postgres.places import Place
 from aether_bg.testing.postgres import PostgresCluster, require_pgbouncer
 
 pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
@@ -141,3 +144,18 @@ async def test_defaults_of_the_database_behind_a_pooler(aether_postgres: Postgre
         pooler = aether_postgres.pgbouncer("transaction")
         await run_one(pooler.url(url.rpartition("/")[2]))
         pooler.kill()
+
+
+async def test_another_process_makes_the_tables_between_two_looks(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    look = schema.applied
+
+    def applied(conn: Any, name: Any) -> list[str]:
+        found = look(conn, name)
+        monkeypatch.setattr(schema, "applied", look)
+        with Link(Place(url)).connect("schema") as other:
+            schema.migrate(other, name, "elsewhere", 5)
+        return found
+
+    monkeypatch.setattr(schema, "applied", applied)
+    assert await PostgresStore(url).migrate() == []
+    await run_one(PostgresStore(url))
