@@ -7,12 +7,11 @@ import os
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing
 from functools import partial
 from typing import Final, TypeVar
 from uuid import UUID
 
-import anyio
 import attrs
 import psycopg
 
@@ -69,7 +68,6 @@ class Opened:
         """`report`: for a problem that has no caller."""
         self.options, self.schema, self.where = options, options.schema, options.where
         self._way, self.pid = WayBack(), os.getpid()
-        self._one = anyio.Lock(fast_acquire=True)
         self.bridge = self._way.bridge
         self.store_id = UUID(int=0)
         self.protection = "local"
@@ -163,7 +161,8 @@ class Opened:
                 partial(self._transact, writes=writes), within=busy, limit=busy,
                 settle=partial(changes.happened, schema=self.schema, writes=writes),
             )  # fmt: skip
-        if any(write.wakes for write in writes) and not isinstance(results[0], JobInfo):
+        begun = isinstance(writes[0], Insert) and isinstance(results[0], JobInfo)  # there is nothing to wake for
+        if not begun and any(write.wakes for write in writes):
             self._claims.forget()
             self.session.notify()
         return results
@@ -200,10 +199,9 @@ class Opened:
         return [job for job in jobs if job not in bad] if bad else list(jobs)
 
     async def read(self, run: Callable[[Connection], R], limit: float | None = None, *, long: bool = False) -> R:
-        """`long`: a question that may take long where there are many jobs. They are asked one by one, and leave a
-        connection to the others, such as the heartbeat."""
-        async with self._one if long else nullcontext():
-            return await self._readers.do(run, within=self.options.busy, limit=limit or self.options.busy)
+        """`long`: a question that may take long where there are many jobs."""
+        ask = self._readers.do_alone if long else self._readers.do
+        return await ask(run, within=self.options.busy, limit=limit or self.options.busy)
 
     async def index(self, name: str) -> None:
         """Make one of `schema.INDEXES`, unless it is there. Where that fails, the answer only takes longer."""

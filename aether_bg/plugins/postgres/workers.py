@@ -108,6 +108,7 @@ class Crew:
         self._threads: list[threading.Thread] = []
         self._idle = 0
         self._lock = threading.Lock()
+        self._one = anyio.Lock(fast_acquire=True)
         self._closed = False
 
     async def do(
@@ -133,9 +134,25 @@ class Crew:
             cut(op.conn)
             raise trouble.unsure(self._where) if settle else trouble.unreachable(self._where)
         if not done.done:
-            raise StoreBusy(self._where, f"its connections have been in use for {within:g} s", "It can be tried again.")
+            raise self._in_use(within)
         result: R = op.result
         return result
+
+    async def do_alone(self, run: Callable[[Connection], R], *, within: float, limit: float) -> R:
+        """The same for operations of which one runs at a time: they leave a connection to the others."""
+        try:
+            with anyio.fail_after(within):
+                await self._one.acquire()
+        except TimeoutError:
+            raise self._in_use(within) from None
+        try:
+            return await self.do(run, within=within, limit=limit)
+        finally:
+            self._one.release()
+
+    def _in_use(self, within: float) -> StoreBusy:
+        rule = f"its connections have been in use for {within:g} s"
+        return StoreBusy(self._where, rule, "It can be tried again.")
 
     def _submit(self, op: Operation) -> None:
         with self._lock:

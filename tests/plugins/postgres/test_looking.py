@@ -11,7 +11,7 @@ import anyio
 import psycopg
 import pytest
 
-from aether_bg import Aether, JobStatus, PostgresStore, SchemaMissing, StoreError, Unsupported
+from aether_bg import Aether, JobStatus, PostgresStore, SchemaMissing, StoreBusy, StoreError, Unsupported
 from aether_bg.model import Finding, Purge, Query
 from aether_bg.plugins.postgres import listing, queries
 
@@ -140,3 +140,13 @@ async def test_slow_questions_leave_a_connection(url: str, monkeypatch: pytest.M
         assert len(begun) == 1
         assert list(await app.store.find(status=JobStatus.FAILED)) == []
         assert len(begun) == 1, "it did not wait for the slow one"
+
+
+async def test_a_slow_question_has_a_deadline_while_another_is_asked(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queries, "stats", lambda conn, *arguments: conn.execute("SELECT pg_sleep(5)"))
+    app = Aether(PostgresStore(url, busy=1.0), scheduler="timer")
+    async with app.client() as jobs, anyio.create_task_group() as tasks:
+        tasks.start_soon(jobs.store.stats)
+        await anyio.sleep(0.5)
+        with anyio.fail_after(4), pytest.raises(StoreBusy):
+            await jobs.store.failures()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from aether_bg import PostgresStore
+from aether_bg import Aether, PostgresStore
 from aether_bg.model import Call, Insert, Transaction, Update, Write
 from aether_bg.plugins.postgres.connections import Connection
 from aether_bg.plugins.postgres.schema import Schema
@@ -47,3 +47,15 @@ async def test_transaction_number_used_again_after_a_crash_proves_nothing(own: P
                     break
             assert conn.execute("SELECT pg_xact_status(%s::text::xid8)", [unit._number]).fetchone() == ("committed",)
             assert unit.settle(conn) is None
+
+
+async def test_others_are_told_of_jobs_whatever_a_function_returns(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    told, store, known = list[None](), PostgresStore(url), a_job("known")
+
+    async with Aether(store, scheduler="timer").client():
+        monkeypatch.setattr(store._open().session, "notify", lambda: told.append(None))
+        assert list(await store.store_transact([])) == []
+        assert told == []
+        results = await store.store_transact([Call(lambda tx: known, "read"), Insert(a_job("new"))])
+        assert results[0] == known
+    assert told == [None]
