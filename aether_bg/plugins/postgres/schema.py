@@ -189,24 +189,19 @@ def applied(conn: Connection, schema: Schema) -> list[str]:
 
 def check(conn: Connection, schema: Schema, where: str) -> list[str]:
     """The steps that are missing. Raises `SchemaTooNew`, or `TablesTaken` for tables that something else created."""
-    done = applied(conn, schema)
+    names = ["meta", "owners", "handlers", "jobs", "runs", "links"]
+    sql = (
+        "SELECT relname FROM pg_class JOIN pg_namespace AS n ON n.oid = relnamespace "
+        "WHERE nspname = %s AND relname = ANY(%s)"
+    )
+    taken = [name for (name,) in conn.execute(sql, [schema.name, names])]
+    done = applied(conn, schema)  # after the names: another process may create all of it in between
     if unknown := [step for step in done if step not in STEPS]:
         rule = f"it was written by a newer aether_bg (schema step {unknown[-1]})"
         raise SchemaTooNew(where, rule, "Upgrade aether_bg, or use the version that wrote it.")
-    if not done:
-        names = ["meta", "owners", "handlers", "jobs", "runs", "links"]
-        sql = (
-            "SELECT relname FROM pg_class JOIN pg_namespace AS n ON n.oid = relnamespace "
-            "WHERE nspname = %s AND relname = ANY(%s)"
-        )
-        taken = [name for (name,) in conn.execute(sql, [schema.name, names])]
-        if taken and applied(conn, schema):  # another process has made them between the two looks
-            return check(conn, schema, where)
-        if taken:
-            rule = (
-                f"its schema {schema.name!r} already has {', '.join(sorted(taken))}, and aether_bg did not create that"
-            )
-            raise TablesTaken(where, rule, "Give the jobs a schema of their own: PostgresStore(…, schema=…).")
+    if taken and not done:
+        rule = f"its schema {schema.name!r} already has {', '.join(sorted(taken))}, and aether_bg did not create that"
+        raise TablesTaken(where, rule, "Give the jobs a schema of their own: PostgresStore(…, schema=…).")
     return [step for step in STEPS if step not in done]
 
 

@@ -146,7 +146,10 @@ async def test_defaults_of_the_database_behind_a_pooler(aether_postgres: Postgre
         pooler.kill()
 
 
-async def test_another_process_makes_the_tables_between_two_looks(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("before", [True, False])
+async def test_another_process_makes_the_tables_between_two_looks(
+    url: str, monkeypatch: pytest.MonkeyPatch, before: bool
+) -> None:
     look = schema.applied
 
     def applied(conn: Any, name: Any) -> list[str]:
@@ -154,7 +157,7 @@ async def test_another_process_makes_the_tables_between_two_looks(url: str, monk
         monkeypatch.setattr(schema, "applied", look)
         with Link(Place(url)).connect("schema") as other:
             schema.migrate(other, name, "elsewhere", 5)
-        return found
+        return look(conn, name) if before else found
 
     monkeypatch.setattr(schema, "applied", applied)
     assert await PostgresStore(url).migrate() == []
