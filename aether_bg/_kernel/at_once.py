@@ -14,10 +14,9 @@ from aether_bg._kernel.claimer import Claimer
 from aether_bg._kernel.journal import Journal
 from aether_bg._kernel.shared import Shared
 from aether_bg._rules import transitions
-from aether_bg._rules.results import Released
 from aether_bg.bridge import Bridge
 from aether_bg.errors import NameHeld, NotStarted, StoreError
-from aether_bg.model import Claim, JobInfo, JobStatus
+from aether_bg.model import Claim, JobInfo
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -71,13 +70,11 @@ class AtOnce:
         """The caller was cancelled, or the answer was lost: a row that this claim holds all the same is released."""
         slots = self._shared.slots
         try:
-            async with self._claimer.settled():
+            async with self._claimer.claims:
                 row = await self._shared.calls.get(job.id)
                 if row is None or row.id in slots.running or row.id in slots.recording:
                     return
-                held = row.status is JobStatus.RUNNING and row.seq == job.seq + 1
-                if held and (row.owner, row.started_at) == (claim.owner, claim.now):
-                    change = transitions.finish(row, Released(begun=False), None, self._shared.clock.moment())
-                    await self._journal.try_update(change)
+                if row.seq == job.seq + 1 and claim.holds(row):
+                    await self._journal.try_update(transitions.put_back(row, self._shared.clock.moment()))
         except (StoreError, NotStarted) as error:  # the heartbeat will find it (docs/protocol.md, C5)
             self._shared.problems.report("enqueueing", error, job)

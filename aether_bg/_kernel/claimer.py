@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -29,7 +28,8 @@ class Claimer:
     """Why the last claim failed, if it did."""
     _turns: Turns = attrs.field(init=False)
     _trouble: float = attrs.field(default=0.0, init=False)
-    _lock: anyio.Lock = attrs.field(factory=lambda: anyio.Lock(fast_acquire=True), init=False)
+    claims: anyio.Lock = attrs.field(factory=lambda: anyio.Lock(fast_acquire=True), init=False)
+    """Who has it knows that all that is claimed here has begun."""
 
     def __attrs_post_init__(self) -> None:
         self._turns = Turns(self._shared)
@@ -37,13 +37,7 @@ class Claimer:
     @property
     def claiming(self) -> bool:
         """A claim is in progress: the jobs that it takes start at once."""
-        return self._shared.slots.reserved > 0 or self._lock.locked()
-
-    @asynccontextmanager
-    async def settled(self) -> AsyncIterator[None]:
-        """While it lasts, what this process has claimed has begun."""
-        async with self._lock:
-            yield
+        return self._shared.slots.reserved > 0 or self.claims.locked()
 
     async def fire_due(self) -> datetime | None:
         """Claims and starts what is due; returns when to look again."""
@@ -60,7 +54,7 @@ class Claimer:
         return claim.now if len(claimed.jobs) >= claim.limit > 0 else min(again, default=None)
 
     async def _claim_due(self) -> tuple[Claim, Claimed]:
-        async with self._lock:
+        async with self.claims:
             claim = self._claim(
                 self._shared.clock.now(), limit=self._shared.slots.free, suspect=not self._shared.slots.suspect,
                 unreadable=tuple(self._shared.schedules.unreadable), limits=self._turns.limits,

@@ -17,12 +17,12 @@ from aether_bg._kernel.supervisor import Supervisor
 from aether_bg._kernel.unserved import Unserved
 from aether_bg.errors import shown
 from aether_bg.explain import OVERDUE
-from aether_bg.model import JobInfo, JobStatus, Query, Stats
+from aether_bg.model import JobInfo, Query, Stats
 
 _MOST: Final = 100
 MANY: Final = 100_000
-"""Above so many jobs, counting them takes a good part of a second: a count then stands for `_KEPT` seconds, as probes
-may ask every second."""
+"""To count more jobs than this takes a good part of a second: a count then stands for `_KEPT` seconds, as probes may
+ask every second."""
 _KEPT: Final = 10.0
 
 
@@ -78,8 +78,7 @@ class Health:
             await self._shared.calls.find(Query(limit=1))  # whether the store answers now
             return self._counted[1]
         stats = await self._shared.calls.stats()
-        many = sum(getattr(stats, status.name.lower()) for status in JobStatus) > MANY
-        self._counted = (now + _KEPT, stats) if many else None
+        self._counted = (now + _KEPT, stats) if stats.total > MANY else None
         return stats
 
     async def _overdue(self, stats: Stats) -> str | None:

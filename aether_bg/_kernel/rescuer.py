@@ -94,5 +94,4 @@ class Rescuer:
         if job is not None and job.seq == seq and job.status is JobStatus.RUNNING:
             text = f"released {job.job_name!r}: claimed here, but not running"
             self._shared.problems.report("heartbeat", text, job)
-            change = transitions.finish(job, Released(begun=False), None, self._shared.clock.moment())
-            await self._journal.try_update(change)
+            await self._journal.try_update(transitions.put_back(job, self._shared.clock.moment()))

@@ -21,6 +21,11 @@ _IN_TIME: Final = timedelta(seconds=1)
 """If the end equals the due instant, a start within this time still counts as before the end."""
 
 
+def put_back(job: JobInfo, moment: Moment) -> Change:
+    """It was claimed, and no attempt has begun: it waits again, and the attempt does not count."""
+    return finish(job, Released(begun=False), None, moment)
+
+
 def finish(job: JobInfo, result: Result, plan: Plan | None, moment: Moment) -> Change:
     """Applies the outcome of the current attempt of `job` (RUNNING, as claimed or as read again).
 

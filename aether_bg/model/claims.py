@@ -130,6 +130,10 @@ class Claim:
             started_at=self.now, modified_at=self.now, progress=None, handler_paused=False,
         )  # fmt: skip
 
+    def holds(self, row: JobInfo) -> bool:
+        """Whether `row` is RUNNING because this claim took it."""
+        return row.status is JobStatus.RUNNING and (row.owner, row.started_at) == (self.owner, self.now)
+
     def answer(self, taken: Sequence[JobInfo], jobs: Iterable[JobInfo]) -> Claimed:
         """The answer once `taken` are written. `jobs`: all rows after that."""
         jobs, rest, alone = list(jobs), self.after(taken), any(job.suspect for job in taken)

@@ -57,9 +57,3 @@ def insert(conn: Connection, schema: Schema, wanted: Insert) -> JobInfo | None:
         return None
     payload, notes = from_json(encode(row.payload)), from_mapping(to_mapping(row.extra_properties))
     return attrs.evolve(row, payload=payload, extra_properties=notes)
-
-
-def begun(wanted: Insert, stored: JobInfo) -> bool:
-    """Whether this write has begun it."""
-    claim = wanted.claim
-    return claim is not None and (stored.owner, stored.started_at) == (claim.owner, claim.now)

@@ -238,7 +238,7 @@ def happened(conn: Connection, schema: Schema, writes: Sequence[Write]) -> list[
     if row is None:
         return None
     job, done = read_job(row), isinstance(write, Insert)
-    if isinstance(write, Insert) and at_once.begun(write, job):
+    if isinstance(write, Insert) and write.claim is not None and write.claim.holds(job):
         return [job]
     if isinstance(write, Update):
         change = write.change
