@@ -132,15 +132,13 @@ def _verify(copy: sqlite3.Connection, database: Path) -> None:
 
 def _give_name(part: Path, target: Path) -> None:
     """Never replaces another file; durable when it returns."""
+    from aether_bg.rows import sync_folder  # brings cattrs, which a store needs for nothing else
+
     try:
         os.link(part, target)
     except FileExistsError:
         raise _taken(target) from None
     except OSError:  # a file system without links
         part.rename(target)
-    with suppress(OSError):  # no folders can be opened on Windows
-        folder = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    with suppress(OSError):  # some file systems sync no folders
+        sync_folder(target.parent)
