@@ -12,7 +12,7 @@ from typing import Any
 
 
 class History:
-    """An append-only file. `O_APPEND` keeps each short write in one piece, whoever else writes."""
+    """An append-only file. `O_APPEND` keeps each short write in one piece beside those of others."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)

@@ -29,7 +29,7 @@ def numbered(sql: str) -> str:
 
 
 def run(conn: Connection, sql: bytes, params: Sequence[str]) -> None:
-    """`sql`: with numbered parameters. Nobody reads its answer; in a pipeline it is only sent."""
+    """`sql`: with numbered parameters. Its answer is not read; in a pipeline it is only sent."""
     if _alone(conn):
         _run(conn, sql, params)
     else:

@@ -1,4 +1,4 @@
-"""How often a screen asks the store. Counts are kept: nobody who looks makes the store count."""
+"""How often a screen asks the store. Counts are kept: a look does not make the store count."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows, queries, forms and stores that nobody would make on purpose: the page says so, and goes on."""
+"""Rows, queries, forms and stores that are not made on purpose: the page says so, and goes on."""
 
 from __future__ import annotations
 
