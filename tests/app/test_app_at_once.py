@@ -10,6 +10,7 @@ from typing import Any
 
 import anyio
 import pytest
+from gauge import Gauge
 
 from aether_bg import Aether, JobInfo, hookimpl
 from aether_bg.errors import JobConflict, StoreUnsure
@@ -263,22 +264,18 @@ async def test_a_process_that_was_declared_dead(app: Aether, store: Watched, ran
 
 
 async def test_a_full_process_takes_no_more(make_app: Callable[..., Aether], store: Watched) -> None:
-    app, most, running = make_app(store, concurrency=2), 0, 0
+    app, gauge = make_app(store, concurrency=2), Gauge()
 
     @app.handler("First")
     async def first() -> None: ...
 
     @app.handler("Work")
     async def work() -> None:
-        nonlocal most, running
-        running += 1
-        most = max(most, running)
-        await anyio.sleep(0.02)
-        running -= 1
+        await gauge(0.02)
 
     async with app:
         await asleep(app)
         jobs = [await app.enqueue("Work") for _ in range(20)]
         for job in jobs:
             await app.wait(job, 10)
-    assert most == 2
+    assert gauge.most == 2

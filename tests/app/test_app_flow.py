@@ -11,6 +11,7 @@ from typing import Any
 
 import anyio
 import pytest
+from gauge import Gauge
 
 from aether_bg import Aether, AetherError, InvalidOption, JobConflict, JobStatus, JobType, hookimpl
 from aether_bg.model import Fired
@@ -18,20 +19,6 @@ from aether_bg.protocols import Kernel
 from aether_bg.testing import FakeClock
 
 pytestmark = pytest.mark.anyio
-
-
-class Gauge:
-    """How many are inside, and the most there have been."""
-
-    def __init__(self) -> None:
-        self.now = self.most = self.done = 0
-
-    async def __call__(self, seconds: float = 0.01) -> None:
-        self.now += 1
-        self.most = max(self.most, self.now)
-        await anyio.sleep(seconds)
-        self.now -= 1
-        self.done += 1
 
 
 async def test_no_more_run_than_the_limit(make_app: Callable[..., Aether]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import anyio
 import pytest
+from gauge import Gauge
 
 from aether_bg import (
     Aether,
@@ -539,15 +540,11 @@ async def test_drain_runs_what_running_makes_due(fake_app: Aether) -> None:
 
 
 async def test_drain_of_more_than_there_are_slots(make_app: Callable[..., Aether], clock: FakeClock) -> None:
-    app, most, now = make_app(concurrency=3, clock=clock), 0, 0
+    app, gauge = make_app(concurrency=3, clock=clock), Gauge()
 
     @app.handler("Work")
     async def work() -> None:
-        nonlocal most, now
-        now += 1
-        most = max(most, now)
-        await anyio.sleep(0.001)
-        now -= 1
+        await gauge(0.001)
 
     async with app:
         for _ in range(20):
@@ -555,7 +552,7 @@ async def test_drain_of_more_than_there_are_slots(make_app: Callable[..., Aether
         clock.advance(minutes=1)
         await app.drain()
         assert (await app.store.stats()).completed == 20
-        assert most == 3
+        assert gauge.most == 3
 
 
 async def test_a_job_waits_for_its_handler_and_keeps_its_payload(work: Aether, clock: FakeClock) -> None:

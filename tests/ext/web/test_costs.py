@@ -10,7 +10,6 @@ import pytest
 from web_texts import SCREENS
 
 from aether_bg.ext.web import _source
-from aether_bg.plugins.memory import MemoryStore
 
 Serve = Callable[..., Any]
 QUESTIONS = ("find", "history", "runs", "failures", "stats", "processes", "explain")
@@ -22,13 +21,8 @@ MOST = {
 
 
 @pytest.fixture
-def store() -> Any:
-    return MemoryStore()
-
-
-@pytest.fixture
-def loop() -> str:
-    return "asyncio"
+def both() -> Any:
+    return "memory", "asyncio"
 
 
 @pytest.fixture

@@ -12,19 +12,13 @@ from web_texts import SCREENS
 
 from aether_bg import Aether, InvalidOption, JobStatus
 from aether_bg.ext.web import dashboard, health, lifespan
-from aether_bg.plugins.memory import MemoryStore
 
 Serve = Callable[..., Any]
 
 
 @pytest.fixture
-def store() -> Any:
-    return MemoryStore()
-
-
-@pytest.fixture
-def loop() -> str:
-    return "asyncio"
+def both() -> Any:
+    return "memory", "asyncio"
 
 
 def test_options_are_checked() -> None:

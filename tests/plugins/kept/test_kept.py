@@ -17,6 +17,7 @@ from uuid import UUID, uuid4
 
 import anyio
 import pytest
+from recovered import run_to_the_end
 
 from aether_bg import Aether, JobStatus, RunOutcome
 from aether_bg.errors import NotADatabase, NotStarted, StoreBroken, StoreBusy, StoreFull, StoreReadOnly, StoreTrouble
@@ -287,10 +288,6 @@ async def test_kill_9_loses_nothing_that_was_promised(tmp_path: Path, lines: int
     app = Aether(KeptStore(names["JsonLines"](tmp_path / "jobs")), scheduler="timer")  # type: ignore[operator]
     app.handler("Tick")(lambda n: None)
     async with app:
-        with anyio.fail_after(60):
-            await app.drain()
-            while await app.store.get_active():  # first the dead owner's jobs are taken back
-                await anyio.sleep(0.05)
-        rows = {row.id: row for row in await app.store.find(limit=100_000)}
+        rows = await run_to_the_end(app)
     assert rows.keys() >= ids
     assert {row.status for row in rows.values()} == {JobStatus.COMPLETED}
