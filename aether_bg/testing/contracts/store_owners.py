@@ -95,7 +95,7 @@ async def the_beat_goes_on_by_itself(world: StoreWorld) -> None:
 
 @STORE.rule(
     "P6", "`beats` goes up by one with each beat",
-    because="an owner sees by its own counter whether it can write, and else declares nobody dead",
+    because="an owner sees by its own counter whether it can write, and otherwise declares no other one dead",
 )  # fmt: skip
 async def beats_are_counted(world: StoreWorld) -> None:
     async with world.open() as store:
