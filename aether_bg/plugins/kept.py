@@ -28,10 +28,10 @@ Changes: TypeAlias = Mapping[str, str | None]
 
 _ID: Final = "id"
 _KINDS: Final[Mapping[str, Any]] = {
-    "by_id": JobInfo, "by_token": JobRun, "holds": Hold, "links_of": tuple[UUID, ...],
+    "by_id": JobInfo, "runs_of": JobRun, "holds": Hold, "links_of": tuple[UUID, ...],
     "waiting": tuple[UUID, ...], "owners": Owner,
 }  # fmt: skip
-"""The tables that are saved, and what is in them; the others follow from these."""
+"""The tables that are saved, and what each text of them is; the others follow from these."""
 _REMEDY: Final = "Name a place of a KeptStore, or one that is empty."
 _TICK: Final = 0.1
 """Seconds between two times at which each owner is asked whether its process stops."""
@@ -62,11 +62,13 @@ class TextRows(MemoryRows):
     def changes(self) -> Changes:
         """What the open transaction has changed."""
         changes: dict[str, str | None] = {}
-        for name in _KINDS:
+        for name, kind in _KINDS.items():
             table = getattr(self, name)
-            for key in table.before:
-                text = None if (value := table.get(key)) is None else pack(value)
-                changes["/".join([name, *map(str, key if isinstance(key, tuple) else (key,))])] = text
+            for key, before in table.before.items():
+                if kind is JobRun:
+                    changes |= _changed(f"{name}/{key}", before or {}, table.get(key) or {})
+                else:
+                    changes[f"{name}/{key}"] = None if (value := table.get(key)) is None else pack(value)
         return changes
 
     def load(self, key: str, text: str | None) -> None:
@@ -84,12 +86,18 @@ class TextRows(MemoryRows):
                     self.delete_job(job)
             case None if kind is JobRun:
                 id_, token, gap = rest.split("/")
-                if run := self.by_token.get((UUID(id_), int(token), int(gap))):
+                if run := self.runs_of.get(UUID(id_), {}).get((int(token), int(gap))):
                     self.delete_run(run)
             case None:
                 getattr(self, name).discard(rest if kind is Hold else UUID(rest))
             case _:
                 getattr(self, name)[rest if kind is Hold else UUID(rest)] = value
+
+
+def _changed(key: str, before: Mapping[Any, JobRun], after: Mapping[Any, JobRun]) -> Changes:
+    """The history of one job: the rows that are new or gone."""
+    tokens = {token for token in before.keys() | after.keys() if before.get(token) is not after.get(token)}
+    return {f"{key}/{token}/{gap}": pack(after[token, gap]) if (token, gap) in after else None for token, gap in tokens}
 
 
 class KeptStore(MemoryStore):

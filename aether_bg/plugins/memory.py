@@ -1,6 +1,6 @@
 """Jobs in this process's memory: for tests, for trials, and for work that may be lost with the process.
 
-The shortest complete store: `aether_bg.rows` has the rules, and this keeps the rows, in dicts.
+The shortest complete store: `aether_bg.rows` has the rules, this keeps the rows, and `_tables` is its engine: dicts.
 `aether_bg.plugins.kept.KeptStore` adds a place where they survive the process.
 """
 
@@ -8,24 +8,22 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import TypeVar
 from uuid import UUID, uuid4
 
 import attrs
 
 from aether_bg.hookspecs import hookimpl
-from aether_bg.model import Alive, Claim, Heartbeat, Hold, JobInfo, JobRun, Owner, RunOutcome, Stats
+from aether_bg.model import Alive, Claim, Heartbeat, Hold, JobInfo, JobRun, Owner, Stats
+from aether_bg.plugins._tables import Table, Tables
 from aether_bg.rows import Rows, RowStore
 
 __all__ = ["MemoryStore"]
 
-K = TypeVar("K")
-V = TypeVar("V")
 T = TypeVar("T")
-RunKey: TypeAlias = tuple[UUID, int, int]
 
 
 class MemoryStore(RowStore["MemoryRows"]):
@@ -55,7 +53,7 @@ class MemoryStore(RowStore["MemoryRows"]):
     async def store_stats(self) -> Stats:
         return await self.read(
             lambda rows: Stats.of(
-                self._id, rows.jobs(), datetime.now(UTC), owners=len(rows.owners), runs=len(rows.by_token),
+                self._id, rows.jobs(), datetime.now(UTC), owners=len(rows.owners), runs=len(rows.runs()),
                 held=rows.holds,
             )
         )  # fmt: skip
@@ -90,40 +88,15 @@ class MemoryStore(RowStore["MemoryRows"]):
         return {id_: attrs.evolve(owner, beat=beats.get(id_, 0)) for id_, owner in rows.owners.items()}
 
 
-class Table(dict[K, V], Generic[K, V]):
-    """A dict that can take back what was done to it by `table[key] = value` and `discard`."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.before: dict[K, V | None] = {}
-        """What has been changed, as it was; None: it was not there."""
-
-    def __setitem__(self, key: K, value: V) -> None:
-        self.before.setdefault(key, self.get(key))
-        super().__setitem__(key, value)
-
-    def discard(self, key: K) -> None:
-        if key in self:
-            self.before.setdefault(key, self[key])
-            del self[key]
-
-    def undo(self) -> None:
-        for key, value in self.before.items():
-            self.pop(key, None)
-            if value is not None:
-                super().__setitem__(key, value)
-
-
-class MemoryRows(Rows):
+class MemoryRows(Tables, Rows):
     """All rows, in dicts."""
 
     def __init__(self) -> None:
         self.by_id = Table[UUID, JobInfo]()
         self.active = Table[UUID, JobInfo]()
         """Those that have not ended."""
-        self.by_token = Table[RunKey, JobRun]()
-        self.tokens_of = Table[UUID, tuple[tuple[int, int], ...]]()
-        """By job: (token, gap) of its history."""
+        self.runs_of = Table[UUID, Mapping[tuple[int, int], JobRun]]()
+        """By job: its history, by (token, gap)."""
         self.holds = Table[str, Hold]()
         self.links_of = Table[UUID, tuple[UUID, ...]]()
         """The parents of each job that has some, in the order given."""
@@ -132,21 +105,6 @@ class MemoryRows(Rows):
         self.owners = Table[UUID, Owner]()
         self.holders = Table[str, UUID]()
         """By name: the job that holds it."""
-        self.tokens = Table[tuple[UUID, datetime | None], int]()
-        """By job and occurrence: the token under which it was completed."""
-        self._tables: Sequence[Table[Any, Any]] = [*vars(self).values()]
-
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
-        try:
-            yield
-        except BaseException:
-            for table in self._tables:
-                table.undo()
-            raise
-        finally:
-            for table in self._tables:
-                table.before.clear()
 
     # -- jobs --------------------------------------------------------------------------------------
 
@@ -173,40 +131,27 @@ class MemoryRows(Rows):
     def delete_job(self, job: JobInfo) -> None:
         self.by_id.discard(job.id)
         self.active.discard(job.id)
+        self.runs_of.discard(job.id)
         self.links_of.discard(job.id)
         self.waiting.discard(job.id)
         if job.holds_name:
             self.holders.discard(job.job_name)
-        for run in self.history(job.id):
-            self.delete_run(run)
 
     # -- history -----------------------------------------------------------------------------------
 
-    def runs(self) -> Iterable[JobRun]:
-        return self.by_token.values()
+    def runs(self) -> Sequence[JobRun]:
+        return [run for runs in self.runs_of.values() for run in runs.values()]
 
     def history(self, job_id: UUID, limit: int | None = None) -> Sequence[JobRun]:
-        newest = sorted(self.tokens_of.get(job_id, ()), reverse=True)
-        return [self.by_token[job_id, *token] for token in newest[:limit]]
-
-    def completed(self, job_id: UUID, occurrence: datetime | None) -> int | None:
-        return self.tokens.get((job_id, occurrence))
+        runs = self.runs_of.get(job_id, {})
+        return [runs[token] for token in sorted(runs, reverse=True)[:limit]]
 
     def put_run(self, run: JobRun) -> None:
-        if (run.job_id, run.token, run.gap) not in self.by_token:
-            self.tokens_of[run.job_id] = (*self.tokens_of.get(run.job_id, ()), (run.token, run.gap))
-        self.by_token[run.job_id, run.token, run.gap] = run
-        if run.outcome is RunOutcome.COMPLETED:
-            self.tokens[run.job_id, run.occurrence] = run.token
+        self.runs_of[run.job_id] = {**self.runs_of.get(run.job_id, {}), (run.token, run.gap): run}
 
     def delete_run(self, run: JobRun) -> None:
-        self.by_token.discard((run.job_id, run.token, run.gap))
-        if left := tuple(token for token in self.tokens_of[run.job_id] if token != (run.token, run.gap)):
-            self.tokens_of[run.job_id] = left
-        else:
-            self.tokens_of.discard(run.job_id)
-        if run.outcome is RunOutcome.COMPLETED:
-            self.tokens.discard((run.job_id, run.occurrence))
+        runs = self.runs_of[run.job_id]
+        self.runs_of[run.job_id] = {token: runs[token] for token in runs if token != (run.token, run.gap)}
 
     # -- paused handlers, links, owners ------------------------------------------------------------
 

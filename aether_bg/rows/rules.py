@@ -74,10 +74,6 @@ class Rows(ABC):
         """Those of one job, newest first: by (token, gap). At most `limit`."""
 
     @abstractmethod
-    def completed(self, job_id: UUID, occurrence: datetime | None) -> int | None:
-        """The token under which this occurrence was COMPLETED, if it was."""
-
-    @abstractmethod
     def put_run(self, run: JobRun) -> None:
         """Written whole, by (job_id, token, gap)."""
 
@@ -223,6 +219,11 @@ class Rows(ABC):
         return tuple(told) or None
 
     # -- the queries: for an engine with an index, to override --------------------------------------
+
+    def completed(self, job_id: UUID, occurrence: datetime | None) -> int | None:
+        """The token under which this occurrence was COMPLETED, if it was."""
+        runs = (run for run in self.history(job_id) if run.outcome is RunOutcome.COMPLETED)
+        return next((run.token for run in runs if run.occurrence == occurrence), None)
 
     def seen(self) -> list[JobInfo]:
         """The jobs, with those of paused handlers marked."""

@@ -119,7 +119,7 @@ async def test_rows_that_take_in_the_changes_of_others_become_the_same() -> None
         await app.delete(hourly)
         await app.store.purge()
         assert tables(place.rows) == tables(store._rows)
-        assert not any((place.rows.by_id, place.rows.by_token, place.rows.links_of, place.rows.holders))
+        assert not any((place.rows.by_id, place.rows.runs_of, place.rows.links_of, place.rows.holders))
         assert place.rows.owners
     assert tables(place.rows) == tables(store._rows)
     assert not place.rows.owners
