@@ -29,7 +29,7 @@ STYLE = ["ruff", "import-linter"]
 TYPES = ["mypy", ".[dapr,postgres,test]"]
 
 # what may differ from one Python to the next
-CORE = ["app", "handlers", "hooks", "kernel", "model", "plugins", "rules", "schedule"]
+CORE = ["app", "handlers", "hooks", "kernel", "model", "plugins", "rules", "schedule", "upkeep"]
 
 # the Python that nox runs on, and with it the sessions that name none
 OWN = f"{sys.version_info.major}.{sys.version_info.minor}"

@@ -101,4 +101,4 @@ class OwnerVerbs(Verbs):
         be ten seconds old.
         """
         session = self._running
-        return await session.kernel.health.report({PART: session.declarations.problem})
+        return await session.upkeep.health.report({PART: session.declarations.problem})

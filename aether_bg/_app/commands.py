@@ -19,6 +19,7 @@ from aether_bg._rules import commands as rules
 from aether_bg._rules import validation as checks
 from aether_bg._rules.changes import Moment
 from aether_bg._rules.recurrence import Plan, first_due, no_occurrence
+from aether_bg._upkeep.upkeep import Upkeep
 from aether_bg.errors import (
     InvalidOption,
     InvalidSchedule,
@@ -40,8 +41,8 @@ Decide = Callable[[JobInfo, Moment], Change | None]
 
 
 class Commands:
-    def __init__(self, kernel: Kernel) -> None:
-        self._kernel, self._shared = kernel, kernel.shared
+    def __init__(self, kernel: Kernel, upkeep: Upkeep) -> None:
+        self._kernel, self._upkeep, self._shared = kernel, upkeep, kernel.shared
         self._calls = kernel.shared.calls
 
     async def update(self, job: UUID | str, schedule: Any, timezone: str | None) -> None:
@@ -166,11 +167,9 @@ class Commands:
         row = await self.find(job)
         kernel, calls, now = self._kernel, self._calls, self._shared.clock.now()
         runs = await calls.history(row.id, 10)
-        alive, schedule = await kernel.heartbeats.others(), None
+        health, alive, schedule = self._upkeep.health, await self._upkeep.heartbeats.others(), None
         passed = (now - row.due_at).total_seconds() if row.due_at else 0.0
-        cause = (
-            kernel.health.likely_cause(row.handler_name) if passed > OVERDUE else kernel.health.scheduler_says("health")
-        )
+        cause = health.likely_cause(row.handler_name) if passed > OVERDUE else health.scheduler_says("health")
         running = Query(handler_name=row.handler_name, status=(JobStatus.RUNNING,))
         mine = not kernel.client and row.handler_name in self._shared.handlers
         around = Around(

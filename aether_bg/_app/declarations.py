@@ -13,6 +13,7 @@ import attrs
 from aether_bg._app.enqueue import Enqueuer
 from aether_bg._kernel.kernel import Kernel
 from aether_bg._rules import commands
+from aether_bg._upkeep.heartbeat import Heartbeats
 from aether_bg.errors import InputError, JobConflict, JobError, Stale, shown
 from aether_bg.model import JobInfo, JobStatus, Query
 
@@ -52,8 +53,10 @@ class Declarations:
     """`declared`: arguments of `enqueue`. What could not be applied is shown by `health`, and with the owner in the
     store."""
 
-    def __init__(self, kernel: Kernel, enqueuer: Enqueuer, declared: Sequence[Mapping[str, Any]]) -> None:
-        self._kernel, self._enqueuer, self._declared = kernel, enqueuer, declared
+    def __init__(
+        self, kernel: Kernel, heartbeats: Heartbeats, enqueuer: Enqueuer, declared: Sequence[Mapping[str, Any]]
+    ) -> None:  # fmt: skip
+        self._kernel, self._heartbeats, self._enqueuer, self._declared = kernel, heartbeats, enqueuer, declared
         self._open: dict[str, str] = {}
         self._waiting: list[Mapping[str, Any]] = []
 
@@ -66,7 +69,7 @@ class Declarations:
         """Raises a `StoreError` when the store is in trouble, and no other error."""
         self._waiting = [arguments for arguments in self._declared if await self._waits(arguments)]
         if self._open:
-            await self._kernel.heartbeats.show(tuple(self._open.values()))
+            await self._heartbeats.show(tuple(self._open.values()))
         if self._waiting:
             self._kernel.spawn(self._later, "declaring again")
 
@@ -84,7 +87,7 @@ class Declarations:
 
     async def _gone(self) -> list[JobInfo]:
         known = {arguments["job_name"] for arguments in self._declared}
-        return await gone(self._kernel, known | (await self._kernel.heartbeats.beat()).declared)
+        return await gone(self._kernel, known | (await self._heartbeats.beat()).declared)
 
     async def _later(self) -> None:
         while self._waiting:
@@ -92,7 +95,7 @@ class Declarations:
             before = dict(self._open)
             self._waiting = [arguments for arguments in self._waiting if await self._waits(arguments)]
             if self._open != before:
-                await self._kernel.heartbeats.show(tuple(self._open.values()))
+                await self._heartbeats.show(tuple(self._open.values()))
 
     async def _waits(self, arguments: Mapping[str, Any]) -> bool:
         """Enqueues it, or reports why not. True: it must wait, because the job of that name is running."""

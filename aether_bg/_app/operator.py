@@ -70,7 +70,7 @@ class Operator:
 
     async def alive(self) -> Alive:
         """Which processes run jobs now."""
-        return await self._session.kernel.heartbeats.others()
+        return await self._session.upkeep.heartbeats.others()
 
     async def find(self, query: Query) -> Sequence[JobInfo]:
         return await self.calls.find(query)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from datetime import timedelta
-from typing import Final, Self
+from typing import Self
 
 import anyio
 
@@ -17,16 +16,16 @@ from aether_bg._app.many import Many
 from aether_bg._app.on_connection import OnConnection
 from aether_bg._app.registration import Registration
 from aether_bg._app.store_view import StoreView
-from aether_bg._kernel.blocked import Watch
 from aether_bg._kernel.kernel import Kernel
 from aether_bg._kernel.tasks import spawner
 from aether_bg._kernel.timekeeper import Timekeeper
 from aether_bg._rules import transitions
 from aether_bg._rules.results import Released
+from aether_bg._upkeep.blocked import Watch
+from aether_bg._upkeep.upkeep import Upkeep
 from aether_bg.errors import NotStarted, StoreError
-from aether_bg.model import AppStarted, AppStopped, CancelReason, Purge
+from aether_bg.model import AppStarted, AppStopped, CancelReason
 
-LARGE: Final = 1024**3
 _outliving: list[AsyncExitStack] = []
 """Stores kept open because a thread still runs one of their jobs (docs/protocol.md, S4)."""
 
@@ -48,14 +47,16 @@ class Session:
             options=options, timings=registration.timings, calls=registration.calls, handlers=registration.handlers,
             runners={} if client else registration.runners(), dependencies=registration.dependencies, clock=clock,
             spawn=spawn, client=client, enqueue_in=InTransaction(admission, registration.calls, clock),
-            call=self.crossing.call, declares=[arguments["job_name"] for arguments in registration.declared],
+            call=self.crossing.call,
         )  # fmt: skip
+        declares = [arguments["job_name"] for arguments in registration.declared]
+        self.upkeep = Upkeep(kernel, dependencies=registration.dependencies, declares=declares)
         self.enqueuer = Enqueuer(kernel, admission)
         self.on_connection = OnConnection(self.enqueuer, registration.calls)
         self.many = Many(self.enqueuer)
-        self.commands = Commands(kernel)
+        self.commands = Commands(kernel, self.upkeep)
         self.store = StoreView(kernel, self.commands, self.crossing.check_loop)
-        self.declarations = Declarations(kernel, self.enqueuer, registration.declared)
+        self.declarations = Declarations(kernel, self.upkeep.heartbeats, self.enqueuer, registration.declared)
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -122,19 +123,16 @@ class Session:
         """Runs as an owner: recover, declare, schedule, until the stop."""
         kernel, supervise, shared = self.kernel, self.kernel.supervisor.supervise, self.kernel.shared
         await self._registration.dependencies.open(stack)
-        alive = await kernel.heartbeats.join()
+        alive = await self.upkeep.heartbeats.join()
         watch = Watch(slots=shared.slots, problems=shared.problems, timings=shared.timings)
         try:
             await self.declarations.apply()
             await self.declarations.drop_gone(prune=kernel.options.prune_declared)
-            supervise(kernel.heartbeats.run, "heartbeat")
-            supervise(kernel.clocks.run, "clocks")
+            self.upkeep.supervise()
             if kernel.arming is not None:
                 supervise(kernel.arming.run, "outbox")
             supervise(lambda: self._registration.calls.run_scheduler(kernel), "scheduler")
-            if kernel.options.retention:
-                supervise(self._retain, "retention")
-            self._warn_of_size(alive.size)
+            self.upkeep.retention.warn_of_size(alive.size)
             shared.observers.emit(AppStarted(kernel.owner, kernel.store_id))
             self._started.set()
             await self._stop.wait()
@@ -150,7 +148,7 @@ class Session:
         kernel, shared = self.kernel, self.kernel.shared
         running, timings = shared.slots.running, shared.timings
         shared.identity.stopping = True
-        kernel.start_task(kernel.heartbeats.announce_stop)
+        kernel.start_task(self.upkeep.heartbeats.announce_stop)
         kernel.wake()
         await self._until(lambda: not running and not kernel.claimer.claiming, kernel.options.grace, hurried=True)
         for attempt in list(running.values()):
@@ -175,9 +173,9 @@ class Session:
             if threads:
                 self._keeps_thread = True
                 _outliving.append(stack)
-                await kernel.heartbeats.keep_for_ever()
+                await self.upkeep.heartbeats.keep_for_ever()
             else:
-                await kernel.heartbeats.leave()
+                await self.upkeep.heartbeats.leave()
         except (StoreError, NotStarted) as error:
             kernel.report("stop", error)
 
@@ -187,7 +185,7 @@ class Session:
         while slots.busy:
             await slots.freed.wait(1.0)
         try:
-            await kernel.heartbeats.leave()
+            await self.upkeep.heartbeats.leave()
         except (StoreError, NotStarted) as error:
             kernel.report("stop", error)
         kernel.close()
@@ -201,21 +199,3 @@ class Session:
 
     def _names(self) -> str:
         return ", ".join(map(str, self.kernel.shared.slots.running.values())) or "no attempt"
-
-    # -- retention -------------------------------------------------------------------------------
-
-    async def _retain(self) -> None:
-        while True:
-            for status, keep in self.kernel.options.retention.items():
-                before = self.kernel.clock.now() - keep if isinstance(keep, timedelta) else None
-                purge = Purge(status=status, before=before, keep=None if isinstance(keep, timedelta) else keep)
-                while await self._registration.calls.purge(purge):
-                    await anyio.sleep(0.01)  # in parts, so that other writes get their turn
-            await anyio.sleep(self._registration.timings.retention)
-
-    def _warn_of_size(self, size: int) -> None:
-        if size > LARGE and not self.kernel.options.retention:
-            self.kernel.report(
-                "retention", f"the store holds {size / LARGE:.1f} GiB and no retention is set: "
-                "pass retention=timedelta(days=…), or purge",
-            )  # fmt: skip

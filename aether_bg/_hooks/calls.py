@@ -85,7 +85,7 @@ class Calls:
         found: Sequence[JobInfo] = await self._hook.store_find(query=query)
         return found
 
-    async def history(self, job_id: UUID, limit: int) -> list[JobRun]:
+    async def history(self, job_id: UUID, limit: int = 100) -> list[JobRun]:
         runs: Sequence[JobRun] = await self._hook.store_history(job_id=job_id, limit=limit)
         if not self._codecs or not any(run.has_result for run in runs):
             return list(runs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from uuid import UUID
 
 from aether_bg._handlers.dependencies import Dependencies
@@ -15,34 +15,27 @@ from aether_bg._kernel.arming import Arming
 from aether_bg._kernel.at_once import AtOnce
 from aether_bg._kernel.batcher import Batcher
 from aether_bg._kernel.claimer import Claimer
-from aether_bg._kernel.clocks import Clocks
 from aether_bg._kernel.commits import Commits
 from aether_bg._kernel.completer import Completer
 from aether_bg._kernel.decider import Decider
 from aether_bg._kernel.executor import Executor
-from aether_bg._kernel.health import Health
-from aether_bg._kernel.heartbeat import Heartbeats
 from aether_bg._kernel.identity import Identity
 from aether_bg._kernel.inside import Inside
 from aether_bg._kernel.journal import Journal
-from aether_bg._kernel.monitor import Monitor
 from aether_bg._kernel.notes import Blocking, Notes
 from aether_bg._kernel.observers import Observers
 from aether_bg._kernel.problems import Problems
-from aether_bg._kernel.rescuer import Rescuer
 from aether_bg._kernel.schedules import Schedules
 from aether_bg._kernel.shared import Shared
 from aether_bg._kernel.slots import Slots
-from aether_bg._kernel.standstill import Standstill
 from aether_bg._kernel.supervisor import Supervisor
 from aether_bg._kernel.tasks import Signal, Spawn, runner
 from aether_bg._kernel.timekeeper import Timekeeper
 from aether_bg._kernel.timings import Timings
 from aether_bg._kernel.triggers import Triggers
-from aether_bg._kernel.unserved import Unserved
 from aether_bg._rules.settings import Options
-from aether_bg.model import JobInfo, JobRun, Query, Stats, Transaction
-from aether_bg.protocols import Clock, Runner
+from aether_bg.model import JobInfo, Transaction
+from aether_bg.protocols import Clock, Reader, Runner
 
 
 class Kernel:
@@ -57,16 +50,18 @@ class Kernel:
         self, *, options: Options, timings: Timings, calls: Calls, handlers: Handlers, runners: Mapping[str, Runner],
         dependencies: Dependencies, clock: Timekeeper, spawn: Spawn, client: bool,
         enqueue_in: Callable[[Transaction, list[JobInfo]], Callable[..., UUID]], call: Blocking,
-        declares: Sequence[str] = (),
     ) -> None:  # fmt: skip
         self.options, self.start_task, self.client = options, spawn, client
         self._enqueue_in = enqueue_in
-        on_loop, look, identity = runner(), Signal(), Identity()
+        on_loop, identity = runner(), Identity()
+        self.look = Signal()
+        """Set when the owner of a running job should be checked now."""
         observers = Observers(calls.observers(), timings.slow_observer)
         problems = Problems(clock=clock, identity=identity, observers=observers, on_loop=on_loop, recent=timings.recent)
-        alarm = Alarm(clock=clock, nap=timings.nap, on_loop=on_loop)
+        self.alarm = alarm = Alarm(clock=clock, nap=timings.nap, on_loop=on_loop)
         commits = Commits(calls, alarm, observers, problems, spawn)
-        self.store, self.batcher = Reads(calls), Batcher(commits.transact)
+        self.store: Reader = calls
+        self.batcher = Batcher(commits.transact)
         self.shared = shared = Shared(
             calls=calls, handlers=handlers, schedules=Schedules(calls.load, clock),
             slots=Slots(options.concurrency, alarm.wake, alarm.stirred.set), identity=identity, clock=clock,
@@ -76,7 +71,7 @@ class Kernel:
             spawn=spawn, on_loop=on_loop, clock=clock, identity=identity, problems=problems, timings=timings
         )
         self.arming = Arming(shared=shared, batcher=self.batcher, roused=alarm.roused) if calls.arms else None
-        arm = self.arming.changed if self.arming is not None else _nothing
+        self.arm = arm = self.arming.changed if self.arming is not None else _nothing
         self.journal = Journal(
             calls=calls, commits=commits, batcher=self.batcher, alarm=alarm, observers=observers, arm=arm
         )
@@ -92,18 +87,7 @@ class Kernel:
         self.at_once = AtOnce(
             shared=shared, alarm=alarm, claimer=self.claimer, journal=self.journal, start=executor.start
         )
-        triggers = Triggers(shared=shared, claimer=self.claimer, arm=arm, look=look, write=self.journal.try_update)
-        unserved = Unserved(shared)
-        self.heartbeats = Heartbeats(
-            shared=shared, lease=options.lease, look=look, alarm=alarm, declares=tuple(declares),
-            rescuer=Rescuer(shared=shared, journal=self.journal, standstill=Standstill(options.lease)),
-            monitor=Monitor(shared=shared, unserved=unserved, arm=arm, wake=alarm.wake),
-        )  # fmt: skip
-        self.clocks = Clocks(shared=shared, journal=self.journal)
-        self.health = Health(
-            shared=shared, dependencies=dependencies, claimer=self.claimer, heartbeats=self.heartbeats,
-            unserved=unserved, supervisor=self.supervisor,
-        )  # fmt: skip
+        triggers = Triggers(shared=shared, claimer=self.claimer, arm=arm, look=self.look, write=self.journal.try_update)
         self.fire, self.fire_due, self.sleep_until = triggers.fire, self.claimer.fire_due, alarm.sleep_until
         self.wake, self.spawn, self.report = alarm.wake, self.supervisor.spawn, problems.report
 
@@ -148,22 +132,6 @@ class Kernel:
                 return
             if slots.busy:
                 await slots.freed.wait(1.0)
-
-
-class Reads:
-    """The store, as plugins read it."""
-
-    def __init__(self, calls: Calls) -> None:
-        self._calls = calls
-
-    async def find(self, query: Query) -> Sequence[JobInfo]:
-        return await self._calls.find(query)
-
-    async def history(self, job_id: UUID, limit: int = 100) -> Sequence[JobRun]:
-        return await self._calls.history(job_id, limit)
-
-    async def stats(self) -> Stats:
-        return await self._calls.stats()
 
 
 def _nothing(_: object) -> None: ...

@@ -84,7 +84,7 @@ def test_no_other_name_is_there() -> None:
 
 # -- walls -----------------------------------------------------------------------------------------
 
-PRIVATE = ("_app", "_kernel", "_handlers", "_hooks", "_rules")
+PRIVATE = ("_app", "_upkeep", "_kernel", "_handlers", "_hooks", "_rules")
 
 
 def imports(file: Path, *, deep: bool) -> Iterator[str]:

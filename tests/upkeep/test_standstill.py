@@ -6,7 +6,7 @@ from uuid import UUID
 
 import pytest
 
-from aether_bg._kernel.standstill import Standstill
+from aether_bg._upkeep.standstill import Standstill
 
 ME, OTHER, THIRD = (UUID(int=n) for n in (1, 2, 3))
 

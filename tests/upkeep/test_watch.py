@@ -9,8 +9,8 @@ import pytest
 from kernel.conftest import World, eventually
 
 from aether_bg._kernel.attempt import Attempt
-from aether_bg._kernel.blocked import Watch
 from aether_bg._kernel.timings import Timings
+from aether_bg._upkeep.blocked import Watch
 from aether_bg.model import JobContext
 
 pytestmark = pytest.mark.anyio

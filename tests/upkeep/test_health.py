@@ -10,8 +10,8 @@ import anyio
 import pytest
 
 from aether_bg import Aether, NewJob, hookimpl
-from aether_bg._kernel import health
 from aether_bg._kernel.timings import Timings
+from aether_bg._upkeep import health
 from aether_bg.errors import StoreGone
 from aether_bg.protocols import Kernel
 from aether_bg.testing import FakeClock

@@ -9,9 +9,9 @@ import attrs
 
 from aether_bg._kernel.journal import Journal
 from aether_bg._kernel.shared import Shared
-from aether_bg._kernel.standstill import Standstill
 from aether_bg._rules import transitions
 from aether_bg._rules.results import LEAST_CRASHES, Lost, Released
+from aether_bg._upkeep.standstill import Standstill
 from aether_bg.explain import first_line
 from aether_bg.model import Alive, Change, JobInfo, JobStatus, Query, Recovered
 from aether_bg.model.job import log_fields

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
 from uuid import UUID
 
 import attrs
 
 from aether_bg._kernel.shared import Shared
-from aether_bg._kernel.unserved import Unserved
-from aether_bg.model import Alive, JobInfo, JobStatus, Query
+from aether_bg._upkeep.waiting import Waiting
+from aether_bg.model import Alive
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -18,18 +17,23 @@ class Monitor:
     """`arm`: as in the journal. `wake`: makes the scheduler look again."""
 
     _shared: Shared
-    _unserved: Unserved
+    _waiting: Waiting
     _arm: Callable[[UUID], object]
     _wake: Callable[[], object]
+    _seen: dict[str, float] = attrs.field(factory=dict, init=False)
+    """Missing handlers and schedules, and when this process first noticed each, by its own clock."""
+    _told: dict[str, float] = attrs.field(factory=dict, init=False)
+    """Those of the last hour's warnings, and when each was given."""
     _next_sweep: float = attrs.field(default=0.0, init=False)
     _late: set[tuple[UUID, int]] = attrs.field(factory=set, init=False)
     """Jobs that were overdue at the last sweep."""
     _warned: bool = attrs.field(default=False, init=False)
+    """Of overdue jobs, since none was overdue."""
 
     async def look(self, alive: Alive) -> None:
-        """Runs after each beat."""
+        """Runs after each beat. Raises a `StoreError`."""
         self._hung()
-        await self._unserved.look(alive)
+        await self._missing(alive)
         if self._shared.clock.monotonic() >= self._next_sweep:
             self._next_sweep = self._shared.clock.monotonic() + self._shared.timings.sweep
             if self._shared.schedules.read_again():
@@ -50,29 +54,30 @@ class Monitor:
                 text = f"{attempt} is past its time, and {kind}; it keeps its slot"
                 self._shared.problems.report("attempts", text, attempt.job)
 
-    async def _full(self, handler: str) -> bool:
-        """As many of its jobs run as may: the others wait for a good reason."""
-        if (limit := self._shared.handlers.limits.get(handler)) is None:
-            return False
-        running = Query(handler_name=handler, status=(JobStatus.RUNNING,), limit=limit)
-        return len(await self._shared.calls.find(running)) >= limit
+    async def _missing(self, alive: Alive) -> None:
+        """Warns about what has been missing for a moment, at most once an hour (docs/protocol.md, C7 and C8)."""
+        shared, now = self._shared, self._shared.clock.monotonic()
+        if shared.identity.stopping or not (alive.due - alive.advertised or shared.schedules.unreadable):
+            self._seen.clear()
+            return
+        missing = await self._waiting.missing(alive)
+        self._told = {name: when for name, when in self._told.items() if now - when < shared.timings.remind}
+        self._seen = {name: self._seen.get(name, now) for name in missing.names}
+        lasting = {name for name, since in self._seen.items() if now - since >= shared.timings.settling}
+        fresh = lasting - self._told.keys()
+        for part, sentence in missing.only(fresh).sentences().items():
+            shared.problems.report(part, sentence)
+        self._told |= dict.fromkeys(fresh, now)
 
     async def _overdue(self, alive: Alive) -> None:
         """With any scheduler: a job that is long overdue is armed again. It is reported at the second sweep (at the
         first one, the clock may just have been moved), and once until nothing is overdue any more."""
-        mine: list[JobInfo] = []
-        before = self._shared.clock.now() - timedelta(seconds=self._shared.timings.overdue)
-        for name in sorted(alive.due.intersection(self._shared.handlers)):
-            if not await self._full(name):
-                mine += await self._shared.calls.find(
-                    Query(handler_name=name, due_before=before, order="due", limit=100)
-                )
-        for job in mine:
+        late = await self._waiting.overdue(alive, self._shared.timings.overdue)
+        for job in late:
             self._arm(job.id)
-        mine = [job for job in mine if not self._shared.schedules.cannot_read(job)]
-        again = [job for job in mine if (job.id, job.seq) in self._late]
-        self._late = {(job.id, job.seq) for job in mine}
-        self._warned = self._warned and bool(mine)
+        again = [job for job in late if (job.id, job.seq) in self._late]
+        self._late = {(job.id, job.seq) for job in late}
+        self._warned = self._warned and bool(late)
         if again and self._shared.slots.free > self._shared.slots.kept and not self._warned:
             self._warned = True
             self._shared.problems.report(

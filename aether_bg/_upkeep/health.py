@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import timedelta
 from typing import Any, Final
 
 import attrs
@@ -11,15 +10,14 @@ import attrs
 from aether_bg._handlers.dependencies import Dependencies
 from aether_bg._hooks.plugins import name_of
 from aether_bg._kernel.claimer import Claimer
-from aether_bg._kernel.heartbeat import Heartbeats
 from aether_bg._kernel.shared import Shared
 from aether_bg._kernel.supervisor import Supervisor
-from aether_bg._kernel.unserved import Unserved
+from aether_bg._upkeep.heartbeat import Heartbeats
+from aether_bg._upkeep.waiting import Waiting
 from aether_bg.errors import shown
 from aether_bg.explain import OVERDUE
-from aether_bg.model import JobInfo, Query, Stats
+from aether_bg.model import Query, Stats
 
-_MOST: Final = 100
 MANY: Final = 100_000
 """To count more jobs than this takes a good part of a second: a count then stands for `_KEPT` seconds, as probes may
 ask every second."""
@@ -32,7 +30,7 @@ class Health:
     _dependencies: Dependencies
     _claimer: Claimer
     _heartbeats: Heartbeats
-    _unserved: Unserved
+    _waiting: Waiting
     _supervisor: Supervisor
     _counted: tuple[float, Stats] | None = None
     """The last count of many jobs, and until when it stands."""
@@ -65,8 +63,8 @@ class Health:
             for part in ("handlers", "schedules"):
                 problems.pop(part, None)
             if alive is not None:
-                problems |= (await self._unserved.find(alive)).sentences()
-            if (late := await self._overdue(stats)) is not None:
+                problems |= (await self._waiting.missing(alive)).sentences()
+            if (late := await self._overdue()) is not None:
                 problems["overdue"] = late
         except Exception as error:
             return None, {**self._shared.problems.current, "store": f"{type(error).__name__}: {error}"}
@@ -81,23 +79,13 @@ class Health:
         self._counted = (now + _KEPT, stats) if stats.total > MANY else None
         return stats
 
-    async def _overdue(self, stats: Stats) -> str | None:
+    async def _overdue(self) -> str | None:
         """Due jobs that this process should have run, and the likely cause. Raises a `StoreError`."""
-        alive, now = self._heartbeats.alive, self._shared.clock.now()
-        names = set(self._shared.handlers) if alive is None else alive.due.intersection(self._shared.handlers)
-        limits, running = self._shared.handlers.limits, stats.by_handler
-        names -= {
-            name for name in limits if running.get(name, {}).get("running", 0) >= limits[name]
-        }  # they wait for a good reason
-        before = now - timedelta(seconds=OVERDUE)
-        late: list[JobInfo] = []
-        for name in sorted(names):
-            found = await self._shared.calls.find(Query(handler_name=name, due_before=before, order="due", limit=_MOST))
-            late += [job for job in found if not self._shared.schedules.cannot_read(job)]
-        if not late:
+        if not (late := await self._waiting.overdue(self._heartbeats.alive, OVERDUE)):
             return None
-        first = min(late, key=lambda job: job.due_at or before)
-        since = (now - (first.due_at or before)).total_seconds()
+        now = self._shared.clock.now()
+        first = min(late, key=lambda job: job.due_at or now)
+        since = (now - (first.due_at or now)).total_seconds()
         count = f"{len(late)} jobs are" if len(late) > 1 else "1 job is"
         return (
             f"{count} overdue by more than {OVERDUE:g} s; the first, {shown(first.job_name)}, has been due for "

@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 from kernel.conftest import World
 
-from aether_bg._kernel.clocks import Clocks
+from aether_bg._upkeep.clocks import Clocks
 
 pytestmark = pytest.mark.anyio
 

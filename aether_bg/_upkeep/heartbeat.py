@@ -10,11 +10,11 @@ import anyio
 import attrs
 
 from aether_bg._kernel.alarm import Alarm
-from aether_bg._kernel.monitor import Monitor
-from aether_bg._kernel.rescuer import Rescuer
 from aether_bg._kernel.shared import Shared
 from aether_bg._kernel.tasks import Signal, longer, to_tick
 from aether_bg._rules.ids import uuid7
+from aether_bg._upkeep.monitor import Monitor
+from aether_bg._upkeep.rescuer import Rescuer
 from aether_bg.errors import StoreError
 from aether_bg.model import Alive, Heartbeat
 

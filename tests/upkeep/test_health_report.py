@@ -14,10 +14,10 @@ from kernel.parts import machinery
 from aether_bg import StoreBusy
 from aether_bg._kernel.attempt import Attempt
 from aether_bg._kernel.claimer import Claimer
-from aether_bg._kernel.health import Health
 from aether_bg._kernel.supervisor import Supervisor
 from aether_bg._kernel.tasks import spawner
-from aether_bg._kernel.unserved import Unserved
+from aether_bg._upkeep.health import Health
+from aether_bg._upkeep.waiting import Waiting
 from aether_bg.model import Alive, JobContext
 
 pytestmark = pytest.mark.anyio
@@ -59,7 +59,7 @@ def ward(make_world: Callable[..., World]) -> Callable[[], Ward]:
         )  # fmt: skip
         health = Health(
             shared=shared, dependencies=world.registration.dependencies, claimer=claimer, heartbeats=beats,  # type: ignore[arg-type]
-            unserved=Unserved(shared), supervisor=supervisor,
+            waiting=Waiting(shared), supervisor=supervisor,
         )  # fmt: skip
         return Ward(world, health, beats, claimer, supervisor)
 
