@@ -10,7 +10,6 @@ import anyio.lowlevel
 import attrs
 
 from aether_bg._app.admission import IF_EXISTS
-from aether_bg._app.alike import Alike
 from aether_bg._app.enqueue import Enqueuer
 from aether_bg._app.new_job import NewJob, checked
 from aether_bg._app.parents import asked, by_any
@@ -86,7 +85,7 @@ class Many:
 
     async def _entries(self, items: list[Any], made: dict[UUID | str, JobInfo]) -> list[_Entry]:
         """`made`: jobs that will be in the same transaction, by id and name."""
-        alike = Alike(self._enqueuer.admission, self._enqueuer.moment())
+        admission, moment = self._enqueuer.admission, self._enqueuer.moment()
         entries, seen = list[_Entry](), 0
         for index, item in enumerate(items):
             if index % STRETCH == STRETCH - 1:
@@ -99,7 +98,7 @@ class Many:
                 wanted = None
                 if "after" in arguments or "after_any" in arguments:
                     wanted = asked(arguments.pop("after", None), arguments.pop("after_any", False))
-                job, named, after = alike.job(arguments), arguments["job_name"] is not None, _NO_PARENTS
+                job, named, after = admission.job(moment, **arguments), arguments["job_name"] is not None, _NO_PARENTS
                 if wanted is not None:
                     for entry in entries[seen:]:
                         made[entry.job.id] = made[entry.job.job_name] = entry.job

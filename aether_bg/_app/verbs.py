@@ -6,8 +6,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime, timedelta
-from operator import is_
-from typing import Any, Concatenate, Final, Never, TypeVar, Unpack, overload
+from typing import Any, Concatenate, Never, TypeVar, Unpack, overload
 from uuid import UUID
 
 from aether_bg._app.admission import ARGUMENTS, ENQUEUE_OPTIONS
@@ -26,6 +25,8 @@ from aether_bg.errors import NotStarted
 from aether_bg.model import Insertion, JobInfo, JobType, Misfire, ParamStyle
 
 T = TypeVar("T")
+_RAISE, _ONCE, _GRACE, _NO_JITTER = "raise", "once", 10, 0
+"""Defaults of `enqueue`."""
 
 
 class Verbs:
@@ -134,13 +135,17 @@ class Verbs:
         if unknown:
             checks.unknown_options(unknown, (*ARGUMENTS, "connection", "notify"))
         arguments = (handler, job_name, payload, schedule, metadata)
-        options: dict[str, Any] = {
-            "timezone": timezone, "start": start, "if_exists": if_exists, "repeats": repeats, "until": until,
-            "misfire": misfire, "misfire_grace": misfire_grace, "jitter": jitter, "priority": priority,
-            "unique_for": unique_for, "after": after, "after_any": after_any,
-        }  # fmt: skip
-        if all(map(is_, options.values(), _NOT_GIVEN)):
-            options = {}  # most calls have none, and then there is nothing to check
+        options: dict[str, Any] = {}  # most calls have none, and then there is nothing to check
+        if not (
+            timezone is None and start is None and if_exists is _RAISE and repeats is None and until is None
+            and misfire is _ONCE and misfire_grace is _GRACE and jitter is _NO_JITTER and priority is None
+            and unique_for is None and after is None and after_any is False
+        ):  # fmt: skip
+            options = {
+                "timezone": timezone, "start": start, "if_exists": if_exists, "repeats": repeats, "until": until,
+                "misfire": misfire, "misfire_grace": misfire_grace, "jitter": jitter, "priority": priority,
+                "unique_for": unique_for, "after": after, "after_any": after_any,
+            }  # fmt: skip
         if connection is not None:
             return await self._running.on_connection.enqueue(connection, *arguments, notify=notify, **options)
         return await self._running.enqueuer.enqueue(*arguments, **options)
@@ -232,7 +237,3 @@ class Verbs:
     async def explain(self, job: UUID | str) -> str:
         """Did it run, and if not, why not? Answers in sentences, from the rows. Raises `JobNotFound`."""
         return await self._commands.explain(job)
-
-
-_NOT_GIVEN: Final = tuple((Verbs.enqueue.__kwdefaults__ or {}).values())
-"""The defaults of `enqueue`'s options, in the order in which it passes them on."""

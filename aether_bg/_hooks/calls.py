@@ -52,7 +52,7 @@ class Calls:
         self.observed = bool(self._hook.lifecycle_event.get_hookimpls())
         self.wrapped = bool(self._hook.dispatch_wrap.get_hookimpls())
         self.arms = bool(self._hook.schedule_arm.get_hookimpls())
-        self._stamped = bool(self._hook.dispatch_stamp.get_hookimpls())
+        self.stamped = bool(self._hook.dispatch_stamp.get_hookimpls())
         self._parsed = bool(self._hook.schedule_parse.get_hookimpls())
         self._decided = bool(self._hook.dispatch_decide.get_hookimpls())
 
@@ -184,9 +184,8 @@ class Calls:
 
     def stamp(self, job: JobInfo) -> Mapping[str, Any]:
         merged: dict[str, Any] = {}
-        if self._stamped:
-            for stamp in self._collect(self._hook.dispatch_stamp(job=job)):
-                merged.update(stamp)
+        for stamp in self._collect(self._hook.dispatch_stamp(job=job)):
+            merged.update(stamp)
         return merged
 
     def runner(self, handler: HandlerInfo) -> Runner | None:

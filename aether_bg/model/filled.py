@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 from uuid import UUID, SafeUUID
 
 T = TypeVar("T")
+_set_int, _set_safe = UUID.int.__set__, UUID.is_safe.__set__  # type: ignore[attr-defined, misc]
+_UNKNOWN: Final = SafeUUID.unknown
 
 
 def filled(cls: type[T], fields: dict[str, Any]) -> T:
@@ -21,6 +23,6 @@ def filled(cls: type[T], fields: dict[str, Any]) -> T:
 def uuid_of(number: int) -> UUID:
     """`UUID(int=number)`, for a number that is known to have 128 bits."""
     value = object.__new__(UUID)
-    object.__setattr__(value, "int", number)
-    object.__setattr__(value, "is_safe", SafeUUID.unknown)
+    _set_int(value, number)
+    _set_safe(value, _UNKNOWN)
     return value

@@ -9,7 +9,7 @@ from uuid import uuid4
 import attrs
 import pytest
 
-from aether_bg._app.admission import _FRESH
+from aether_bg._app.kinds import _FRESH
 from aether_bg._rules.changes import Moment, attempt_run, change
 from aether_bg.model import Change, JobInfo, JobRun, JobStatus, RunOutcome
 from aether_bg.model.filled import filled
