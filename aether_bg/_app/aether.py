@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from datetime import timedelta
@@ -26,15 +25,8 @@ from aether_bg.errors import AlreadyStarted
 from aether_bg.model import Backoff
 from aether_bg.protocols import Clock
 
-log = logging.getLogger("aether_bg")
-
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
-KNOWN_OPTIONS = (
-    "scheduler", "plugins", "concurrency", "grace", "lease", "clock", "actor", "retention", "entry_points",
-    "max_payload",
-    "prune_declared",
-)  # fmt: skip
 
 
 class Aether(OwnerVerbs):
@@ -70,7 +62,7 @@ class Aether(OwnerVerbs):
         prune_declared: bool = False,
         **unknown: Never,
     ) -> None:
-        checks.unknown_options(unknown, KNOWN_OPTIONS)
+        checks.unknown_options(unknown, Aether.__init__)
         options = Options.checked(
             concurrency=concurrency, grace=grace, lease=lease, clock=clock, actor=actor, retention=retention,
             max_payload=max_payload, prune_declared=prune_declared,
@@ -127,9 +119,7 @@ class Aether(OwnerVerbs):
         jobs, higher goes first (docs/protocol.md, L5). `keep_result`: keep what it returns, a JSON value or a value of
         the type that its return annotation names; see `result` (docs/protocol.md, K).
         """
-        checks.unknown_options(
-            unknown, ("retries", "backoff", "timeout", "schedule", "jitter", "concurrency", "priority", "keep_result")
-        )
+        checks.unknown_options(unknown, Aether.handler)
         self._before_start("handler")
         bounds = handler_bounds(
             name, retries=retries, backoff=backoff, timeout=timeout, concurrency=concurrency, priority=priority,
@@ -222,7 +212,7 @@ class Aether(OwnerVerbs):
         if self._session is not None:
             raise AlreadyStarted(repr(self), "it is running already", "Use one `async with app:` or start() at a time.")
         self.registration.resolve()
-        self._log_start()
+        self.registration.log_start()
         self._session = session = self._session_of(client=False)
         try:
             await session.start()
@@ -254,14 +244,6 @@ class Aether(OwnerVerbs):
             misused("with app", "an app is started in async code", remedy)
 
         def __exit__(self, *_: object) -> None: ...
-
-    def _log_start(self) -> None:
-        """Which file, which scheduler and why, which handlers."""
-        summary = self.registration.summary()
-        log.info(
-            "starting: store %s, scheduler %s (%s), handlers %s", summary["store"], summary["scheduler"],
-            self.registration.because, ", ".join(summary["handlers"]) or "none", extra=summary,
-        )  # fmt: skip
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
@@ -18,6 +19,8 @@ from aether_bg._rules import validation as checks
 from aether_bg._rules.settings import Options
 from aether_bg.errors import InvalidOption, shown
 from aether_bg.protocols import Runner
+
+log = logging.getLogger("aether_bg")
 
 STORES: Final = "aether_bg.stores"
 """Entry points that make a store from a URL; their names are the schemes."""
@@ -74,15 +77,19 @@ class Registration:
             found[name] = runner
         return found
 
-    def summary(self) -> dict[str, Any]:
-        """Which file, which scheduler and which handlers, for the log."""
+    def log_start(self) -> None:
+        """Which file, which scheduler and why, which handlers."""
         store = self.plugins.owners("persistence")[0]
         path = getattr(store, "path", None)
-        return {
+        summary: dict[str, Any] = {
             "store": os.path.abspath(path) if isinstance(path, str | os.PathLike) else repr(store),
             "scheduler": name_of(self.plugins.owners("scheduling")[0]),
             "handlers": sorted(self.handlers),
         }
+        log.info(
+            "starting: store %s, scheduler %s (%s), handlers %s", summary["store"], summary["scheduler"], self.because,
+            ", ".join(summary["handlers"]) or "none", extra=summary,
+        )  # fmt: skip
 
 
 def _plugins(store: Any, scheduler: Any, plugins: Any, from_entry_points: Any) -> tuple[Plugins, str]:

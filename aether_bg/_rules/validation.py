@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import math
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, Final, NoReturn
 
@@ -73,8 +74,12 @@ def _instead(name: str, known: tuple[str, ...]) -> str | None:
     return None
 
 
-def unknown_options(given: Mapping[str, object], known: tuple[str, ...]) -> None:
+def unknown_options(given: Mapping[str, object], known: tuple[str, ...] | Callable[..., Any]) -> None:
+    """`known`: names, or the function whose options they are."""
     for name in given:
+        if callable(known):
+            parameters = inspect.signature(known).parameters.values()
+            known = tuple(one.name for one in parameters if one.kind is one.KEYWORD_ONLY)
         if (instead := _instead(name, known)) is not None:
             raise InvalidOption(f"option {shown(name)}", "there is no such option", instead)
         near = difflib.get_close_matches(name, known, n=1)
