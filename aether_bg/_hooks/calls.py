@@ -49,7 +49,6 @@ class Calls:
         self._hook: Any = plugins.pm.hook
         self._codecs = Codecs(self._collect(self._hook.dispatch_codec()))
         self._coded = bool(self._codecs)
-        self.observed = bool(self._hook.lifecycle_event.get_hookimpls())
         self.wrapped = bool(self._hook.dispatch_wrap.get_hookimpls())
         self.arms = bool(self._hook.schedule_arm.get_hookimpls())
         self.stamped = bool(self._hook.dispatch_stamp.get_hookimpls())

@@ -154,7 +154,7 @@ async def test_a_long_stop_misses_no_handler(make_app: Make, caplog: pytest.LogC
     async with anyio.create_task_group() as group, app:
         await slow.started(app)
         await app.enqueue("Slow")
-        await eventually(lambda: "Slow" in app._running.kernel.heartbeats.alive.due)  # type: ignore[union-attr]
+        await eventually(lambda: "Slow" in app._running.upkeep.heartbeats.alive.due)  # type: ignore[union-attr]
         group.start_soon(let_go)
         group.start_soon(enqueues_until_the_end)
     assert [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING] == []
