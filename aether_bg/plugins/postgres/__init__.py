@@ -1,9 +1,9 @@
 """The persistence layer on a PostgreSQL server: for processes on several machines.
 
-`columns` values as columns · `schema` tables and migrations · `changes`, `units`, `claims`, `queries`, `listing` SQL ·
-`owners` who is alive, `session` the thread that says so · `workers` threads with a connection each · `opened` all of
-them while the store is open · `places` connection strings, `connections` sessions, `trouble` errors · `inspection` read
-only, `check` · `statements`, `functions` for transactions of users
+`columns` values as columns · `tables` their types and order · `schema` tables and migrations · `changes`, `units`,
+`claims`, `queries`, `listing` SQL · `owners` who is alive, `session` the thread that says so · `workers` threads with a
+connection each · `opened` all of them while the store is open · `places` connection strings, `connections` sessions,
+`trouble` errors · `inspection` read only, `check` · `statements`, `functions` for transactions of users
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ WITH saved AS (
     UPDATE {{schema}}.runs AS r SET outcome = 'completed', finished_at = saved.modified_at FROM saved
     WHERE r.job_id = saved.job_id AND r.token = saved.seq AND r.gap = 0
 )
-SELECT {{schema}}.all_of(count(*), %s, %s::uuid[]) FROM saved
+SELECT {{schema}}.all_of(count(*), %s, CASE WHEN %s THEN $1 END) FROM saved
 """)
 """What a `Completion` does to its row, and to the history row that its claim has written."""
 UPDATE_DEFINITIONS: Final = f"""
@@ -175,11 +175,11 @@ def one(conn: Connection, schema: Schema, write: Write) -> None:
 def update(conn: Connection, schema: Schema, changes: list[Change], *, alone: bool = True) -> None:
     """`alone`: refuse those whose end other jobs wait for."""
     changes = sorted(changes, key=lambda change: change.job_id.int)
-    ended = uuids(change.job_id for change in changes if alone and change.status.terminal)
     if completions := [change for change in changes if type(change) is Completion]:
-        run(conn, schema(COMPLETE_JOBS), [*write_completions(completions), str(len(completions)), ended])
+        run(conn, schema(COMPLETE_JOBS), [*write_completions(completions), str(len(completions)), str(alone)])
     if others := [change for change in changes if type(change) is not Completion]:
         runs = [one for change in others for one in change.runs]
+        ended = uuids(change.job_id for change in others if alone and change.status.terminal)
         run(conn, schema(UPDATE_JOBS), [*write_changes(others), *write_runs(runs), str(len(others)), ended])
         if defined := [change for change in others if change.definition is not None]:
             ids = uuids(change.job_id for change in defined)

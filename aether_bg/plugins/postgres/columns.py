@@ -55,9 +55,6 @@ _BY_ANNOTATION: Final = {
 _SPECIAL: Final = dict.fromkeys(("seq", "schedule_rev", "armed_seq", "token", "next_seq", "next_rev"), "bigint")
 FREE: Final = frozenset(("last_error", "created_by", "modified_by", "expression_value", "error"))
 """Texts that may hold anything, also a NUL, which PostgreSQL's text cannot hold."""
-SORTED: Final = ' COLLATE "C"'
-"""For names: no index breaks when the system's collations change."""
-_NAMES: Final = frozenset(("job_name", "handler_name"))
 
 
 def type_of(name: str) -> str:
@@ -75,21 +72,6 @@ def _types() -> dict[str, str]:
 
 
 _TYPES: Final = _types()
-
-
-def declared(cls: type[Any]) -> str:
-    """The columns of a table of `cls`, as CREATE TABLE has them; fixed widths first, which saves padding."""
-    lines, written = [], written_types(cls)
-    fields = [field for field in attrs.fields(cls) if field.name in (*JOB_COLUMNS, *RUN_COLUMNS)]
-    for field in sorted(fields, key=lambda field: _WIDTHS.index(type_of(field.name))):
-        optional = written[field.name].endswith(" | None")
-        collation = SORTED if field.name in _NAMES else ""
-        rule = "" if optional else " NOT NULL DEFAULT false" if field.default is False else " NOT NULL"
-        lines.append(f"{field.name} {type_of(field.name)}{collation}{rule}")
-    return ",\n    ".join(lines)
-
-
-_WIDTHS: Final = ("uuid", "bigint", "timestamptz", "float8", "integer", "smallint", "boolean", "text", "json")
 
 
 def selected(columns: Iterable[str], table: str = "") -> str:

@@ -17,11 +17,10 @@ import psycopg
 from aether_bg.errors import SchemaMissing, SchemaTooNew, StoreBusy, StoreError, TablesTaken
 from aether_bg.model import JobInfo, JobRun
 from aether_bg.model.job import SUSPECT as CRASHES
-from aether_bg.plugins._stored import written_types
 from aether_bg.plugins.postgres import trouble
-from aether_bg.plugins.postgres.columns import SORTED, declared
 from aether_bg.plugins.postgres.connections import Connection
 from aether_bg.plugins.postgres.functions import ENQUEUE
+from aether_bg.plugins.postgres.tables import DOMAINS, SORTED, declared
 
 READY: Final = "status = 0 AND waits_for = 0 AND (NOT paused OR manual)"
 """What can be claimed once it is due. Queries repeat it exactly, so that the partial indexes serve them."""
@@ -32,14 +31,7 @@ MANUAL: Final = "status = 0 AND waits_for = 0 AND manual"
 SUSPECT: Final = f"crash_count >= {CRASHES}"
 _BUSY: Final = "autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000, "
 _VACUUM: Final = f"{_BUSY}autovacuum_vacuum_cost_limit = 2000, autovacuum_vacuum_cost_delay = 1"
-_FIRST, _LAST = "'0001-01-01 00:00:00+00'", "'9999-12-31 23:59:59.999999+00'"
-
-
-def _readable(cls: type) -> str:
-    """Only instants that Python can represent: others are refused now, rather than set aside when they are read."""
-    names = [name for name, written in written_types(cls).items() if written.startswith("datetime")]
-    return " AND ".join(f"({name} IS NULL OR {name} BETWEEN {_FIRST} AND {_LAST})" for name in names)
-
+_DOMAINS: Final = "\n".join(f"CREATE DOMAIN {{schema}}.{name} AS {kind};" for name, kind in DOMAINS.items())
 
 _INITIAL: Final = f"""
 CREATE TABLE {{schema}}.meta (
@@ -68,13 +60,10 @@ CREATE TABLE {{schema}}.handlers (
     paused_at timestamptz NOT NULL,
     paused_by text
 );
+{_DOMAINS}
 CREATE TABLE {{schema}}.jobs (
     {declared(JobInfo)},
-    PRIMARY KEY (id),
-    CONSTRAINT jobs_status CHECK (status BETWEEN 0 AND 4),
-    CONSTRAINT jobs_misfire CHECK (misfire IN ('once', 'skip', 'all')),
-    CONSTRAINT jobs_metadata CHECK (json_typeof(extra_properties) = 'object'),
-    CONSTRAINT jobs_instants CHECK ({_readable(JobInfo)})
+    PRIMARY KEY (id)
 ) WITH (fillfactor = 90, {_VACUUM});
 CREATE UNIQUE INDEX jobs_name ON {{schema}}.jobs (job_name) WHERE holds_name;
 CREATE INDEX jobs_former_name ON {{schema}}.jobs (job_name) WHERE NOT holds_name;
@@ -88,8 +77,7 @@ CREATE INDEX jobs_running ON {{schema}}.jobs (owner) WHERE status = 1;
 CREATE INDEX jobs_ended ON {{schema}}.jobs (status, handled_time, handler_name) WHERE status > 1;
 CREATE TABLE {{schema}}.runs (
     {declared(JobRun)},
-    PRIMARY KEY (job_id, token, gap),
-    CONSTRAINT runs_instants CHECK ({_readable(JobRun)})
+    PRIMARY KEY (job_id, token, gap)
 ) WITH (fillfactor = 90, {_VACUUM});
 CREATE UNIQUE INDEX runs_completed ON {{schema}}.runs (job_id, occurrence) WHERE outcome = 'completed';
 CREATE TABLE {{schema}}.links (
