@@ -59,6 +59,8 @@ class Handler:
     bind: Binder = attrs.field(default=None)
     """The call with all its arguments; made by `resolve`. Raises `InvalidPayload` if the payload no longer fits."""
     constructor_shape: Shape = attrs.field(factory=Shape)
+    wants_more: bool = attrs.field(default=False)
+    """Than its payload and context; found by `resolve`."""
 
     @property
     def wants_work(self) -> bool:
@@ -67,11 +69,6 @@ class Handler:
     @property
     def wants_scope(self) -> bool:
         return bool(self.wanted or self.constructor)
-
-    @property
-    def wants_more(self) -> bool:
-        """Than its payload and context."""
-        return self.wants_work or self.wants_scope
 
     def check(self, payload: Any, limit: int) -> Any:
         """The payload of an enqueue as checked JSON. Raises `InvalidPayload`, before anything is stored."""
@@ -102,6 +99,7 @@ class Handler:
             make, whose = self.info.target, f"the constructor of {what}"
             self.constructor = dependencies.wanted_of(make, whose)
             self.constructor_shape = dependencies.shape(make, self.constructor, whose)
+        self.wants_more = self.wants_work or self.wants_scope
         self.bind = self._binder()
 
     async def inject(self, scope: Container) -> dict[str, Any]:

@@ -47,13 +47,14 @@ class Plan:
     """The time that the clock showed before it was set back by three hours or more: what has run up to then is due
     again."""
     jitter: float = 0.0
-    origin: datetime = attrs.field()
-    """The instant from which the schedule counts: the anchor; for days and weeks the start, if there is one."""
+    _origin: datetime | None = None
 
-    @origin.default
-    def _origin(self) -> datetime:
-        from_start: bool = getattr(self.schedule, "from_start", False)
-        return self.start if from_start and self.start is not None else self.anchor
+    @property
+    def origin(self) -> datetime:
+        """The instant from which the schedule counts: the anchor; for days and weeks the start, if there is one."""
+        if self._origin is not None:
+            return self._origin
+        return self.start if self.start is not None and getattr(self.schedule, "from_start", False) else self.anchor
 
     @classmethod
     def of(cls, schedule: Schedule, job: JobInfo | Definition, undone: datetime | None = None) -> Plan:
@@ -108,7 +109,7 @@ class Plan:
             length = due - now
             anchor = self.anchor + (now - self.anchor) // length * length
             return attrs.evolve(self, anchor=anchor, origin=anchor, loose=True)
-        return attrs.evolve(self, anchor=datetime.min.replace(tzinfo=UTC), loose=True)
+        return attrs.evolve(self, anchor=datetime.min.replace(tzinfo=UTC), origin=self.origin, loose=True)
 
     def following(self, last: datetime | None, now: datetime, ran: datetime | None = None) -> datetime | None:
         """The occurrence after the last one. `ran`: the occurrence that has just ended.

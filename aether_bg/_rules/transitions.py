@@ -34,7 +34,7 @@ def finish(job: JobInfo, result: Result, plan: Plan | None, moment: Moment) -> C
     """
     now = moment.now
     if result is COMPLETED and plan is not None and _is_last(job, plan):
-        return Completion.of(job, *moment, partial(_completed, job, plan, moment))
+        return Completion.of(job, now, moment.by, partial(_completed, job, plan, moment))
     match result:
         case Snoozed(until, error):
             return once_more(job, moment, attempt_run(job, RunOutcome.SNOOZED, now, error), due_at=until)
@@ -81,7 +81,8 @@ def _is_last(job: JobInfo, plan: Plan) -> bool:
         return False
     if plan.schedule.recurring or job.off_schedule or job.trigger_pending or job.occurrence is None:
         return False
-    return plan.after(later(job.last_occurrence, job.occurrence)) is None
+    due = plan.first()
+    return due is None or due <= later(job.last_occurrence, job.occurrence)
 
 
 def abandon(job: JobInfo, error: str, moment: Moment) -> Change:
@@ -117,8 +118,7 @@ def _expired(job: JobInfo, plan: Plan, now: datetime) -> bool:
     counted from `due_at`."""
     if plan.until is not None and now > max(plan.until, (job.occurrence or now) + _IN_TIME):
         return True
-    due = job.due_at or now
-    return job.misfire == "skip" and now - due > timedelta(seconds=job.misfire_grace)
+    return job.misfire == "skip" and now - (job.due_at or now) > timedelta(seconds=job.misfire_grace)
 
 
 def misfired(job: JobInfo, plan: Plan, moment: Moment) -> Change | None:

@@ -6,6 +6,7 @@ from typing import Any, Final, TypeVar
 from uuid import UUID, SafeUUID
 
 T = TypeVar("T")
+_new, _set = object.__new__, object.__setattr__
 _set_int, _set_safe = UUID.int.__set__, UUID.is_safe.__set__  # type: ignore[attr-defined, misc]
 _UNKNOWN: Final = SafeUUID.unknown
 
@@ -15,14 +16,14 @@ def filled(cls: type[T], fields: dict[str, Any]) -> T:
 
     For attrs classes without slots, validators and converters.
     """
-    value = object.__new__(cls)
-    object.__setattr__(value, "__dict__", fields)
+    value = _new(cls)
+    _set(value, "__dict__", fields)
     return value
 
 
 def uuid_of(number: int) -> UUID:
     """`UUID(int=number)`, for a number that is known to have 128 bits."""
-    value = object.__new__(UUID)
+    value = _new(UUID)
     _set_int(value, number)
     _set_safe(value, _UNKNOWN)
     return value

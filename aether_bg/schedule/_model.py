@@ -80,8 +80,8 @@ def utc(value: datetime) -> datetime:
 
     Other libraries have subclasses of their own, some of which are no instant at all (NaT).
     """
-    if type(value) is datetime and value.tzinfo is UTC:
-        return min(max(value, EARLIEST), LATEST)
+    if type(value) is datetime and value.tzinfo is UTC and EARLIEST <= value <= LATEST:
+        return value
     try:
         offset = value.utcoffset()
         wall = datetime.fromisoformat(datetime.isoformat(value)).replace(tzinfo=UTC)
