@@ -293,7 +293,7 @@ async def test_what_all_gave_up_outlives_the_trimming(
     make_app: Callable[..., Aether], clock: FakeClock, step: Any, ran: list[JobContext]
 ) -> None:
     """1,000 occurrences are made up for, and their rows are as many as are kept of a history."""
-    app = make_app(clock=clock, scheduler=step)
+    app = make_app(":memory:", clock=clock, scheduler=step)
 
     @app.handler("Work")
     async def work(ctx: JobContext) -> None:

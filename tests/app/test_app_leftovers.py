@@ -23,7 +23,7 @@ async def test_waits_on_jobs_run_elsewhere_keep_nothing(make_app: Callable[..., 
     worker.handler("Work")(lambda: None)
     async with waiter, worker:
         waiters = waiter._running.kernel.journal._waiters
-        for _ in range(20):
+        for _ in range(5):
             job = await worker.enqueue("Work")
             assert (await waiter.wait(job, 20)).status is JobStatus.COMPLETED
         later = await worker.enqueue("Work", schedule=timedelta(days=1))
