@@ -67,7 +67,7 @@ class Session:
 
     async def start(self) -> None:
         """Raises the error that kept the app from starting; everything opened has been closed again by then."""
-        self.kernel.start_task(self._root)
+        self.kernel.shared.spawn(self._root)
         try:
             await self._started.wait()
         except BaseException:
@@ -113,7 +113,7 @@ class Session:
         finally:
             kernel.shared.identity.stopping = True
             if self._keeps_thread:
-                kernel.start_task(self._outlive, stack)
+                kernel.shared.spawn(self._outlive, stack)
             else:
                 kernel.close()
                 with anyio.CancelScope(shield=True):
@@ -124,7 +124,7 @@ class Session:
         kernel, supervise, shared = self.kernel, self.kernel.supervisor.supervise, self.kernel.shared
         await self._registration.dependencies.open(stack)
         alive = await self.upkeep.heartbeats.join()
-        watch = Watch(slots=shared.slots, problems=shared.problems, timings=shared.timings)
+        watch = Watch(shared)
         try:
             await self.declarations.apply()
             await self.declarations.drop_gone(prune=kernel.options.prune_declared)
@@ -148,7 +148,7 @@ class Session:
         kernel, shared = self.kernel, self.kernel.shared
         running, timings = shared.slots.running, shared.timings
         shared.identity.stopping = True
-        kernel.start_task(self.upkeep.heartbeats.announce_stop)
+        kernel.shared.spawn(self.upkeep.heartbeats.announce_stop)
         kernel.wake()
         await self._until(lambda: not running and not kernel.claimer.claiming, kernel.options.grace, hurried=True)
         for attempt in list(running.values()):

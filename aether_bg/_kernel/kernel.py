@@ -51,7 +51,7 @@ class Kernel:
         dependencies: Dependencies, clock: Timekeeper, spawn: Spawn, client: bool,
         enqueue_in: Callable[[Transaction, list[JobInfo]], Callable[..., UUID]], call: Blocking,
     ) -> None:  # fmt: skip
-        self.options, self.start_task, self.client = options, spawn, client
+        self.options, self.client = options, client
         self._enqueue_in = enqueue_in
         on_loop, identity = runner(), Identity()
         self.look = Signal()
@@ -67,9 +67,7 @@ class Kernel:
             slots=Slots(options.concurrency, alarm.wake, alarm.stirred.set), identity=identity, clock=clock,
             observers=observers, problems=problems, timings=timings, spawn=spawn,
         )  # fmt: skip
-        self.supervisor = Supervisor(
-            spawn=spawn, on_loop=on_loop, clock=clock, identity=identity, problems=problems, timings=timings
-        )
+        self.supervisor = Supervisor(shared=shared, on_loop=on_loop)
         self.arming = Arming(shared=shared, batcher=self.batcher, roused=alarm.roused) if calls.arms else None
         self.arm = arm = self.arming.changed if self.arming is not None else _nothing
         self.journal = Journal(

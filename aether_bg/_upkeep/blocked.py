@@ -11,18 +11,16 @@ from types import CodeType, FrameType
 import attrs
 
 from aether_bg._kernel.attempt import Attempt
-from aether_bg._kernel.problems import Problems
-from aether_bg._kernel.slots import Slots
-from aether_bg._kernel.timings import Timings
+from aether_bg._kernel.shared import Shared
 from aether_bg.bridge import Bridge
 
 
 class Watch:
     """Created on the loop; `stop` ends the thread. Each handler is reported once."""
 
-    def __init__(self, *, slots: Slots, problems: Problems, timings: Timings) -> None:
-        self._slots, self._problems = slots, problems
-        self._silent, self._look = timings.silent, timings.watch
+    def __init__(self, shared: Shared) -> None:
+        self._slots, self._problems = shared.slots, shared.problems
+        self._silent, self._look = shared.timings.silent, shared.timings.watch
         self._bridge, self._loop = Bridge(), threading.get_ident()
         self._over = threading.Event()
         self._answered = True

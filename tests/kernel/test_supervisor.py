@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 
 import anyio
+import attrs
 import pytest
 from kernel.conftest import World, eventually
 
@@ -20,11 +21,8 @@ pytestmark = pytest.mark.anyio
 
 
 def supervisor(world: World) -> Supervisor:
-    shared = world.shared
-    return Supervisor(
-        spawn=shared.spawn, on_loop=runner(), clock=shared.clock, identity=shared.identity,
-        problems=shared.problems, timings=Timings(backoff=(0.001, 0.01)),
-    )  # fmt: skip
+    timings = Timings(backoff=(0.001, 0.01))
+    return Supervisor(shared=attrs.evolve(world.shared, timings=timings), on_loop=runner())
 
 
 async def test_a_loop_that_fails_is_started_again(make_world: Callable[..., World]) -> None:

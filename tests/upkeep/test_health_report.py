@@ -15,7 +15,6 @@ from aether_bg import StoreBusy
 from aether_bg._kernel.attempt import Attempt
 from aether_bg._kernel.claimer import Claimer
 from aether_bg._kernel.supervisor import Supervisor
-from aether_bg._kernel.tasks import spawner
 from aether_bg._upkeep.health import Health
 from aether_bg._upkeep.waiting import Waiting
 from aether_bg.model import Alive, JobContext
@@ -53,10 +52,7 @@ def ward(make_world: Callable[..., World]) -> Callable[[], Ward]:
     def make() -> Ward:
         world, beats = make_world(), Beats()
         shared, claimer = world.shared, machinery(world).claimer
-        supervisor = Supervisor(
-            spawn=spawner(), on_loop=lambda fn: fn() and None, clock=shared.clock, identity=shared.identity,
-            problems=shared.problems, timings=shared.timings,
-        )  # fmt: skip
+        supervisor = Supervisor(shared=shared, on_loop=lambda fn: fn() and None)
         health = Health(
             shared=shared, dependencies=world.registration.dependencies, claimer=claimer, heartbeats=beats,  # type: ignore[arg-type]
             waiting=Waiting(shared), supervisor=supervisor,

@@ -17,12 +17,12 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_an_attempt_that_holds_the_loop(make_world: Callable[..., World]) -> None:
-    world = make_world()
+    world = make_world(timings=Timings(silent=0.05, watch=0.02))
     job = world.job()
     attempt = Attempt(job, JobContext(job))
     attempt.begun = True
     slots = world.shared.slots
-    watch = Watch(slots=slots, problems=world.shared.problems, timings=Timings(silent=0.05, watch=0.02))
+    watch = Watch(world.shared)
     try:
         slots.begin(attempt)
         time.sleep(0.5)
@@ -34,11 +34,11 @@ async def test_an_attempt_that_holds_the_loop(make_world: Callable[..., World]) 
 
 async def test_nothing_is_watched_while_nothing_runs(make_world: Callable[..., World]) -> None:
     """An idle process is not woken for it."""
-    world = make_world()
+    world = make_world(timings=Timings(silent=0.05, watch=0.01))
     job, slots = world.job(), world.shared.slots
     attempt = Attempt(job, JobContext(job))
     attempt.begun = True
-    watch = Watch(slots=slots, problems=world.shared.problems, timings=Timings(silent=0.05, watch=0.01))
+    watch = Watch(world.shared)
     posted: list[object] = []
     watch._bridge.post = lambda fn: posted.append(fn) is None  # type: ignore[method-assign]
     try:
