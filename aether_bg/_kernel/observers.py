@@ -17,11 +17,13 @@ log = logging.getLogger("aether_bg")
 
 MOST_WAITING: Final = 10_000
 
+Observer = Callable[[Event], Awaitable[object]]
+
 
 class Observers:
     """`slow`: seconds from which an observer is reported as slow."""
 
-    def __init__(self, observers: Sequence[Callable[[Event], Awaitable[object]]], slow: float) -> None:
+    def __init__(self, observers: Sequence[Observer], slow: float) -> None:
         self._observers, self._slow = observers, slow
         self.present = bool(observers)
         self._waiting: deque[Event] = deque()
@@ -43,7 +45,6 @@ class Observers:
         return not self._waiting and not self._telling
 
     async def run(self) -> None:
-        """Logs what an observer raises and goes on; reports an observer that takes long."""
         while True:
             await self._something.wait()
             self._something = anyio.Event()
@@ -51,18 +52,19 @@ class Observers:
                 event = self._waiting.popleft()
                 self._telling = True
                 for observer in self._observers:
-                    began = anyio.current_time()
-                    try:
-                        await observer(event)
-                    except Exception as error:
-                        log.error(
-                            "lifecycle_event of %s failed on %r: %s", shown(observer), type(event).__name__,
-                            first_line(brief(error)), exc_info=loggable(error),
-                        )  # fmt: skip
-                    if (took := anyio.current_time() - began) > self._slow:
-                        name = type(event).__name__
-                        log.warning("lifecycle_event of %s took %.1f s on %s", shown(observer), took, name)
+                    await self._tell(observer, event)
                 self._telling = False
             if self._dropped:
                 log.warning("%d events were dropped: an observer was too slow", self._dropped)
                 self._dropped = 0
+
+    async def _tell(self, observer: Observer, event: Event) -> None:
+        """Logs what an observer raises, and that it took long."""
+        began, name = anyio.current_time(), type(event).__name__
+        try:
+            await observer(event)
+        except Exception as error:
+            text = first_line(brief(error))
+            log.error("lifecycle_event of %s failed on %r: %s", shown(observer), name, text, exc_info=loggable(error))
+        if (took := anyio.current_time() - began) > self._slow:
+            log.warning("lifecycle_event of %s took %.1f s on %s", shown(observer), took, name)

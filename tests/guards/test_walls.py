@@ -151,6 +151,11 @@ def test_the_kernel_does_not_import_plugins(room: str) -> None:
     assert breaches(room, "plugins", deep=True) == []
 
 
+def test_the_way_of_a_job_knows_nothing_of_what_builds_on_it() -> None:
+    assert breaches("_kernel", "_upkeep", "_app", deep=True) == []
+    assert breaches("_upkeep", "_app", deep=True) == []
+
+
 @pytest.mark.parametrize(
     "room", ["hookspecs", "model", "errors", "schedule", "protocols", "bridge", "explain", "rows", "owners"]
 )
