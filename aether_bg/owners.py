@@ -105,7 +105,7 @@ class OwnerFolder:
             if beat.join:
                 self._remove(beat.owner)  # what a join that failed has left
                 self._join(beat)
-            for gone in (*beat.recovered, *([beat.owner] if beat.leave else [])):
+            for gone in beat.gone:
                 self._remove(gone)
             if self.knows(beat.owner):
                 self._keep(beat)

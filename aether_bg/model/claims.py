@@ -206,6 +206,11 @@ class Heartbeat:
     """Names of the jobs that this owner's code declares; they never change while it lives."""
     limits: Mapping[str, int] = field(factory=dict)
 
+    @property
+    def gone(self) -> tuple[UUID, ...]:
+        """The owners whose rows are removed."""
+        return (*self.recovered, self.owner) if self.leave else self.recovered
+
 
 @attrs.frozen
 class Owner:

@@ -70,7 +70,7 @@ class MemoryStore(RowStore["MemoryRows"]):
             rows.owners[beat.owner] = Owner(0, beat.handlers, declares=beat.declares)
         if rows.knows(beat.owner):
             self._beats[beat.owner] = beat, now + beat.keep_for
-        for gone in (*beat.recovered, *([beat.owner] if beat.leave else [])):
+        for gone in beat.gone:
             rows.owners.discard(gone)
             self._beats.pop(gone, None)
         self._mark_stopping(rows)

@@ -126,8 +126,7 @@ class Session:
 
     def forget(self, conn: Connection, beat: Heartbeat) -> None:
         """Deletes the rows of recovered owners, and of this one when it leaves; then releases its lock."""
-        gone = [*beat.recovered, *([beat.owner] if beat.leave else [])]
-        conn.execute(self._schema(owners.FORGET), [gone])
+        conn.execute(self._schema(owners.FORGET), [list(beat.gone)])
         if beat.leave and (mine := self.owners.pop(beat.owner, None)) is not None and mine.held:
             conn.execute("SELECT pg_advisory_unlock(%s, %s)", [self._schema.lock_class, mine.lock])
 

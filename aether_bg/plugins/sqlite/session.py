@@ -144,8 +144,7 @@ class Session:
 
     async def forget(self, beat: Heartbeat) -> None:
         """Deletes the rows of recovered owners, and of this one when it leaves; then releases their locks."""
-        gone = [*beat.recovered, *([beat.owner] if beat.leave else [])]
-        await self.write(lambda conn: claims.forget(conn, [str(owner) for owner in gone]), Rank.BEAT)
+        await self.write(lambda conn: claims.forget(conn, [str(owner) for owner in beat.gone]), Rank.BEAT)
         for owner in beat.recovered:
             self.file.locks.recovered(owner)
         if beat.leave:
