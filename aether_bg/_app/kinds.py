@@ -12,7 +12,7 @@ from aether_bg._rules.changes import Moment
 from aether_bg._rules.ids import uuid7
 from aether_bg._rules.recurrence import Plan, anchor_for, first_due
 from aether_bg.model import JobInfo
-from aether_bg.model.filled import filled
+from aether_bg.model.filled import filled, id_text
 from aether_bg.schedule import Schedule
 from aether_bg.schedule._simple import Once
 
@@ -50,7 +50,7 @@ class Kind:
             plan, anchor, due = self._planned(now)
             self._last = now, plan, anchor, due
         if name is None:
-            name = f"{self._prefix}{job_id}"
+            name = f"{self._prefix}{id_text(job_id)}"
         due_at = due if due is None or plan is None else due + plan.lag(due, name)
         return filled(JobInfo, dict(
             self._fields, id=job_id, job_name=name, payload=payload, extra_properties=metadata, created_at=now,

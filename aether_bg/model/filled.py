@@ -27,3 +27,25 @@ def uuid_of(number: int) -> UUID:
     _set_int(value, number)
     _set_safe(value, _UNKNOWN)
     return value
+
+
+_texts: dict[int, str] = {}
+_MOST: Final = 2048
+
+
+def id_text(value: UUID) -> str:
+    """`str(value)`. The texts of recent ones are kept: a job's id is written at each of its steps."""
+    number = value.int
+    text = _texts.get(number)
+    if text is None:
+        digits = number.to_bytes(16, "big").hex()
+        text = f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+        keep_id_text(number, text)
+    return text
+
+
+def keep_id_text(number: int, text: str) -> None:
+    """`text` is what `id_text` is to return for the UUID of this number."""
+    if len(_texts) >= _MOST:
+        _texts.clear()
+    _texts[number] = text

@@ -33,12 +33,14 @@ from aether_bg.model import (
     Update,
     Write,
 )
+from aether_bg.plugins._first import AS_NEW, is_new
 from aether_bg.plugins._lent import Lent
 from aether_bg.plugins.sqlite import links, queries, reading
 from aether_bg.plugins.sqlite.columns import (
     COMPLETION_COLUMNS,
     DEFINITION_COLUMNS,
     JOB_COLUMNS,
+    NEW_COLUMNS,
     RUN_COLUMNS,
     STATE_COLUMNS,
     to_checkpoint,
@@ -48,12 +50,14 @@ from aether_bg.plugins.sqlite.columns import (
     write_completion,
     write_definition,
     write_job,
+    write_new,
     write_run,
 )
 from aether_bg.plugins.sqlite.guard import Guard
 from aether_bg.plugins.sqlite.statements import Statement, insert
 
 INSERT_JOBS = insert("aether_jobs", JOB_COLUMNS)
+INSERT_NEW = insert("aether_jobs", NEW_COLUMNS, others=dict(zip(JOB_COLUMNS, write_job(AS_NEW), strict=True)))
 _GUARD = ("job_id", "seq", "schedule_rev", "next_seq", "next_rev")
 _GUARDED = " WHERE aether_jobs.id = {job_id} AND aether_jobs.seq = {seq} AND aether_jobs.schedule_rev = {schedule_rev}"
 UPDATE_JOBS = Statement(
@@ -235,11 +239,13 @@ def _add(conn: sqlite3.Connection, adds: list[Insert]) -> list[Settled]:
 
 
 def insert_jobs(conn: sqlite3.Connection, jobs: list[JobInfo]) -> None:
-    rows, stored = [write_job(job) for job in jobs], 0
+    new = all(map(is_new, jobs))
+    statement, write = (INSERT_NEW, write_new) if new else (INSERT_JOBS, write_job)
+    rows, stored = [write(job) for job in jobs], 0
     while stored < len(rows):
         before = stored
         try:
-            for count in INSERT_JOBS.each(conn, rows[stored:]):
+            for count in statement.each(conn, rows[stored:]):
                 stored += count
         except sqlite3.IntegrityError as error:
             if not sum([_check_name(conn, job) for job in jobs[stored:]]):

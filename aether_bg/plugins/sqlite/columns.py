@@ -16,8 +16,9 @@ from uuid import UUID
 import attrs
 
 from aether_bg.model import Change, Definition, JobInfo, JobRun, JobStatus, Progress, RunOutcome
-from aether_bg.model.filled import uuid_of
+from aether_bg.model.filled import id_text, keep_id_text, uuid_of
 from aether_bg.plugins import _stored
+from aether_bg.plugins._first import OWN
 from aether_bg.plugins._stored import check_depth
 
 JOB_COLUMNS: Final = tuple(name for name in attrs.fields_dict(JobInfo) if name != "handler_paused")
@@ -29,13 +30,15 @@ STATE_COLUMNS: Final = (
     "owner", "modified_at", "modified_by",
 )  # fmt: skip
 """What every `Change` writes, besides seq and schedule_rev."""
+NEW_COLUMNS: Final = (*OWN, "modified_at")
+"""In which one new job differs from another."""
 COMPLETION_COLUMNS: Final = ("job_id", "seq", "schedule_rev", "modified_at", "modified_by")
 
 
 def write_job(job: JobInfo) -> list[Any]:
     """JOB_COLUMNS."""
     return [
-        str(job.id), job.handler_name, job.job_name, job.expression_value, to_json(job.payload), int(job.status),
+        id_text(job.id), job.handler_name, job.job_name, job.expression_value, to_json(job.payload), int(job.status),
         to_time(job.handled_time), job.retry_count, job.last_error, to_mapping(job.extra_properties),
         to_time(job.created_at), job.created_by, to_time(job.modified_at), job.modified_by, to_time(job.due_at),
         to_time(job.occurrence), job.timezone, to_time(job.start), job.repeats, to_time(job.until), job.misfire,
@@ -44,6 +47,20 @@ def write_job(job: JobInfo) -> list[Any]:
         to_time(job.anchor), to_time(job.last_occurrence), job.occurrences, job.attempt, 1 if job.holds_name else 0,
         to_owner(job.owner), to_time(job.started_at), to_progress(job.progress), to_checkpoint(job.checkpoint),
         1 if job.declared else 0, job.unique_for, job.parents, job.waits_for, 1 if job.after_any else 0,
+    ]  # fmt: skip
+
+
+def write_new(job: JobInfo) -> list[Any]:
+    """NEW_COLUMNS of a job that `is_new`. Most of its instants are the same object, which is written once."""
+    created = job.created_at
+    at = to_time(created)
+    modified = at if job.modified_at is created else to_time(job.modified_at)
+    due = at if job.due_at is created else to_time(job.due_at)
+    occurrence = due if job.occurrence is job.due_at else to_time(job.occurrence)
+    return [
+        id_text(job.id), job.handler_name, job.job_name, job.expression_value, to_json(job.payload),
+        to_mapping(job.extra_properties), at, job.created_by, job.modified_by, due, occurrence, job.priority, job.seq,
+        at if job.anchor is created else to_time(job.anchor), modified,
     ]  # fmt: skip
 
 
@@ -60,7 +77,7 @@ def write_definition(definition: Definition) -> list[Any]:
 def write_change(change: Change) -> list[Any]:
     """job_id, expected seq and schedule_rev, new seq and schedule_rev, then STATE_COLUMNS."""
     return [
-        str(change.job_id), change.seq, change.schedule_rev, change.next_seq, change.next_rev, int(change.status),
+        id_text(change.job_id), change.seq, change.schedule_rev, change.next_seq, change.next_rev, int(change.status),
         to_time(change.due_at), to_time(change.occurrence), to_time(change.last_occurrence), change.occurrences,
         change.attempt, change.retry_count, change.crash_count, change.last_error, to_time(change.handled_time),
         1 if change.paused else 0, 1 if change.manual else 0, 1 if change.off_schedule else 0,
@@ -72,14 +89,14 @@ def write_change(change: Change) -> list[Any]:
 def write_completion(change: Change) -> list[Any]:
     """COMPLETION_COLUMNS."""
     return [
-        str(change.job_id), change.seq, change.schedule_rev, to_time(change.modified_at), change.modified_by,
+        id_text(change.job_id), change.seq, change.schedule_rev, to_time(change.modified_at), change.modified_by,
     ]  # fmt: skip
 
 
 def write_run(run: JobRun) -> list[Any]:
     """RUN_COLUMNS."""
     return [
-        str(run.job_id), run.token, run.gap, run.attempt, to_time(run.occurrence),
+        id_text(run.job_id), run.token, run.gap, run.attempt, to_time(run.occurrence),
         None if run.outcome is None else str(run.outcome), to_time(run.started_at), to_time(run.finished_at), run.error,
         to_owner(run.owner), to_time(run.last_occurrence), run.count, to_json(run.result) if run.has_result else None,
     ]  # fmt: skip
@@ -146,10 +163,18 @@ def to_mapping(value: Mapping[str, Any]) -> str:
 mapping = partial(_stored.mapping, from_json=from_json)
 
 
+_TWO: Final = tuple(f"{number:02}" for number in range(60))
+_THREE: Final = tuple(f"{number:03}" for number in range(1000))
+
+
 @lru_cache(maxsize=256)
 def to_time(when: datetime | None) -> str | None:
-    """Fixed width, so that text order is time order. `when` is aware and in UTC."""
-    return None if when is None else when.isoformat(timespec="microseconds")[:26] + "Z"
+    """Fixed width, so that text order is time order. `when` is aware and in UTC. Half of what its `isoformat` costs."""
+    if when is None:
+        return None
+    thousands, rest = divmod(when.microsecond, 1000)
+    day, minute = f"{when.year:04}-{_TWO[when.month]}-{_TWO[when.day]}", f"{_TWO[when.hour]}:{_TWO[when.minute]}"
+    return f"{day}T{minute}:{_TWO[when.second]}.{_THREE[thousands]}{_THREE[rest]}Z"
 
 
 def from_time(text: str | None) -> datetime | None:
@@ -184,7 +209,9 @@ def to_uuid(text: str) -> UUID:
     """Raises `ValueError` for any other way to write a UUID: no statement would find the row by it."""
     if not _CANONICAL.fullmatch(text):
         raise ValueError("not a UUID as str(UUID) writes it")
-    return uuid_of(int(text.replace("-", ""), 16))
+    number = int(text.replace("-", ""), 16)
+    keep_id_text(number, text)
+    return uuid_of(number)
 
 
 owner_id = lru_cache(maxsize=64)(to_uuid)
