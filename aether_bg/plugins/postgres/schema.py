@@ -31,6 +31,9 @@ MANUAL: Final = "status = 0 AND waits_for = 0 AND manual"
 SUSPECT: Final = f"crash_count >= {CRASHES}"
 _BUSY: Final = "autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000, "
 _VACUUM: Final = f"{_BUSY}autovacuum_vacuum_cost_limit = 2000, autovacuum_vacuum_cost_delay = 1"
+_ROOM: Final = " WITH (fillfactor = 50)"
+"""For indexes that keep a row through its claim and its end: each is a new version, which finds room beside the one
+before."""
 _DOMAINS: Final = "\n".join(f"CREATE DOMAIN {{schema}}.{name} AS {kind};" for name, kind in DOMAINS.items())
 
 _INITIAL: Final = f"""
@@ -63,9 +66,9 @@ CREATE TABLE {{schema}}.handlers (
 {_DOMAINS}
 CREATE TABLE {{schema}}.jobs (
     {declared(JobInfo)},
-    PRIMARY KEY (id)
+    PRIMARY KEY (id){_ROOM}
 ) WITH (fillfactor = 90, {_VACUUM});
-CREATE UNIQUE INDEX jobs_name ON {{schema}}.jobs (job_name) WHERE holds_name;
+CREATE UNIQUE INDEX jobs_name ON {{schema}}.jobs (job_name){_ROOM} WHERE holds_name;
 CREATE INDEX jobs_former_name ON {{schema}}.jobs (job_name) WHERE NOT holds_name;
 CREATE INDEX jobs_ready ON {{schema}}.jobs (handler_name, priority, due_at) WHERE {READY};
 CREATE INDEX jobs_manual ON {{schema}}.jobs (handler_name, due_at) WHERE {MANUAL};
@@ -77,7 +80,7 @@ CREATE INDEX jobs_running ON {{schema}}.jobs (owner) WHERE status = 1;
 CREATE INDEX jobs_ended ON {{schema}}.jobs (status, handled_time, handler_name) WHERE status > 1;
 CREATE TABLE {{schema}}.runs (
     {declared(JobRun)},
-    PRIMARY KEY (job_id, token, gap)
+    PRIMARY KEY (job_id, token, gap){_ROOM}
 ) WITH (fillfactor = 90, {_VACUUM});
 CREATE UNIQUE INDEX runs_completed ON {{schema}}.runs (job_id, occurrence) WHERE outcome = 'completed';
 CREATE TABLE {{schema}}.links (
