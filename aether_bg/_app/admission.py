@@ -44,10 +44,11 @@ class Admission:
         """The row of an enqueue without mistakes; `due_at` is None if no occurrence is left within its bounds. Raises
         an `InputError`."""
         name = self._handlers.name_of(handler)
-        if type(name) is not str or name not in self._handlers:
+        known = type(name) is str and name in self._handlers
+        if not known:
             name = checks.name(name, "handler")
         value = self.payload(handler, name, payload)
-        kind = self._kind(name, schedule, job_name, options)
+        kind = self._kind(name, known, schedule, job_name, options)
         if job_name is not None:
             job_name = checks.name(job_name, "job")
         job = kind.job(moment, job_name, value, check_metadata(metadata))
@@ -55,8 +56,9 @@ class Admission:
             return attrs.evolve(job, extra_properties=check_metadata({**stamped, **job.extra_properties}))
         return job
 
-    def _kind(self, name: str, schedule: Any, job_name: str | None, options: Mapping[str, Any]) -> Kind:
-        key = key_of(name, schedule, job_name is not None, options)
+    def _kind(self, name: str, known: bool, schedule: Any, job_name: str | None, options: Mapping[str, Any]) -> Kind:
+        """`known`: the handler is; it may be added while a client is open, and has a priority from then on."""
+        key = key_of((name, known), schedule, job_name is not None, options)
         if (kind := self._kinds.get(key)) is None:
             kind = self._new_kind(name, schedule, job_name, **options)
             if key is not None:

@@ -66,9 +66,9 @@ class Kind:
         return plan, anchor, first_due(plan, now)
 
 
-def key_of(handler_name: str, schedule: Any, named: bool, options: Mapping[str, Any]) -> Any:
+def key_of(handler: tuple[str, bool], schedule: Any, named: bool, options: Mapping[str, Any]) -> Any:
     """Equal for jobs of one kind. None: they cannot be compared."""
     if not options and type(schedule) is str:
-        return handler_name, schedule
+        return handler, schedule
     types = type(schedule), *map(type, options.values())
-    return (handler_name, schedule, named, types, *options.items()) if _COMPARED.issuperset(types) else None
+    return (handler, schedule, named, types, *options.items()) if _COMPARED.issuperset(types) else None

@@ -382,3 +382,18 @@ async def test_wait_times_out_refuses_and_finds_nothing(app: Aether) -> None:
             await app.wait(later, -1)
         failed = await app.enqueue("Work", "twice", schedule="@every 100ms", repeats=2)
         assert (await app.wait(failed, 10)).status is JobStatus.COMPLETED
+
+
+async def test_handler_added_while_a_client_is_open_gives_its_priority(path):
+    app = Aether(path)
+    async with app.client() as client:
+        before = await client.enqueue("Mail")
+        app.handler("Mail", priority=5)(_nothing)
+        after = await client.enqueue("Mail")
+        assert [job and job.priority for job in (await client.store.get(before), await client.store.get(after))] == [
+            0,
+            5,
+        ]
+
+
+async def _nothing() -> None: ...
