@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
@@ -64,7 +64,7 @@ class Waiter(Protocol):
         """On the loop of that task."""
         ...
 
-    async def wait(self, within: float | None = None) -> None:
+    def wait(self, within: float | None = None) -> Awaitable[None]:
         """Until it is done, or `within` seconds."""
         ...
 
@@ -108,15 +108,16 @@ class _Future:
         if self._future is not None and not self._future.done():  # done: the waiting task was cancelled
             self._future.set_result(None)
 
-    async def wait(self, within: float | None = None) -> None:
+    def wait(self, within: float | None = None) -> Awaitable[None]:
+        self._future = future = self._loop.create_future()
         if self.done:
-            return None
-        self._future = self._loop.create_future()
-        if within is None:
-            return await self._future
-        timer = self._loop.call_later(within, self._release)
+            future.set_result(None)
+        return future if within is None or self.done else self._within(within, future)
+
+    async def _within(self, seconds: float, future: asyncio.Future[None]) -> None:
+        timer = self._loop.call_later(seconds, self._release)
         try:
-            return await self._future
+            return await future
         finally:
             timer.cancel()
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Literal
 from uuid import UUID
 
 import attrs
 
 from aether_bg._kernel.alarm import Alarm
 from aether_bg._kernel.claimer import Claimer
-from aether_bg._kernel.journal import Journal
+from aether_bg._kernel.journal import UNKNOWN, Journal
 from aether_bg._kernel.shared import Shared
 from aether_bg._rules import transitions
 from aether_bg.bridge import Bridge
@@ -30,30 +29,32 @@ class AtOnce:
     _start: Callable[[Sequence[JobInfo]], object]
     _bridge: Bridge = attrs.field(factory=Bridge, init=False)
 
-    async def insert(self, job: JobInfo, after: tuple[UUID, ...] = ()) -> None:
+    def insert(self, job: JobInfo, after: tuple[UUID, ...] = ()) -> Awaitable[object]:
         """As `Journal.insert`."""
         if after or (claim := self._claim(job)) is None:
-            await self._journal.insert(job, after)
-            return
+            return self._journal.insert(job, after)
+        return self._insert(job, claim)
+
+    async def _insert(self, job: JobInfo, claim: Claim) -> None:
         self._shared.slots.reserve(job)  # no claim may take the same slot before this one returns
-        row: JobInfo | Literal[False] | None = None
+        row: object = UNKNOWN
         try:
             row = await self._journal.insert(job, claim=claim)
         except NameHeld:
-            row = False
+            row = None
             raise
         finally:
             if isinstance(row, JobInfo):
                 self._bridge.post(partial(self._begin, job, row))  # the caller goes on first
             else:
                 self._shared.slots.unreserve(job, False)
-                if row is None:
+                if row is UNKNOWN:
                     self._shared.spawn(self._give_back, job, claim)
 
     def _claim(self, job: JobInfo) -> Claim | None:
         """None: others may come first, or the store has to count."""
         identity, handlers = self._shared.identity, self._shared.handlers
-        if not self._journal.alone or not identity.begins_at_once or identity.stopping or job.due_at is None:
+        if not identity.begins_at_once or not self._journal.alone or identity.stopping or job.due_at is None:
             return None
         if job.handler_name not in handlers or job.handler_name in handlers.limits:
             return None

@@ -51,7 +51,7 @@ class Batcher:
     @property
     def alone(self) -> bool:
         """There is no other write to share a transaction with."""
-        return self.idle and not self._together and not self._closed
+        return not (self._waiting or self._busy or self._together or self._closed)
 
     async def write(self, write: W, committed: Committed[W] | None = None) -> object:
         """Commits one write. `committed` is called with its result if it was `alone`, otherwise with None, then
@@ -65,7 +65,8 @@ class Batcher:
             if committed is not None:
                 committed(write, results[0])
             return results[0]
-        self._waiter = self._waiter or waiters()
+        if self._waiter is None:
+            self._waiter = waiters()
         answer = _Answer(self._waiter(), write, committed)
         self.put(write, _Answer.give, answer)
         await answer.waiter.wait()

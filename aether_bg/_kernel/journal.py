@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
-from typing import Final, Literal, NamedTuple, TypeVar
+from typing import Final, NamedTuple, TypeVar
 from uuid import UUID
 from weakref import WeakValueDictionary
 
@@ -21,7 +21,7 @@ from aether_bg.errors import NameHeld, Stale, StoreRefused, StoreUnsure
 from aether_bg.model import Altered, Change, Claim, Enqueued, Hold, Insert, JobInfo, JobStatus, Update
 
 T = TypeVar("T")
-_UNKNOWN: Final = object()
+UNKNOWN: Final = object()
 """Stands for the result of a write whose answer was lost."""
 
 
@@ -56,18 +56,12 @@ class Journal:
         """A write made now has a transaction of its own, and its result is returned."""
         return self._batcher.alone
 
-    async def insert(
-        self, job: JobInfo, after: tuple[UUID, ...] = (), claim: Claim | None = None
-    ) -> JobInfo | Literal[False] | None:
-        """Returns the row if it was claimed as well, False if it was not, None if that is not known. `claim` only while
-        `alone`. Raises `NameHeld`, `JobNotFound` for a job of `after`, or a `StoreError`."""
+    def insert(self, job: JobInfo, after: tuple[UUID, ...] = (), claim: Claim | None = None) -> Awaitable[object]:
+        """The result is the row if it was claimed as well, UNKNOWN if that is not known. `claim` only while `alone`.
+        Raises `NameHeld`, `JobNotFound` for a job of `after`, or a `StoreError`."""
         if self._batcher.idle and not after and claim is None:  # a claim made now can share its transaction
             self._alarm.expect(job.id, job.seq, job.due_at)
-        row = await self._write(Insert(job, after, claim), self._insert_is_committed)
-        return row if isinstance(row, JobInfo) else None if row is _UNKNOWN else False
-
-    def _insert_is_committed(self, write: Insert, result: object) -> None:
-        self._inserted(write.job, begun=isinstance(result, JobInfo))
+        return self._write(Insert(job, after, claim), self._inserted)
 
     async def update(self, change: Change, job: JobInfo | None = None, verb: str = "") -> None:
         """`job` and `verb`: the row before, and who changes it, for observers. Raises `Stale`, or a `StoreError`."""
@@ -138,7 +132,7 @@ class Journal:
         async def announce() -> None:
             for number, (write, row) in enumerate(written(), 1):
                 if isinstance(write, Insert):
-                    self._inserted(write.job)
+                    self._inserted(write)
                 else:
                     self._updated(write.change, row, "update")
                 if number % 500 == 0:  # the observers' queue is bounded
@@ -170,7 +164,7 @@ class Journal:
         except StoreUnsure:
             await self._again(partial(self._batcher.write, write), write)
             announce(write, None)
-            return _UNKNOWN
+            return UNKNOWN
         except Exception:
             raise
         except BaseException:
@@ -204,13 +198,15 @@ class Journal:
 
     def announce_jobs(self, jobs: Iterable[JobInfo]) -> None:
         for job in jobs:
-            self._inserted(job)
+            self._inserted(Insert(job))
 
-    def _inserted(self, job: JobInfo, begun: bool = False) -> None:
+    def _inserted(self, write: Insert, result: object = None) -> None:
+        """`result`: the row, if it was claimed as well."""
+        job = write.job
         if self._observers.present:
             self._observers.emit(Enqueued(job))
         self.arm(job.id)
-        if not job.waits_for and not begun:
+        if not job.waits_for and not isinstance(result, JobInfo):
             self._alarm.expect(job.id, job.seq, job.due_at)
 
     def _updated(self, change: Change, row: JobInfo | None, verb: str) -> None:
