@@ -34,7 +34,7 @@ class Kind:
     def __init__(self, handler_name: str, schedule: Schedule, priority: int, terms: Mapping[str, Any]) -> None:
         self._schedule = schedule
         self._bounds = tuple(map(terms.get, _BOUNDS))
-        self._at_once = schedule if isinstance(schedule, Once) and not terms else None
+        self._at_once = isinstance(schedule, Once) and not terms
         self._fields = {
             **_FRESH, **terms, "handler_name": handler_name, "expression_value": schedule.text,
             "timezone": schedule.timezone, "priority": priority,
@@ -58,8 +58,8 @@ class Kind:
         ))  # fmt: skip
 
     def _planned(self, now: datetime) -> tuple[Plan | None, datetime, datetime | None]:
-        if self._at_once is not None:
-            return None, now, self._at_once.first(now)
+        if self._at_once:
+            return None, now, now
         start, until, repeats, jitter = self._bounds
         anchor = anchor_for(self._schedule, now, start)
         plan = Plan(self._schedule, anchor, start, until, repeats, jitter=jitter or 0.0)

@@ -134,18 +134,18 @@ class Verbs:
         """
         if unknown:
             checks.unknown_options(unknown, (*ARGUMENTS, "connection", "notify"))
-        arguments = (handler, job_name, payload, schedule, metadata)
-        options: dict[str, Any] = {}  # most calls have none, and then there is nothing to check
-        if not (
+        if (
             timezone is None and start is None and if_exists is _RAISE and repeats is None and until is None
             and misfire is _ONCE and misfire_grace is _GRACE and jitter is _NO_JITTER and priority is None
-            and unique_for is None and after is None and after_any is False
+            and unique_for is None and after is None and after_any is False and connection is None
         ):  # fmt: skip
-            options = {
-                "timezone": timezone, "start": start, "if_exists": if_exists, "repeats": repeats, "until": until,
-                "misfire": misfire, "misfire_grace": misfire_grace, "jitter": jitter, "priority": priority,
-                "unique_for": unique_for, "after": after, "after_any": after_any,
-            }  # fmt: skip
+            return await self._running.enqueuer.enqueue(handler, job_name, payload, schedule, metadata)
+        arguments = (handler, job_name, payload, schedule, metadata)
+        options: dict[str, Any] = {
+            "timezone": timezone, "start": start, "if_exists": if_exists, "repeats": repeats, "until": until,
+            "misfire": misfire, "misfire_grace": misfire_grace, "jitter": jitter, "priority": priority,
+            "unique_for": unique_for, "after": after, "after_any": after_any,
+        }  # fmt: skip
         if connection is not None:
             return await self._running.on_connection.enqueue(connection, *arguments, notify=notify, **options)
         return await self._running.enqueuer.enqueue(*arguments, **options)

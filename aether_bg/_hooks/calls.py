@@ -47,6 +47,7 @@ class Calls:
     def __init__(self, plugins: Plugins) -> None:
         self._plugins = plugins
         self._hook: Any = plugins.pm.hook
+        self._transact, self._claim = plugins.only("store_transact"), plugins.only("store_claim")
         self._codecs = Codecs(self._collect(self._hook.dispatch_codec()))
         self._coded = bool(self._codecs)
         self.wrapped = bool(self._hook.dispatch_wrap.get_hookimpls())
@@ -60,11 +61,11 @@ class Calls:
     async def transact(self, writes: Sequence[Write]) -> Sequence[object]:
         if self._codecs:
             writes = await self._codecs.encoded(writes, self._found)
-        results: Sequence[object] = await self._hook.store_transact(writes=writes)
+        results: Sequence[object] = await self._transact(writes=writes)
         return results
 
     async def claim(self, claim: Claim) -> Claimed:
-        claimed: Claimed = await self._hook.store_claim(claim=claim)
+        claimed: Claimed = await self._claim(claim=claim)
         return claimed
 
     async def heartbeat(self, beat: Heartbeat) -> Alive:
