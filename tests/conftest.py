@@ -94,7 +94,7 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_app(path: Path, empty: Path) -> Callable[..., Aether]:
     """`make_app(...)`: an app on `path` with the embedded timer and a short grace; arguments as for `Aether`.
 
-    `timings`: the kernel's, where the defaults are too long for a test.
+    `timings`: the kernel's, where the defaults are too long for a test. With `path` itself the app makes the file.
     """
 
     def make(store: Any = None, *, timings: Timings | None = None, **options: Any) -> Aether:
