@@ -82,7 +82,7 @@ def clock() -> FakeClock:
 
 
 @pytest.fixture(scope="session")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database that has its tables and no job: to be copied."""
     path = tmp_path_factory.mktemp("empty") / "jobs.db"
     with Aether(path, scheduler="timer").blocking(client=True):
@@ -91,7 +91,7 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def make_app(path: Path, empty: Path) -> Callable[..., Aether]:
+def make_app(path: Path, empty_database: Path) -> Callable[..., Aether]:
     """`make_app(...)`: an app on `path` with the embedded timer and a short grace; arguments as for `Aether`.
 
     `timings`: the kernel's, where the defaults are too long for a test. With `path` itself the app makes the file.
@@ -99,7 +99,7 @@ def make_app(path: Path, empty: Path) -> Callable[..., Aether]:
 
     def make(store: Any = None, *, timings: Timings | None = None, **options: Any) -> Aether:
         if store is None and not path.exists():
-            shutil.copy(empty, path)  # half a start is making tables
+            shutil.copy(empty_database, path)  # half a start is making tables
         options = {"scheduler": "timer", "grace": 2} | options
         app = Aether(path if store is None else store, **options)
         if timings is not None:
