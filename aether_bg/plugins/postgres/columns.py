@@ -208,8 +208,16 @@ class _Writer:
             return [f"{{{none if value is None else write(value)}}}" for value, (none, write, _) in values]
         if not rows:
             return ["{}"] * len(self._columns)
-        columns = zip(zip(*map(self._of_row, rows), strict=True), self._columns, strict=True)
-        return [_array(column, *how) for column, how in columns]
+        columns = zip(*map(self._of_row, rows), strict=True)
+        before: dict[Callable[[Any], str], tuple[tuple[Any, ...], str]] = {}
+        written = []
+        for column, (none, write, alike) in zip(columns, self._columns, strict=True):
+            same, text = before.get(write, ((), ""))
+            if column != same or not alike:  # most instants of a new job are one
+                text = _array(column, none, write, alike)
+                before[write] = (column, text)
+            written.append(text)
+        return written
 
 
 def _array(values: tuple[Any, ...], none: str, write: Callable[[Any], str], alike: bool) -> str:

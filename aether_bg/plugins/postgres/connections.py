@@ -68,7 +68,7 @@ class Link:
                 conn.execute(_POOLED)
             else:
                 conn.execute(SETTINGS[kind])
-                if kind == "hot":  # the same few statements, again and again
+                if kind in ("hot", "session"):  # the same few statements, again and again
                     conn.prepare_threshold, conn.names = 0, {}
         except BaseException:
             conn.close()

@@ -24,6 +24,7 @@ from aether_bg.errors import AetherError
 from aether_bg.model import Heartbeat
 from aether_bg.plugins.postgres import owners, trouble
 from aether_bg.plugins.postgres.connections import Connection, Link, cut, is_usable
+from aether_bg.plugins.postgres.prepared import run
 from aether_bg.plugins.postgres.schema import Schema
 
 _BACKOFF: Final = (0.05, 0.25)
@@ -33,6 +34,7 @@ _TURN: Final = 0.25
 _APART: Final = 0.02
 """Seconds between two notifications, however much is written."""
 _FAREWELL: Final = 2.0
+NOTIFY: Final = b"SELECT pg_notify($1, $2)"
 
 
 @attrs.define(eq=False)
@@ -81,7 +83,7 @@ class Session:
         self._going = True
         self._notify_at: float | None = None
         self._notified = 0.0
-        self._fresh = False
+        self._fresh = self._heard = False
         self._thread = threading.Thread(target=self._serve, name="aether_bg postgres session", daemon=True)
         self._thread.start()
 
@@ -138,7 +140,8 @@ class Session:
         """Tell other processes that something may be due, soon (docs/protocol.md, P9)."""
         if self.trusted and self._notify_at is None:
             self._notify_at = max(time.monotonic(), self._notified + _APART)
-            self._nudge()
+            if time.monotonic() > self._notified + _APART:  # until then the thread looks by itself
+                self._nudge()
 
     def _nudge(self) -> None:
         with suppress(BlockingIOError, OSError):  # full: it is awake anyway
@@ -187,6 +190,7 @@ class Session:
         if self._conn is None or not is_usable(self._conn):
             self._close()
             self._conn = conn = self._link.connect("session")
+            conn.add_notify_handler(lambda said: self._note(said.payload))  # of those that come beside an answer
             if self.trusted:
                 conn.execute(sql.SQL("LISTEN {}").format(sql.Identifier(self._schema.channel)))
             for mine in list(self.owners.values()):
@@ -209,23 +213,29 @@ class Session:
             self._answer(conn, self._questions.get())
         now = time.monotonic()
         if self._notify_at is not None and now >= self._notify_at:
-            self._notify_at, self._notified = None, now
-            conn.execute("SELECT pg_notify(%s, %s)", [self._schema.channel, self._me])
+            self._notified, self._notify_at = now, None
+            run(conn, NOTIFY, [self._schema.channel, self._me])
         for mine in list(self.owners.values()):
             if mine.due(now):
                 self._renew(conn, mine, now)
+        self._hear(conn)
 
     def _instants(self) -> list[float]:
         known = [mine.next for mine in list(self.owners.values()) if mine.next <= mine.keep_until and not mine.lost]
-        return [*known, *([] if self._notify_at is None else [self._notify_at]), time.monotonic() + _TURN]
+        now, again = time.monotonic(), self._notified + _APART
+        return [*known, again if self._notify_at is not None or again > now else now + _TURN]
 
     def _hear(self, conn: Connection) -> None:
+        """What has arrived by itself, or before an answer."""
         conn.pgconn.consume_input()
-        heard = False
         while (said := conn.pgconn.notifies()) is not None:
-            heard |= said.extra.decode(errors="replace") != self._me
-        if heard:
+            self._note(said.extra.decode(errors="replace"))
+        if self._heard:
+            self._heard = False
             self._wake()
+
+    def _note(self, payload: str) -> None:
+        self._heard |= payload != self._me
 
     def _answer(self, conn: Connection, question: Question) -> None:
         try:
