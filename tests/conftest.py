@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import signal
@@ -98,10 +99,10 @@ def make_app(path: Path, empty_database: Path) -> Callable[..., Aether]:
     """
 
     def make(store: Any = None, *, timings: Timings | None = None, **options: Any) -> Aether:
-        if store is None and not path.exists():
-            shutil.copy(empty_database, path)  # half a start is making tables
         options = {"scheduler": "timer", "grace": 2} | options
         app = Aether(path if store is None else store, **options)
+        if store is None and not os.path.lexists(path):
+            shutil.copy(empty_database, path)  # a start would take a third longer
         if timings is not None:
             app.registration = attrs.evolve(app.registration, timings=timings)
         return app
