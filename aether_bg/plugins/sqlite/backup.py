@@ -28,6 +28,8 @@ threads: Final = Threads("aether_bg reader")
 """For opening, reading, copying and closing, shared by all files of this process."""
 _PAGES: Final = 256
 """Copied between two calls of it."""
+_ANSWER: Final = 10.0
+"""The longest wait for the loop to make the last of these calls, in seconds."""
 
 
 def backup(conn: sqlite3.Connection, database: Path, target: Path, progress: Progress) -> int:
@@ -68,17 +70,22 @@ async def live(
     step."""
     stopped, failed, bridge = threading.Event(), list[BaseException](), Bridge()
 
-    def on_loop(done: int, total: int) -> None:
+    def on_loop(done: int, total: int, told: threading.Event) -> None:
         try:
-            progress(done, total)
+            if not stopped.is_set():
+                progress(done, total)
         except BaseException as error:
             failed.append(error)
             stopped.set()
+        finally:
+            told.set()
 
     def tell(done: int, total: int) -> None:
+        told = threading.Event()
+        if bridge.post(partial(on_loop, done, total, told)) and done >= total:
+            told.wait(_ANSWER)  # the copy is whole: what was raised meanwhile must still end it
         if stopped.is_set():
             raise InterruptedError
-        bridge.post(partial(on_loop, done, total))
 
     def work() -> None:
         with connected() as conn:

@@ -207,6 +207,25 @@ async def test_what_progress_raises_ends_it(later: Aether, target: Path, monkeyp
         await app.store.backup(target)
 
 
+async def test_what_progress_raises_late_ends_it_as_well(
+    later: Aether, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Late(Bridge):
+        def post(self, fn: Callable[[], object]) -> bool:
+            threading.Timer(0.2, super().post, [fn]).start()
+            return True
+
+    def progress(done: int, total: int) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(module, "Bridge", Late)
+    async with later as app:
+        await put(app)
+        with pytest.raises(ZeroDivisionError):
+            await app.store.backup(target, progress=progress)
+        assert os.listdir(target.parent) == []
+
+
 async def test_a_cancelled_one_leaves_nothing(later: Aether, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class InStep(Bridge):
         """The copy goes on when the loop has been told: else it may be whole before the loop can cancel it."""
