@@ -107,13 +107,22 @@ def read_claimed(rows: Iterable[Sequence[Any]], owner: UUID, now: datetime) -> l
     columns: list[Any] = list(zip(*first, strict=True))
     try:
         for place, read in _OWN_READERS:
-            columns[place] = list(map(read, columns[place]))
+            columns[place] = _all_read(columns[place], read)
         return jobs + made(columns[:-1], owner, now)
     except WRONG:
         stored = {name: getattr(NEW, name) for name in JOB_COLUMNS} | {"status": NEW.status.value, "owner": owner}
         stored |= {"started_at": now, "modified_at": now}
         each = (stored | dict(zip(OWN, row[:-1], strict=True)) for row in first)
         return jobs + [read_job([row[name] for name in JOB_COLUMNS]) for row in each]
+
+
+def _all_read(values: Sequence[Any], read: Callable[[Any], Any]) -> Sequence[Any]:
+    """Where all are the same text, or nothing, it is read once. Other values may be changed, so each job has its
+    own."""
+    first = values[0]
+    if values[-1] == first and values.count(first) == len(values) and isinstance(value := read(first), str | None):
+        return [value] * len(values)
+    return list(map(read, values))
 
 
 def _unreadable(row: Sequence[Any]) -> JobInfo:
