@@ -21,7 +21,7 @@ from aether_bg._kernel.tasks import spawner
 from aether_bg._kernel.timekeeper import Timekeeper
 from aether_bg._rules import transitions
 from aether_bg._rules.results import Released
-from aether_bg._upkeep.blocked import Watch
+from aether_bg._upkeep.blocked import LoopWatch
 from aether_bg._upkeep.upkeep import Upkeep
 from aether_bg.errors import NotStarted, StoreError
 from aether_bg.model import AppStarted, AppStopped, CancelReason
@@ -124,7 +124,7 @@ class Session:
         kernel, supervise, shared = self.kernel, self.kernel.supervisor.supervise, self.kernel.shared
         await self._registration.dependencies.open(stack)
         alive = await self.upkeep.heartbeats.join()
-        watch = Watch(shared)
+        watch = LoopWatch(shared)
         try:
             await self.declarations.apply()
             await self.declarations.drop_gone(prune=kernel.options.prune_declared)

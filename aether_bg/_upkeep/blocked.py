@@ -15,7 +15,7 @@ from aether_bg._kernel.shared import Shared
 from aether_bg.bridge import Bridge
 
 
-class Watch:
+class LoopWatch:
     """Created on the loop; `stop` ends the thread. Each handler is reported once."""
 
     def __init__(self, shared: Shared) -> None:

@@ -36,8 +36,8 @@ class Upkeep:
 
     def supervise(self) -> None:
         """What runs from the start to the stop, once this process is registered."""
-        loops = {"heartbeat": self.heartbeats.run, "clocks": self.clocks.run}
+        supervise = self._kernel.supervisor.supervise
+        supervise(self.heartbeats.run, "heartbeat")
+        supervise(self.clocks.run, "clocks")
         if self._kernel.options.retention:
-            loops["retention"] = self.retention.run
-        for name, loop in loops.items():
-            self._kernel.supervisor.supervise(loop, name)
+            supervise(self.retention.run, "retention")

@@ -10,7 +10,7 @@ from kernel.conftest import World, eventually
 
 from aether_bg._kernel.attempt import Attempt
 from aether_bg._kernel.timings import Timings
-from aether_bg._upkeep.blocked import Watch
+from aether_bg._upkeep.blocked import LoopWatch
 from aether_bg.model import JobContext
 
 pytestmark = pytest.mark.anyio
@@ -22,7 +22,7 @@ async def test_an_attempt_that_holds_the_loop(make_world: Callable[..., World]) 
     attempt = Attempt(job, JobContext(job))
     attempt.begun = True
     slots = world.shared.slots
-    watch = Watch(world.shared)
+    watch = LoopWatch(world.shared)
     try:
         slots.begin(attempt)
         time.sleep(0.5)
@@ -38,7 +38,7 @@ async def test_nothing_is_watched_while_nothing_runs(make_world: Callable[..., W
     job, slots = world.job(), world.shared.slots
     attempt = Attempt(job, JobContext(job))
     attempt.begun = True
-    watch = Watch(world.shared)
+    watch = LoopWatch(world.shared)
     posted: list[object] = []
     watch._bridge.post = lambda fn: posted.append(fn) is None  # type: ignore[method-assign]
     try:
