@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
 from uuid import UUID
 
+import anyio
 import attrs
 from kernel.conftest import World
 
 from aether_bg._handlers.past import Kept
 from aether_bg._handlers.work import UnitOfWork
+from aether_bg._kernel.attempt import Attempt
 from aether_bg._kernel.claimer import Claimer
 from aether_bg._kernel.completer import Completer
 from aether_bg._kernel.decider import Decider
@@ -17,6 +20,7 @@ from aether_bg._kernel.inside import Inside
 from aether_bg._kernel.notes import Notes
 from aether_bg._kernel.tasks import Signal
 from aether_bg._kernel.triggers import Triggers
+from aether_bg.model import Claim, JobContext
 
 
 @attrs.define(eq=False)
@@ -44,3 +48,19 @@ def machinery(world: World) -> Machinery:
         shared=shared, claimer=claimer, arm=world.armed.append, look=look, write=world.journal.try_update
     )
     return Machinery(completer, executor, claimer, triggers, look)
+
+
+async def claimed(world: World, **fields: Any) -> Attempt:
+    """A RUNNING row of this owner, and the attempt at it."""
+    job = world.job(**fields)
+    await world.journal.insert(job)
+    claim = Claim(
+        owner=world.shared.identity.owner, now=world.clock.now(), limit=1, handlers=("Work",), job_id=job.id,
+        seq=job.seq,
+    )  # fmt: skip
+    (taken,) = (await world.shared.calls.claim(claim)).jobs
+    attempt = Attempt(taken, JobContext(taken))
+    attempt.scope = anyio.CancelScope()
+    attempt.handler = world.shared.handlers.compiled("Work")
+    world.shared.slots.begin(attempt)
+    return attempt

@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 import pytest
 from kernel.conftest import World, eventually
+from kernel.parts import claimed
 
 from aether_bg import StoreBusy
 from aether_bg._kernel.attempt import Attempt
@@ -21,7 +22,7 @@ from aether_bg._rules.changes import Moment
 from aether_bg._rules.commands import cancel, pause
 from aether_bg._rules.results import Completed, Failed, Result, Snoozed
 from aether_bg.errors import StoreRefused, StoreUnsure
-from aether_bg.model import Change, Claim, Ended, JobContext, JobInfo, JobStatus, RunOutcome, Update
+from aether_bg.model import Change, Ended, JobInfo, JobStatus, RunOutcome, Update
 
 pytestmark = pytest.mark.anyio
 
@@ -34,18 +35,7 @@ class Desk:
     completer: Completer
 
     async def claimed(self, **fields: Any) -> Attempt:
-        """A RUNNING row of this owner, and the attempt at it."""
-        job = self.world.job(**fields)
-        await self.world.journal.insert(job)
-        claim = Claim(
-            owner=self.world.shared.identity.owner, now=self.world.clock.now(), limit=1, handlers=("Work",),
-            job_id=job.id, seq=job.seq,
-        )  # fmt: skip
-        (taken,) = (await self.world.shared.calls.claim(claim)).jobs
-        attempt = Attempt(taken, JobContext(taken))
-        attempt.handler = self.world.shared.handlers.compiled("Work")
-        self.world.shared.slots.begin(attempt)
-        return attempt
+        return await claimed(self.world, **fields)
 
     async def record(self, attempt: Attempt, result: Result | Change, job: JobInfo | None = None) -> JobInfo:
         """The row, once the completer is done with it."""
