@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from operator import itemgetter
 from typing import Any, Final
@@ -25,6 +25,8 @@ NEW: Final = JobInfo(
     id=UUID(int=0), handler_name="", job_name="", expression_value="", created_at=_EPOCH, modified_at=_EPOCH,
     anchor=_EPOCH, status=JobStatus.RUNNING, attempt=1,
 )  # fmt: skip
+_ITS_OWN: Final = ("payload", "extra_properties")
+"""Never shared between rows: a handler may alter what it is given."""
 COMMON: Final = tuple(name for name in _COLUMNS if name not in (*OWN, *_BY_CLAIM))
 """The columns that are as in NEW."""
 
@@ -38,11 +40,19 @@ def is_new(job: JobInfo) -> bool:
     return bool(_rest(vars(job)) == _OF_NEW)
 
 
-def made(columns: Iterable[Iterable[Any]], owner: UUID, now: datetime) -> list[JobInfo]:
+def made(columns: Iterable[Sequence[Any]], owner: UUID, now: datetime) -> list[JobInfo]:
     """The rows that this owner has claimed at `now`. `columns`: the values of OWN, each of all rows."""
     same, jobs = vars(NEW) | {"owner": owner, "started_at": now, "modified_at": now}, []
-    for values in zip(*columns, strict=True):
+    differing: dict[str, Sequence[Any]] = {}
+    for name, values in zip(OWN, columns, strict=True):
+        first = values[0]
+        if (first is None or name not in _ITS_OWN) and values.count(first) == len(values):
+            same[name] = first
+        else:
+            differing[name] = values
+    for row in zip(*differing.values(), strict=True):
         fields = same.copy()
-        fields.update(zip(OWN, values, strict=True))
+        for name, value in zip(differing, row, strict=True):  # half of what `update` costs
+            fields[name] = value
         jobs.append(filled(JobInfo, fields))
     return jobs

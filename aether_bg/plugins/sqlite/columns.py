@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, Final
 from uuid import UUID
 
@@ -160,7 +160,8 @@ def to_mapping(value: Mapping[str, Any]) -> str:
     return to_sorted_json(value) if value else "{}"
 
 
-mapping = partial(_stored.mapping, from_json=from_json)
+def mapping(text: str) -> dict[str, Any]:
+    return {} if text == "{}" else _stored.mapping(text, from_json)
 
 
 _TWO: Final = tuple(f"{number:02}" for number in range(60))

@@ -20,6 +20,7 @@ from aether_bg.plugins.sqlite.columns import (
     READ,
     RUN_COLUMNS,
     from_json,
+    instant,
     literal,
     mapping,
     to_owner,
@@ -58,6 +59,10 @@ _ITS_OWN: Final = (from_json, mapping)
 """Makes mutable values: each row gets one of its own."""
 
 
+_STRICT: Final = (str, type(None))
+"""What is equal to a value of these types has its type."""
+
+
 @attrs.frozen
 class _Column:
     name: str
@@ -72,14 +77,15 @@ class _Column:
 
     def values(self, raw: Sequence[Any]) -> Sequence[Any]:
         """The values of many rows: a value that is the same in all of them is read once."""
-        types = set(map(type, raw))
+        first, read = raw[0], self.read
+        same = type(first) in _STRICT and raw.count(first) == len(raw)
+        types = {type(first)} if same else set(map(type, raw))
         if not self.types.issuperset(types):
             raise TypeError(f"one of {types}")
-        read = self.read
         if read is _as_stored:
             return raw
-        if len(types) == 1 and raw.count(raw[0]) == len(raw) and read not in _ITS_OWN:
-            return [None if raw[0] is None else read(raw[0])] * len(raw)
+        if same and read not in _ITS_OWN:
+            return [None if first is None else read(first)] * len(raw)
         return [None if value is None else read(value) for value in raw]
 
 
@@ -112,12 +118,28 @@ def read_first(rows: str, owner: UUID, now: datetime) -> list[JobInfo]:
     """`FIRST_AS_JSON` of rows that this owner has claimed at `now`."""
     found = json.loads(rows)
     try:
-        columns = [column.values(raw) for column, raw in zip(_OWN, zip(*found, strict=True), strict=True)]
+        columns = _values_of(_OWN, found)
     except WRONG:
         stored = _NEW_STORED | {"owner": to_owner(owner), "started_at": to_time(now), "modified_at": to_time(now)}
         whole = (stored | dict(zip(OWN, row, strict=True)) for row in found)
         return [read_job([row[name] for name in JOB_COLUMNS]) for row in whole]
     return made(columns, owner, now)
+
+
+def _values_of(columns: Sequence[_Column], rows: Sequence[Sequence[Any]]) -> list[Sequence[Any]]:
+    """Of each column the values of all rows. Instants that are the same in two columns are read once."""
+    times: list[tuple[frozenset[type], Sequence[Any], Sequence[Any]]] = []
+    found: list[Sequence[Any]] = []
+    for column, raw in zip(columns, zip(*rows, strict=True), strict=True):
+        if column.read is not instant:
+            found.append(column.values(raw))
+            continue
+        known = next((values for types, other, values in times if types <= column.types and other == raw), None)
+        if known is None:
+            known = column.values(raw)
+            times.append((column.types, raw, known))
+        found.append(known)
+    return found
 
 
 def read_job(row: Sequence[Any]) -> JobInfo:
@@ -187,7 +209,7 @@ def read_jobs(rows: str | Sequence[Sequence[Any]]) -> list[JobInfo]:
     found: Sequence[Sequence[Any]] = json.loads(rows) if isinstance(rows, str) else rows
     if len(found) >= _MANY:
         try:
-            columns = [column.values(raw) for column, raw in zip(_JOB, zip(*found, strict=True), strict=True)]
+            columns = _values_of(_JOB, found)
             columns.append([False] * len(found))
         except WRONG:
             pass  # some row cannot be read: one by one
