@@ -31,6 +31,12 @@ WHERE id = ? AND seq = ? AND due_at <= ? AND {READY} AND {NOT_HELD}
 """
 
 
+_LATER: Final = """
+SELECT due_at FROM main.aether_jobs WHERE {ready} AND handler_name = :handler0 AND priority = :priority0 {more}
+AND due_at > :now AND due_at < x'' ORDER BY due_at LIMIT 1
+"""
+
+
 def lanes_of(names: str, ready: str) -> str:
     """A common table expression: the lanes of the handlers that `names` selects (a column `name`). `ready`: which rows,
     exactly as in a partial index. One step of the index for each lane, however many rows wait."""
@@ -87,27 +93,32 @@ class Due(NamedTuple):
 
 class Choice:
     """One claim, inside its transaction. `held`: handlers that are paused; of these only `manual` rows are found.
-    `odd`: for rows that JSON cannot carry."""
+    `suspects`: whether any suspect waits. `odd`: for rows that JSON cannot carry."""
 
-    def __init__(self, conn: sqlite3.Connection, wanted: Claim, held: Sequence[str], *, odd: bool = False) -> None:
+    def __init__(
+        self, conn: sqlite3.Connection, wanted: Claim, held: Sequence[str], *, suspects: bool = True, odd: bool = False
+    ) -> None:
+        self._suspects = suspects and wanted.suspect
         self._conn, self._wanted, self._odd, self._now = conn, wanted, odd, to_time(wanted.now)
         self._held = set(held).intersection(wanted.handlers)
         self._readable = READABLE if wanted.unreadable else ""
         self._unreadable = json.dumps([f"{text}\n{zone or ''}" for text, zone in wanted.unreadable])
         self._running = Counter(dict(conn.execute(RUNNING))) if wanted.limits else Counter[str]()
         self._lanes: list[Lane] = []
+        self._left: list[Lane] | None = None
+        """The lanes once the chosen rows are taken, if that is known."""
 
     def chosen(self) -> list[Due]:
         wanted = self._wanted
         if wanted.job_id is not None:
             found = self._conn.execute(EXACTLY, [str(wanted.job_id), wanted.seq, self._now])
             return wanted.deal([_due(*row) for row in found], self._running)
-        self._lanes = self._find_lanes("" if wanted.suspect else f"AND NOT {SUSPECT}")
+        self._lanes = self._find_lanes(self._asked)
         due = self._best([lane for lane in self._lanes if lane.due <= (self._now or "")])
         if not due:
             return []
         bad: list[Lane] = []
-        if wanted.suspect:
+        if self._suspects:
             bad = self._best(self._find_lanes(f"AND {SUSPECT} AND due_at <= :now", suspect=True))
         if len(due) == 1 and not bad:
             return self._first(due[0])
@@ -121,7 +132,9 @@ class Choice:
         if self._wanted.job_id is not None:
             return None, False
         lanes, rest = self._lanes, self._wanted.after(chosen)
-        if chosen:
+        if self._left is not None:
+            lanes = self._left
+        elif chosen:
             calm = not self._wanted.suspect or any(row.suspect for row in chosen)
             lanes = self._find_lanes(f"AND NOT {SUSPECT}" if calm else "")
         self._running.update(row.handler_name for row in chosen)
@@ -155,10 +168,27 @@ class Choice:
         return sorted(free, key=place)[:_MOST_LANES]
 
     def _first(self, lane: Lane) -> list[Due]:
-        """For a single lane: as many rows as are allowed, in order. There is nothing to deal, so the ids are enough."""
-        sql, given = self._statement([lane], f"AND NOT {SUSPECT}")
-        ids = json.loads(self._conn.execute(f"SELECT json_group_array(id) FROM ({sql})", given).fetchone()[0])
-        return [Due(id_, lane.handler, 0, None) for id_ in ids]
+        """For a single lane: as many rows as are allowed, in order. There is nothing to deal, so the ids are enough.
+
+        The same statement tells which instant is then the earliest of the lane: of the first row too many, or of the
+        first one later than now.
+        """
+        most = self._wanted.most(lane.handler, self._running)
+        rows, given = self._statement([lane], f"AND NOT {SUSPECT}", most + 1)
+        later = _LATER.format(ready=lane.ready, more=f"{self._asked} {self._readable}")
+        sql = f"SELECT json_group_array(id), max(due_at), ({later}) FROM ({rows})"
+        text, last, due = self._conn.execute(sql, given).fetchone()
+        ids = json.loads(text)
+        due = last if len(ids) > most else due
+        if due is None or type(due) is str:
+            self._left = [other for other in self._lanes if other is not lane]
+            self._left += [] if due is None else [lane._replace(due=due)]
+        return [Due(id_, lane.handler, 0, None) for id_ in ids[:most]]
+
+    @property
+    def _asked(self) -> str:
+        """Part of the statements about all rows that the claim may take, now or later."""
+        return "" if self._wanted.suspect else f"AND NOT {SUSPECT}"
 
     def _rows(self, lanes: list[Lane], more: str, most: int | None = None) -> list[Due]:
         sql, given = self._statement(lanes, more, most)

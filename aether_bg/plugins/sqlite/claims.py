@@ -7,7 +7,7 @@ import os
 import socket
 import sqlite3
 from datetime import datetime
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import attrs
 
@@ -17,11 +17,14 @@ from aether_bg.plugins.sqlite.columns import from_json, mapping, to_json, to_map
 from aether_bg.plugins.sqlite.quarantine import isolate
 from aether_bg.plugins.sqlite.reading import any_text, rows
 from aether_bg.plugins.sqlite.rows import FIRST_AS_JSON, IS_FIRST, JOBS_AS_JSON, read_first, read_job, read_jobs
+from aether_bg.plugins.sqlite.schema import READY, SUSPECT
 
-ALIVE: Final = """
-SELECT (SELECT json_group_array(name) FROM main.aether_handlers) FROM main.aether_owners WHERE id = ?
+ALIVE: Final = f"""
+SELECT (SELECT json_group_array(name) FROM main.aether_handlers),
+    EXISTS (SELECT 1 FROM main.aether_jobs WHERE {READY} AND {SUSPECT})
+FROM main.aether_owners WHERE id = ?
 """
-"""Nothing if the owner is not registered; otherwise the handlers that are paused."""
+"""Nothing if the owner is not registered; otherwise the handlers that are paused, and whether there are suspects."""
 TAKE: Final = """
 UPDATE main.aether_jobs SET status = 1, seq = seq + 1, attempt = attempt + 1, manual = 0, owner = :owner,
     started_at = :now, modified_at = :now, progress = NULL
@@ -34,9 +37,11 @@ WHERE rowid IN (SELECT value FROM json_each(:rows))
 """
 _THESE, _THIS = "rowid IN (SELECT value FROM json_each(:rows))", "rowid = :row"
 BEGIN_RUN_OF: Final = BEGIN_RUNS.replace(_THESE, "id = ?").replace(":now", "started_at")
-TAKE_ONE, BEGIN_RUN = TAKE.replace(_THESE, _THIS), BEGIN_RUNS.replace(_THESE, _THIS)
 TAKEN: Final = f"SELECT {JOBS_AS_JSON} FROM main.aether_jobs WHERE {_THESE}"
 TAKEN_FIRST: Final = f"SELECT {FIRST_AS_JSON}, min({IS_FIRST}) FROM main.aether_jobs WHERE {_THESE}"
+_OF_MANY: Final = (TAKE, BEGIN_RUNS, TAKEN_FIRST, TAKEN)
+_OF_ONE: Final = tuple(statement.replace(_THESE, _THIS) for statement in _OF_MANY)
+"""For one row, each in half of the time."""
 
 
 class Taken(NamedTuple):
@@ -54,9 +59,9 @@ def claim(conn: sqlite3.Connection, wanted: Claim) -> tuple[Taken, datetime | No
     owner, now = str(wanted.owner), to_time(wanted.now)
     if (known := conn.execute(ALIVE, [owner]).fetchone()) is None:
         return Taken(), None, False  # docs/protocol.md, P4: the next beat says so
-    choice = Choice(conn, wanted, json.loads(known[0]))
+    choice = Choice(conn, wanted, json.loads(known[0]), suspects=known[1] == 1)
     chosen = choice.chosen()
-    taken = _take(conn, json.dumps([row.id for row in chosen]), owner, now)
+    taken = _take(conn, [row.id for row in chosen], owner, now)
     return taken, *choice.rest(chosen)
 
 
@@ -73,14 +78,17 @@ def begin_run(conn: sqlite3.Connection, row: JobInfo) -> None:
     conn.execute(BEGIN_RUN_OF, [str(row.id)])
 
 
-def _take(conn: sqlite3.Connection, found: str, owner: str, now: str | None) -> Taken:
-    if found == "[]":
+def _take(conn: sqlite3.Connection, found: list[int], owner: str, now: str | None) -> Taken:
+    if not found:
         return Taken()
-    values = {"rows": found, "owner": owner, "now": now}
-    conn.execute(TAKE, values)
-    conn.execute(BEGIN_RUNS, values)
-    rows, first = conn.execute(TAKEN_FIRST, values).fetchone()
-    return Taken(rows, True) if first else Taken(*conn.execute(TAKEN, values).fetchone())
+    one = len(found) == 1
+    values: dict[str, Any] = {"owner": owner, "now": now}
+    values |= {"row": found[0]} if one else {"rows": json.dumps(found)}
+    take, begin_runs, taken_first, taken = _OF_ONE if one else _OF_MANY
+    conn.execute(take, values)
+    conn.execute(begin_runs, values)
+    rows, first = conn.execute(taken_first, values).fetchone()
+    return Taken(rows, True) if first else Taken(*conn.execute(taken, values).fetchone())
 
 
 def claim_one_by_one(conn: sqlite3.Connection, wanted: Claim) -> tuple[list[JobInfo], list[str]]:
@@ -90,10 +98,12 @@ def claim_one_by_one(conn: sqlite3.Connection, wanted: Claim) -> tuple[list[JobI
     with any_text(conn):
         if (known := conn.execute(ALIVE, [owner]).fetchone()) is None:
             return [], []
-        for row_id in [row.id for row in Choice(conn, wanted, json.loads(known[0]), odd=True).chosen()]:
+        for row_id in [
+            row.id for row in Choice(conn, wanted, json.loads(known[0]), suspects=known[1] == 1, odd=True).chosen()
+        ]:
             conn.execute("SAVEPOINT job")
             try:
-                for statement in (TAKE_ONE, BEGIN_RUN):
+                for statement in _OF_ONE[:2]:
                     conn.execute(statement, {"row": row_id, "owner": owner, "now": now})
                 reason = ""
             except (sqlite3.IntegrityError, sqlite3.OperationalError, sqlite3.DataError) as error:

@@ -39,8 +39,9 @@ def test_many_rows_are_read_as_one_is() -> None:
     "columns",
     [
         {"seq": 1.0}, {"seq": True}, {"seq": "1"}, {"paused": True}, {"paused": 2}, {"misfire_grace": 10},
-        {"due_at": "tomorrow"}, {"due_at": None}, {"id": "x"}, {"handled_time": None, "created_at": None},
-        {"anchor": None, "occurrence": None}, {"created_by": 1}, {"created_at": 1, "due_at": 1}, {"timezone": 1}, {"payload": 1}, {"payload": "{"},
+        {"due_at": "tomorrow"}, {"due_at": None}, {"id": "x"}, {"timezone": 1}, {"payload": 1}, {"payload": "{"},
+        {"handled_time": None, "created_at": None}, {"anchor": None, "occurrence": None}, {"created_by": 1},
+        {"created_at": 1, "due_at": 1},
         {"owner": "x"}, {"last_error": "it failed"}, {"last_error": f"{QUARANTINED}x"}, {"extra_properties": "[]"},
     ],
     ids=str,
