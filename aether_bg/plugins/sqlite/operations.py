@@ -34,7 +34,6 @@ class _State(enum.Enum):
     PENDING = enum.auto()
     TAKEN = enum.auto()
     EXPIRED = enum.auto()
-    RAN = enum.auto()
     SEALED = enum.auto()
     ABANDONED = enum.auto()
 
@@ -43,7 +42,7 @@ class Operation:
     """Something to do inside a write transaction, and what became of it.
 
     PENDING changes once, to TAKEN by the writer or to EXPIRED by its waiter: an expired operation never runs (W2). From
-    TAKEN it changes to RAN and, with the commit, to SEALED by the writer, or before that to ABANDONED by its waiter: an
+    TAKEN it changes to SEALED by the writer, just before the commit, or before that to ABANDONED by its waiter: an
     abandoned one is never committed.
     """
 
@@ -88,24 +87,21 @@ class Operation:
         self._lock = threading.Lock()
 
     def take(self) -> bool:
-        return self._move(_State.TAKEN, _State.PENDING)
+        return self._move(_State.PENDING, _State.TAKEN)
 
     def expire(self) -> bool:
-        return self._move(_State.EXPIRED, _State.PENDING)
-
-    def ran(self) -> bool:
-        return self._move(_State.RAN, _State.TAKEN)
+        return self._move(_State.PENDING, _State.EXPIRED)
 
     def seal(self) -> bool:
         """It will be committed now."""
-        return self._move(_State.SEALED, _State.RAN)
+        return self._move(_State.TAKEN, _State.SEALED)
 
     def again(self) -> None:
         """It must run again: its changes were rolled back with another operation's."""
-        self._move(_State.TAKEN, _State.RAN, _State.SEALED)
+        self._move(_State.SEALED, _State.TAKEN)
 
     def abandon(self) -> bool:
-        return self._move(_State.ABANDONED, _State.TAKEN, _State.RAN)
+        return self._move(_State.TAKEN, _State.ABANDONED)
 
     @property
     def abandoned(self) -> bool:
@@ -128,9 +124,9 @@ class Operation:
     def _runs_for(self, more: float) -> bool:
         return self.started > 0 and time.monotonic() > self.started + (self.limit or OWN) + more
 
-    def _move(self, to: _State, *before: _State) -> bool:
+    def _move(self, before: _State, to: _State) -> bool:
         with self._lock:
-            if self._state not in before:
+            if self._state is not before:
                 return False
             self._state = to
             return True

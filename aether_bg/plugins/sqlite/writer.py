@@ -182,7 +182,7 @@ class Writer:
         self.guard.end(op)
         if op.limit is None and late and op.error is not None:
             op.error = files.slow(self._path, OWN)
-        if not op.ran() or (op.limit is not None and late and not isinstance(op.error, UnitOfWorkTimeout)):
+        if op.abandoned or (op.limit is not None and late and not isinstance(op.error, UnitOfWorkTimeout)):
             op.error = too_long(op)
         if not self._conn.in_transaction:
             return
