@@ -34,9 +34,7 @@ class Attempt:
     error: BaseException | None = None
     """Why it failed, for the log."""
     overdue_since: float | None = None
-    """When it was first seen running after its cancellation."""
-    hangs: bool = False
-    """It ran on for long after its cancellation, and that has been reported."""
+    """When it was first seen running after its cancellation; infinite once that has been reported."""
     work: UnitOfWork | None = None
     written: Change | None = None
     """Its outcome, if the handler writes it in a transaction of its own (docs/protocol.md, W13)."""

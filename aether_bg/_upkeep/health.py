@@ -13,7 +13,7 @@ from aether_bg._kernel.claimer import Claimer
 from aether_bg._kernel.shared import Shared
 from aether_bg._kernel.supervisor import Supervisor
 from aether_bg._upkeep.heartbeat import Heartbeats
-from aether_bg._upkeep.waiting import Waiting
+from aether_bg._upkeep.waiting import Waiting, sentences
 from aether_bg.errors import shown
 from aether_bg.explain import OVERDUE
 from aether_bg.model import Query, Stats
@@ -63,7 +63,7 @@ class Health:
             for part in ("handlers", "schedules"):
                 problems.pop(part, None)
             if alive is not None:
-                problems |= (await self._waiting.missing(alive)).sentences()
+                problems |= sentences(await self._waiting.missing(alive))
             if (late := await self._overdue()) is not None:
                 problems["overdue"] = late
         except Exception as error:

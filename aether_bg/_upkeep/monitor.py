@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from uuid import UUID
 
 import attrs
 
 from aether_bg._kernel.shared import Shared
-from aether_bg._upkeep.waiting import Waiting
+from aether_bg._upkeep.waiting import Waiting, sentences
 from aether_bg.model import Alive
 
 
@@ -44,12 +45,12 @@ class Monitor:
         """Reports each attempt that has not stopped although it was cancelled, once."""
         now = self._shared.clock.monotonic()
         for attempt in self._shared.slots.running.values():
-            if not attempt.scope.cancel_called or attempt.hangs:
+            if not attempt.scope.cancel_called:
                 continue
             if attempt.overdue_since is None:
                 attempt.overdue_since = now
             elif now - attempt.overdue_since > 1.0:
-                attempt.hangs = True
+                attempt.overdue_since = math.inf
                 kind = "its thread cannot be stopped" if attempt.in_thread else "it does not end when cancelled"
                 text = f"{attempt} is past its time, and {kind}; it keeps its slot"
                 self._shared.problems.report("attempts", text, attempt.job)
@@ -62,10 +63,11 @@ class Monitor:
             return
         missing = await self._waiting.missing(alive)
         self._told = {name: when for name, when in self._told.items() if now - when < shared.timings.remind}
-        self._seen = {name: self._seen.get(name, now) for name in missing.names}
+        self._seen = {name: self._seen.get(name, now) for names in missing.values() for name in names}
         lasting = {name for name, since in self._seen.items() if now - since >= shared.timings.settling}
         fresh = lasting - self._told.keys()
-        for part, sentence in missing.only(fresh).sentences().items():
+        new = {part: {name: names[name] for name in names if name in fresh} for part, names in missing.items()}
+        for part, sentence in sentences(new).items():
             shared.problems.report(part, sentence)
         self._told |= dict.fromkeys(fresh, now)
 

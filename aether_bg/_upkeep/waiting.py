@@ -16,36 +16,22 @@ MOST: Final = 100
 """Jobs of one handler that are looked at."""
 
 
-@attrs.frozen
-class Missing:
-    """`handlers` that no live process has, `schedules` that this process cannot read, each with the due time of the
-    first job that waits for it (docs/protocol.md, C7 and C8)."""
+Missing = Mapping[str, Mapping[str, datetime]]
+"""`handlers` that no live process has, `schedules` that this process cannot read, each with the due time of the first
+job that waits for it (docs/protocol.md, C7 and C8)."""
+_SAID: Final = {
+    "handlers": ("has their handler", "start one, or delete the jobs"),
+    "schedules": ("can read their schedule", "add the plugin that knows it, or upgrade this process"),
+}
 
-    handlers: Mapping[str, datetime]
-    schedules: Mapping[str, datetime]
 
-    @property
-    def names(self) -> set[str]:
-        return {*self.handlers, *self.schedules}
-
-    def only(self, names: set[str]) -> Missing:
-        keep = [{name: since for name, since in of.items() if name in names} for of in (self.handlers, self.schedules)]
-        return Missing(*keep)
-
-    def sentences(self) -> dict[str, str]:
-        """By part, as in `health`."""
-        said = {}
-        if self.handlers:
-            said["handlers"] = (
-                f"due jobs wait for a process that has their handler: {_listed(self.handlers)}; "
-                "start one, or delete the jobs"
-            )
-        if self.schedules:
-            said["schedules"] = (
-                f"due jobs wait for a process that can read their schedule: {_listed(self.schedules)}; "
-                "add the plugin that knows it, or upgrade this process"
-            )
-        return said
+def sentences(missing: Missing) -> dict[str, str]:
+    """By part, as in `health`."""
+    return {
+        part: f"due jobs wait for a process that {ability}: {_listed(missing[part])}; {remedy}"
+        for part, (ability, remedy) in _SAID.items()
+        if missing[part]
+    }
 
 
 @attrs.frozen(eq=False)
@@ -65,7 +51,7 @@ class Waiting:
             for job in await self._due(name):
                 if self._shared.schedules.cannot_read(job):
                     schedules.setdefault(_schedule(job), job.due_at or job.created_at)
-        return Missing(handlers, schedules)
+        return {"handlers": handlers, "schedules": schedules}
 
     async def overdue(self, alive: Alive | None, seconds: float) -> list[JobInfo]:
         """Jobs that this process could have run, and that have been due for this long. `alive`: the last answer to a

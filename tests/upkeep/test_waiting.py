@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 from kernel.conftest import World
 
-from aether_bg._upkeep.waiting import Waiting
+from aether_bg._upkeep.waiting import Waiting, sentences
 from aether_bg.model import Alive, JobStatus
 
 pytestmark = pytest.mark.anyio
@@ -26,11 +26,12 @@ async def test_a_handler_that_no_process_has_and_a_schedule_that_this_one_cannot
     await world.journal.insert(moon)
     await world.journal.insert(world.job("theirs", handler_name="Elsewhere"))
     missing = await waiting.missing(alive)
-    assert (set(missing.handlers), set(missing.schedules)) == ({"Elsewhere"}, set())
+    assert (set(missing["handlers"]), set(missing["schedules"])) == ({"Elsewhere"}, set())
+    assert set(sentences(missing)) == {"handlers"}
     assert world.shared.schedules.plan_or_none(moon) is None
     missing = await waiting.missing(alive)
-    assert missing.schedules == {"@fullmoon (Asia/Tokyo)": moon.due_at}
-    assert set(missing.only({"Elsewhere"}).sentences()) == {"handlers"}
+    assert missing["schedules"] == {"@fullmoon (Asia/Tokyo)": moon.due_at}
+    assert "can read their schedule: '@fullmoon (Asia/Tokyo)' since 20" in sentences(missing)["schedules"]
 
 
 async def test_overdue_is_what_this_process_could_have_run(make_world: Callable[..., World]) -> None:
