@@ -121,8 +121,7 @@ def check_json(value: Any, limit: int, what: str = "a payload") -> Any:
     """`value` as plain JSON (dict, list, str, int, float, bool, None). Raises `InvalidPayload` with the path."""
     walk = _Walk(InvalidPayload, what, limit, "Store the data elsewhere and pass its key, or raise max_payload.")
     plain = walk.copy(value)
-    if walk.size * _ESCAPED > limit:  # only now is it worth writing out
-        walk.check_size(plain)
+    walk.check_size(plain)
     return plain
 
 
@@ -209,6 +208,8 @@ class _Walk:
             raise _unreadable(self.error, value, error, self._where()) from error
 
     def check_size(self, plain: Any) -> None:
+        if self.size * _ESCAPED <= self._limit:
+            return  # it is not worth writing out
         size = len(json.dumps(plain, ensure_ascii=False, separators=(",", ":")).encode())
         if size > self._limit:
             raise self._too_large(f"{self._what} of {size:,} bytes")
@@ -250,9 +251,9 @@ class _Walk:
         if depth > MOST_DEPTH:
             raise self._wrong("a value", f"it is nested more than {MOST_DEPTH} deep, or contains itself")
         self.size += 2
-        if isinstance(value, Mapping):
+        if kind is dict or isinstance(value, Mapping):
             return self._mapping(value, depth)
-        if isinstance(value, list | tuple):
+        if isinstance(value, (list, tuple)):
             return self._list(value, depth)
         for base, exactly in _EXACTLY.items():  # subclasses: enums and the like
             if isinstance(value, base):
@@ -266,11 +267,14 @@ class _Walk:
     def _mapping(self, value: Mapping[Any, Any], depth: int) -> dict[str, Any]:
         copied: dict[str, Any] = {}
         for key, item in value.items():
-            if not isinstance(key, str):
+            if type(key) is str:
+                name = self._str(key)
+            elif isinstance(key, str):
+                name = self._str(str.__str__(key))
+            else:
                 raise self._wrong(shown(key), "JSON keys are strings", "Convert the keys.")
-            name = self._str(str.__str__(key))
             self._path.append(name)
-            copied[name] = self._plain(item, depth + 1)
+            copied[name] = self._str(item) if type(item) is str else self._plain(item, depth + 1)
             self._path.pop()
             self._bound()
         return copied
