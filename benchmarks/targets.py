@@ -132,9 +132,9 @@ def on_a_server(found: Best, among: Comparison) -> list[Line]:
     made.ratio("drain, no-op coroutines", "drain", ("raw_postgres.speed_alike", "drain_many", many), 0.6)
     made.ratio("", "drain", ("raw_postgres.speed", "drain_many", "raw, narrow rows"), 0)
     made.ratio("", "drain", ("pgqueuer.speed", "drain", "PgQueuer"), 0.9)
-    idle = ("raw_postgres.latency", "p50", "raw, a row and its claim")
-    made.most("idle latency, p50", "aether_postgres.latency", "p50", "ms", 3, idle)
-    made.most("idle latency, p99", "aether_postgres.latency", "p99", "ms", 10)
+    raw, alike = "raw_postgres.latency", "raw, a row and its claim"
+    made.most("idle latency, p50", "aether_postgres.latency", "p50", "ms", 3, (raw, "p50", alike))
+    made.most("idle latency, p99", "aether_postgres.latency", "p99", "ms", 10, (raw, "p99", alike))
     made.most("lateness of 1,000 in 10 s, p99", "aether_postgres.lateness", "p99", "ms", 10)
     made.most("recovery after kill -9, median", "aether_postgres.recovery", "median", "s", 1.5)
     made.most("recovery after kill -9, longest", "aether_postgres.recovery", "longest", "s", 1.5)
