@@ -51,23 +51,23 @@ _LANE: Final = f"(SELECT max(priority) FROM {{schema}}.jobs WHERE {READY} AND ha
 
 CLAIM: Final = f"""
 WITH RECURSIVE h AS MATERIALIZED (
-    SELECT name, busy, cap IS NOT NULL AS capped, runs,
+    SELECT name, nr, busy, cap IS NOT NULL AS capped, runs,
         EXISTS (SELECT FROM {{schema}}.handlers AS p WHERE p.name = u.name) AS held,
         CASE WHEN cap IS NULL THEN most ELSE greatest(least(most, cap - runs), 0) END AS most
     FROM unnest(%(handlers)s::text[], %(busy)s::boolean[], %(most)s::integer[], %(caps)s::integer[])
-        AS u(name, busy, most, cap)
+        WITH ORDINALITY AS u(name, busy, most, cap, nr)
     CROSS JOIN LATERAL (SELECT CASE WHEN cap IS NULL THEN 0 ELSE {_RUNNING.replace("%s", "u.name")} END AS runs) AS r
-), lane(name, most, priority) AS (
-    SELECT name, most, {_LANE} h.name) FROM h WHERE NOT held
+), lane(name, nr, busy, most, priority) AS (
+    SELECT name, nr, busy, most, {_LANE} h.name) FROM h WHERE NOT held
     UNION ALL
-    SELECT name, most, {_LANE} lane.name AND priority < lane.priority) FROM lane WHERE priority IS NOT NULL
+    SELECT name, nr, busy, most, {_LANE} lane.name AND priority < lane.priority) FROM lane WHERE priority IS NOT NULL
 ), suspect AS MATERIALIZED (
-    SELECT p.id, p.due_at, p.priority, h.name FROM h CROSS JOIN LATERAL (
+    SELECT p.id, p.due_at, p.priority, h.nr, h.busy, h.most FROM h CROSS JOIN LATERAL (
         SELECT id, due_at, priority FROM {{schema}}.jobs WHERE {READY} AND handler_name = h.name AND {SUSPECT}
         AND due_at <= %(now)s AND (manual OR NOT h.held) {{readable}} ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED
     ) AS p WHERE %(suspects)s > 0 AND h.most > 0
 ), calm AS MATERIALIZED (
-    SELECT p.id, p.due_at, l.priority, l.name FROM lane AS l
+    SELECT p.id, p.due_at, l.priority, l.nr, l.busy, l.most FROM lane AS l
     LEFT JOIN unnest(%(names)s::text[], %(priorities)s::integer[], %(floors)s::timestamptz[])
         AS f(name, priority, since) ON f.name = l.name AND f.priority = l.priority
     CROSS JOIN LATERAL (
@@ -76,20 +76,19 @@ WITH RECURSIVE h AS MATERIALIZED (
         {{readable}} ORDER BY due_at LIMIT l.most FOR UPDATE SKIP LOCKED
     ) AS p WHERE l.priority IS NOT NULL AND l.most > 0
 ), asked AS MATERIALIZED (
-    SELECT p.id, p.due_at, p.priority, h.name FROM h CROSS JOIN LATERAL (
+    SELECT p.id, p.due_at, p.priority, h.nr, h.busy, h.most FROM h CROSS JOIN LATERAL (
         SELECT id, due_at, priority FROM {{schema}}.jobs WHERE {MANUAL} AND handler_name = h.name
         AND due_at <= %(now)s AND NOT ({SUSPECT}) {{readable}} ORDER BY due_at LIMIT h.most FOR UPDATE SKIP LOCKED
     ) AS p WHERE h.held AND h.most > 0
 ), ranked AS (
-    SELECT *, -priority - floor(extract(epoch FROM %(now)s - due_at) / 60) AS rank
+    SELECT *, -priority - floor(date_part('epoch', %(now)s - due_at) / 60) AS rank
     FROM (SELECT * FROM calm UNION ALL SELECT * FROM asked) AS found
     UNION ALL (
-        SELECT *, -priority - floor(extract(epoch FROM %(now)s - due_at) / 60) AS rank FROM suspect
+        SELECT *, -priority - floor(date_part('epoch', %(now)s - due_at) / 60) AS rank FROM suspect
         ORDER BY rank, due_at, id LIMIT %(suspects)s
     )
 ), numbered AS (
-    SELECT r.*, h.busy, h.most, row_number() OVER (PARTITION BY h.name ORDER BY rank, due_at, r.id) AS number
-    FROM ranked AS r JOIN h ON h.name = r.name
+    SELECT *, row_number() OVER (PARTITION BY nr ORDER BY rank, due_at, id) AS number FROM ranked
 ), dealt AS MATERIALIZED (
     SELECT id, number = 1 AND NOT busy AS first,
         row_number() OVER (ORDER BY number > 1 OR busy, rank, due_at, id) AS place FROM numbered WHERE number <= most
@@ -102,7 +101,7 @@ WITH RECURSIVE h AS MATERIALIZED (
         SELECT FROM lane AS l CROSS JOIN LATERAL (
             SELECT FROM {{schema}}.jobs WHERE {READY} AND handler_name = l.name AND priority = l.priority
             AND due_at <= %(now)s AND NOT ({SUSPECT}) AND id <> ALL (ARRAY(SELECT id FROM calm)) {{readable}} LIMIT 1
-        ) AS p WHERE l.most > (SELECT count(*) FROM calm AS c WHERE c.name = l.name AND c.priority = l.priority)
+        ) AS p WHERE l.most > (SELECT count(*) FROM calm AS c WHERE c.nr = l.nr AND c.priority = l.priority)
     ) AS over
 ), next AS (
     SELECT json_build_array((SELECT over FROM passed), json_agg(json_build_array(h.name, h.runs, n.due, (
