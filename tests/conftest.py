@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import signal
 import warnings
 import zlib
@@ -82,27 +80,16 @@ def clock() -> FakeClock:
     return FakeClock()
 
 
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database that has its tables and no job: to be copied."""
-    path = tmp_path_factory.mktemp("empty") / "jobs.db"
-    with Aether(path, scheduler="timer").blocking(client=True):
-        pass
-    return path
-
-
 @pytest.fixture
-def make_app(path: Path, empty_database: Path) -> Callable[..., Aether]:
+def make_app(path: Path) -> Callable[..., Aether]:
     """`make_app(...)`: an app on `path` with the embedded timer and a short grace; arguments as for `Aether`.
 
-    `timings`: the kernel's, where the defaults are too long for a test. With `path` itself the app makes the file.
+    `timings`: the kernel's, where the defaults are too long for a test.
     """
 
     def make(store: Any = None, *, timings: Timings | None = None, **options: Any) -> Aether:
         options = {"scheduler": "timer", "grace": 2} | options
         app = Aether(path if store is None else store, **options)
-        if store is None and not os.path.lexists(path):
-            shutil.copy(empty_database, path)  # a start would take a third longer
         if timings is not None:
             app.registration = attrs.evolve(app.registration, timings=timings)
         return app

@@ -272,16 +272,14 @@ class TestKnownOnlyLater:
         finally:
             del globals()["Later"]
 
-    async def test_a_handler_that_is_never_registered(self, make_app: Callable[..., Aether], path: Path) -> None:
-        app = make_app(path)
+    async def test_a_handler_that_is_never_registered(self, app: Aether, path: Path) -> None:
         app.handler("Typed")(typed)
         app.declare("Typd", "job", "a", "@daily")
         with pytest.raises(errors.UnknownHandler, match="'Typed'"):
             await app.__aenter__()
         assert not path.exists(), "before anything is opened"
 
-    async def test_a_payload_that_does_not_fit(self, make_app: Callable[..., Aether], path: Path) -> None:
-        app = make_app(path)
+    async def test_a_payload_that_does_not_fit(self, app: Aether, path: Path) -> None:
         app.declare("Typed", "job", 5, "@daily")
         app.handler("Typed")(typed)
         with pytest.raises(errors.InvalidPayload, match="str"):

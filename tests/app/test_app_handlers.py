@@ -245,7 +245,7 @@ async def test_protocols_and_defaults(app: Aether) -> None:
 
 
 async def test_what_cannot_be_resolved_fails_at_start_by_name(make_app: Callable[..., Aether], path: Any) -> None:
-    app = make_app(path)
+    app = make_app()
 
     @app.handler("Mail")
     async def mail(args: str, mailer: Mailer) -> None: ...
