@@ -42,9 +42,11 @@ NOT_NEEDED = """NOT EXISTS (
 
 SUSPECT = f"crash_count >= {CRASHES}"
 
-RECURS = (
-    "lower(expression_value) <> '@once' AND expression_value NOT GLOB '@at *' AND expression_value NOT GLOB '@after *'"
-)
+RECURS = """
+expression_value <> '@once' AND lower(expression_value) <> '@once'
+AND expression_value NOT GLOB '@at *' AND expression_value NOT GLOB '@after *'
+"""
+"""The first term says nothing new. It spares most rows a call of `lower` at each write."""
 PAUSED = "paused = 1 AND status < 2"
 ATTEMPTED = "started_at IS NOT NULL AND finished_at IS NOT NULL AND outcome IS NOT NULL"
 LISTED = "typeof(id) = 'text'"
