@@ -193,6 +193,9 @@ class OpenFile:
 
 def _deliver(ops: list[Operation]) -> None:
     """On the writer's thread: one call into each loop for a whole batch."""
+    if len(ops) == 1 and (bridge := ops[0].bridge) is not None:
+        bridge.post(ops[0].finished)
+        return
     for bridge in {op.bridge for op in ops}:
         if bridge is not None:
             bridge.post(partial(_finish, [op for op in ops if op.bridge is bridge]))
