@@ -114,7 +114,7 @@ class Choice:
             found = self._conn.execute(EXACTLY, [str(wanted.job_id), wanted.seq, self._now])
             return wanted.deal([_due(*row) for row in found], self._running)
         self._lanes = self._find_lanes(self._asked)
-        due = self._best([lane for lane in self._lanes if lane.due <= (self._now or "")])
+        due = self._best([lane for lane in self._lanes if type(lane.due) is not str or lane.due <= (self._now or "")])
         if not due:
             return []
         bad: list[Lane] = []

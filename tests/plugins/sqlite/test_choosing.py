@@ -97,3 +97,19 @@ def test_sqlite_takes_what_the_model_chooses(
     for name, most in limits.items():
         runs = sum(job.status is JobStatus.RUNNING and job.handler_name == name for job in seen)
         assert sum(job.handler_name == name for job in got) <= max(0, most - runs)
+
+
+def test_a_due_instant_that_is_not_text_does_not_stop_the_claim(conn: sqlite3.Connection) -> None:
+    good, bad = (a_job(due_at=NOW, handler_name=KINDS[0]) for _ in range(2))
+    conn.execute("BEGIN")
+    try:
+        changes.transact(conn, [Insert(good), Insert(bad)], Guard(conn))
+        conn.execute("UPDATE aether_jobs SET due_at = CAST(x'30ff' AS TEXT) WHERE id = ?", [str(bad.id)])
+        claim = Claim(owner=OWNER, now=NOW, limit=5, handlers=KINDS)
+        with pytest.raises(sqlite3.OperationalError):
+            claims.claim(conn, claim)
+        found, told = claims.claim_one_by_one(conn, claim)
+    finally:
+        conn.execute("ROLLBACK")
+    assert [job.id for job in found] == [good.id]
+    assert len(told) == 1
