@@ -273,7 +273,7 @@ def error_line(error: str | None) -> str:
 
 def by_due(job: JobInfo) -> tuple[Any, ...]:
     """The order of claims: earliest due first, then by id; rows without `due_at` come first."""
-    return (job.due_at is not None, job.due_at or job.created_at, job.id)
+    return (job.due_at is not None, job.due_at or job.id, job.id)
 
 
 def log_fields(job: JobInfo) -> dict[str, Any]:

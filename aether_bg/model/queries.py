@@ -87,18 +87,19 @@ class Query:
     def select(self, jobs: Iterable[JobInfo], links: Mapping[UUID, Sequence[UUID]] = _NONE) -> list[JobInfo]:
         """The page of `jobs` that this query asks for, in its order. `jobs` has every row, or at least the matching
         ones and the one of `after`; `links` has the parents of each child."""
-        rows = list(jobs)
+        every = rows = list(jobs)
         key, down = _ORDERS[self.order]
         if self.parents_of is not None:
             place = {parent: number for number, parent in enumerate(links.get(self.parents_of, ()))}
             rows, key, down = [job for job in rows if job.id in place], lambda job: (place[job.id],), False
+            every = rows
         if self.children_of is not None:
             rows = [job for job in rows if self.children_of in links.get(job.id, ())]
         found = sorted((job for job in rows if self.matches(job)), key=key, reverse=down)
         if self.job_name is not None:
             found.sort(key=lambda job: (job.holds_name, job.id), reverse=True)
         if self.after is not None:
-            last = next((key(job) for job in rows if job.id == self.after), None)
+            last = next((key(job) for job in every if job.id == self.after), None)
             if last is None and key is _by_id:
                 last = (self.after,)
             found = [job for job in found if last is not None and (key(job) < last if down else key(job) > last)]

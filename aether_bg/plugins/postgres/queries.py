@@ -23,6 +23,8 @@ _PLACE: Final = {
     "created": ("id",), "newest": ("id",), "due": ("coalesce(due_at, '-infinity')", "id"),
     "ended": ("handled_time", "id"),
 }  # fmt: skip
+_LAST: Final = {"due": _PLACE["due"], "ended": ("coalesce(handled_time, created_at)", "id")}
+"""The place of the row at which a page ends: it may have changed by now, and have no such instant any more."""
 BEGINS: Final = "job_name >= %(prefix)s AND starts_with(job_name, %(prefix)s) AND (holds_name OR NOT holds_name)"
 BEFORE: Final = "job_name < %(end)s"
 STATUS: Final = "status = ANY(%(status)s)"
@@ -61,7 +63,8 @@ def find(conn: Connection, schema: Schema, query: Query) -> list[JobInfo]:
     while True:
         page, values = list(terms), dict(given, limit=query.limit)
         if after is not None:
-            page.append(_beyond_row(place, "<" if down else ">") if query.parents_of is None else _BEYOND_PARENT)
+            beyond = _beyond_row(place, _LAST.get(query.order, place), "<" if down else ">")
+            page.append(beyond if query.parents_of is None else _BEYOND_PARENT)
             values["after"] = after
         where = f"WHERE {' AND '.join(page)}" if page else ""
         sql = schema.once(
@@ -129,12 +132,11 @@ def _any_created_after(conn: Connection, schema: Schema, at: datetime) -> bool:
     return newest is not None and newest[0] > at
 
 
-def _beyond_row(place: tuple[str, ...], than: str) -> str:
-    """Compares the id itself if that is the order: its row may be purged in the meantime."""
+def _beyond_row(place: tuple[str, ...], last: tuple[str, ...], than: str) -> str:
+    """Compares the id itself if that is the order: its row may be purged in the meantime. `last`: its place."""
     if place == ("id",):
         return f"id {than} %(after)s"
-    columns = ", ".join(place)
-    return f"({columns}) {than} (SELECT {columns} FROM {{schema}}.jobs WHERE id = %(after)s)"
+    return f"({', '.join(place)}) {than} (SELECT {', '.join(last)} FROM {{schema}}.jobs WHERE id = %(after)s)"
 
 
 def _where(query: Query) -> tuple[list[str], dict[str, Any]]:

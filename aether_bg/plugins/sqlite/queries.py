@@ -55,7 +55,8 @@ def find(conn: sqlite3.Connection, query: Query) -> list[JobInfo]:
         terms.append("link_place > (SELECT place FROM main.aether_links WHERE child = ? AND parent = ?)")
         params += [str(query.parents_of), str(query.after)]
     elif query.after is not None:  # in the order of ids, by the id itself: its row may be purged by now
-        terms.append("id > ?" if place == "id" else f"({place}) > (SELECT {place} FROM main.aether_jobs WHERE id = ?)")
+        last = _PLACE.get(query.order, "id")  # that row may have ended by now, and have no due instant
+        terms.append("id > ?" if place == "id" else f"({place}) > (SELECT {last} FROM main.aether_jobs WHERE id = ?)")
         params.append(str(query.after))
     order = "holds_name DESC, id DESC" if query.job_name is not None else place
     if query.holders is not None and place == "id":

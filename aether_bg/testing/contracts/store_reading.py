@@ -151,6 +151,20 @@ async def a_page_after_a_purge(world: StoreWorld) -> None:
         await _finds(store, [rest], after=last.id)
 
 
+@STORE.rule(
+    "store_find", "a page of due rows goes on after a row that has ended: from the first one that is due",
+    because="rows end while others read, and those that are still due must not be missed",
+)  # fmt: skip
+async def a_page_after_an_end(world: StoreWorld) -> None:
+    async with world.open() as store:
+        owner = await store.owner()
+        last, rest = await store.running(owner), a_job("rest")
+        await store.add(rest)
+        await store.save(completed(last))
+        for asked in ({}, {"due_before": now()}, {"unarmed": True}):
+            await _finds(store, [rest], order="due", after=last.id, status=(JobStatus.SCHEDULED,), **asked)
+
+
 @STORE.rule("store_history", "the newest `limit` rows, newest first", because="the last attempt explains the state")
 async def history_newest_first(world: StoreWorld) -> None:
     async with world.open() as store:
