@@ -37,8 +37,8 @@ class Commits:
     async def transact(self, writes: Sequence[Write]) -> Sequence[object]:
         """Wakes the scheduler and the arming for the children that are released."""
         results = await self._calls.transact(writes)
-        if any(results):
-            told = [result for write, result in zip(writes, results, strict=True) if not isinstance(write, Call)]
+        of = zip(writes, results, strict=True)
+        if told := [result for write, result in of if result is not None and not isinstance(write, Call)]:
             self._tell([child for result in told if isinstance(result, Sequence) for child in result])
         return results
 

@@ -64,6 +64,19 @@ async def test_a_caller_writes_and_enqueues_at_once(shop: Aether, path: Path) ->
         assert (await app.wait(job_id, 10)).status is JobStatus.COMPLETED
 
 
+class Undecided:
+    """As an array of numpy: it is neither true nor false."""
+
+    def __bool__(self) -> bool:
+        raise ValueError("the truth value is ambiguous")
+
+
+async def test_a_function_may_return_anything(shop: Aether) -> None:
+    async with shop as app, app.unit_of_work() as uow:
+        made = uow.run(lambda tx: Undecided())
+    assert isinstance(made.result, Undecided)
+
+
 async def test_an_exception_in_the_block_drops_everything(shop: Aether, path: Path) -> None:
     async with shop as app:
         with pytest.raises(ZeroDivisionError):  # noqa: PT012
