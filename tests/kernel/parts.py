@@ -7,7 +7,7 @@ from uuid import UUID
 
 import anyio
 import attrs
-from kernel.conftest import World
+from kernel.conftest import World, eventually
 
 from aether_bg._handlers.past import Kept
 from aether_bg._handlers.work import UnitOfWork
@@ -20,7 +20,7 @@ from aether_bg._kernel.inside import Inside
 from aether_bg._kernel.notes import Notes
 from aether_bg._kernel.tasks import Signal
 from aether_bg._kernel.triggers import Triggers
-from aether_bg.model import Claim, JobContext
+from aether_bg.model import Claim, JobContext, JobInfo, JobStatus
 
 
 @attrs.define(eq=False)
@@ -64,3 +64,31 @@ async def claimed(world: World, **fields: Any) -> Attempt:
     attempt.handler = world.shared.handlers.compiled("Work")
     world.shared.slots.begin(attempt)
     return attempt
+
+
+class Attempts:
+    """Of an executor: this stands in the place of its completer, and keeps the results in order."""
+
+    def __init__(self, world: World, **others: Any) -> None:
+        self.world, self.results = world, list[Any]()
+        self.executor: Executor = attrs.evolve(machinery(world).executor, completer=self, **others)
+
+    def record(self, attempt: Attempt, result: object) -> None:
+        assert self.world.shared.slots.running.get(attempt.job.id) is not attempt, "its slot is free by then"
+        self.results.append(result)
+
+    def claimed(self, *names: str, **fields: Any) -> list[JobInfo]:
+        made = [self.world.job(name, **fields) for name in names or ("job",)]
+        return [attrs.evolve(job, status=JobStatus.RUNNING, attempt=1, seq=1) for job in made]
+
+    def running(self, job: JobInfo) -> Attempt:
+        return self.world.shared.slots.running[job.id]
+
+    async def end(self) -> None:
+        await eventually(lambda: not self.world.shared.slots.running)
+
+    async def result(self, **fields: Any) -> Any:
+        self.executor.start(self.claimed(**fields))
+        await self.end()
+        (result,) = self.results
+        return result
