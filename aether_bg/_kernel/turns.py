@@ -18,9 +18,13 @@ class Turns:
     _shared: Shared
     _began: float | None = attrs.field(default=None, init=False)
     """When this process began to fill a limit, while other jobs waited for it."""
-    _length: float = attrs.field(default=0.0, init=False)
+    _length: float = attrs.field(init=False)
+    """Of its next turn."""
     _aside: float = attrs.field(default=0.0, init=False)
     """Until then, the others go first."""
+
+    def __attrs_post_init__(self) -> None:
+        self._length = self._shared.timings.turn[0]
 
     @property
     def limits(self) -> Mapping[str, int]:

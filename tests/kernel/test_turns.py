@@ -26,7 +26,6 @@ def filling(world: World) -> Claimed:
 async def test_one_that_has_filled_a_limit_for_a_while_stands_aside(make_world: Make) -> None:
     world = make_world(timings=Timings(turn=(1.0, 4.0), aside=0.5), concurrency=1)
     turns, world.shared.identity.company = Turns(world.shared), True
-    assert turns.looked(Claimed()) is None, "nothing waits"
     for length in (1, 2, 4, 4):  # each turn is longer than the one before, up to the longest
         assert turns.looked(filling(world)) is None, "its turn begins"
         world.clock.advance(seconds=length - 0.1)
