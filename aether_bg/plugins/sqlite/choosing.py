@@ -19,6 +19,8 @@ from aether_bg.plugins.sqlite.schema import MANUAL, NOT_HELD, READY, SUSPECT
 
 _MOST_LANES: Final = 50
 """The most lanes that one claim reads, the best first: this limits the length of the statement, and what is read."""
+_MOST_ROWS: Final = 2**62
+"""One more than that is still an integer of SQLite's, whatever the concurrency of the app."""
 
 READABLE: Final = (
     "AND expression_value || char(10) || coalesce(timezone, '') NOT IN (SELECT value FROM json_each(:unreadable))"
@@ -173,7 +175,7 @@ class Choice:
         The same statement tells which instant is then the earliest of the lane: of the first row too many, or of the
         first one later than now.
         """
-        most = self._wanted.most(lane.handler, self._running)
+        most = min(self._wanted.most(lane.handler, self._running), _MOST_ROWS)
         rows, given = self._statement([lane], f"AND NOT {SUSPECT}", most + 1)
         later = _LATER.format(ready=lane.ready, more=f"{self._asked} {self._readable}")
         sql = f"SELECT json_group_array(id), max(due_at), ({later}) FROM ({rows})"
