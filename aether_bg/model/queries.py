@@ -87,12 +87,12 @@ class Query:
     def select(self, jobs: Iterable[JobInfo], links: Mapping[UUID, Sequence[UUID]] = _NONE) -> list[JobInfo]:
         """The page of `jobs` that this query asks for, in its order. `jobs` has every row, or at least the matching
         ones and the one of `after`; `links` has the parents of each child."""
-        every = rows = list(jobs)
+        rows = every = list(jobs)
         key, down = _ORDERS[self.order]
         if self.parents_of is not None:
             place = {parent: number for number, parent in enumerate(links.get(self.parents_of, ()))}
-            rows, key, down = [job for job in rows if job.id in place], lambda job: (place[job.id],), False
-            every = rows
+            rows = [job for job in rows if job.id in place]
+            key, down = lambda job: (place.get(job.id, len(place)),), False  # a row that is no parent comes last
         if self.children_of is not None:
             rows = [job for job in rows if self.children_of in links.get(job.id, ())]
         found = sorted((job for job in rows if self.matches(job)), key=key, reverse=down)

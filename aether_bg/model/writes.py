@@ -162,7 +162,7 @@ class Transaction(Protocol):
         ...
 
 
-@attrs.frozen(slots=False)  # made for every enqueue; see JobInfo
+@attrs.frozen
 class Insert:
     """Insert `job`. Raises `NameHeld` (with the holder) when `holds_name` and the name is taken, `StoreRefused` when a
     row with its id exists.
@@ -189,7 +189,7 @@ class Insert:
         return self.job.status is JobStatus.SCHEDULED
 
 
-@attrs.frozen(slots=False)  # made for every outcome; see JobInfo
+@attrs.frozen
 class Update:
     """Write `change`. Raises `Stale` (with the row as it is) when seq or schedule_rev differ.
 
