@@ -47,7 +47,9 @@ class Calls:
     def __init__(self, plugins: Plugins) -> None:
         self._plugins = plugins
         self._hook: Any = plugins.pm.hook
-        self._transact, self._claim = plugins.only("store_transact"), plugins.only("store_claim")
+        # called for each job: there is one implementation, so pluggy need not look for others
+        self._transact: Any = plugins.hook(self.store, "store_transact")
+        self._claim: Any = plugins.hook(self.store, "store_claim")
         self._codecs = Codecs(self._collect(self._hook.dispatch_codec()))
         self._coded = bool(self._codecs)
         self.wrapped = bool(self._hook.dispatch_wrap.get_hookimpls())

@@ -94,10 +94,6 @@ class Plugins:
     def hook(self, plugin: Any, name: str) -> Callable[..., Any] | None:
         return self._hooks[id(plugin)].get(name)
 
-    def only(self, name: str) -> Any:
-        """The hook of a layer's owner. There is no other, so pluggy need not look for others at each call."""
-        return next((hooks[name] for hooks in self._hooks.values() if name in hooks), None)
-
     def owners(self, layer: str) -> list[Any]:
         """The plugins that implement a hook of a layer."""
         hooks = set(LAYERS[layer]) | ({"schedule_arm"} if layer == "scheduling" else set())
