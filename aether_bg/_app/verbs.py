@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime, timedelta
-from typing import Any, Concatenate, Never, TypeVar, Unpack, overload
+from typing import Any, Concatenate, Final, Never, TypeVar, Unpack, overload
 from uuid import UUID
 
 from aether_bg._app.admission import ARGUMENTS, ENQUEUE_OPTIONS
@@ -25,8 +25,10 @@ from aether_bg.errors import NotStarted
 from aether_bg.model import Insertion, JobInfo, JobType, Misfire, ParamStyle
 
 T = TypeVar("T")
-_RAISE, _ONCE, _GRACE, _NO_JITTER = "raise", "once", 10, 0
-"""Defaults of `enqueue`."""
+_RAISE: Final = "raise"
+_ONCE: Final = "once"
+_GRACE: Final = 10
+_NO_JITTER: Final = 0
 
 
 class Verbs:
@@ -88,12 +90,12 @@ class Verbs:
         *,
         timezone: str | None = None,
         start: datetime | None = None,
-        if_exists: IfExists = "raise",
+        if_exists: IfExists = _RAISE,
         repeats: int | None = None,
         until: datetime | None = None,
-        misfire: Misfire = "once",
-        misfire_grace: float = 10,
-        jitter: float | timedelta = 0,
+        misfire: Misfire = _ONCE,
+        misfire_grace: float = _GRACE,
+        jitter: float | timedelta = _NO_JITTER,
         priority: int | None = None,
         unique_for: float | timedelta | None = None,
         after: After | None = None,
