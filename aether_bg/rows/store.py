@@ -90,7 +90,7 @@ class RowStore(ABC, Generic[R]):
     @hookimpl
     async def store_transact(self, writes: Sequence[Write]) -> Sequence[object]:
         results = await self.write(lambda rows: [rows.write(write) for write in writes])
-        if any(results) or any(write.wakes for write in writes):
+        if any(result is not None for result in results) or any(write.wakes for write in writes):
             self.wake()
         return results
 

@@ -95,6 +95,7 @@ def claim_one_by_one(conn: sqlite3.Connection, wanted: Claim) -> tuple[list[JobI
     """The same if `claim` failed because of a row: the jobs taken, and what to report about rows set aside."""
     owner, now = str(wanted.owner), to_time(wanted.now)
     taken, told = list[JobInfo](), list[str]()
+    take, begin_run, *_ = _OF_ONE
     with any_text(conn):
         if (known := conn.execute(ALIVE, [owner]).fetchone()) is None:
             return [], []
@@ -103,7 +104,7 @@ def claim_one_by_one(conn: sqlite3.Connection, wanted: Claim) -> tuple[list[JobI
         ]:
             conn.execute("SAVEPOINT job")
             try:
-                for statement in _OF_ONE[:2]:
+                for statement in (take, begin_run):
                     conn.execute(statement, {"row": row_id, "owner": owner, "now": now})
                 reason = ""
             except (sqlite3.IntegrityError, sqlite3.OperationalError, sqlite3.DataError) as error:
