@@ -15,7 +15,7 @@ from aether_bg.errors import Stale
 from aether_bg.model import Claim, Claimed, JobStatus, Update, Write
 from aether_bg.plugins.sqlite import claims
 from aether_bg.plugins.sqlite.operations import Operation, Rank
-from aether_bg.plugins.sqlite.writer import Writer
+from aether_bg.plugins.sqlite.transactions import Transactions
 from aether_bg.protocols import Kernel
 from chaos.plugins import Push, Watched
 
@@ -80,13 +80,13 @@ class ContinuesBrokenBatch(Watched):
 
     @hookimpl
     async def lifecycle_start(self, kernel: Kernel, stack: AsyncExitStack) -> None:
-        broken = Writer._broken
+        broken = Transactions._broken
 
-        def going_on(writer: Writer, ran: list[Operation]) -> list[Operation]:
-            return [writer._settle(op) for op in ran]
+        def going_on(transactions: Transactions, ran: list[Operation]) -> list[Operation]:
+            return [transactions._settle(op) for op in ran]
 
-        Writer._broken = going_on  # type: ignore[method-assign]
-        stack.callback(setattr, Writer, "_broken", broken)
+        Transactions._broken = going_on  # type: ignore[method-assign]
+        stack.callback(setattr, Transactions, "_broken", broken)
         await self.inner.lifecycle_start(kernel, stack)
 
 

@@ -37,7 +37,7 @@ from aether_bg.model import (
     Update,
     Write,
 )
-from aether_bg.plugins.sqlite import session, writer
+from aether_bg.plugins.sqlite import session, transactions
 from aether_bg.protocols import Kernel
 from chaos.history import History
 
@@ -133,7 +133,7 @@ class Failpoint:
 
             session._renew = renewing
         elif self.at in ("in commit", "after commit"):
-            end = writer.Writer._end
+            end = transactions.Transactions._end
 
             def ending(this: Any, ran: Any) -> Any:
                 if self.at == "in commit":
@@ -142,7 +142,7 @@ class Failpoint:
                 self("after commit")
                 return done
 
-            writer.Writer._end = ending
+            transactions.Transactions._end = ending
 
 
 class Observer:

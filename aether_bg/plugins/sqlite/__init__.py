@@ -115,7 +115,7 @@ class SQLiteStore:
         def run(conn: sqlite3.Connection) -> Sequence[object]:
             if isinstance(first, Insert) and first.claim is not None:  # the only one, then
                 return session.insert(conn, first.job, first.claim)
-            return changes.transact(conn, writes, file.writer.guard)
+            return changes.transact(conn, writes, file.writer.transactions.guard)
 
         try:
             results = await session.write(

@@ -131,7 +131,7 @@ class OpenFile:
     @property
     def kept(self) -> bool:
         """Whether its path still names this file."""
-        return self.writer.identities.kept
+        return self.writer.transactions.identities.kept
 
     def reader(self) -> sqlite3.Connection:
         """A new connection that never writes."""
@@ -168,7 +168,7 @@ class OpenFile:
                 self._idle.pop().close()
 
     def size(self) -> int:
-        return os.stat(self.path).st_size + self.writer.checkpoints.wal_size()
+        return os.stat(self.path).st_size + self.writer.transactions.checkpoints.wal_size()
 
     def close(self, patience: float) -> None:
         """Waits for the writer to finish its work. Its connection is closed last."""

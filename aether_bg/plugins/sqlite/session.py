@@ -22,7 +22,7 @@ from aether_bg.plugins.sqlite.backup import Progress, live, threads
 from aether_bg.plugins.sqlite.columns import to_time
 from aether_bg.plugins.sqlite.opened import OpenFile, leave, opened
 from aether_bg.plugins.sqlite.operations import OWN, Beat, Operation, Rank
-from aether_bg.plugins.sqlite.writer import too_long
+from aether_bg.plugins.sqlite.transactions import too_long
 
 R = TypeVar("R")
 _READERS = 4
