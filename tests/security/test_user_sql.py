@@ -257,7 +257,7 @@ async def test_what_waits_behind_a_stuck_unit_or_shares_its_commit_is_given_up(m
 async def test_a_slow_trigger_inside_our_own_statement_is_interrupted(
     made: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("guard", "operations", "session", "writer"):
+    for module in ("guard", "operations", "session", "transactions"):
         monkeypatch.setattr(f"aether_bg.plugins.sqlite.{module}.OWN", 0.5)
     app = made()
     async with app:
