@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import runpy
 import signal
-import warnings
 import zlib
 from collections import defaultdict
 from collections.abc import Callable
@@ -20,9 +21,10 @@ from aether_bg._kernel.timings import Timings
 from aether_bg.protocols import Kernel
 from aether_bg.testing import FakeClock
 
-with warnings.catch_warnings():  # svcs imports the web frameworks it finds, and one of them complains of another
-    warnings.simplefilter("ignore")
-    import svcs  # noqa: F401
+CHEAP = Path(__file__).parent / "subprocesses"  # what its module says holds for this process and for its children
+runpy.run_path(str(CHEAP / "sitecustomize.py"))
+if str(CHEAP) not in (paths := os.environ.get("PYTHONPATH", "").split(os.pathsep)):
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(CHEAP), *filter(None, paths)])
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # shells start background work so, and processes would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -24,48 +24,26 @@ STRICT = "[pytest]\naddopts = --strict-markers --strict-config\nfilterwarnings =
 HEAVY = ("sqlite3", "sqlite_utils", "svcs", "cattrs", "croniter", "grpc", "dapr")
 
 
-def project(pytester: pytest.Pytester, tests: str) -> pytest.RunResult:
+WITHOUT = [
+    option
+    for name in ("cacheprovider", "xdist", "xdist.looponfail", "hypothesispytest")
+    for option in ("-p", f"no:{name}")
+]
+"""Plugins of ours that their project does not have."""
+
+
+def project(pytester: pytest.Pytester, **files: str) -> list[str]:
+    """Makes it; returns the options of pytest for it."""
     pytester.makeini(STRICT)
-    pytester.makepyfile(their_app=APP, test_it=tests)
-    return pytester.runpytest_subprocess("-p", "no:cacheprovider", "-rs")
+    pytester.makepyfile(their_app=APP, **files)
+    return [*WITHOUT, "-rs"]
 
 
 def test_the_fixtures_are_there_without_an_import(pytester: pytest.Pytester) -> None:
-    done = project(
+    """And where no test uses them, nothing heavy is loaded."""
+    options = project(
         pytester,
-        """
-        import pytest
-        from their_app import app
-
-        @pytest.fixture
-        def anyio_backend():
-            return "asyncio"
-
-        @pytest.mark.anyio
-        async def test_async(aether_sandbox, aether_clock):
-            async with aether_sandbox(app) as jobs:
-                assert jobs.clock is aether_clock
-                aether_clock.advance(days=1)
-                assert len(await jobs.drain()) == 1
-
-        def test_sync(aether_sandbox):
-            with aether_sandbox(app).blocking() as jobs:
-                jobs.assert_enqueued("Hello")
-                assert len(jobs.advance(days=2)) == 2
-
-        def test_that_fails(aether_sandbox):
-            with aether_sandbox(app).blocking() as jobs:
-                jobs.assert_not_enqueued("Hello")
-        """,
-    )
-    done.assert_outcomes(passed=2, failed=1)
-    done.stdout.fnmatch_lines(["*AssertionError: 1 jobs, not 0, are enqueued for Hello. There is:", "*Hello 'Hello'*"])
-
-
-def test_a_suite_that_does_not_use_it_is_as_it_was(pytester: pytest.Pytester) -> None:
-    done = project(
-        pytester,
-        f"""
+        test_1_without=f"""
         import sys
 
         def test_nothing_heavy_is_loaded(request):
@@ -77,8 +55,38 @@ def test_a_suite_that_does_not_use_it_is_as_it_was(pytester: pytest.Pytester) ->
         def test_no_fixture_is_used_by_itself(request):
             assert not [name for name in request.fixturenames if "aether" in name]
         """,
+        test_2_with="""
+        import pytest
+
+        @pytest.fixture
+        def app():
+            from their_app import app
+            return app
+
+        @pytest.fixture
+        def anyio_backend():
+            return "asyncio"
+
+        @pytest.mark.anyio
+        async def test_async(app, aether_sandbox, aether_clock):
+            async with aether_sandbox(app) as jobs:
+                assert jobs.clock is aether_clock
+                aether_clock.advance(days=1)
+                assert len(await jobs.drain()) == 1
+
+        def test_sync(app, aether_sandbox):
+            with aether_sandbox(app).blocking() as jobs:
+                jobs.assert_enqueued("Hello")
+                assert len(jobs.advance(days=2)) == 2
+
+        def test_that_fails(app, aether_sandbox):
+            with aether_sandbox(app).blocking() as jobs:
+                jobs.assert_not_enqueued("Hello")
+        """,
     )
-    done.assert_outcomes(passed=2)
+    done = pytester.runpytest_subprocess(*options)
+    done.assert_outcomes(passed=4, failed=1)
+    done.stdout.fnmatch_lines(["*AssertionError: 1 jobs, not 0, are enqueued for Hello. There is:", "*Hello 'Hello'*"])
 
 
 @pytest.mark.parametrize(("required", "outcome"), [("", {"skipped": 2}), ("1", {"errors": 2})])
@@ -88,7 +96,8 @@ def test_without_dapr(
     monkeypatch.setenv("PATH", os.defpath)
     monkeypatch.setenv("HOME", str(pytester.path))
     monkeypatch.setenv("AETHER_REQUIRE_DAPR", required)
-    done = project(pytester, "def test_one(aether_sidecar): ...\ndef test_two(aether_sidecar): ...")
+    options = project(pytester, test_it="def test_one(aether_sidecar): ...\ndef test_two(aether_sidecar): ...")
+    done = pytester.runpytest_inprocess(*options)
     done.assert_outcomes(**outcome)
     assert "dapr init --slim" in done.stdout.str()
 
@@ -98,9 +107,9 @@ def test_with_dapr(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -
     pytest.importorskip("grpc", reason="needs pip install 'aether-bg[dapr]'")
     monkeypatch.setenv("HOME", str(HOME))
     require_dapr()
-    done = project(
+    options = project(
         pytester,
-        """
+        test_it="""
         import pytest
         from aether_bg import Aether
 
@@ -120,4 +129,4 @@ def test_with_dapr(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -
                 assert (await app.wait(await app.enqueue("Hello"), timeout=30)).status.name == "COMPLETED"
         """,
     )
-    done.assert_outcomes(passed=2)
+    pytester.runpytest_subprocess(*options).assert_outcomes(passed=2)

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "testing_jobs"
+WITHOUT = ("-p", "no:xdist", "-p", "no:xdist.looponfail", "-p", "no:hypothesispytest")  # the examples do not need them
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["-m", "pytest", "-q", "test_async.py", "test_sync.py"], "5 passed"),
+        (["-m", "pytest", "-q", *WITHOUT, "test_async.py", "test_sync.py"], "5 passed"),
         (["without_pytest.py"], "Ran 2 tests"),
     ],
 )

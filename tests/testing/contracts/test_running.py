@@ -25,6 +25,8 @@ from aether_bg.testing.contracts import (
     store_contract,
 )
 
+pytest_plugins = "pytester"
+
 HERE = Path(__file__).parent
 
 
@@ -119,9 +121,8 @@ def test_rules_run_on_asyncio_alone_without_trio(tmp_path: Path) -> None:
         "sys.meta_path[:] = map(Finder, sys.meta_path)\n"
         "sys.exit(pytest.main(sys.argv[1:]))\n"
     )
-    options = ["-v", "-p", "no:cacheprovider", "-p", "no:hypothesispytest"]
-    command = [sys.executable, "without_trio.py", *options, "test_theirs.py"]
-    environment = os.environ | {"PYTHONPATH": str(HERE)}
+    command = [sys.executable, "without_trio.py", "-v", "-p", "no:cacheprovider", "test_theirs.py"]
+    environment = os.environ | {"PYTHONPATH": str(HERE), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     done = subprocess.run(
         command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False, env=environment
     )
@@ -130,22 +131,20 @@ def test_rules_run_on_asyncio_alone_without_trio(tmp_path: Path) -> None:
     assert "trio]" not in done.stdout
 
 
-def test_pytest_reports_a_broken_rule_in_one_sentence(tmp_path: Path) -> None:
-    (tmp_path / "test_theirs.py").write_text(
-        "from faulty import STORES\n"
-        "from aether_bg.testing.contracts import store_contract\n"
-        'globals().update(store_contract(STORES["claims twice"][2], backends=["trio"]))\n'
+def test_pytest_reports_a_broken_rule_in_one_sentence(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        test_theirs="""
+        from faulty import STORES
+        from aether_bg.testing.contracts import store_contract
+        globals().update(store_contract(STORES["claims twice"][2], backends=["trio"]))
+        """
     )
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "each_job_once", "test_theirs.py"]
-
-    environment = os.environ | {"PYTHONPATH": str(HERE)}
-    done = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False, env=environment
-    )
-    assert done.returncode == 1
-    assert "\nC1: a claim hands out each job once, because two holders" in done.stdout
-    assert "Traceback" not in done.stdout
-    assert "suite.py" not in done.stdout
+    done = pytester.runpytest_inprocess("-q", "-p", "no:cacheprovider", "-k", "each_job_once")
+    said = done.stdout.str()
+    done.assert_outcomes(failed=1, deselected=len(store_contract(in_a_file)) - 1)
+    assert "\nC1: a claim hands out each job once, because two holders" in said
+    assert "Traceback" not in said
+    assert "suite.py" not in said
 
 
 def test_a_store_that_is_not_shared_learns_how_to_say_so() -> None:
