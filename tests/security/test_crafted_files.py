@@ -88,9 +88,8 @@ ROWS = {
 }
 
 
-@pytest.mark.parametrize("command", READING, ids=" ".join)
 @pytest.mark.parametrize("row", ROWS)
-def test_crafted_rows(db: Path, row: str, command: list[str]) -> None:
+def test_crafted_rows(db: Path, row: str) -> None:
     with closing(sqlite3.connect(db)) as conn:
         job_id = conn.execute("SELECT id FROM aether_jobs WHERE job_name = 'later'").fetchone()[0]
     change = ROWS[row].format(EVIL.replace("'", "''"), "9" * 5000, "[" * 100_000 + "]" * 100_000)
@@ -99,7 +98,8 @@ def test_crafted_rows(db: Path, row: str, command: list[str]) -> None:
     columns = "id, host, pid, started_at, beat, beat_at, handlers, stopping, problems"
     craft(db, f"INSERT INTO aether_owners ({columns}) VALUES ('{job_id}', '{EVIL}', 1, '0001-01-01T00:00:00.000000Z', "
               f"1, '9999-12-31T23:59:59.999999Z', '[\"\\u001b[31m\"]', 0, '[\"\\u001b\"]')")  # fmt: skip
-    look(db, command, job_id)
+    for command in READING:
+        look(db, command, job_id)
 
 
 FOREIGN = {
@@ -134,7 +134,7 @@ import os, sys
 import anyio
 from aether_bg import SQLiteStore, StoreError
 from aether_bg.plugins.sqlite import inspection
-inspection.PATIENCE = 0.5
+inspection.PATIENCE = 0.2
 async def main():
     async with SQLiteStore(sys.argv[1]).inspect() as found:
         await found.ask(lambda conn: conn.execute(sys.argv[2]).fetchall())
@@ -152,7 +152,7 @@ def test_a_question_ends_at_its_deadline(db: Path, sql: str) -> None:
     began = time.monotonic()
     command = [sys.executable, "-c", ASKED, str(db), sql]
     asked = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
-    assert "not answered a question within 0.5 s" in asked.stdout, asked.stderr
+    assert "not answered a question within 0.2 s" in asked.stdout, asked.stderr
     assert time.monotonic() - began < 10
 
 
@@ -185,7 +185,7 @@ def test_control_c_ends_it(db: Path, sql: str) -> None:
     ) as process:
         assert process.stderr is not None
         assert process.stderr.readline() == "asked\n"
-        time.sleep(0.3)
+        time.sleep(0.1)
         process.send_signal(signal.SIGINT)
         began = time.monotonic()
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -106,14 +107,26 @@ def poison(path: Path, change: str, name: str = "bad") -> None:
         assert conn.execute(f"UPDATE aether_jobs SET {change} WHERE job_name = ?", [name]).rowcount == 1
 
 
-async def stored(make: Make, path: Path, change: str, **options: Any) -> UUID:
-    """A file with one poisoned row of handler Ok, due now, and nine neighbours, due now as well."""
-    app = make(scheduler="timer", **options)
-    async with app.client() as jobs:
-        names = ["bad", *(f"good-{number}" for number in range(9))]
-        bad, *_ = await jobs.enqueue_many([NewJob("Ok", name, name) for name in names])
-    poison(path, change)
-    return bad
+@pytest.fixture(scope="module")
+def ten(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with ten jobs of handler Ok, due now: `bad` and nine neighbours."""
+    path = tmp_path_factory.mktemp("ten") / "jobs.db"
+    app = Aether(path, scheduler="timer")
+    app.handler("Ok")(lambda args: None)
+    with app.blocking(client=True) as jobs:
+        jobs.enqueue_many([NewJob("Ok", name, name) for name in ("bad", *(f"good-{number}" for number in range(9)))])
+    return path
+
+
+@pytest.fixture
+def stored(ten: Path, path: Path) -> Callable[[str], None]:
+    """A copy of those ten jobs at `path`, of which `bad` is poisoned."""
+
+    def store(change: str) -> None:
+        shutil.copy(ten, path)
+        poison(path, change)
+
+    return store
 
 
 def ids(path: Path) -> dict[Any, Any]:
@@ -126,9 +139,15 @@ def aether_bg(*args: object) -> Any:
     return CliRunner().invoke(cli, [str(arg) for arg in args], prog_name="aether-bg")
 
 
+QUIET = ("attempt is text", "seq is", "due_at", "owner is missing", "job_name is no UTF-8", "crash_count is a BLOB")
+LOUD = [name for name in POISON if not name.startswith(QUIET)]
+
+
 @pytest.mark.parametrize("change", POISON)
-async def test_the_app_starts_and_the_neighbours_run(make: Make, path: Path, sold: list[str], change: str) -> None:
-    await stored(make, path, POISON[change])
+async def test_the_app_starts_the_neighbours_run_and_it_can_be_deleted_and_purged(
+    make: Make, stored: Callable[[str], None], path: Path, sold: list[str], change: str
+) -> None:
+    stored(POISON[change])
     app = make()
     async with app:
         with anyio.fail_after(20):
@@ -143,41 +162,38 @@ async def test_the_app_starts_and_the_neighbours_run(make: Make, path: Path, sol
         for job in found:
             assert str(await app.explain(job.id))
             await app.store.history(job.id)
+        if change in LOUD:
+            await deletes_the_bad_one(app, told="handler_name" not in change)
     assert sorted(one for one in sold if one != "bad") == sorted([*(f"good-{n}" for n in range(9)), "later"])
+    assert change not in LOUD or ids(path) == {}
 
 
-QUIET = ("attempt is text", "seq is", "due_at", "owner is missing", "job_name is no UTF-8", "crash_count is a BLOB")
+async def deletes_the_bad_one(app: Aether, *, told: bool) -> None:
+    """`told`: its row says what is wrong with it, soon after the start."""
+    with anyio.fail_after(20):
+        while True:
+            (bad,) = [job for job in await app.store.find() if job.status is not JobStatus.COMPLETED]
+            if bad.last_error is not None or not told:
+                break
+            await anyio.sleep(0.02)
+    assert await app.delete(bad.id) is True
+    assert await app.delete(bad.id) is False
+    assert await app.store.purge() == 11
+    assert await app.store.find() == []
 
 
-@pytest.mark.parametrize("change", [name for name in POISON if not name.startswith(QUIET)])
-async def test_check_reports_it_and_it_can_be_deleted_and_purged(
-    make: Make, path: Path, sold: list[str], change: str
-) -> None:
-    await stored(make, path, POISON[change])
-    before = json.loads(aether_bg("check", path, "--json").stdout)
-    assert not before["ok"]
+@pytest.mark.parametrize("change", LOUD)
+def test_check_reports_it(stored: Callable[[str], None], path: Path, change: str) -> None:
+    stored(POISON[change])
+    assert not json.loads(aether_bg("check", path, "--json").stdout)["ok"]
     assert "Traceback" not in aether_bg("list", path).output
-    app = make()
-    async with app:
-        with anyio.fail_after(20):
-            while len([one for one in sold if one != "bad"]) < 9:
-                await anyio.sleep(0.02)
-        await anyio.sleep(0.4)
-        (bad,) = [job for job in await app.store.find() if job.status is not JobStatus.COMPLETED]
-        if "handler_name" not in change:
-            assert bad.last_error is not None
-        assert await app.delete(bad.id) is True
-        assert await app.delete(bad.id) is False
-        assert await app.store.purge() == 10
-        assert await app.store.find() == []
-    assert ids(path) == {}
 
 
 @pytest.mark.parametrize("change", [name for name in POISON if name.startswith("id ")])
 async def test_a_row_without_a_readable_id_can_be_deleted_by_what_check_and_list_show(
-    make: Make, path: Path, change: str
+    stored: Callable[[str], None], path: Path, change: str
 ) -> None:
-    await stored(make, path, POISON[change])
+    stored(POISON[change])
     (found,) = [one for one in json.loads(aether_bg("check", path, "--json").stdout)["findings"]
                 if one["code"] == "unreadable"]  # fmt: skip
     (raw,) = found["examples"]
@@ -191,8 +207,10 @@ async def test_a_row_without_a_readable_id_can_be_deleted_by_what_check_and_list
     assert len(ids(path)) == 9
 
 
-async def test_the_id_that_a_list_shows_for_a_bad_row_works_at_once(make: Make, path: Path) -> None:
-    await stored(make, path, "id = 'abc'")
+async def test_the_id_that_a_list_shows_for_a_bad_row_works_at_once(
+    make: Make, stored: Callable[[str], None], path: Path
+) -> None:
+    stored("id = 'abc'")
     (listed,) = [job["id"] for job in map(json.loads, aether_bg("list", path, "--json").stdout.splitlines())
                  if job["job_name"] == "bad"]  # fmt: skip
     async with make().client() as jobs:
@@ -202,14 +220,17 @@ async def test_the_id_that_a_list_shows_for_a_bad_row_works_at_once(make: Make, 
 
 
 async def test_a_bad_row_is_quarantined_with_a_message_and_is_not_retried(
-    make: Make, path: Path, caplog: pytest.LogCaptureFixture
+    make: Make, stored: Callable[[str], None], caplog: pytest.LogCaptureFixture
 ) -> None:
-    bad = await stored(make, path, "anchor = '2026-13-45'")
+    stored("anchor = '2026-13-45'")
     app = make()
     async with app:
         with anyio.fail_after(10):
-            while (row := await app.store.get(bad)) is None or row.status is not JobStatus.FAILED:
+            while not (failed := await app.store.find(status=[JobStatus.FAILED])):
                 await anyio.sleep(0.02)
+        bad = failed[0].id
+        row = await app.store.get(bad)
+        assert row is not None
         assert row.last_error is not None
         assert "anchor is '2026-13-45'" in row.last_error
         assert "delete it" in row.last_error
