@@ -25,31 +25,28 @@ def imports(name: str, file: Path, *, typing: bool = False, lazy: bool = True) -
     """Modules that this one imports, at import time and (`lazy`) in functions; `typing`: also for type checkers."""
     package = name if file.name == "__init__.py" else name.rpartition(".")[0]
 
-    def walk(nodes: list[ast.stmt], inside: bool) -> Iterator[str]:
+    def walk(nodes: list[ast.stmt]) -> Iterator[str]:
         for node in nodes:
-            if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
                 if typing:
-                    yield from walk(node.body, inside)
-                yield from walk(node.orelse, inside)
+                    yield from walk(node.body)
+                yield from walk(node.orelse)
             elif isinstance(node, ast.Import):
-                if lazy or not inside:
-                    yield from (alias.name for alias in node.names)
+                yield from (alias.name for alias in node.names)
             elif isinstance(node, ast.ImportFrom):
-                if lazy or not inside:
-                    base = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
-                    module = ".".join([*base, *([node.module] if node.module else [])])
-                    yield module
-                    yield from (f"{module}.{alias.name}" for alias in node.names)
-            else:
-                inner = inside or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+                base = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+                module = ".".join([*base, *([node.module] if node.module else [])])
+                yield module
+                yield from (f"{module}.{alias.name}" for alias in node.names)
+            elif lazy or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 for field in ("body", "orelse", "finalbody"):
-                    yield from walk(getattr(node, field, []) or [], inner)
+                    yield from walk(getattr(node, field, []) or [])
                 for handler in getattr(node, "handlers", []):
-                    yield from walk(handler.body, inner)
+                    yield from walk(handler.body)
                 for case in getattr(node, "cases", []):
-                    yield from walk(case.body, inner)
+                    yield from walk(case.body)
 
-    yield from walk(parsed(file).body, False)
+    yield from walk(parsed(file).body)
 
 
 @cache
