@@ -77,6 +77,7 @@ async def main() -> None:
         await app.wait(following, timeout=30)
         print(await app.result("report", timeout=30))
     server.shutdown()
+    server.server_close()
 
 
 if __name__ == "__main__":

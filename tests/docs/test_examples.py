@@ -19,9 +19,13 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
+from runpy import run_path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
+
+from aether_bg.cli.app import cli
 
 from .snippets import ROOT
 
@@ -64,6 +68,21 @@ def run(start: Start) -> Callable[..., str]:
     return finish
 
 
+@pytest.fixture
+def run_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """`run_here(program, *arguments)`: as a program, in `tmp_path`, but in this process; what it printed."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(EXAMPLES)
+
+    def finish(program: str, *arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", [program, *arguments])
+        capsys.readouterr()
+        run_path(str(EXAMPLES / program), run_name="__main__")
+        return capsys.readouterr().out
+
+    return finish
+
+
 def rows(database: Path, sql: str) -> list[tuple[Any, ...]]:
     connection = sqlite3.connect(database)
     try:
@@ -97,48 +116,46 @@ def imported(database: Path) -> list[tuple[Any, ...]]:
     return rows(database, f"SELECT * FROM {table}")
 
 
-def test_quickstart_twice(run: Callable[..., str], tmp_path: Path) -> None:
+def test_quickstart_twice(run: Callable[..., str], run_here: Callable[..., str], tmp_path: Path) -> None:
     first = run(EXAMPLES / "quickstart.py")
     assert "completed       399              10" in first
     assert "failed            1               0" in first
     assert "why it failed: GiveUp: line 224 has 4 values, its header 3 (this line of the sample is broken on" in first
     (explain,) = [line for line in first.splitlines() if " explain " in line]
-    told = subprocess.run(explain.split(), cwd=tmp_path, capture_output=True, text=True, check=True).stdout
-    assert "line 224 has 4 values" in told
+    program, *arguments = explain.split()
+    assert (tmp_path / program).is_file()
+    assert "line 224 has 4 values" in CliRunner().invoke(cli, arguments).output
     once = imported(tmp_path / "quickstart-output" / "jobs.db")
     assert len(once) == 399
-    assert "399 rows" in run(EXAMPLES / "quickstart.py")
+    assert "399 rows" in run_here("quickstart.py")
     assert imported(tmp_path / "quickstart-output" / "jobs.db") == once
 
 
-def test_quickstart_continues_after_kill_9(start: Start, run: Callable[..., str], tmp_path: Path) -> None:
-    process = start(EXAMPLES / "quickstart.py")
+def test_quickstart_continues_after_kill_9(start: Start, run_here: Callable[..., str], tmp_path: Path) -> None:
+    lines = ['name,"quoted ""x"""', "Äda,1", 'Bob;,"2\n3"', *(f"customer {n},{n}" for n in range(4, 122))]
+    (tmp_path / "my own.csv").write_text("\n".join(lines), encoding="utf-8-sig")
+    process = start(EXAMPLES / "quickstart.py", "my own.csv")
     assert process.stdout is not None
-    while not re.search(r"[1-9]\d+ of 400 done", process.stdout.readline()):
+    while not re.search(r"[1-9]\d+ of 120 done", process.stdout.readline()):
         assert process.poll() is None
     process.kill()
     process.wait()
-    again = run(EXAMPLES / "quickstart.py")
+    again = run_here("quickstart.py", "my own.csv")
     assert re.search(r"An earlier run has finished [1-9]\d+ of them", again)
-    assert "399 rows" in again
-    assert len(imported(tmp_path / "quickstart-output" / "jobs.db")) == 399
-
-
-def test_quickstart_with_a_file(run: Callable[..., str], tmp_path: Path) -> None:
-    (tmp_path / "my own.csv").write_text('name,"quoted ""x"""\nÄda,1\nBob;,"2\n3"\n', encoding="utf-8-sig")
-    assert "2 rows of my own.csv" in run(EXAMPLES / "quickstart.py", "my own.csv")
-    assert imported(tmp_path / "quickstart-output" / "jobs.db") == [(2, "Äda", "1"), (3, "Bob;", "2\n3")]
+    assert "120 rows of my own.csv" in again
+    rows = imported(tmp_path / "quickstart-output" / "jobs.db")
+    assert (len(rows), rows[:3]) == (120, [(2, "Äda", "1"), (3, "Bob;", "2\n3"), (4, "customer 4", "4")])
 
 
 # -- scripts ---------------------------------------------------------------------------------------
 
 
-def test_script_sync(run: Callable[..., str], tmp_path: Path) -> None:
+def test_script_sync(run_here: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("text " * 100, encoding="utf-8")
-    out = run(EXAMPLES / "script_sync.py", "a.txt", "missing.txt")
+    out = run_here("script_sync.py", "a.txt", "missing.txt")
     assert "completed  a.txt.gz" in out
     assert gzip.decompress((tmp_path / "script-sync-output" / "a.txt.gz").read_bytes()) == b"text " * 100
-    assert "0 of 1 files" in run(EXAMPLES / "script_sync.py", "a.txt")
+    assert "0 of 1 files" in run_here("script_sync.py", "a.txt")
 
 
 def test_cron(start: Start) -> None:
@@ -148,37 +165,37 @@ def test_cron(start: Start) -> None:
     stop(process, signal.SIGINT)
 
 
-def test_import_with_checkpoints(start: Start, run: Callable[..., str], tmp_path: Path) -> None:
+def test_import_with_checkpoints(start: Start, run_here: Callable[..., str], tmp_path: Path) -> None:
     example = EXAMPLES / "import_with_checkpoints.py"
     first = start(example, "--die-at", 620)
     said, _ = first.communicate(timeout=60)
     assert first.returncode == -signal.SIGKILL
     assert "goes on after row 0" in said
-    said = run(example)
+    said = run_here(example.name)
     assert "attempt 2 goes on after row 600" in said
     assert said.endswith("completed: 1000 of 1000 (100 %), customers\n")
     with closing(sqlite3.connect(tmp_path / "customers.db")) as customers:
         assert customers.execute("SELECT count(*), max(number) FROM customers").fetchone() == (1000, 1000)
 
 
-def test_crawler(run: Callable[..., str]) -> None:
+def test_crawler(run_here: Callable[..., str]) -> None:
     for _ in range(2):
-        assert run(EXAMPLES / "crawler.py") == "25 pages, 205 bytes\n"
+        assert run_here("crawler.py") == "25 pages, 205 bytes\n"
 
 
-def test_own_tables(run: Callable[..., str], tmp_path: Path) -> None:
-    assert "3 left, 7 sold" in run(EXAMPLES / "own_tables.py")
+def test_own_tables(run_here: Callable[..., str], tmp_path: Path) -> None:
+    assert "3 left, 7 sold" in run_here("own_tables.py")
     assert rows(tmp_path / "own-tables.db", "SELECT sum(count) FROM sales") == [(7,)]
-    assert "0 left, 10 sold" in run(EXAMPLES / "own_tables.py")  # three more, then there are none
+    assert "0 left, 10 sold" in run_here("own_tables.py")  # three more, then there are none
 
 
-def test_schedule_words(run: Callable[..., str]) -> None:
-    openings = run(EXAMPLES / "schedule_words.py").splitlines()[1:]
+def test_schedule_words(run_here: Callable[..., str]) -> None:
+    openings = run_here("schedule_words.py").splitlines()[1:]
     assert len(openings) == 8
     assert all(opening.split()[4] == "09:30" for opening in openings)
 
 
-def test_holidays_of_the_exchange(run: Callable[..., str]) -> None:
+def test_holidays_of_the_exchange() -> None:
     """As published: weekends made up for, but for New Year 2022; Juneteenth from 2022."""
     published = {
         2021: "0101 0118 0215 0402 0531 0705 0906 1125 1224",
@@ -188,18 +205,17 @@ def test_holidays_of_the_exchange(run: Callable[..., str]) -> None:
         2025: "0101 0120 0217 0418 0526 0619 0704 0901 1127 1225",
         2026: "0101 0119 0216 0403 0525 0619 0703 0907 1126 1225",
     }
-    code = "import json, sys; sys.path.insert(0, sys.argv[1]); from schedule_words import holidays\n"
-    code += "print(json.dumps({y: ' '.join(f'{d:%m%d}' for d in sorted(holidays(y))) for y in range(2021, 2027)}))"
-    assert json.loads(run("-c", code, EXAMPLES)) == {str(year): days for year, days in published.items()}
+    holidays = run_path(str(EXAMPLES / "schedule_words.py"))["holidays"]
+    assert {year: " ".join(f"{day:%m%d}" for day in sorted(holidays(year))) for year in published} == published
 
 
 # -- two processes ---------------------------------------------------------------------------------
 
 
-def test_producer_and_worker(start: Start, run: Callable[..., str], tmp_path: Path) -> None:
+def test_producer_and_worker(start: Start, run_here: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     worker = start(EXAMPLES / "worker.py")
-    out = run(EXAMPLES / "producer.py", "empty", "missing")
+    out = run_here("producer.py", "empty", "missing")
     assert "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855" in out
     assert "missing: FileNotFoundError" in out
     stop(worker, signal.SIGTERM)

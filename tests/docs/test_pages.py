@@ -23,6 +23,9 @@ def test_code_runs_in_order(page: str, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.setenv(
+        "PYTEST_ADDOPTS", "-p no:xdist -p no:xdist.looponfail -p no:hypothesispytest"
+    )  # as at a reader's
     before = set(sys.modules)
     names: dict[str, Any] = {"__name__": Path(page).stem.replace("-", "_")}
     for snippet in snippets(page):
