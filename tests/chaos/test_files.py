@@ -72,10 +72,10 @@ def migrate_and_die(spec: Spec) -> None:
 
     migrate = schema.migrate
 
-    def traced(db: Any, path: object) -> None:
-        db.conn.set_trace_callback(trace)
-        migrate(db, path)
-        db.conn.set_trace_callback(None)
+    def traced(conn: sqlite3.Connection, path: object) -> None:
+        conn.set_trace_callback(trace)
+        migrate(conn, path)
+        conn.set_trace_callback(None)
 
     schema.migrate = traced
 

@@ -16,7 +16,6 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from sqlite_utils import Database
 
 from aether_bg._rules import adjustments, commands, results, transitions
 from aether_bg._rules.changes import Moment
@@ -89,7 +88,7 @@ class Bench:
     def __init__(self, path: Path) -> None:
         self.conn = files.connect(path, like=path.parent)
         self.conn.execute("PRAGMA synchronous = OFF")  # no power is lost here
-        schema.migrate(Database(self.conn, recursive_triggers=False, execute_plugins=False), path)
+        schema.migrate(self.conn, path)
         self.guard = Guard(self.conn)
         self.owner = uuid4()
         beat = Heartbeat(owner=self.owner, handlers=("work",), now=NOW, interval=5, keep_for=150, join=True)
@@ -160,7 +159,7 @@ def migrated() -> bytes:
         path = Path(folder) / "jobs.db"
         conn = files.connect(path, like=path.parent)
         try:
-            schema.migrate(Database(conn, recursive_triggers=False, execute_plugins=False), path)
+            schema.migrate(conn, path)
         finally:
             conn.close()
         return path.read_bytes()

@@ -218,12 +218,15 @@ def test_no_plugin_of_sqlite_utils_runs(db: Path, tmp_path: Path) -> None:
     ran = tmp_path / "ran"
     environment = os.environ | {"PYTHONPATH": str(site), "RAN": str(ran)}
     commands = [[name, str(db)] for name in ("check", "list", "stats")] + [["delete", str(db), "later"]]
+    with closing(sqlite3.connect(tmp_path / "begun.db")) as conn:  # goes on by its migrations
+        conn.execute("CREATE TABLE aether_migrations (id INTEGER PRIMARY KEY, migration_set, name, applied_at)")
     program = f"""
 from aether_bg import Aether
 from aether_bg.cli.app import cli
 for command in {commands}:
     cli(command, standalone_mode=False)
-with Aether({str(tmp_path / "fresh.db")!r}, scheduler="timer").blocking(): pass
+for name in ("fresh.db", "begun.db"):
+    with Aether(f"{tmp_path}/{{name}}", scheduler="timer").blocking(): pass
 """
     subprocess.run([sys.executable, "-c", program], env=environment, check=True, capture_output=True, timeout=60)
     assert not ran.exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -34,7 +35,7 @@ from aether_bg.plugins.sqlite.columns import JOB_COLUMNS, RUN_COLUMNS, to_time
 from aether_bg.plugins.sqlite.inspection import PROCESSES, Inspection, opened, read_process
 from aether_bg.plugins.sqlite.reading import any_text
 from aether_bg.plugins.sqlite.rows import read_job, read_run
-from aether_bg.plugins.sqlite.schema import NOT_HELD, PAUSED_HANDLERS, READY, STEPS, applied, migrations
+from aether_bg.plugins.sqlite.schema import NOT_HELD, PAUSED_HANDLERS, READY, STEPS, applied, migrate
 
 _LARGE_WAL: Final = 64 * 1024 * 1024
 
@@ -82,14 +83,9 @@ def _file(conn: sqlite3.Connection, quick: bool) -> Findings:
 
 def _schema(conn: sqlite3.Connection) -> Findings:
     """Compares its tables, columns and indexes with those of a new database."""
-    from sqlite_utils import Database
-
-    fresh = Database(memory=True, execute_plugins=False)
-    try:
-        migrations().apply(fresh)
-        missing = sorted(_shape(fresh.conn) - _shape(conn))
-    finally:
-        fresh.close()
+    with closing(sqlite3.connect(":memory:")) as fresh:
+        migrate(fresh, "in memory")
+        missing = sorted(_shape(fresh) - _shape(conn))
     return problem("schema", f"the schema is not that of {STEPS[-1]}: parts are missing", missing)
 
 

@@ -105,10 +105,7 @@ class OpenFile:
         def set_up() -> UUID:
             if conn.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
                 raise StoreBroken(f"database {self.path}", "its file system does not support WAL", "Use a local disk.")
-            if schema.check(conn, self.path) != [*schema.STEPS]:
-                from sqlite_utils import Database  # a sixth of the start of a process: not where nothing is to do
-
-                schema.migrate(Database(conn, recursive_triggers=False, execute_plugins=False), self.path)
+            schema.migrate(conn, self.path)
             return queries.store_id(conn)
 
         return self._patiently(set_up)

@@ -13,7 +13,6 @@ import attrs
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlite_utils import Database
 
 from aether_bg.model import Claim, Hold, Insert, JobInfo, JobStatus
 from aether_bg.plugins.sqlite import changes, claims, reading
@@ -30,7 +29,7 @@ OWNER, OTHER = UUID(int=1), UUID(int=2)
 def conn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sqlite3.Connection]:
     path = tmp_path_factory.mktemp("choosing") / "jobs.db"
     with closing(sqlite3.connect(path, isolation_level=None)) as conn:
-        migrate(Database(conn, execute_plugins=False), path)
+        migrate(conn, path)
         columns = "id, host, pid, started_at, beat, beat_at, handlers"
         conn.execute(f"INSERT INTO aether_owners ({columns}) VALUES (?, '', 0, '', 0, '', '[]')", [str(OWNER)])
         yield conn

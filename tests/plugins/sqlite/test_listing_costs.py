@@ -10,7 +10,6 @@ from uuid import UUID
 
 import attrs
 import pytest
-from sqlite_utils import Database
 
 from aether_bg.model import Failures, JobStatus, Query, Runs
 from aether_bg.plugins.sqlite import listing, queries
@@ -38,7 +37,7 @@ def conn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sqlite3.Connectio
     """Completed jobs of one handler, after ten old ones of every other kind."""
     path = tmp_path_factory.mktemp("many") / "jobs.db"
     with closing(sqlite3.connect(path, isolation_level=None)) as conn:
-        migrate(Database(conn, execute_plugins=False), path)
+        migrate(conn, path)
         columns = ", ".join(JOB_COLUMNS)
         insert = f"INSERT INTO aether_jobs ({columns}) VALUES ({', '.join('?' * len(JOB_COLUMNS))})"
         ended = {"due_at": None, "handled_time": ago(9000)}

@@ -12,7 +12,6 @@ from uuid import UUID, uuid4
 
 import attrs
 import pytest
-from sqlite_utils import Database
 
 from aether_bg.model import JobInfo
 from aether_bg.model.filled import id_text
@@ -54,7 +53,7 @@ DIFFERENT: list[dict[str, Any]] = [
 @pytest.fixture
 def conn(tmp_path: Path) -> Iterator[sqlite3.Connection]:
     with closing(sqlite3.connect(tmp_path / "jobs.db", isolation_level=None)) as conn:
-        schema.migrate(Database(conn, recursive_triggers=False, execute_plugins=False), tmp_path)
+        schema.migrate(conn, tmp_path)
         yield conn
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlite_utils import Database
 
 from aether_bg.plugins.sqlite import schema
 
@@ -20,7 +19,7 @@ def test_tables_that_appear_during_the_look_are_ours(path: Path, monkeypatch: py
 
     def create() -> None:
         with closing(sqlite3.connect(path)) as other:
-            schema.migrate(Database(other, execute_plugins=False), path)
+            schema.migrate(other, path)
 
     def meanwhile(conn: sqlite3.Connection) -> list[str]:
         monkeypatch.setattr(schema, "applied", applied)
