@@ -276,21 +276,33 @@ LAYERS: Final[Mapping[str, tuple[str, ...]]] = {
 `store_statements` with `store_transact`."""
 
 
-class _Manager(pluggy.PluginManager):
-    """Looks only at what can be a hook: pluggy would look at all that a class inherits, for each app."""
+_ALL: Final = type("Hooks", (), dict(SPECS))
+
+
+class Manager(pluggy.PluginManager):
+    """Looks only at what is a hook: pluggy would look at all that a class has and inherits, for each app."""
+
+    _found: Mapping[str, Any] | None = None
+
+    def add(self, plugin: Any, found: Mapping[str, Any]) -> None:
+        """Registers it. `found`: the options of its hooks, by their attributes."""
+        self._found = found
+        self.register(plugin)
+        self._found = None
 
     def parse_hookspec_opts(self, module_or_class: Any, name: str) -> Any:
         return super().parse_hookspec_opts(module_or_class, name) if name in SPECS else None
 
     def parse_hookimpl_opts(self, plugin: Any, name: str) -> Any:
+        if self._found is not None:
+            return self._found.get(name)
         return None if name.startswith("__") else super().parse_hookimpl_opts(plugin, name)
 
 
-def plugin_manager() -> pluggy.PluginManager:
+def plugin_manager() -> Manager:
     """A manager that knows every hook and no plugin."""
-    manager = _Manager(PROJECT)
-    for cls in _CLASSES:
-        manager.add_hookspecs(cls)
+    manager = Manager(PROJECT)
+    manager.add_hookspecs(_ALL)
     return manager
 
 

@@ -7,6 +7,7 @@ import importlib
 import inspect
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 from aether_bg.errors import (
     DuplicatePlugin,
@@ -88,7 +89,7 @@ class Plugins:
         for attribute, function, options in found:
             _check(name, attribute, function, options)
             hooks[options.get("specname") or attribute] = function
-        self.pm.register(plugin)
+        self.pm.add(plugin, {attribute: options for attribute, _, options in found})
         self.all.append(plugin)
 
     def hook(self, plugin: Any, name: str) -> Callable[..., Any] | None:
@@ -135,8 +136,24 @@ def entry_points() -> Iterable[Any]:
         yield thing() if inspect.isclass(thing) or (callable(thing) and not is_plugin(thing)) else thing
 
 
+_fitting: Final = WeakKeyDictionary[Any, str]()
+"""Methods that have been checked, and their hooks: most apps of a process have plugins of the same classes."""
+
+
 def _check(plugin: str, attribute: str, function: Callable[..., Any], options: dict[str, Any]) -> None:
     hook = options.get("specname") or attribute
+    method = getattr(function, "__func__", None)
+    if inspect.isfunction(method):
+        if _fitting.get(method) != hook:
+            _check_shape(plugin, attribute, hook, function, options)
+            _fitting[method] = hook
+    else:
+        _check_shape(plugin, attribute, hook, function, options)
+
+
+def _check_shape(
+    plugin: str, attribute: str, hook: str, function: Callable[..., Any], options: dict[str, Any]
+) -> None:  # fmt: skip
     spec = SPECS.get(hook)
     if spec is None:
         near = difflib.get_close_matches(hook, SPECS, n=1, cutoff=0.4)
