@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sqlite3
 import time
@@ -38,7 +39,15 @@ class Transactions:
 
     def commit(self, batch: list[Operation]) -> list[Operation]:
         """Runs one transaction; returns the operations that are finished. The rest of a long batch is left for the next
-        one."""
+        one. After an error that was not foreseen nothing is left: each operation is committed or has failed."""
+        try:
+            return self._commit(batch)
+        except BaseException as error:
+            log.exception("a transaction of %s", self._path)
+            self.left = []
+            return self._undone(batch, self._ours(error))
+
+    def _commit(self, batch: list[Operation]) -> list[Operation]:
         if not self.identities.kept:
             return [self.fail(op, files.gone(self._path)) for op in batch if op.take()]
         ran: list[Operation] = []
@@ -99,8 +108,6 @@ class Transactions:
             if getattr(op.error, "sqlite_errorcode", 0) == sqlite3.SQLITE_AUTH:
                 self._denied = self._pragma("schema_version")
             self.conn.execute("ROLLBACK TO one" if savepoint else "ROLLBACK")
-            if not savepoint:
-                self.conn.execute("BEGIN IMMEDIATE")
         if savepoint:
             self.conn.execute("RELEASE one")
 
@@ -145,30 +152,29 @@ class Transactions:
                 done.append(self.fail(op, files.translate(error, self._path)))
                 continue
             self._run(op, savepoint=False)
-            if self.conn.in_transaction:
-                done += self._end([op])
-            else:
-                done.append(self.fail(op, op.error or _rolled_back()))
+            done += self._end([op]) if self.conn.in_transaction else self._broken([op])
         return done
 
-    def _undone(self, ran: list[Operation], error: BaseException) -> list[Operation]:
-        if self.conn.in_transaction:
-            self.conn.execute("ROLLBACK")
+    def _undone(self, ops: list[Operation], error: BaseException) -> list[Operation]:
+        with contextlib.suppress(sqlite3.Error):
+            self.conn.rollback()
         self._reopen()
-        return [self.fail(op, error) for op in ran]
+        return [op if op.done else self.fail(op, error) for op in ops]
 
     # -- outcomes of operations ------------------------------------------------------------------
 
     def _settle(self, op: Operation) -> Operation:
+        op.done = True
         return op if op.error is None else self.fail(op, op.error)
 
     def fail(self, op: Operation, error: BaseException) -> Operation:
         """Trouble of the store becomes a `StoreError`; an error in the user's SQL stays what it is (W8)."""
+        op.done = True
         trouble = files.lost_transaction(error) or files.is_busy(error) or files.is_read_only(error)
-        op.result, op.error = None, error if op.theirs and not trouble else self.ours(error)
+        op.result, op.error = None, error if op.theirs and not trouble else self._ours(error)
         return op
 
-    def ours(self, error: BaseException) -> BaseException:
+    def _ours(self, error: BaseException) -> BaseException:
         return files.translate(error, self._path) if isinstance(error, sqlite3.Error | OSError) else error
 
     # -- the connection --------------------------------------------------------------------------

@@ -80,18 +80,12 @@ class Writer:
             try:
                 batch[:0] = self._beats_due()
                 if batch:
-                    self._finish(transactions.commit(batch))
+                    self._deliver(transactions.commit(batch))
                 self._look()
-            except BaseException as error:  # the thread outlives every surprise; its operations fail
+            except BaseException as error:  # the thread outlives every surprise
                 log.exception("writer of %s", self._path)
-                self._finish([transactions.fail(op, transactions.ours(error)) for op in batch if not op.done])
+                self._deliver([transactions.fail(op, error) for op in batch if not op.done])
         self._close()
-
-    def _finish(self, ops: list[Operation]) -> None:
-        for op in ops:
-            op.done = True
-        if ops:
-            self._deliver(ops)
 
     def _gather(self, going: bool) -> tuple[list[Operation], bool]:
         """The operations that wait now; waits a tick for the first one."""
