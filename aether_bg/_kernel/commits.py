@@ -17,7 +17,7 @@ from aether_bg._kernel.observers import Observers
 from aether_bg._kernel.problems import Problems
 from aether_bg._kernel.tasks import Spawn
 from aether_bg.errors import NotStarted, StoreError
-from aether_bg.model import Altered, Call, Change, Insert, JobInfo, Query, Settled, Update, Write
+from aether_bg.model import Altered, Call, Change, Insert, JobInfo, JobStatus, Query, Settled, Update, Write
 
 log = logging.getLogger("aether_bg")
 
@@ -35,8 +35,15 @@ class Commits:
     _spawn: Spawn
 
     async def transact(self, writes: Sequence[Write]) -> Sequence[object]:
-        """Wakes the scheduler and the arming for the children that are released."""
-        results = await self._calls.transact(writes)
+        """Wakes the scheduler and the arming for the children that are released, and wherever the caller is cancelled:
+        what is stored all the same may have made jobs due."""
+        try:
+            results = await self._calls.transact(writes)
+        except Exception:
+            raise
+        except BaseException:
+            self._alarm.wake()
+            raise
         of = zip(writes, results, strict=True)
         if told := [result for write, result in of if result is not None and not isinstance(write, Call)]:
             self._tell([child for result in told if isinstance(result, Sequence) for child in result])
@@ -53,6 +60,8 @@ class Commits:
                 announced = announce()
                 if inspect.isawaitable(announced):
                     await announced
+                if isinstance(write, Update) and write.change.status.terminal:
+                    self._tell(await self._cancelled_with(write.change))
         except (StoreError, NotStarted) as error:
             self._problems.report("announcing", error)
 
@@ -60,6 +69,19 @@ class Commits:
         if isinstance(write, Update):
             return was_written(write.change, await self._calls.get(write.change.job_id))
         return await self._calls.get(write.job.id) is not None
+
+    async def _cancelled_with(self, end: Change) -> list[Settled]:
+        """The jobs that waited for this one and were cancelled by its end."""
+        found, parents = dict[UUID, Settled](), [end.job_id]
+        while parents:
+            query = Query(children_of=parents.pop(), status=(JobStatus.CANCELLED,), limit=_PAGE)
+            while page := await self._calls.find(query):
+                for child in page:
+                    if child.modified_at == end.modified_at and child.id not in found:
+                        found[child.id] = Settled(child.id, child.seq, error=child.last_error)
+                        parents.append(child.id)
+                query = attrs.evolve(query, after=page[-1].id)
+        return list(found.values())
 
     def _tell(self, children: Sequence[Settled]) -> None:
         if children:

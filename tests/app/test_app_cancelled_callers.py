@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -11,7 +12,8 @@ import anyio
 import pytest
 
 from aether_bg import Aether, hookimpl
-from aether_bg.model import Altered, Enqueued, Event, Write
+from aether_bg._app.client import Client
+from aether_bg.model import Altered, Enqueued, Event, Transaction, Write
 from aether_bg.plugins.sqlite import SQLiteStore
 
 pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
@@ -127,3 +129,28 @@ async def test_a_unit_of_work(app: Aether, store: Slow, observer: Observer) -> N
         await until(lambda: any(isinstance(e, Enqueued) and e.job.job_name == "in a unit" for e in observer.events))
         with anyio.fail_after(4):
             await app.wait("in a unit", 10)
+
+
+async def test_a_client_in_the_process_of_the_app(app: Aether) -> None:
+    begun, goes_on = threading.Event(), threading.Event()
+
+    def slow(tx: Transaction) -> None:
+        begun.set()
+        goes_on.wait(2)
+        tx.enqueue("Work", "in a unit")
+
+    async def unit(client: Client) -> None:
+        async with client.unit_of_work() as uow:
+            uow.run(slow)
+
+    async with app:
+        session = app._session
+        assert session is not None
+        await until(lambda: session.kernel.alarm.sure)
+        async with app.client() as client, anyio.create_task_group() as tasks:
+            tasks.start_soon(unit, client)
+            while not begun.is_set():
+                await anyio.sleep(0.01)
+            tasks.cancel_scope.cancel()
+            goes_on.set()
+        await app.wait("in a unit", 4)

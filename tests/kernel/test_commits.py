@@ -16,7 +16,7 @@ from kernel.conftest import World, eventually
 from aether_bg._kernel.commits import Commits
 from aether_bg._rules.commands import cancel
 from aether_bg.errors import StoreBusy
-from aether_bg.model import Altered, Call, Insert, JobStatus, Query, Settled, Update, Write
+from aether_bg.model import Altered, Call, Hold, Insert, JobStatus, Query, Settled, Update, Write
 
 pytestmark = pytest.mark.anyio
 
@@ -122,13 +122,33 @@ async def test_what_a_function_in_the_transaction_returns_is_its_own(make_world:
     )
 
 
-async def cancelled(desk: Desk, write: Insert | Update, announce: Callable[[], object]) -> None:
+async def cancelled(desk: Desk, write: Write) -> None:
     """A caller that goes away while the store commits."""
     desk.kept_back = True
     with anyio.move_on_after(0.01):
         await desk.commits.transact([write])
     desk.kept_back = False
-    desk.commits.follow(write, announce)
+
+
+async def test_the_scheduler_is_woken_where_the_answer_is_lost_with_the_caller(make_world: Make) -> None:
+    desk = Desk(make_world())
+    write = Hold(handler="Work", held=False, at=desk.world.clock.now())
+    assert await woken(desk.world, lambda: cancelled(desk, write))
+
+
+async def test_children_cancelled_by_a_write_whose_caller_was_cancelled(
+    make_world: Make, running: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    desk = Desk(make_world())
+    parent, *children = await desk.family()
+    write = desk.cancelling(parent)
+    async with running(desk.world.shared.observers.run):
+        await cancelled(desk, write)
+        desk.commits.follow(write, lambda: None)
+        await eventually(lambda: len(desk.world.events) == 2)
+    shown = {(e.job.id, e.verb, e.job.status) for e in desk.world.events if isinstance(e, Altered)}
+    assert shown == {(child.job.id, "delete", JobStatus.CANCELLED) for child in children}
+    assert "CANCELLED: 2, the first is" in caplog.text
 
 
 @pytest.mark.parametrize("how", ["insert", "update", "async"])
@@ -143,7 +163,8 @@ async def test_a_write_whose_caller_was_cancelled_is_announced(make_world: Make,
         await anyio.sleep(0)
         desk.announced.append(True)
 
-    await cancelled(desk, write, later if how == "async" else lambda: desk.announced.append(True))
+    await cancelled(desk, write)
+    desk.commits.follow(write, later if how == "async" else lambda: desk.announced.append(True))
     await eventually(lambda: desk.announced)
     assert desk.announced == [True]
 

@@ -125,6 +125,11 @@ class SQLiteStore:
         except UnitOfWorkTimeout as error:
             self._users.report("unit of work", error)
             raise
+        except Exception:
+            raise
+        except BaseException:  # cancelled: it may be stored all the same
+            self._wake_others(session)
+            raise
         self._wake_others(session)
         return results
 
