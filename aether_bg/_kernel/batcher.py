@@ -8,7 +8,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 import anyio
 
 from aether_bg.bridge import Waiter, waiters
-from aether_bg.errors import NotStarted, StoreContended, StoreTrouble
+from aether_bg.errors import NotStarted, StoreContended, StoreTrouble, StoreUnsure
 from aether_bg.model import Insert, Update, Write
 
 MOST: Final = 200
@@ -119,7 +119,7 @@ class Batcher:
             error = problem
         except BaseException:  # cancelled by the stop: waiting callers must get an answer
             for _, finished, about in batch:
-                finished(about, _stopped())
+                finished(about, _unsure())
             raise
         if len(batch) > 1 and error is not None and _of_one(error):
             for one in batch:
@@ -153,4 +153,12 @@ def _of_one(error: BaseException) -> bool:
 def _stopped() -> NotStarted:
     return NotStarted(
         "the app", "it stopped before this call was stored", "Call it before the end of `async with app:`."
+    )
+
+
+def _unsure() -> StoreUnsure:
+    return StoreUnsure(
+        "the app",
+        "it stopped before the store answered",
+        "This call may be stored: look after the start.",
     )

@@ -17,7 +17,7 @@ from aether_bg._kernel.alarm import Alarm
 from aether_bg._kernel.batcher import Batcher, Committed, Finished, W
 from aether_bg._kernel.commits import Commits, was_written
 from aether_bg._kernel.observers import Observers
-from aether_bg.errors import NameHeld, Stale, StoreRefused, StoreUnsure
+from aether_bg.errors import NameHeld, NotStarted, Stale, StoreRefused, StoreUnsure
 from aether_bg.model import Altered, Change, Claim, Enqueued, Hold, Insert, JobInfo, JobStatus, Update
 
 T = TypeVar("T")
@@ -123,8 +123,8 @@ class Journal:
     async def _all(self, writes: Sequence[Insert | Update]) -> None:
         try:
             await self._commits.transact(writes)
-        except StoreUnsure:
-            await self._again(partial(self._commits.transact, writes), writes[0])
+        except StoreUnsure as unsure:
+            await self._again(unsure, partial(self._commits.transact, writes), writes[0])
 
     async def _commit(self, commit: Awaitable[T], written: Callable[[], Sequence[Written]]) -> T:
         """Commits, then announces what was `written`."""
@@ -161,8 +161,8 @@ class Journal:
         alone = self._batcher.alone
         try:
             return await self._batcher.write(write, announce)
-        except StoreUnsure:
-            await self._again(partial(self._batcher.write, write), write)
+        except StoreUnsure as unsure:
+            await self._again(unsure, partial(self._batcher.write, write), write)
             announce(write, None)
             return UNKNOWN
         except Exception:
@@ -172,7 +172,9 @@ class Journal:
                 self._commits.follow(write, partial(announce, write, None))
             raise
 
-    async def _again(self, commit: Callable[[], Awaitable[object]], write: Insert | Update) -> None:
+    async def _again(
+        self, unsure: StoreUnsure, commit: Callable[[], Awaitable[object]], write: Insert | Update
+    ) -> None:
         """Writing the same again shows whether the first write happened. `write`: what is committed, or a part of
         it."""
         try:
@@ -180,6 +182,8 @@ class Journal:
         except (NameHeld, Stale, StoreRefused) as error:
             if not await self._happened(write, error):
                 raise
+        except NotStarted as stopped:
+            raise unsure from stopped
 
     async def _happened(self, write: Insert | Update, refused: Exception) -> bool:
         if isinstance(write, Update):

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import anyio
 import pytest
 
-from aether_bg import NotStarted, StoreBusy, StoreContended, StoreRefused
+from aether_bg import NotStarted, StoreBusy, StoreContended, StoreRefused, StoreUnsure
 from aether_bg._kernel.batcher import Batcher
 from aether_bg.model import Insert, Write
 from aether_bg.testing.contracts.values import a_job
@@ -107,3 +107,19 @@ async def test_after_the_end_a_write_gets_an_error() -> None:
         batcher.close()
         with pytest.raises(NotStarted):
             await batcher.write(Insert(a_job("late")))
+
+
+async def test_a_stop_during_a_commit_leaves_it_unsure_and_what_waits_unstored() -> None:
+    store, answers = Store(), dict[str, BaseException | None]()
+    batcher = Batcher(store.transact)
+    async with anyio.create_task_group() as group:
+        group.start_soon(batcher.run)
+        for name in ("first", "second"):
+            batcher.put(Insert(a_job(name)), answers.__setitem__, name)
+        await anyio.wait_all_tasks_blocked()
+        batcher.put(Insert(a_job("third")), answers.__setitem__, "third")
+        group.cancel_scope.cancel()
+    assert store.batches == [["first", "second"]]
+    assert {name: type(error) for name, error in answers.items()} == {
+        "first": StoreUnsure, "second": StoreUnsure, "third": NotStarted,
+    }  # fmt: skip

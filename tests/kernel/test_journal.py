@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -12,7 +12,7 @@ from kernel.conftest import World
 
 from aether_bg._rules import commands
 from aether_bg.errors import NameHeld, Stale, StoreUnsure
-from aether_bg.model import Altered, Enqueued, JobStatus
+from aether_bg.model import Altered, Enqueued, JobStatus, Write
 
 pytestmark = pytest.mark.anyio
 UNSURE = StoreUnsure("a commit", "its answer was lost")
@@ -88,6 +88,23 @@ async def test_a_lost_answer_and_a_change_of_another(make_world: Callable[..., W
     with pytest.raises(Stale):
         await world.journal.update(pause)
     assert (await world.row(job)).status is JobStatus.CANCELLED
+
+
+async def test_no_answer_before_the_stop(make_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it is stored stays unknown: "it is not stored" could be wrong."""
+    world = make_world()
+    job = world.job(due_at=world.clock.now() + timedelta(hours=1))
+
+    async def stops(writes: Sequence[Write]) -> Sequence[object]:
+        await commit(writes)
+        world.batcher.close()
+        raise UNSURE
+
+    commit = world.batcher._transact
+    monkeypatch.setattr(world.batcher, "_transact", stops)
+    with pytest.raises(StoreUnsure):
+        await world.journal.insert(job)
+    assert (await world.row(job)).id == job.id
 
 
 async def test_no_answer_twice(make_world: Callable[..., World]) -> None:
