@@ -44,8 +44,8 @@ async def until(true: Callable[[], Any], within: float = 20) -> None:
             await anyio.sleep(0.01)
 
 
-async def run_one(app: Aether, folder: Path, what: str = "", **metadata: Any) -> JobInfo:
-    job = await app.enqueue("Work", payload=Note(str(folder), what), metadata=metadata)
+async def run_one(app: Aether, folder: Path, what: str = "", handler: str = "Work") -> JobInfo:
+    job = await app.enqueue(handler, payload=Note(str(folder), what))
     return await app.wait(job, timeout=30)
 
 

@@ -1,4 +1,4 @@
-"""Handlers that the tests of the process pool run in workers, and the program that the tests kill."""
+"""Handlers that the tests of the process pool run in workers. It imports little, as each worker imports it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-from process_pool import ProcessPool
 
-from aether_bg import Aether, GiveUp, JobContext, Snooze
+from aether_bg.model import GiveUp, JobContext, Snooze
 
 
 class Bad(Exception):
@@ -88,29 +87,3 @@ def answer(value: Any) -> Any:
 
 def no_pickle() -> Any:
     return lambda: None
-
-
-def main(database: str, folder: str) -> None:
-    """An app with two workers: one spins for ever, one waits for work. Says so, and goes on until a signal."""
-    app = Aether(database, scheduler="timer", plugins=[ProcessPool(workers=2)], grace=5)
-    app.handler("Work")(work)
-    with app.blocking() as jobs:
-        short = jobs.enqueue("Work", payload=Note(folder, "sleep"), metadata={"seconds": 1})
-        jobs.enqueue("Work", payload=Note(folder, "spin"))
-        jobs.wait(short)
-        while len(noted(Path(folder), "begin")) < 2:
-            time.sleep(0.01)
-        os.write(1, b"ready\n")
-        time.sleep(60)
-
-
-def serve(database: str, folder: str) -> None:
-    """An app with one job that takes two seconds, until SIGINT."""
-    app = Aether(database, scheduler="timer", plugins=[ProcessPool()], grace=20)
-    app.handler("Work")(work)
-    app.declare("Work", "two-seconds", Note(folder, "sleep"), metadata={"seconds": 2})
-    app.run()
-
-
-if __name__ == "__main__":
-    {"main": main, "serve": serve}[sys.argv[1]](*sys.argv[2:])

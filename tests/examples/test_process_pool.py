@@ -93,24 +93,25 @@ async def test_results_come_back(make_app: Make) -> None:
 # -- errors ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("what", "text"),
-    [
-        ("value", "ValueError: a bad value"),
-        ("bad", "WorkerError: process_pool_work.Bad: one and two"),
-        ("exit", "SystemExit: 3"),
-        ("give up", "GiveUp: it is no use"),
-    ],
-)
-async def test_errors_arrive(pool_app: Make, folder: Path, what: str, text: str) -> None:
+ERRORS = {
+    "value": "ValueError: a bad value",
+    "bad": "WorkerError: process_pool_work.Bad: one and two",
+    "exit": "SystemExit: 3",
+    "give up": "GiveUp: it is no use",
+}
+
+
+async def test_errors_arrive(pool_app: Make, folder: Path) -> None:
     async with pool_app() as app:
-        job = await run_one(app, folder, what)
-        assert job.status is JobStatus.FAILED
-        assert (job.last_error or "").startswith(text)
-        assert "In the worker:\n" in (job.last_error or "")
-        assert "process_pool_work.py" in (job.last_error or "")
+        for what, text in ERRORS.items():
+            job = await run_one(app, folder, what)
+            assert job.status is JobStatus.FAILED
+            assert (job.last_error or "").startswith(text)
+            assert "In the worker:\n" in (job.last_error or "")
+            assert "process_pool_work.py" in (job.last_error or "")
         assert (await run_one(app, folder)).status is JobStatus.COMPLETED
-    assert len(set(noted(folder, "begin"))) == 1  # the worker is none the worse for it
+    begun = noted(folder, "begin")
+    assert (len(begun), len(set(begun))) == (5, 1)  # the worker is none the worse for it
 
 
 async def test_give_up_and_snooze_mean_what_they_mean(pool_app: Make, folder: Path) -> None:
