@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import select
 import shutil
 import subprocess
@@ -73,6 +74,40 @@ def run() -> Callable[..., Result]:
         result = CliRunner().invoke(cli, [str(arg) for arg in args], prog_name="aether-bg", catch_exceptions=False)
         assert "Traceback" not in result.stderr
         return result
+
+    return invoke
+
+
+IN_TURN = """
+import json, os, sys
+from aether_bg.cli.app import cli
+for variables, *arguments in json.loads(sys.argv[1]):
+    os.environ.update(variables)
+    try:
+        cli(arguments, prog_name="aether-bg")
+    except SystemExit as end:
+        print(f"[exit {end.code}]", file=sys.stderr, flush=True)
+"""
+
+
+@pytest.fixture
+def on_a_terminal() -> Callable[..., tuple[str, str]]:
+    """`on_a_terminal(["list", db], typed="y\\n")`: what a terminal shows of commands that one process runs in turn,
+    with their exit codes, and stdout where that is `piped`. A command may begin with environment variables."""
+
+    def invoke(*commands: list[Any], typed: str = "", piped: bool = False) -> tuple[str, str]:
+        parent, child = pty.openpty()
+        try:
+            os.write(parent, typed.encode())
+            given = [command if isinstance(command[0], dict) else [{}, *command] for command in commands]
+            done = subprocess.run(
+                [sys.executable, "-c", IN_TURN, json.dumps(given, default=str)], env=os.environ | {"TERM": "xterm"},
+                stdin=child, stdout=subprocess.PIPE if piped else child, stderr=child, timeout=60, check=True,
+            )  # fmt: skip
+            return os.read(parent, 65536).decode(), (done.stdout or b"").decode()
+        finally:
+            os.close(parent)
+            os.close(child)
 
     return invoke
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
-import pty
+import re
 import sqlite3
-import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import closing
@@ -144,22 +142,12 @@ def test_purge_needs_yes_without_a_terminal(run: Run, db: Path) -> None:
     assert run("purge", db, "--dry-run").stdout == "0 jobs would be purged.\n"
 
 
-@pytest.mark.parametrize(("answer", "left", "code"), [("n", 5, 1), ("y", 0, 0)])
-def test_purge_asks_on_a_terminal(run: Run, db: Path, answer: str, left: int, code: int) -> None:
-    parent, child = pty.openpty()
-    try:
-        os.write(parent, f"{answer}\n".encode())
-        done = subprocess.run(
-            [sys.executable, "-m", "aether_bg.cli", "purge", str(db)],
-            stdin=child, stderr=child, stdout=subprocess.PIPE, timeout=30, check=False,
-        )  # fmt: skip
-        said = os.read(parent, 65536).decode()
-    finally:
-        os.close(parent)
-        os.close(child)
-    assert "Delete 5 ended jobs and their history?" in said
-    assert done.returncode == code
-    assert json.loads(run("purge", db, "--dry-run", "--json").stdout)["matching"] == left
+def test_purge_asks_on_a_terminal(db: Path, on_a_terminal: Callable[..., tuple[str, str]]) -> None:
+    purge, count = ["purge", db], ["purge", db, "--dry-run"]
+    said, out = on_a_terminal(purge, count, purge, count, typed="n\ny\n", piped=True)
+    assert said.count("Delete 5 ended jobs and their history?") == 2
+    assert re.findall(r"\[exit (\d)\]", said) == ["1", "0", "0", "0"]
+    assert out.splitlines() == ["5 jobs would be purged.", "5 jobs purged.", "0 jobs would be purged."]
 
 
 class Terminal:

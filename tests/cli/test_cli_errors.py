@@ -139,44 +139,22 @@ def test_a_database_that_may_not_be_read(run: Run, db: Path) -> None:
 
 
 def test_as_a_process(db: Path) -> None:
-    ok = subprocess.run([sys.executable, "-m", "aether_bg.cli", "list", str(db)], capture_output=True, check=False)
+    """And where the encoding does not have our characters."""
+    command = [sys.executable, "-m", "aether_bg.cli"]
+    latin = os.environ | {"PYTHONIOENCODING": "latin-1"}
+    ok = subprocess.run([*command, "list", str(db)], capture_output=True, check=False, env=latin)
     assert (ok.returncode, ok.stderr) == (0, b"")
     assert b"\x1b" not in ok.stdout  # no colour without a terminal
-    no = subprocess.run([sys.executable, "-m", "aether_bg.cli", "show", str(db), "x"], capture_output=True, check=False)
+    assert rb"\u65e5\u672c" in ok.stdout
+    no = subprocess.run([*command, "show", str(db), "x"], capture_output=True, check=False)
     assert (no.returncode, no.stdout) == (1, b"")
     assert no.stderr.startswith(b"aether-bg: job 'x': there is no job")
 
 
-def test_a_terminal_without_our_characters(db: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "aether_bg.cli", "list", str(db)], capture_output=True, check=False,
-        env=os.environ | {"PYTHONIOENCODING": "latin-1"},
-    )  # fmt: skip
-    assert (done.returncode, done.stderr) == (0, b"")
-    assert rb"\u65e5\u672c" in done.stdout
-
-
-def test_colour_on_a_terminal_only(db: Path) -> None:
-    import pty
-
-    def on_a_terminal(**more: str) -> bytes:
-        parent, child = pty.openpty()
-        try:
-            command = [sys.executable, "-m", "aether_bg.cli", "list", str(db), "-s", "failed"]
-            subprocess.run(command, stdout=child, check=True, env=os.environ | {"TERM": "xterm"} | more)
-            return os.read(parent, 65536)
-        finally:
-            os.close(parent)
-            os.close(child)
-
-    assert b"\x1b[31mFAILED" in on_a_terminal()
-    assert b"\x1b" not in on_a_terminal(NO_COLOR="1")
-
-
-def test_the_library_does_not_import_the_command_line() -> None:
-    code = (
-        "import sys, aether_bg; aether_bg.SQLiteStore; "
-        "print([name for name in sys.modules if name.split('.')[0] == 'click' or name.startswith('aether_bg.cli')])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
-    assert done.stdout.strip() == "[]"
+def test_colour_on_a_terminal_only(db: Path, on_a_terminal: Callable[..., tuple[str, str]]) -> None:
+    failed = ["list", db, "-s", "failed"]
+    said, _ = on_a_terminal(failed, [{"NO_COLOR": "1"}, *failed])
+    with_colour, without, _ = said.split("[exit 0]")
+    assert "\x1b[31mFAILED" in with_colour
+    assert "FAILED" in without
+    assert "\x1b" not in without

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
-import subprocess
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -81,18 +79,11 @@ def test_it_needs_an_app_and_a_word(run: Run, old: Path) -> None:
     assert set(statuses(old).values()) == {JobStatus.SCHEDULED}
 
 
-@pytest.mark.parametrize(("answer", "left"), [("n", 4), ("y", 2)])
-def test_asks_on_a_terminal(old: Path, answer: str, left: int) -> None:
-    parent, child = pty.openpty()
-    try:
-        os.write(parent, f"{answer}\n".encode())
-        subprocess.run(
-            [sys.executable, "-m", "aether_bg.cli", "prune", str(old), *APP],
-            stdin=child, stderr=child, stdout=subprocess.PIPE, timeout=60, check=False,
-        )  # fmt: skip
-        said = os.read(parent, 65536).decode()
-    finally:
-        os.close(parent)
-        os.close(child)
-    assert "gone too\r\nCancel these 2 jobs?" in said
-    assert list(statuses(old).values()).count(JobStatus.SCHEDULED) == left
+def test_asks_on_a_terminal(old: Path, on_a_terminal: Callable[..., tuple[str, str]]) -> None:
+    prune = ["prune", old, *APP]
+    said, out = on_a_terminal(prune, [*prune, "--dry-run"], prune, typed="n\ny\n", piped=True)
+    assert said.count("gone too\r\nCancel these 2 jobs?") == 2
+    assert re.findall(r"\[exit (\d)\]", said) == ["1", "0", "0"]
+    assert "2 jobs would be cancelled.\n" in out
+    assert "2 jobs cancelled.\n" in out
+    assert list(statuses(old).values()).count(JobStatus.SCHEDULED) == 2
