@@ -13,7 +13,7 @@ from datetime import UTC, date, datetime, timedelta
 from functools import cached_property, lru_cache
 from zoneinfo import ZoneInfo
 
-MINUTE = timedelta(minutes=1)
+MINUTE, DAY = timedelta(minutes=1), timedelta(days=1)
 MONTHS = "JAN FEB MAR APR MAY JUN JUL AUG SEP OCT NOV DEC"
 WEEKDAYS = "SUN MON TUE WED THU FRI SAT"
 
@@ -152,9 +152,13 @@ def changes(name: str, first: int = 1975, last: int = 2036) -> list[datetime]:
     while day.year <= last:
         before, offset = offset, day.astimezone(zone).utcoffset()
         if before is not None and offset is not None and before != offset:
-            instant = day - timedelta(days=1)
-            while instant.astimezone(zone).utcoffset() == before:
-                instant += MINUTE
-            found.setdefault(offset - before, []).append(instant)
-        day += timedelta(days=1)
-    return sorted({instant for instants in found.values() for instant in (instants[0], *instants[-2:])})
+            found.setdefault(offset - before, []).append(day - DAY)
+        day += DAY
+
+    def changed(here: datetime) -> datetime:
+        before = here.astimezone(zone).utcoffset()
+        while here.astimezone(zone).utcoffset() == before:
+            here += MINUTE
+        return here
+
+    return [changed(day) for day in sorted({day for days in found.values() for day in (days[0], *days[-2:])})]

@@ -14,8 +14,8 @@ from .expressions import expression, refusal
 from .oracle import changes
 from .test_oracle import ZONES
 
-CASES = 8
-MOST = 100
+CASES = 6
+MOST = 60
 MICRO = timedelta(microseconds=1)
 
 
@@ -39,8 +39,8 @@ def test_count_equals_the_walk(zone: str) -> None:
         for text in texts:
             schedule = parse(text, zone)
             edges = [timedelta(0), MICRO, -MICRO, timedelta(minutes=30), timedelta(minutes=-90)]
-            after = change - timedelta(hours=random.randint(0, 60)) + random.choice(edges)
-            upto = change + timedelta(hours=random.randint(0, 60)) + random.choice(edges)
+            after = change - timedelta(hours=random.randint(0, 40)) + random.choice(edges)
+            upto = change + timedelta(hours=random.randint(0, 40)) + random.choice(edges)
             expected = walked(schedule, after, upto)
             if expected is not None:
                 compared += 1

@@ -59,12 +59,18 @@ def cases(draw: st.DrawFn) -> tuple[str, str, datetime, str, int, set[str], time
     return text, zone, origin, unit, number, on, at, after
 
 
-@given(cases())
-@settings(max_examples=150, deadline=None)
-def test_occurrences_are_those_of_the_reference(
-    case: tuple[str, str, datetime, str, int, set[str], time, datetime],
+def test_occurrences_are_those_of_the_reference(pytestconfig: pytest.Config) -> None:
+    @given(cases())
+    @settings(max_examples=150 if pytestconfig.getoption("--thorough") else 75, deadline=None)
+    def agree(case: tuple[str, str, datetime, str, int, set[str], time, datetime]) -> None:
+        agrees(*case)
+
+    agree()
+
+
+def agrees(
+    text: str, zone: str, origin: datetime, unit: str, number: int, on: set[str], at: time, after: datetime
 ) -> None:
-    text, zone, origin, unit, number, on, at, after = case
     schedule = parse(text, zone)
     assert isinstance(schedule, EveryDays)
     here = after

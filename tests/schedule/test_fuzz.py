@@ -201,8 +201,6 @@ def test_a_str_of_another_class_is_read_as_a_str() -> None:
     assert (type(schedule.text), schedule.text, schedule.timezone) == (str, "@daily", "UTC")
 
 
-@pytest.mark.parametrize("zone", [None, "America/New_York", "Africa/Casablanca", "Pacific/Apia"])
-@pytest.mark.parametrize("year", [1, 1900, 2024, 2071, 2096, 2399, 9990, 9999])
 @pytest.mark.parametrize(
     "text",
     [
@@ -228,10 +226,12 @@ def test_a_str_of_another_class_is_read_as_a_str() -> None:
         "*/60 */24 */31 */12 */7",
     ],
 )
-def test_no_search_takes_long(text: str, zone: str | None, year: int) -> None:
-    schedule = load(text, zone)
-    after = datetime(year, 3, 9, 12, tzinfo=UTC)
-    assert quickest(lambda: schedule.next(after)) < LIMIT
+def test_no_search_takes_long(text: str) -> None:
+    for zone in (None, "America/New_York", "Africa/Casablanca", "Pacific/Apia"):
+        schedule = load(text, zone)
+        for year in (1, 1900, 2024, 2071, 2096, 2399, 9990, 9999):
+            after = datetime(year, 3, 9, 12, tzinfo=UTC)
+            assert quickest(partial(schedule.next, after)) < LIMIT, (zone, year)
 
 
 def test_dates_that_never_come_are_refused_in_time() -> None:
