@@ -18,10 +18,7 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 
-from click.testing import CliRunner
-
 from aether_bg import Aether
-from aether_bg.cli.app import cli
 
 PASSING = """
 import asyncio, sys
@@ -80,6 +77,10 @@ async def the_users_connection_alone(path: Path) -> AsyncIterator[Aether]:
 
 @asynccontextmanager
 async def the_command_line(path: Path) -> AsyncIterator[Aether]:
+    from click.testing import CliRunner
+
+    from aether_bg.cli.app import cli
+
     async with an_app(path) as app:
         await app.enqueue("Never", "paused", schedule=timedelta(days=1))
 

@@ -25,30 +25,49 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as two
 SERVICE = 12_345
 """A user that owns nothing else."""
 
-WORK = """
+WORKERS = """
 import asyncio, os, sys
-path, user, group = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 from aether_bg import Aether
 async def main(path):
     app = Aether(path, scheduler="timer")
     app.handler("Work")(lambda: None)
     async with app:
         await app.wait(await app.enqueue("Work"), 20)
-asyncio.run(main(":memory:"))  # all is imported then: that user may not be able to read the interpreter's folder
-os.setgroups([group]); os.setgid(group); os.setuid(user); os.umask(0o022)
-asyncio.run(main(path))
+asyncio.run(main(":memory:"))  # all is imported then: those users may not be able to read the interpreter's folder
+for line in sys.stdin:
+    path, user, group = line.split()
+    if worker := os.fork():
+        os.waitpid(worker, 0)
+        print(flush=True)
+        continue
+    os.setgroups([int(group)]); os.setgid(int(group)); os.setuid(int(user)); os.umask(0o022)
+    try:
+        asyncio.run(main(path))
+        print("done", end="", flush=True)
+    except Exception as error:
+        print(type(error).__name__, error, sep=": ", end="", flush=True)
+    os._exit(0)
 """
+"""For each line a process that runs an app on that path, as that user and group, and says how it ended."""
+
+AsUser = Callable[..., None]
 
 
-def as_user(path: Path, user: int, group: int = SERVICE) -> None:
-    ran = subprocess.run(
-        [sys.executable, "-c", WORK, path, str(user), str(group)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert ran.returncode == 0, ran.stderr
+@pytest.fixture(scope="module")
+def as_user() -> Iterator[AsUser]:
+    """`as_user(path, user, group)`: that user works with the file, in a process of its own."""
+    command = [sys.executable, "-W", "ignore", "-c", WORKERS]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as workers:
+        assert workers.stdin is not None
+        assert workers.stdout is not None
+
+        def works(path: Path, user: int, group: int = SERVICE) -> None:
+            print(path, user, group, file=workers.stdin, flush=True)
+            said = workers.stdout.readline().strip()  # type: ignore[union-attr]
+            assert said == "done"
+
+        yield works
+        workers.stdin.close()
 
 
 def mode(path: Path) -> int:
@@ -90,7 +109,7 @@ async def test_what_lies_beside_it_has_the_mode_of_the_database(make_app: Make, 
 
 
 @as_root
-def test_a_file_shared_by_a_group_is_used_by_each_of_it(reachable: Path) -> None:
+def test_a_file_shared_by_a_group_is_used_by_each_of_it(reachable: Path, as_user: AsUser) -> None:
     path = reachable
     path.parent.chmod(0o2770)
     os.chown(path.parent, 0, SERVICE)
@@ -102,7 +121,7 @@ def test_a_file_shared_by_a_group_is_used_by_each_of_it(reachable: Path) -> None
 
 
 @as_root
-def test_a_command_of_roots_does_not_lock_the_service_out(reachable: Path) -> None:
+def test_a_command_of_roots_does_not_lock_the_service_out(reachable: Path, as_user: AsUser) -> None:
     """A backup has been restored, so there is no lock file; the first to come is `sudo aether-bg pause`."""
     from click.testing import CliRunner
 
@@ -118,7 +137,7 @@ def test_a_command_of_roots_does_not_lock_the_service_out(reachable: Path) -> No
 
 
 @as_root
-def test_an_app_run_once_by_root_does_not_lock_the_service_out(reachable: Path) -> None:
+def test_an_app_run_once_by_root_does_not_lock_the_service_out(reachable: Path, as_user: AsUser) -> None:
     path = reachable
     os.chown(path.parent, SERVICE, SERVICE)
     as_user(path, SERVICE)
@@ -128,7 +147,7 @@ def test_an_app_run_once_by_root_does_not_lock_the_service_out(reachable: Path) 
 
 
 @as_root
-def test_a_lock_file_of_somebody_else_is_named(reachable: Path) -> None:
+def test_a_lock_file_of_somebody_else_is_named(reachable: Path, as_user: AsUser) -> None:
     path = reachable
     os.chown(path.parent, SERVICE, SERVICE)
     as_user(path, SERVICE)

@@ -11,7 +11,7 @@ from uuid import UUID
 
 import attrs
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aether_bg.model import Claim, Hold, Insert, JobInfo, JobStatus
@@ -59,13 +59,16 @@ def made(number: int, row: dict[str, Any]) -> JobInfo:
     return a_job(due_at=due_at, expression_value=text, owner=owner, anchor=NOW, occurrence=due, **row)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    some=st.lists(rows, max_size=30), limits=numbers, held=st.sets(st.sampled_from(KINDS)),
-    busy=st.frozensets(st.sampled_from(KINDS)), kept=st.integers(0, 3), limit=st.integers(0, 12),
-    suspect=st.booleans(), unreadable=st.booleans(), handlers=st.sets(st.sampled_from(KINDS), min_size=1),
-)  # fmt: skip
-def test_sqlite_takes_what_the_model_chooses(
+def test_sqlite_takes_what_the_model_chooses(conn: sqlite3.Connection, pytestconfig: pytest.Config) -> None:
+    examples = 300 if pytestconfig.getoption("--thorough") else 100
+    settings(max_examples=examples, deadline=None)(given(
+        conn=st.just(conn), some=st.lists(rows, max_size=30), limits=numbers, held=st.sets(st.sampled_from(KINDS)),
+        busy=st.frozensets(st.sampled_from(KINDS)), kept=st.integers(0, 3), limit=st.integers(0, 12),
+        suspect=st.booleans(), unreadable=st.booleans(), handlers=st.sets(st.sampled_from(KINDS), min_size=1),
+    )(takes_what_the_model_chooses))()  # fmt: skip
+
+
+def takes_what_the_model_chooses(
     conn: sqlite3.Connection, some: list[dict[str, Any]], limits: dict[str, int], held: set[str],
     busy: frozenset[str], kept: int, limit: int, suspect: bool, unreadable: bool, handlers: set[str],
 ) -> None:  # fmt: skip
