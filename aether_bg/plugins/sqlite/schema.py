@@ -10,8 +10,7 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from aether_bg.errors import SchemaTooNew, TablesTaken
@@ -204,35 +203,14 @@ def migrations() -> Migrations:
 
     @steps()
     def m001_initial(db: Database) -> None:
-        _make_tables(db.conn)
+        for statement in _TABLES.split(";"):
+            if statement.strip():
+                db.conn.execute(statement)
+        states = [(status.value, status.name.lower()) for status in JobStatus]
+        db.conn.executemany("INSERT INTO aether_job_status VALUES (?, ?)", states)
+        db.conn.execute("INSERT INTO aether_meta VALUES ('store_id', ?)", [str(uuid4())])
 
     return steps
-
-
-def _make_tables(conn: sqlite3.Connection) -> None:
-    for statement in _TABLES.split(";"):
-        if statement.strip():
-            conn.execute(statement)
-    conn.executemany("INSERT INTO aether_job_status VALUES (?, ?)", [(s.value, s.name.lower()) for s in JobStatus])
-    conn.execute("INSERT INTO aether_meta VALUES ('store_id', ?)", [str(uuid4())])
-
-
-_MIGRATIONS_TABLE: Final = (
-    f"CREATE TABLE {MIGRATIONS} (id INTEGER PRIMARY KEY, migration_set TEXT, name TEXT, applied_at TEXT)",
-    f"CREATE UNIQUE INDEX idx_{MIGRATIONS}_migration_set_name ON {MIGRATIONS} (migration_set, name)",
-)
-
-
-def _first_step(conn: sqlite3.Connection) -> None:
-    """What the first of `migrations` makes of a new file, in one transaction: without sqlite_utils, whose import would
-    be a seventh of such a start."""
-    with conn:  # which rolls back after an error
-        conn.execute("BEGIN IMMEDIATE")
-        for statement in _MIGRATIONS_TABLE:
-            conn.execute(statement)
-        _make_tables(conn)
-        sql = f"INSERT INTO {MIGRATIONS} (migration_set, name, applied_at) VALUES ('aether_bg', ?, ?)"
-        conn.execute(sql, [STEPS[0], str(datetime.now(UTC))])
 
 
 def applied(conn: sqlite3.Connection) -> list[str]:
@@ -305,11 +283,7 @@ def check(conn: sqlite3.Connection, path: object) -> list[str]:
 
 def migrate(conn: sqlite3.Connection, path: object) -> None:
     """Brings the file to this version's schema. Call it under the write lock. Raises as `check` does."""
-    steps = check(conn, path)
-    if not steps and not conn.execute("SELECT 1 FROM sqlite_master WHERE name = ?", [MIGRATIONS]).fetchall():
-        _first_step(conn)
-        steps = [STEPS[0]]
-    if steps != [*STEPS]:
-        from sqlite_utils import Database
+    if check(conn, path) != [*STEPS]:
+        from sqlite_utils import Database  # a sixth of the start of a process: not where nothing is to do
 
         migrations().apply(Database(conn, recursive_triggers=False, execute_plugins=False))

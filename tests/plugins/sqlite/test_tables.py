@@ -161,28 +161,6 @@ async def test_a_start_interrupted_before_the_first_step_continues(make_app: Mak
         assert await app.store.find() == []
 
 
-def test_a_new_file_is_as_sqlite_utils_would_make_it(tmp_path: Path) -> None:
-    """Its first step is made without that library, which makes all others."""
-    from sqlite_utils import Database
-
-    def told(conn: sqlite3.Connection) -> set[str]:
-        names = [name for (name,) in conn.execute("SELECT name FROM sqlite_master")]
-        told = {repr(row) for name in names for row in conn.execute("SELECT * FROM pragma_table_xinfo(?)", [name])}
-        told |= {
-            f"{name} {row}" for name in names for row in conn.execute("SELECT * FROM pragma_index_list(?)", [name])
-        }
-        ours = "SELECT type, name, tbl_name, sql FROM sqlite_master WHERE name NOT LIKE '%aether_migrations%'"
-        steps = "SELECT id, migration_set, name, typeof(applied_at), length(applied_at) FROM aether_migrations"
-        return told | {repr(row) for sql in (ours, steps) for row in conn.execute(sql)}
-
-    with closing(sqlite3.connect(tmp_path / "ours.db")) as ours, closing(sqlite3.connect(tmp_path / "its.db")) as its:
-        schema.migrate(ours, tmp_path)
-        schema.migrations().apply(Database(its))
-        assert told(ours) == told(its)
-        assert schema.applied(ours) == [*schema.STEPS]
-        assert schema.migrations().pending(Database(ours)) == []
-
-
 async def test_inspection_reports_foreign_tables(path: Path) -> None:
     with closing(sqlite3.connect(path)) as conn:
         conn.execute("CREATE TABLE aether_migrations (id)")
