@@ -42,6 +42,13 @@ class Crossing:
                 "jobs: `with app.blocking(client=True) as jobs:`.",
             )  # fmt: skip
 
+    def across(self, fn: Callable[[], Awaitable[R]], done: Awaitable[R]) -> Awaitable[R]:
+        """As `Across`."""
+        if self._bridge.is_here:
+            return fn()
+        self.call(fn)
+        return done
+
     def call(self, fn: Callable[[], Awaitable[R]]) -> R:
         """Runs `fn` on the loop, in a copy of this thread's context; returns its result, or raises its error."""
         self.check_process()

@@ -47,7 +47,7 @@ class Session:
             options=options, timings=registration.timings, calls=registration.calls, handlers=registration.handlers,
             runners={} if client else registration.runners(), dependencies=registration.dependencies, clock=clock,
             spawn=spawn, client=client, enqueue_in=InTransaction(admission, registration.calls, clock),
-            call=self.crossing.call,
+            across=self.crossing.across,
         )  # fmt: skip
         declares = [arguments["job_name"] for arguments in registration.declared]
         self.upkeep = Upkeep(kernel, dependencies=registration.dependencies, declares=declares)

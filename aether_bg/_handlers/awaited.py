@@ -1,10 +1,20 @@
-"""What a call of the user's gives in the end, if it returned something to await."""
+"""What the user's code returns to be awaited, and what it is given to await."""
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Any
+from typing import Any, Protocol, TypeVar
+
+R = TypeVar("R")
+
+
+class Across(Protocol):
+    """Runs `fn` on the app's loop. Called there, it returns what is to be awaited. In another thread it waits, and
+    returns `done`."""
+
+    def __call__(self, fn: Callable[[], Awaitable[R]], done: Awaitable[R], /) -> Awaitable[R]: ...
 
 
 async def awaited(result: Any, *, context: bool = False) -> Any:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import Any, Final, cast
 from uuid import UUID
 
 import attrs
 
+from aether_bg._handlers.awaited import Across
 from aether_bg._handlers.kept import as_returned
 from aether_bg._handlers.registry import Handlers
 from aether_bg._hooks.calls import Calls
-from aether_bg.bridge import Bridge
 from aether_bg.errors import NoResult
 from aether_bg.model import JobContext, JobInfo, JobRun, JobStatus, Parent, Parents, Query, RunOutcome, Runs
 
@@ -23,9 +22,7 @@ _AT_ONCE: Final = 250
 class Kept:
     _calls: Calls
     _handlers: Handlers
-    _call: Callable[[Callable[[], Awaitable[None]]], None]
-    """Passes a call from another thread to the loop."""
-    _bridge: Bridge = attrs.field(factory=Bridge, init=False)
+    _across: Across
 
     async def run(self, job: JobInfo) -> JobRun | None:
         """The last completed attempt of an ended job."""
@@ -41,15 +38,13 @@ class Kept:
 
     def parents(self, ctx: JobContext) -> Parents:
         """An awaitable on the loop; in other threads the values are ready when this returns."""
-        if self._bridge.is_here:
-            return cast(Parents, self._parents(ctx))
         found = Parents()
 
-        async def fill() -> None:
+        async def fill() -> list[Parent]:
             found.extend(await self._parents(ctx))
+            return found
 
-        self._call(fill)
-        return found
+        return cast(Parents, self._across(fill, found))
 
     async def _parents(self, ctx: JobContext) -> list[Parent]:
         """In few queries, however many there are."""

@@ -8,14 +8,14 @@ from typing import Any, Final
 import attrs
 
 from aether_bg._handlers import work
+from aether_bg._handlers.awaited import Across
 from aether_bg._hooks.connections import unscoped
 from aether_bg._kernel.attempt import Attempt
 from aether_bg._kernel.commits import was_written
-from aether_bg._kernel.notes import Blocking, lost
+from aether_bg._kernel.notes import lost
 from aether_bg._kernel.shared import Shared
 from aether_bg._rules import transitions
 from aether_bg._rules.results import Completed
-from aether_bg.bridge import Bridge
 from aether_bg.errors import InsideUnitOfWork, StoreContended, UsageError
 from aether_bg.model import JobContext, JobInfo, JobStatus, Update
 from aether_bg.model.context import DONE
@@ -27,17 +27,12 @@ _TRIES: Final = 5
 @attrs.frozen(eq=False)
 class Inside:
     _shared: Shared
-    _call: Blocking
-    """Passes a call from another thread to the loop."""
-    _bridge: Bridge = attrs.field(factory=Bridge, init=False)
+    _across: Across
 
     def complete(self, ctx: JobContext, connection: Any) -> Awaitable[None]:
         """An awaitable on the loop; in other threads it is done when this returns."""
         connection = unscoped(connection)
-        if self._bridge.is_here:
-            return self._complete(ctx, connection)
-        self._call(lambda: self._complete(ctx, connection))
-        return DONE
+        return self._across(lambda: self._complete(ctx, connection), DONE)
 
     async def _complete(self, ctx: JobContext, connection: Any) -> None:
         """Writes the outcome; the handler commits it."""

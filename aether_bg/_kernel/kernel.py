@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from uuid import UUID
 
+from aether_bg._handlers.awaited import Across
 from aether_bg._handlers.dependencies import Dependencies
 from aether_bg._handlers.past import Kept
 from aether_bg._handlers.registry import Handlers
@@ -22,7 +23,7 @@ from aether_bg._kernel.executor import Executor
 from aether_bg._kernel.identity import Identity
 from aether_bg._kernel.inside import Inside
 from aether_bg._kernel.journal import Journal
-from aether_bg._kernel.notes import Blocking, Notes
+from aether_bg._kernel.notes import Notes
 from aether_bg._kernel.observers import Observers
 from aether_bg._kernel.problems import Problems
 from aether_bg._kernel.schedules import Schedules
@@ -42,14 +43,14 @@ class Kernel:
     """One start of an app: created at the start, dropped at the stop. Nothing runs before `open`.
 
     `runners`: where each handler's code runs. `enqueue_in`: makes `tx.enqueue` for the transaction of a unit of work,
-    and lists the jobs that it makes. `call`: passes a call from another thread to the loop. `spawn`: starts a task of
-    the kernel's own.
+    and lists the jobs that it makes. `across`: for what handlers call, on the loop or in a thread. `spawn`: starts a
+    task of the kernel's own.
     """
 
     def __init__(
         self, *, options: Options, timings: Timings, calls: Calls, handlers: Handlers, runners: Mapping[str, Runner],
         dependencies: Dependencies, clock: Timekeeper, spawn: Spawn, client: bool,
-        enqueue_in: Callable[[Transaction, list[JobInfo]], Callable[..., UUID]], call: Blocking,
+        enqueue_in: Callable[[Transaction, list[JobInfo]], Callable[..., UUID]], across: Across,
     ) -> None:  # fmt: skip
         self.options, self.client = options, client
         self._enqueue_in = enqueue_in
@@ -73,12 +74,12 @@ class Kernel:
         self.journal = Journal(
             calls=calls, commits=commits, batcher=self.batcher, alarm=alarm, observers=observers, arm=arm
         )
-        self.kept, decider = Kept(shared.calls, shared.handlers, call), Decider(shared)
-        self.notes = notes = Notes(shared=shared, on_loop=on_loop, call=call, limit=options.max_payload)
+        self.kept, decider = Kept(shared.calls, shared.handlers, across), Decider(shared)
+        self.notes = notes = Notes(shared=shared, on_loop=on_loop, across=across, limit=options.max_payload)
         completer = Completer(shared=shared, decider=decider, journal=self.journal, notes=notes)
         executor = Executor(
             shared=shared, runners=runners, dependencies=dependencies, new_work=self.new_work, decider=decider,
-            completer=completer, inside=Inside(shared, call), notes=notes, parents=self.kept.parents,
+            completer=completer, inside=Inside(shared, across), notes=notes, parents=self.kept.parents,
             max_result=options.max_payload,
         )  # fmt: skip
         self.claimer = Claimer(shared=shared, alarm=alarm, start=executor.start)

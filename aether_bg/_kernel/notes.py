@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import count
@@ -14,16 +14,14 @@ from weakref import WeakKeyDictionary
 import anyio
 import attrs
 
+from aether_bg._handlers.awaited import Across
 from aether_bg._handlers.payloads import check_json
 from aether_bg._hooks.calls import Calls
 from aether_bg._kernel.shared import Shared
 from aether_bg._kernel.tasks import Run
-from aether_bg.bridge import Bridge
 from aether_bg.errors import Stale, StoreUnsure, TokenLost, shown
 from aether_bg.model import JobContext, Note, Progress
 from aether_bg.model.context import DONE
-
-Blocking = Callable[[Callable[[], Awaitable[None]]], None]
 
 
 @attrs.define(eq=False)
@@ -45,13 +43,12 @@ class _Turn:
 
 @attrs.define(kw_only=True, eq=False)
 class Notes:
-    """`call`: passes a call from another thread to the loop. `limit`: bytes of a checkpoint."""
+    """`limit`: bytes of a checkpoint."""
 
     _shared: Shared
     _on_loop: Run
-    _call: Blocking
+    _across: Across
     _limit: int
-    _bridge: Bridge = attrs.field(factory=Bridge, init=False)
     _fresh: dict[JobContext, Progress] = attrs.field(factory=dict, init=False)
     """The progress that has not been written yet."""
     _writing: dict[JobContext, Progress] = attrs.field(factory=dict, init=False)
@@ -132,10 +129,7 @@ class Notes:
     def checkpoint(self, ctx: JobContext, value: Any) -> Awaitable[None]:
         """An awaitable on the loop; in other threads it is done when this returns."""
         number = next(self._numbers)
-        if self._bridge.is_here:
-            return self._in_turn(ctx, value, number)
-        self._call(lambda: self._in_turn(ctx, value, number))
-        return DONE
+        return self._across(lambda: self._in_turn(ctx, value, number), DONE)
 
     async def _in_turn(self, ctx: JobContext, value: Any, number: int) -> None:
         plain = check_json(value, self._limit, "a checkpoint")

@@ -13,7 +13,9 @@ import attrs
 import pytest
 
 from aether_bg import hookimpl
+from aether_bg._app.crossing import Crossing
 from aether_bg._app.registration import Registration
+from aether_bg._handlers.awaited import Across
 from aether_bg._handlers.registry import info_of
 from aether_bg._kernel.alarm import Alarm
 from aether_bg._kernel.batcher import Batcher
@@ -71,6 +73,7 @@ class World:
     journal: Journal
     armed: list[UUID]
     events: list[Event]
+    across: Across
 
     def job(self, name: str = "job", **fields: Any) -> JobInfo:
         now = self.clock.now()
@@ -129,7 +132,8 @@ def make_world(clock: FakeClock) -> Callable[..., World]:
         journal = Journal(
             calls=calls, commits=commits, batcher=batcher, alarm=alarm, observers=observers, arm=armed.append
         )
-        return World(store, clock, registration, shared, alarm, batcher, journal, armed, events)
+        across = Crossing("tests", shared.spawn).across
+        return World(store, clock, registration, shared, alarm, batcher, journal, armed, events, across)
 
     return make
 

@@ -35,13 +35,13 @@ class Machinery:
 def machinery(world: World) -> Machinery:
     shared, registration, look = world.shared, world.registration, Signal()
     decider = Decider(shared)
-    notes = Notes(shared=shared, on_loop=lambda fn: fn(), call=lambda fn: None, limit=1000)
+    notes = Notes(shared=shared, on_loop=lambda fn: fn(), across=world.across, limit=1000)
     completer = Completer(shared=shared, decider=decider, journal=world.journal, notes=notes)
     executor = Executor(
         shared=shared, runners=registration.runners(), dependencies=registration.dependencies,
         new_work=lambda: UnitOfWork(lambda tx, made: None, UUID(int=0)), decider=decider,  # type: ignore[arg-type,return-value]
-        completer=completer, inside=Inside(shared, lambda fn: None), notes=notes,
-        parents=Kept(shared.calls, shared.handlers, lambda fn: None).parents, max_result=1000,
+        completer=completer, inside=Inside(shared, world.across), notes=notes,
+        parents=Kept(shared.calls, shared.handlers, world.across).parents, max_result=1000,
     )  # fmt: skip
     claimer = Claimer(shared=shared, alarm=world.alarm, start=executor.start)
     triggers = Triggers(

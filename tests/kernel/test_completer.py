@@ -54,7 +54,7 @@ class Desk:
 async def desk(make_world: Callable[..., World], running: Any) -> AsyncIterator[Desk]:
     world = make_world(timings=QUICK)
     await world.join()
-    notes = Notes(shared=world.shared, on_loop=lambda fn: fn(), call=lambda fn: None, limit=1000)
+    notes = Notes(shared=world.shared, on_loop=lambda fn: fn(), across=world.across, limit=1000)
     completer = Completer(shared=world.shared, decider=Decider(world.shared), journal=world.journal, notes=notes)
     async with running(world.batcher.run, world.shared.observers.run):
         yield Desk(world, completer)

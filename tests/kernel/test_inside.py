@@ -51,7 +51,7 @@ def make(make_world: Callable[..., World]) -> Callable[..., Any]:
     async def made(**bounds: Any) -> Desk:
         world = make_world(**bounds)
         await world.join()
-        desk = Desk(world, Inside(world.shared, lambda fn: None), await claimed(world))
+        desk = Desk(world, Inside(world.shared, world.across), await claimed(world))
         world.shared.calls.write_on = desk.write_on  # type: ignore[method-assign,assignment]
         return desk
 

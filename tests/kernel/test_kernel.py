@@ -21,7 +21,7 @@ def kernel_of(world: World) -> Kernel:
         options=registration.options, timings=shared.timings, calls=shared.calls, handlers=shared.handlers,
         runners=registration.runners(), dependencies=registration.dependencies, clock=shared.clock,
         spawn=shared.spawn, client=False,
-        enqueue_in=InTransaction(registration.admission(), shared.calls, shared.clock), call=lambda fn: None,
+        enqueue_in=InTransaction(registration.admission(), shared.calls, shared.clock), across=world.across,
     )  # fmt: skip
 
 

@@ -28,7 +28,7 @@ BUSY = StoreBusy("a file", "it is busy")
 def make(make_world: Callable[..., World]) -> Callable[[], tuple[World, Notes]]:
     def made() -> tuple[World, Notes]:
         world = make_world(timings=Timings(progress=0.001))
-        return world, Notes(shared=world.shared, on_loop=runner(), call=lambda fn: anyio.from_thread.run(fn), limit=50)
+        return world, Notes(shared=world.shared, on_loop=runner(), across=world.across, limit=50)
 
     return made
 
