@@ -31,7 +31,6 @@ from aether_bg.model import (
     Change,
     Completion,
     Ended,
-    JobContext,
     JobInfo,
     JobStatus,
     Missed,
@@ -147,9 +146,7 @@ class Completer:
         attempt.job, attempt.plan = job, None
         if not isinstance(attempt.result, Change):
             return attempt.result
-        fresh = Attempt(job, JobContext(job))
-        plan = self._shared.schedules.plan_or_none(job)
-        return await self._decider.judge(fresh, plan) or Released(begun=False)
+        return await self._decider.judge(attempt, self._shared.schedules.plan_or_none(job)) or Released(begun=False)
 
     async def _follow_up(self, attempt: Attempt, change: Change) -> None:
         """The result of a handler that has committed its outcome itself; with it, its children are released (W13)."""

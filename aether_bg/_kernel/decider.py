@@ -11,8 +11,7 @@ from aether_bg._kernel.shared import Shared
 from aether_bg._rules import decisions, transitions
 from aether_bg._rules.recurrence import Plan
 from aether_bg._rules.results import Released, Result
-from aether_bg.model import Change, Failure, Postpone, RetryAt
-from aether_bg.schedule._model import utc
+from aether_bg.model import Change, Failure
 
 
 @attrs.define(eq=False)
@@ -21,34 +20,27 @@ class Decider:
 
     def runs(self, attempt: Attempt, plan: Plan | None) -> bool:
         """Whether there is nothing to judge."""
-        if plan is None or self._shared.identity.stopping or attempt.releasing or attempt.revoked:
+        if plan is None or self._stopped(attempt) or attempt.job.handler_name not in self._shared.handlers:
             return False
-        job = attempt.job
-        known = job.handler_name in self._shared.handlers
-        return known and not transitions.doubtful(job, plan, self._shared.clock.now())
+        return not transitions.doubtful(attempt.job, plan, self._shared.clock.now())
 
     async def judge(self, attempt: Attempt, plan: Plan | None) -> Result | Change | None:
-        """None: run it."""
+        """None: run it. Released: another process can run it (docs/protocol.md, C7 and C8), or nothing begins here."""
         job = attempt.job
-        if plan is None or job.handler_name not in self._shared.handlers:
-            return Released(begun=False)  # another process can run it (docs/protocol.md, C7 and C8)
-        change = None
-        if transitions.doubtful(job, plan, self._shared.clock.now()) and not self._shared.identity.stopping:
-            change = await self._shared.schedules.aside(transitions.misfired, job, plan, self._shared.clock.moment())
-        stopped = self._shared.identity.stopping or attempt.releasing or attempt.revoked
-        return Released(begun=False) if stopped else change
+        if plan is None or self._stopped(attempt) or job.handler_name not in self._shared.handlers:
+            return Released(begun=False)
+        change = await self._shared.schedules.aside(transitions.misfired, job, plan, self._shared.clock.moment())
+        return Released(begun=False) if self._stopped(attempt) else change
+
+    def _stopped(self, attempt: Attempt) -> bool:
+        return self._shared.identity.stopping or attempt.releasing or attempt.revoked
 
     def after(self, attempt: Attempt, failure: Failure) -> Result:
         """Another attempt or none: a plugin decides, else the handler's retries and backoff."""
         assert attempt.handler is not None  # it has begun
+        about = attempt.job, attempt.handler.info, self._shared.clock.now(), random.uniform(-1, 1)
         try:
-            decision = self._shared.calls.decide(attempt.context, failure)
-            if isinstance(decision, RetryAt):
-                decision = RetryAt(utc(decision.when))
-            elif isinstance(decision, Postpone):
-                decision = Postpone(utc(decision.until))
+            return decisions.after(failure, self._shared.calls.decide(attempt.context, failure), *about)
         except Exception as error:
             self._shared.problems.report("dispatch_decide", error)
-            decision = None
-        now, spread = self._shared.clock.now(), random.uniform(-1, 1)
-        return decisions.after(failure, decision, attempt.job, attempt.handler.info, now, spread)
+            return decisions.after(failure, None, *about)

@@ -71,20 +71,19 @@ def noted(result: Result, notes: Sequence[str]) -> Result:
 def after(
     failure: Failure, decision: Decision | None, job: JobInfo, info: HandlerInfo, now: datetime, spread: float
 ) -> Failed | Snoozed:
-    """Follows `decision` if there is one, else the handler's retries and backoff. `spread`: see `Backoff.delay`."""
+    """Follows `decision` if there is one, else the handler's retries and backoff. `spread`: see `Backoff.delay`. Raises
+    `Refused` for a decision that names no instant."""
     outcome = RunOutcome.TIMED_OUT if isinstance(failure, TimedOut) else RunOutcome.FAILED
     match failure:
         case TimedOut(seconds):
             error = f"TimedOut: the attempt took longer than {seconds:g} s"
         case Raised(raised):
             error = text_of(raised)
-        case crashed:
-            error = str(crashed)
     match decision:
         case RetryAt(when):
-            return Failed(error=error, outcome=outcome, retry_at=when)
+            return Failed(error=error, outcome=outcome, retry_at=utc(when))
         case Postpone(until):
-            return Snoozed(until, error=error)
+            return Snoozed(utc(until), error=error)
         case GiveUpNow(reason):
             return Failed(error=f"{error}\ngiven up: {reason}", outcome=outcome)
     if job.retry_count >= info.retries:
