@@ -12,6 +12,7 @@ from aether_bg._app.admission import ARGUMENTS, ENQUEUE_OPTIONS, IF_EXISTS, Admi
 from aether_bg._app.parents import Asked, asked, by_any, not_found, queries
 from aether_bg._handlers import work
 from aether_bg._hooks.calls import Calls
+from aether_bg._kernel.journal import Written
 from aether_bg._kernel.kernel import Kernel
 from aether_bg._kernel.timekeeper import Timekeeper
 from aether_bg._rules import commands as rules
@@ -20,7 +21,7 @@ from aether_bg._rules.changes import Moment
 from aether_bg._rules.recurrence import Plan, check_comes, no_occurrence
 from aether_bg._rules.uniqueness import beside, busy, differences, kept, other_parents, own, same_schedule, taken
 from aether_bg.errors import InvalidSchedule, NameHeld, Stale
-from aether_bg.model import Change, Insert, JobInfo, JobStatus, Query, Transaction, Unreadable
+from aether_bg.model import Change, Insert, JobInfo, JobStatus, Query, Transaction, Unreadable, Update
 
 
 class Enqueuer:
@@ -106,7 +107,7 @@ class Enqueuer:
                 await self.journal.update(answer, held, "update")
                 return held.id
             check_comes(job)
-            await self.journal.replace(answer, job, after)
+            await self.journal.write_all([Written(Update(answer)), Written(Insert(job, after))])
             return job.id
         except (Stale, NameHeld):
             return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable
 from functools import partial
 from uuid import UUID
 
@@ -20,13 +20,10 @@ from aether_bg.model import Claim, JobInfo
 
 @attrs.define(kw_only=True, eq=False)
 class AtOnce:
-    """`start`: begins attempts; it must not await."""
-
     _shared: Shared
     _alarm: Alarm
     _claimer: Claimer
     _journal: Journal
-    _start: Callable[[Sequence[JobInfo]], object]
     _bridge: Bridge = attrs.field(factory=Bridge, init=False)
 
     def insert(self, job: JobInfo, after: tuple[UUID, ...] = ()) -> Awaitable[object]:
@@ -65,7 +62,7 @@ class AtOnce:
 
     def _begin(self, job: JobInfo, row: JobInfo) -> None:
         self._shared.slots.unreserve(job, True)
-        self._start([row])
+        self._claimer.start([row])
 
     async def _give_back(self, job: JobInfo, claim: Claim) -> None:
         """The caller was cancelled, or the answer was lost: a row that this claim holds all the same is released."""

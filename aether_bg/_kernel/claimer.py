@@ -23,7 +23,7 @@ class Claimer:
 
     _shared: Shared
     _alarm: Alarm
-    _start: Callable[[Sequence[JobInfo]], object]
+    start: Callable[[Sequence[JobInfo]], object]
     error: StoreError | None = attrs.field(default=None, init=False)
     """Why the last claim failed, if it did."""
     _turns: Turns = attrs.field(init=False)
@@ -102,7 +102,7 @@ class Claimer:
     async def _take(self, claim: Claim) -> Claimed:
         with anyio.CancelScope(shield=True):  # no cancellation between the commit and the start (docs/protocol.md, C5)
             claimed = await self._shared.calls.claim(claim)
-            self._start(claimed.jobs)
+            self.start(claimed.jobs)
         return claimed
 
     async def _failed(self, error: StoreError) -> datetime:

@@ -56,7 +56,7 @@ class Commits:
 
     async def _follow(self, write: Insert | Update, announce: Callable[[], object]) -> None:
         try:
-            if await self._is_stored(write):
+            if await self.stored(write):
                 announced = announce()
                 if inspect.isawaitable(announced):
                     await announced
@@ -65,7 +65,8 @@ class Commits:
         except (StoreError, NotStarted) as error:
             self._problems.report("announcing", error)
 
-    async def _is_stored(self, write: Insert | Update) -> bool:
+    async def stored(self, write: Insert | Update) -> bool:
+        """Whether the store has it: by the row, as it is now."""
         if isinstance(write, Update):
             return was_written(write.change, await self._calls.get(write.change.job_id))
         return await self._calls.get(write.job.id) is not None

@@ -12,10 +12,9 @@ import anyio
 import anyio.lowlevel
 
 from aether_bg._handlers.work import UnitOfWork
-from aether_bg._hooks.calls import Calls
 from aether_bg._kernel.alarm import Alarm
 from aether_bg._kernel.batcher import Batcher, Committed, Finished, W
-from aether_bg._kernel.commits import Commits, was_written
+from aether_bg._kernel.commits import Commits
 from aether_bg._kernel.observers import Observers
 from aether_bg.errors import NameHeld, NotStarted, Stale, StoreRefused, StoreUnsure
 from aether_bg.model import Altered, Change, Claim, Enqueued, Hold, Insert, JobInfo, JobStatus, Update
@@ -36,11 +35,9 @@ class Journal:
     """`arm`: gets each row that has changed, for a scheduler that holds due times itself."""
 
     def __init__(
-        self, *, calls: Calls, commits: Commits, batcher: Batcher, alarm: Alarm, observers: Observers,
-        arm: Callable[[UUID], object],
-    ) -> None:  # fmt: skip
-        self._calls, self._commits, self._batcher = calls, commits, batcher
-        self._alarm, self._observers, self.arm = alarm, observers, arm
+        self, *, commits: Commits, batcher: Batcher, alarm: Alarm, observers: Observers, arm: Callable[[UUID], object]
+    ) -> None:
+        self._commits, self._batcher, self._alarm, self._observers, self.arm = commits, batcher, alarm, observers, arm
         self._waiters: WeakValueDictionary[UUID, anyio.Event] = WeakValueDictionary()
         """By job; callers who wait for an entry keep it alive."""
 
@@ -110,11 +107,6 @@ class Journal:
             )
             unit.fill(results)
 
-    async def replace(self, release: Change, job: JobInfo, after: tuple[UUID, ...] = ()) -> None:
-        """Inserts `job` under the name that `release` frees. Raises `Stale`, `NameHeld`, or a `StoreError`."""
-        insert = Insert(job, after)
-        await self._commit(self._commits.transact([Update(release), insert]), lambda: [Written(insert)])
-
     async def write_all(self, written: Sequence[Written]) -> None:
         """Commits all of them in one transaction. Raises `Stale`, `NameHeld`, or a `StoreError`."""
         if written:
@@ -179,18 +171,11 @@ class Journal:
         it."""
         try:
             await commit()
-        except (NameHeld, Stale, StoreRefused) as error:
-            if not await self._happened(write, error):
+        except (NameHeld, Stale, StoreRefused):
+            if not await self._commits.stored(write):
                 raise
         except NotStarted as stopped:
             raise unsure from stopped
-
-    async def _happened(self, write: Insert | Update, refused: Exception) -> bool:
-        if isinstance(write, Update):
-            return isinstance(refused, Stale) and was_written(write.change, refused.current)
-        if isinstance(refused, NameHeld):
-            return refused.current.id == write.job.id
-        return await self._calls.get(write.job.id) is not None
 
     # -- announce --------------------------------------------------------------------------------
 

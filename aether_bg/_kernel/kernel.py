@@ -70,10 +70,8 @@ class Kernel:
         )  # fmt: skip
         self.supervisor = Supervisor(shared=shared, on_loop=on_loop)
         self.arming = Arming(shared=shared, batcher=self.batcher, roused=alarm.roused) if calls.arms else None
-        self.arm = arm = self.arming.changed if self.arming is not None else _nothing
-        self.journal = Journal(
-            calls=calls, commits=commits, batcher=self.batcher, alarm=alarm, observers=observers, arm=arm
-        )
+        arm = self.arming.changed if self.arming is not None else _nothing
+        self.journal = Journal(commits=commits, batcher=self.batcher, alarm=alarm, observers=observers, arm=arm)
         self.kept, decider = Kept(shared.calls, shared.handlers, across), Decider(shared)
         self.notes = notes = Notes(shared=shared, on_loop=on_loop, across=across, limit=options.max_payload)
         completer = Completer(shared=shared, decider=decider, journal=self.journal, notes=notes)
@@ -83,10 +81,8 @@ class Kernel:
             max_result=options.max_payload,
         )  # fmt: skip
         self.claimer = Claimer(shared=shared, alarm=alarm, start=executor.start)
-        self.at_once = AtOnce(
-            shared=shared, alarm=alarm, claimer=self.claimer, journal=self.journal, start=executor.start
-        )
-        triggers = Triggers(shared=shared, claimer=self.claimer, arm=arm, look=self.look, write=self.journal.try_update)
+        self.at_once = AtOnce(shared=shared, alarm=alarm, claimer=self.claimer, journal=self.journal)
+        triggers = Triggers(shared=shared, claimer=self.claimer, journal=self.journal, look=self.look)
         self.fire, self.fire_due, self.sleep_until = triggers.fire, self.claimer.fire_due, alarm.sleep_until
         self.wake, self.spawn, self.report = alarm.wake, self.supervisor.spawn, problems.report
 

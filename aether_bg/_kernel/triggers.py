@@ -4,7 +4,6 @@ C2)."""
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -12,22 +11,22 @@ import anyio
 import attrs
 
 from aether_bg._kernel.claimer import Claimer
+from aether_bg._kernel.journal import Journal
 from aether_bg._kernel.shared import Shared
 from aether_bg._kernel.tasks import Signal
 from aether_bg._rules import commands
 from aether_bg.errors import NotStarted, StoreError
-from aether_bg.model import Change, Fired, JobInfo, JobStatus
+from aether_bg.model import Fired, JobInfo, JobStatus
 
 
 @attrs.define(kw_only=True, eq=False)
 class Triggers:
-    """`arm`, `write`: as in the journal. `look`: set when the owner of a running job should be checked now."""
+    """`look`: set when the owner of a running job should be checked now."""
 
     _shared: Shared
     _claimer: Claimer
-    _arm: Callable[[UUID], object]
+    _journal: Journal
     _look: Signal
-    _write: Callable[[Change], Awaitable[bool]]
     _quiet_until: float = attrs.field(default=-math.inf, init=False)
     """No other trigger of a foreign store is reported before this instant."""
 
@@ -59,7 +58,7 @@ class Triggers:
         if job.status is JobStatus.RUNNING or job.seq != seq:
             return self._old(job)
         if job.held:  # of a paused handler: armed again at its resume (docs/protocol.md, L3)
-            return Fired.CONSUMED if await self._write(commands.disarmed(job)) else Fired.RETRY
+            return Fired.CONSUMED if await self._journal.try_update(commands.disarmed(job)) else Fired.RETRY
         if not self._can_run(job) or not await self._is_due(job) or not await self._has_slot(job):
             return Fired.RETRY
         if await self._claimer.take(job):
@@ -85,7 +84,7 @@ class Triggers:
         if job.status is JobStatus.RUNNING and job.owner != self._shared.identity.owner:
             self._look.set()  # if that owner is dead, its job is taken back and armed again
         if job.status is JobStatus.SCHEDULED and job.armed_seq != job.seq:
-            self._arm(job.id)
+            self._journal.arm(job.id)
         return Fired.CONSUMED
 
     def _can_run(self, job: JobInfo) -> bool:

@@ -25,7 +25,7 @@ class Upkeep:
         self.heartbeats = Heartbeats(
             shared=shared, lease=lease, look=kernel.look, alarm=kernel.alarm, declares=tuple(declares),
             rescuer=Rescuer(shared=shared, journal=journal, standstill=Standstill(lease)),
-            monitor=Monitor(shared=shared, waiting=waiting, arm=kernel.arm, wake=kernel.wake),
+            monitor=Monitor(shared=shared, waiting=waiting, arm=journal.arm, wake=kernel.wake),
         )  # fmt: skip
         self.clocks = Clocks(shared=shared, journal=journal)
         self.retention = Retention(shared=shared, keep=kernel.options.retention)

@@ -129,9 +129,7 @@ def make_world(clock: FakeClock) -> Callable[..., World]:
         )  # fmt: skip
         commits = Commits(calls, alarm, observers, problems, shared.spawn)
         batcher = Batcher(commits.transact)
-        journal = Journal(
-            calls=calls, commits=commits, batcher=batcher, alarm=alarm, observers=observers, arm=armed.append
-        )
+        journal = Journal(commits=commits, batcher=batcher, alarm=alarm, observers=observers, arm=armed.append)
         across = Crossing("tests", shared.spawn).across
         return World(store, clock, registration, shared, alarm, batcher, journal, armed, events, across)
 

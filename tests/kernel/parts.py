@@ -44,9 +44,7 @@ def machinery(world: World) -> Machinery:
         parents=Kept(shared.calls, shared.handlers, world.across).parents, max_result=1000,
     )  # fmt: skip
     claimer = Claimer(shared=shared, alarm=world.alarm, start=executor.start)
-    triggers = Triggers(
-        shared=shared, claimer=claimer, arm=world.armed.append, look=look, write=world.journal.try_update
-    )
+    triggers = Triggers(shared=shared, claimer=claimer, journal=world.journal, look=look)
     return Machinery(completer, executor, claimer, triggers, look)
 
 

@@ -37,9 +37,7 @@ class Desk:
         shared, alarm = self.world.shared, self.world.alarm
         self.stored, shared.calls.transact = shared.calls.transact, self.transact  # type: ignore[method-assign]
         claimer = Claimer(shared=shared, alarm=alarm, start=self.begun.extend)
-        self.at_once = AtOnce(
-            shared=shared, alarm=alarm, claimer=claimer, journal=self.world.journal, start=self.begun.extend
-        )
+        self.at_once = AtOnce(shared=shared, alarm=alarm, claimer=claimer, journal=self.world.journal)
 
     async def transact(self, writes: Sequence[Write]) -> Sequence[object]:
         """As a store that can begin a job with its insert."""

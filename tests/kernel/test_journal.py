@@ -10,9 +10,10 @@ import anyio
 import pytest
 from kernel.conftest import World
 
+from aether_bg._kernel.journal import Written
 from aether_bg._rules import commands
 from aether_bg.errors import NameHeld, Stale, StoreUnsure
-from aether_bg.model import Altered, Enqueued, JobStatus, Write
+from aether_bg.model import Altered, Enqueued, Insert, JobStatus, Update, Write
 
 pytestmark = pytest.mark.anyio
 UNSURE = StoreUnsure("a commit", "its answer was lost")
@@ -72,6 +73,18 @@ async def test_a_lost_answer(make_world: Callable[..., World], happened: bool) -
     await world.journal.update(pause)
     assert (await world.row(job)).paused
     assert len(world.armed) == 2
+
+
+@pytest.mark.parametrize("happened", [True, False])
+async def test_a_lost_answer_to_several_writes(make_world: Callable[..., World], happened: bool) -> None:
+    world = make_world()
+    old, new = world.job(status=JobStatus.CANCELLED), world.job()
+    await world.journal.insert(old)
+    release = commands.release_name(old, world.shared.clock.moment())
+    (world.store.lost if happened else world.store.trouble).append(UNSURE)
+    await world.journal.write_all([Written(Update(release)), Written(Insert(new))])
+    assert (await world.row(new)).holds_name
+    assert world.armed == [old.id, old.id, new.id]
 
 
 async def test_a_lost_answer_and_a_change_of_another(make_world: Callable[..., World]) -> None:
