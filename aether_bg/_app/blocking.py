@@ -158,19 +158,11 @@ class BlockingClient(Plain):
 
     @contextmanager
     def _unit_of_work(self) -> Iterator[UnitOfWork]:
-        outer = work.joined(self._verbs._started.kernel.store_id)
-        if outer is not None:
+        if (outer := work.joined(self._verbs._started.kernel.store_id)) is not None:
             yield outer
             return
-        unit = self._call("_new_work")
-        token = work.current.set(unit)  # calls run in a copy of this thread's context, so that enqueue joins
-        try:
+        with work.entered(self._call("_new_work")) as unit:  # calls carry this thread's context, so that enqueue joins
             yield unit
-        except BaseException:
-            unit.close()
-            raise
-        finally:
-            work.current.reset(token)
         self._call("_commit", unit)
 
     def __getattr__(self, name: str) -> Any:

@@ -25,13 +25,15 @@ from aether_bg.errors import (
     InvalidSchedule,
     InvalidTransition,
     JobConflict,
+    JobFailed,
     NameHeld,
     NeverEnds,
+    NoResult,
     Stale,
     WaitTimeout,
     shown,
 )
-from aether_bg.explain import OVERDUE, Around, explain
+from aether_bg.explain import OVERDUE, Around, explain, first_line
 from aether_bg.model import Change, Hold, JobInfo, JobStatus, Query, Unreadable
 
 _POLL: Final = 0.25
@@ -162,6 +164,20 @@ class Commands:
                 await (ended.wait() if following is None else following.until(ended))
             row = await self.find(job_id)
         return row
+
+    async def result(self, job: UUID | str | JobInfo, timeout: float | timedelta | None) -> Any:
+        row, kept = await self.wait(job.id if isinstance(job, JobInfo) else job, timeout), self._kernel.kept
+        what = f"the result of job {shown(row.job_name)}"
+        if row.status is not JobStatus.COMPLETED:
+            why = f": {first_line(row.last_error)}" if row.last_error else ""
+            raise JobFailed(row.last_error, what, f"it is {row.status.name}{why}", "`retry` runs it again.")
+        run = await kept.run(row)
+        if run is not None and run.has_result:
+            return kept.value(row, run)
+        if run is not None and run.error:
+            raise NoResult(what, first_line(run.error), "The job has completed, and its work is done.")
+        remedy = f"Register its handler with keep_result: @app.handler({row.handler_name!r}, keep_result=True)."
+        raise NoResult(what, "none was kept", remedy)
 
     async def explain(self, job: UUID | str) -> str:
         row = await self.find(job)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from aether_bg._app.aether import Aether
     from aether_bg._app.commands import Commands
     from aether_bg._app.verbs import Verbs
-    from aether_bg.model import Alive, JobInfo, Purge, Query, Stats, Write
+    from aether_bg.model import Alive, JobInfo
     from aether_bg.schedule import Schedule, Upcoming
 
 __all__ = [
@@ -72,16 +72,6 @@ class Operator:
         """Which processes run jobs now."""
         return await self._session.upkeep.heartbeats.others()
 
-    async def find(self, query: Query) -> Sequence[JobInfo]:
-        return await self.calls.find(query)
-
-    async def stats(self) -> Stats:
-        return await self.calls.stats()
-
-    async def write(self, writes: Sequence[Write]) -> None:
-        """Rows as they are, in one transaction: for copies. Raises what the store raises."""
-        await self.calls.transact(writes)
-
     async def gone(self, app: Aether) -> list[JobInfo]:
         """Jobs that were declared, and that neither `app` nor a living process declares now (docs/protocol.md, N9)."""
         known = {arguments["job_name"] for arguments in app.registration.declared}
@@ -90,10 +80,6 @@ class Operator:
     async def end_gone(self, job: JobInfo) -> bool:
         """Cancels it, with the reason. False: it has changed in the meantime."""
         return await declarations.end(self._session.kernel, job)
-
-    async def purge(self, purge: Purge) -> int:
-        """Purges a bounded part; returns how many jobs went."""
-        return await self.calls.purge(purge)
 
 
 @asynccontextmanager

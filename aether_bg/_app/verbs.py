@@ -15,7 +15,6 @@ from aether_bg._app.blocks import AsyncBlock
 from aether_bg._app.commands import Commands
 from aether_bg._app.following import OnProgress
 from aether_bg._app.new_job import NewJob
-from aether_bg._app.results import result_of
 from aether_bg._app.session import Session
 from aether_bg._app.store_view import StoreView
 from aether_bg._handlers import work
@@ -201,8 +200,7 @@ class Verbs:
         Raises `JobFailed` for a job that is FAILED or CANCELLED, `NoResult` if no result was kept, and what `wait`
         raises.
         """
-        session = self._running
-        return await result_of(session.kernel, session.commands, job, timeout)
+        return await self._commands.result(job, timeout)
 
     def unit_of_work(self) -> AbstractAsyncContextManager[UnitOfWork]:
         """`async with`: what is written and enqueued inside the block exists all together or not at all
@@ -219,15 +217,8 @@ class Verbs:
         if (outer := work.joined(kernel.store_id)) is not None:
             yield outer
             return
-        unit = kernel.new_work()
-        token = work.current.set(unit)
-        try:
+        with work.entered(kernel.new_work()) as unit:
             yield unit
-        except BaseException:
-            unit.close()
-            raise
-        finally:
-            work.current.reset(token)
         await self._commit(unit)
 
     async def _new_work(self) -> UnitOfWork:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
@@ -155,6 +156,19 @@ class _Tx:
         return self._tx.execute(sql, params)
 
 
+@contextmanager
+def entered(unit: UnitOfWork) -> Iterator[UnitOfWork]:
+    """The block of this unit, which joins what is enqueued in it. If it fails, nothing of it happens."""
+    token = current.set(unit)
+    try:
+        yield unit
+    except BaseException:
+        unit.close()
+        raise
+    finally:
+        current.reset(token)
+
+
 def joined(store_id: UUID) -> UnitOfWork | None:
     """The unit that an `enqueue` on this store joins. A unit that has ended does not count, also for a task started
     inside its block (docs/protocol.md, W12); the unit of another app's store is passed over."""
@@ -172,4 +186,4 @@ def outside(verb: str, store_id: UUID) -> None:
         )
 
 
-__all__ = ["Queued", "UnitOfWork", "WorkTransaction", "current", "joined", "outside", "running"]
+__all__ = ["Queued", "UnitOfWork", "WorkTransaction", "current", "entered", "joined", "outside", "running"]

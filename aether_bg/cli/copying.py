@@ -66,7 +66,7 @@ async def copy(
     tally = Copied()
     paused = (await source.store_stats()).paused_handlers
     if paused:
-        await target.write(
+        await target.calls.transact(
             [Hold(handler=handler, held=True, at=datetime.now(UTC), by="aether-bg copy") for handler in paused]
         )
     later: list[_Row] = []
@@ -116,7 +116,7 @@ async def _pages(source: Inspection) -> AsyncIterator[Sequence[JobInfo]]:
 async def _beside(target: Operator, page: Sequence[JobInfo], ended_only: bool) -> list[tuple[JobInfo, JobInfo | None]]:
     """Each requested job, and its row in the target."""
     wanted = [job for job in page if job.status.terminal or not ended_only]
-    there = {job.id: job for job in await target.find(Query(ids=tuple(job.id for job in wanted)))}
+    there = {job.id: job for job in await target.calls.find(Query(ids=tuple(job.id for job in wanted)))}
     return [(job, there.get(job.id)) for job in wanted]
 
 
@@ -159,7 +159,7 @@ async def _put(target: Operator, batch: Sequence[_Row], tally: Copied) -> list[_
     if not batch:
         return []
     try:
-        await target.write(
+        await target.calls.transact(
             [write for row in batch for write in row.inserts] + [w for row in batch for w in row.updates]
         )
     except (NameHeld, Stale, StoreRefused, JobNotFound) as error:

@@ -79,7 +79,7 @@ def copy_(database: str, target: str, ended: bool, as_json: bool) -> None:
             await copying.refuse_running(source, what)
         counts: Stats = await source.store_stats()
         async with operating(app) as operator:
-            if (await operator.stats()).store_id == counts.store_id:
+            if (await operator.calls.stats()).store_id == counts.store_id:
                 raise UsageError(what, "the target is the same store", "Name another file or database.")
             with progress_bar("copying", counts.total) as bar:
                 tally = await copying.copy(source, operator, ended_only=ended, progress=bar.update)

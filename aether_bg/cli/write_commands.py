@@ -127,9 +127,9 @@ def _handlers(verb: str, database: str, names: tuple[str, ...], as_json: bool) -
     async def all_of_them(operator: Operator) -> list[dict[str, Any]]:
         done = []
         for name in names:
-            before = (await operator.stats()).paused_handlers
+            before = (await operator.calls.stats()).paused_handlers
             await getattr(operator.verbs, verb)(None, name)
-            after = await operator.stats()
+            after = await operator.calls.stats()
             waiting = after.by_handler.get(name, {}).get("scheduled", 0)
             changed = (name in before) is not (name in after.paused_handlers)
             paused = name in after.paused_handlers
@@ -146,14 +146,14 @@ def _handlers(verb: str, database: str, names: tuple[str, ...], as_json: bool) -
 
 async def _one(verb: str, text: str, operator: Operator) -> Done:
     try:
-        before = await find_job(operator.find, text)
+        before = await find_job(operator.calls.find, text)
         if await getattr(operator.verbs, verb)(before.id) is False:
             rule = f"it is {before.status.name}: nothing is left to delete. `aether-bg purge` removes ended jobs."
             return Done(verb=verb, asked=text, ok=False, job=before, error=f"delete of job {before.job_name!r}: {rule}")
         no_change = {
             "pause": before.paused, "resume": not before.paused, "trigger": before.manual or before.trigger_pending,
         }.get(verb, False)  # fmt: skip
-        job = await find_job(operator.find, str(before.id))
+        job = await find_job(operator.calls.find, str(before.id))
         return Done(verb=verb, asked=text, ok=True, changed=not no_change, job=job)
     except AetherError as error:
         return Done(verb=verb, asked=text, ok=False, error=str(error))
@@ -241,7 +241,7 @@ async def _purge(operator: Operator, bites: list[Purge], expected: int) -> int:
     gone = 0
     with progress_bar("purging", expected) as bar:
         for bite in bites:
-            while (count := await operator.purge(bite)) > 0:
+            while (count := await operator.calls.purge(bite)) > 0:
                 gone += count
                 bar.update(count)
                 await anyio.sleep(_BREATH)

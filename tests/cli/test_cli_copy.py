@@ -233,7 +233,7 @@ def test_links_between_jobs_come_along(run: Run, tmp_path: Path, target: Path) -
 
     async def fill() -> None:
         async with operating(Aether(db, scheduler="timer")) as operator:
-            await operator.write(family)
+            await operator.calls.transact(family)
 
     anyio.run(fill)
     ended = counts(run("copy", db, target, "--ended", "--json"))

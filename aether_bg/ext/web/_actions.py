@@ -102,7 +102,7 @@ class Actions:
                 return await self._through(verb, chosen)
 
     async def _through(self, verb: str, chosen: Filter) -> Outcome:
-        act, find = self._verb(verb, {}), self._source.operator.find
+        act, find = self._verb(verb, {}), self._source.operator.calls.find
         told: list[AetherError | None] = []
         ids = await self._matching(find, verb, chosen, MOST)  # all before the first is changed: that moves it
         for place in range(0, len(ids), _BITE):

@@ -146,7 +146,7 @@ class _Live:
         return self._operator.owner
 
     async def find(self, query: Query) -> Sequence[JobInfo]:
-        return await self._operator.find(query)
+        return await self._operator.calls.find(query)
 
     async def history(self, job_id: UUID, limit: int) -> Sequence[JobRun]:
         return await self._operator.calls.history(job_id, limit)
