@@ -73,21 +73,17 @@ class Declarations:
         if self._waiting:
             self._kernel.spawn(self._later, "declaring again")
 
-    async def drop_gone(self, *, prune: bool) -> None:
+    async def drop_gone(self) -> None:
         """Logs the jobs that no code declares any more, or ends them (docs/protocol.md, N9). Raises a `StoreError`."""
-        if not (gone := await self._gone()):
-            return
-        names = ", ".join(shown(job.job_name) for job in gone[:NAMED]) + (", …" if len(gone) > NAMED else "")
-        if not prune:
-            log.warning("no code declares these jobs any more: %s; delete them, or pass prune_declared=True", names)
-            return
-        for job in gone:
-            await end(self._kernel, job)
-        log.info("ended, since no code declares them any more: %s", names)
-
-    async def _gone(self) -> list[JobInfo]:
         known = {arguments["job_name"] for arguments in self._declared}
-        return await gone(self._kernel, known | (await self._heartbeats.beat()).declared)
+        jobs = await gone(self._kernel, known | (await self._heartbeats.beat()).declared)
+        names = ", ".join(shown(job.job_name) for job in jobs[:NAMED]) + (", …" if len(jobs) > NAMED else "")
+        if jobs and not self._kernel.options.prune_declared:
+            log.warning("no code declares these jobs any more: %s; delete them, or pass prune_declared=True", names)
+        elif jobs:
+            for job in jobs:
+                await end(self._kernel, job)
+            log.info("ended, since no code declares them any more: %s", names)
 
     async def _later(self) -> None:
         while self._waiting:

@@ -127,7 +127,7 @@ class Session:
         watch = LoopWatch(shared)
         try:
             await self.declarations.apply()
-            await self.declarations.drop_gone(prune=kernel.options.prune_declared)
+            await self.declarations.drop_gone()
             self.upkeep.supervise()
             if kernel.arming is not None:
                 supervise(kernel.arming.run, "outbox")

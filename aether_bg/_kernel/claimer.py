@@ -26,13 +26,10 @@ class Claimer:
     start: Callable[[Sequence[JobInfo]], object]
     error: StoreError | None = attrs.field(default=None, init=False)
     """Why the last claim failed, if it did."""
-    _turns: Turns = attrs.field(init=False)
+    _turns: Turns = attrs.field(default=attrs.Factory(lambda self: Turns(self._shared), takes_self=True), init=False)
     _trouble: float = attrs.field(default=0.0, init=False)
     claims: anyio.Lock = attrs.field(factory=lambda: anyio.Lock(fast_acquire=True), init=False)
     """Who has it knows that all that is claimed here has begun."""
-
-    def __attrs_post_init__(self) -> None:
-        self._turns = Turns(self._shared)
 
     @property
     def claiming(self) -> bool:

@@ -11,11 +11,8 @@ from uuid import UUID
 import anyio.lowlevel
 import attrs
 
-from aether_bg._hooks.calls import Calls
 from aether_bg._kernel.alarm import Alarm
-from aether_bg._kernel.observers import Observers
-from aether_bg._kernel.problems import Problems
-from aether_bg._kernel.tasks import Spawn
+from aether_bg._kernel.shared import Shared
 from aether_bg.errors import NotStarted, StoreError
 from aether_bg.model import Altered, Call, Change, Insert, JobInfo, JobStatus, Query, Settled, Update, Write
 
@@ -28,17 +25,14 @@ _PAGE: Final = 500
 
 @attrs.frozen
 class Commits:
-    _calls: Calls
+    _shared: Shared
     _alarm: Alarm
-    _observers: Observers
-    _problems: Problems
-    _spawn: Spawn
 
     async def transact(self, writes: Sequence[Write]) -> Sequence[object]:
         """Wakes the scheduler and the arming for the children that are released, and wherever the caller is cancelled:
         what is stored all the same may have made jobs due."""
         try:
-            results = await self._calls.transact(writes)
+            results = await self._shared.calls.transact(writes)
         except Exception:
             raise
         except BaseException:
@@ -52,7 +46,7 @@ class Commits:
     def follow(self, write: Insert | Update, announce: Callable[[], object]) -> None:
         """The caller was cancelled during the commit: if `write` is stored all the same, that is announced
         (docs/protocol.md, C10)."""
-        self._spawn(self._follow, write, announce)
+        self._shared.spawn(self._follow, write, announce)
 
     async def _follow(self, write: Insert | Update, announce: Callable[[], object]) -> None:
         try:
@@ -63,20 +57,20 @@ class Commits:
                 if isinstance(write, Update) and write.change.status.terminal:
                     self._tell(await self._cancelled_with(write.change))
         except (StoreError, NotStarted) as error:
-            self._problems.report("announcing", error)
+            self._shared.problems.report("announcing", error)
 
     async def stored(self, write: Insert | Update) -> bool:
         """Whether the store has it: by the row, as it is now."""
         if isinstance(write, Update):
-            return was_written(write.change, await self._calls.get(write.change.job_id))
-        return await self._calls.get(write.job.id) is not None
+            return was_written(write.change, await self._shared.calls.get(write.change.job_id))
+        return await self._shared.calls.get(write.job.id) is not None
 
     async def _cancelled_with(self, end: Change) -> list[Settled]:
         """The jobs that waited for this one and were cancelled by its end."""
         found, parents = dict[UUID, Settled](), [end.job_id]
         while parents:
             query = Query(children_of=parents.pop(), status=(JobStatus.CANCELLED,), limit=_PAGE)
-            while page := await self._calls.find(query):
+            while page := await self._shared.calls.find(query):
                 for child in page:
                     if child.modified_at == end.modified_at and child.id not in found:
                         found[child.id] = Settled(child.id, child.seq, error=child.last_error)
@@ -89,8 +83,8 @@ class Commits:
             self._alarm.wake()
         if cancelled := [child for child in children if child.error is not None]:
             first = cancelled[0]
-            if self._observers.present:
-                self._spawn(self._show, [child.job_id for child in cancelled])
+            if self._shared.observers.present:
+                self._shared.spawn(self._show, [child.job_id for child in cancelled])
             log.warning(
                 "jobs that waited for another one are CANCELLED: %d, the first is %s: %s",
                 len(cancelled),
@@ -103,11 +97,11 @@ class Commits:
         try:
             for start in range(0, len(cancelled), _PAGE):
                 ids = tuple(cancelled[start : start + _PAGE])
-                for job in await self._calls.find(Query(ids=ids, limit=len(ids))):
-                    self._observers.emit(Altered(job, "delete"))
+                for job in await self._shared.calls.find(Query(ids=ids, limit=len(ids))):
+                    self._shared.observers.emit(Altered(job, "delete"))
                 await anyio.lowlevel.checkpoint()
         except Exception as error:
-            self._problems.report("observers of cancelled jobs", error)
+            self._shared.problems.report("observers of cancelled jobs", error)
 
 
 def was_written(change: Change, current: JobInfo | None) -> bool:

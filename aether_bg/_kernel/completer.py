@@ -180,7 +180,7 @@ class Completer:
         self._journal.announce(change)
         self._shared.slots.settle(attempt.job)
         if self._shared.observers.present or type(change) is not Completion:
-            self._tell(attempt, attempt.job, change)
+            self._tell(attempt, change)
 
     async def _completed_before(self, attempt: Attempt) -> bool:
         job = attempt.job
@@ -193,8 +193,9 @@ class Completer:
             return False
         return any(run.outcome is RunOutcome.COMPLETED and run.occurrence == job.occurrence for run in runs)
 
-    def _tell(self, attempt: Attempt, job: JobInfo, change: Change) -> None:
+    def _tell(self, attempt: Attempt, change: Change) -> None:
         """Tells the log and the observers."""
+        job = attempt.job
         if change.occurrences and change.occurrences % TRIM_EACH == 0 and not change.status.terminal:
             self._shared.spawn(self._trim, change.job_id)
         for run in change.runs:

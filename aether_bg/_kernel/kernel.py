@@ -60,15 +60,14 @@ class Kernel:
         observers = Observers(calls.observers(), timings.slow_observer)
         problems = Problems(clock=clock, identity=identity, observers=observers, on_loop=on_loop, recent=timings.recent)
         self.alarm = alarm = Alarm(clock=clock, nap=timings.nap, on_loop=on_loop)
-        commits = Commits(calls, alarm, observers, problems, spawn)
         self.store: Reader = calls
-        self.batcher = Batcher(commits.transact)
         self.shared = shared = Shared(
             calls=calls, handlers=handlers, schedules=Schedules(calls.load, clock),
             slots=Slots(options.concurrency, alarm.wake, alarm.stirred.set), identity=identity, clock=clock,
             observers=observers, problems=problems, timings=timings, spawn=spawn,
         )  # fmt: skip
-        self.supervisor = Supervisor(shared=shared, on_loop=on_loop)
+        self.supervisor, commits = Supervisor(shared=shared, on_loop=on_loop), Commits(shared, alarm)
+        self.batcher = Batcher(commits.transact)
         self.arming = Arming(shared=shared, batcher=self.batcher, roused=alarm.roused) if calls.arms else None
         arm = self.arming.changed if self.arming is not None else _nothing
         self.journal = Journal(commits=commits, batcher=self.batcher, alarm=alarm, observers=observers, arm=arm)

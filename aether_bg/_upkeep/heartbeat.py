@@ -87,12 +87,12 @@ class Heartbeats:
     async def run(self) -> None:
         """Beats, and acts on each answer, until cancelled."""
         clock, third, slots, identity = self._shared.clock, self._lease / 3, self._shared.slots, self._shared.identity
-        looked, company, rests, stirred = clock.monotonic(), True, False, self._alarm.stirred.next()
+        looked, rests, stirred = clock.monotonic(), False, self._alarm.stirred.next()
         while True:
             if rests := rests and not slots.running:
                 with anyio.move_on_after(to_tick(third)):
                     await stirred.wait()
-            within = self._shared.timings.look * (1 if company or slots.running or rests else 3)
+            within = self._shared.timings.look * (1 if identity.company or slots.running or rests else 3)
             if not rests or stirred.is_set():
                 await self._look.wait(within)
             stirred = self._alarm.stirred.next()
@@ -107,9 +107,7 @@ class Heartbeats:
             looked, late = clock.monotonic(), clock.monotonic() - looked > within + third * (2 if rests else 1)
             if late:  # what has happened since is unknown
                 self._rescuer.forget()
-            identity.company = company = len(alive.beats) > 1
-            identity.told = alive.sure_to_wake and not self._shared.calls.arms
-            rests = self._alarm.sure and not company and not alive.due
+            rests = self._alarm.sure and not identity.company and not alive.due
             if not alive.known:
                 await self._start_over()
                 continue
@@ -121,15 +119,16 @@ class Heartbeats:
         self, *, join: bool = False, leave: bool = False, stopping: bool = False, recovered: tuple[UUID, ...] = (),
         keep_for: float | None = None,
     ) -> Alive:  # fmt: skip
-        asked = self._shared.clock.monotonic()
+        asked, identity = self._shared.clock.monotonic(), self._shared.identity
         self.alive = alive = await self._shared.calls.heartbeat(Heartbeat(
-            owner=self._shared.identity.owner, handlers=tuple(self._shared.handlers), now=self._shared.clock.now(),
+            owner=identity.owner, handlers=tuple(self._shared.handlers), now=self._shared.clock.now(),
             interval=self._lease / 3, keep_for=10 * self._lease if keep_for is None else keep_for, join=join,
-            leave=leave, recovered=recovered, stopping=stopping or (join and self._shared.identity.stopping),
-            stop_asked=lambda: self._shared.identity.stop_asked, problems=self._not_applied, declares=self._declares,
+            leave=leave, recovered=recovered, stopping=stopping or (join and identity.stopping),
+            stop_asked=lambda: identity.stop_asked, problems=self._not_applied, declares=self._declares,
             limits=self._shared.handlers.limits if join else {},
         ))  # fmt: skip
-        self._shared.identity.begins_at_once = alive.begins_at_once
+        identity.begins_at_once, identity.company = alive.begins_at_once, len(alive.beats) > 1
+        identity.told = alive.sure_to_wake and not self._shared.calls.arms
         self._compare_clocks(alive, asked)
         return alive
 

@@ -127,7 +127,7 @@ def make_world(clock: FakeClock) -> Callable[..., World]:
             slots=Slots(slots, alarm.wake, alarm.stirred.set), identity=identity, clock=keeper, observers=observers,
             problems=problems, timings=kept, spawn=spawner(),
         )  # fmt: skip
-        commits = Commits(calls, alarm, observers, problems, shared.spawn)
+        commits = Commits(shared, alarm)
         batcher = Batcher(commits.transact)
         journal = Journal(commits=commits, batcher=batcher, alarm=alarm, observers=observers, arm=armed.append)
         across = Crossing("tests", shared.spawn).across

@@ -49,7 +49,7 @@ class Desk:
     @property
     def commits(self) -> Commits:
         shared = self.world.shared
-        return Commits(shared.calls, self.world.alarm, shared.observers, shared.problems, shared.spawn)
+        return Commits(shared, self.world.alarm)
 
     async def family(self) -> tuple[Insert, Insert, Insert]:
         """A parent, its child, and a child of that, all stored."""
