@@ -79,13 +79,11 @@ class Slots:
     def end(self, attempt: Attempt) -> None:
         """Its code no longer runs."""
         job = attempt.job
-        if (current := self.running.pop(job.id, None)) is attempt:
-            return self._less(job)
-        if current is not None:
-            self.running[job.id] = current
-        if attempt.ended is not None:  # the next attempt of this job waits for it
+        if self.running.get(job.id) is attempt:
+            del self.running[job.id]
+            self._less(job)
+        elif attempt.ended is not None:  # the next attempt of this job waits for it
             attempt.ended.set()
-        return None
 
     def _less(self, job: JobInfo) -> None:
         kinds, name = self.kinds, job.handler_name

@@ -53,8 +53,7 @@ def traces() -> tuple[object, ...]:
     """Of the asyncio task that runs: another value once something refers to it, a context variable of it is set, it has
     another name or a callback, or it is to be cancelled."""
     task = asyncio.current_task()
-    if task is None:
-        return ()
+    assert task is not None
     theirs = task.get_name(), len(task._callbacks or ()), task.cancelling()
     return sys.getrefcount(task), getweakrefcount(task), len(copy_context()), theirs
 

@@ -144,6 +144,19 @@ async def test_an_update_meanwhile_has_the_outcome_computed_again(desk: Desk) ->
     assert (row.status, row.paused) == (JobStatus.COMPLETED, True)
 
 
+async def test_an_update_meanwhile_has_the_claim_judged_again(desk: Desk) -> None:
+    """It was too late to begin, and still is; the row that says so is the changed one."""
+    attempt = await desk.claimed(misfire="skip", due_at=desk.world.clock.now())
+    desk.world.clock.advance(seconds=30)
+    change = await Decider(desk.world.shared).judge(attempt, desk.world.shared.schedules.plan(attempt.job))
+    assert isinstance(change, Change)
+    paused = pause(attempt.job, Moment(desk.world.clock.now(), "tests"))
+    assert paused is not None
+    await desk.world.journal.update(paused, attempt.job, "pause")
+    row = await desk.record(attempt, change)
+    assert (row.status, row.last_error, row.paused) == (JobStatus.CANCELLED, "expired", True)
+
+
 async def test_a_completed_occurrence_is_not_completed_again(desk: Desk) -> None:
     """Under another token (docs/protocol.md, C6): the second is a duplicate."""
     attempt = await desk.claimed()
