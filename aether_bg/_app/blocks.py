@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Never, TypeVar
 
 from aether_bg.errors import UsageError
@@ -20,47 +19,52 @@ def misused(what: str, rule: str, remedy: str) -> Never:
     raise UsageError(what, rule, remedy)
 
 
-class AsyncBlock(AbstractAsyncContextManager[T]):
-    """`async with` only. `what`: how it was called; `remedy`: what to write instead."""
+class _Block:
+    """`what`: how it was called; `remedy`: what to write instead of a wrong use."""
 
-    def __init__(self, block: AbstractAsyncContextManager[T], what: str, remedy: str) -> None:
+    def __init__(self, block: Any, what: str, remedy: str) -> None:
         self._block, self._what, self._remedy = block, what, remedy
 
-    async def __aenter__(self) -> T:
-        return await self._block.__aenter__()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool | None:
-        return await self._block.__aexit__(kind, error, trace)
-
     if not TYPE_CHECKING:  # for a type checker they are not there
+
+        def __await__(self) -> Never:
+            misused(f"await {self._what}", "it is a block, not a call", self._remedy)
+
+        def __getattr__(self, name: str) -> Any:
+            if name in VERBS:
+                misused(f"{self._what}.{name}", "it is a block, and its verbs are inside of it", self._remedy)
+            raise AttributeError(name)
+
+
+class AsyncBlock(_Block, AbstractAsyncContextManager[T]):
+    """`async with` only."""
+
+    async def __aenter__(self) -> T:
+        entered: T = await self._block.__aenter__()
+        return entered
+
+    async def __aexit__(self, *error: Any) -> bool | None:
+        ended: bool | None = await self._block.__aexit__(*error)
+        return ended
+
+    if not TYPE_CHECKING:
 
         def __enter__(self) -> Never:
             misused(f"with {self._what}", "it is for async code", self._remedy)
 
         def __exit__(self, *_: object) -> None: ...
 
-        def __await__(self) -> Never:
-            misused(f"await {self._what}", "it is a block, not a call", self._remedy)
 
-        def __getattr__(self, name: str) -> Any:
-            return _outside(self._what, name, self._remedy)
-
-
-class PlainBlock(AbstractContextManager[T]):
+class PlainBlock(_Block, AbstractContextManager[T]):
     """`with` only."""
 
-    def __init__(self, block: AbstractContextManager[T], what: str, remedy: str) -> None:
-        self._block, self._what, self._remedy = block, what, remedy
-
     def __enter__(self) -> T:
-        return self._block.__enter__()
+        entered: T = self._block.__enter__()
+        return entered
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool | None:
-        return self._block.__exit__(kind, error, trace)
+    def __exit__(self, *error: Any) -> bool | None:
+        ended: bool | None = self._block.__exit__(*error)
+        return ended
 
     if not TYPE_CHECKING:
 
@@ -68,15 +72,3 @@ class PlainBlock(AbstractContextManager[T]):
             misused(f"async with {self._what}", "it is for code without async", self._remedy)
 
         async def __aexit__(self, *_: object) -> None: ...
-
-        def __await__(self) -> Never:
-            misused(f"await {self._what}", "it is a block, not a call", self._remedy)
-
-        def __getattr__(self, name: str) -> Any:
-            return _outside(self._what, name, self._remedy)
-
-
-def _outside(what: str, name: str, remedy: str) -> Never:
-    if name in VERBS:
-        misused(f"{what}.{name}", "it is a block, and its verbs are inside of it", remedy)
-    raise AttributeError(name)

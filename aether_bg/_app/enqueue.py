@@ -43,19 +43,15 @@ class Enqueuer:
     ) -> UUID:
         if_exists, declared, wanted = "raise", False, None
         if options:
-            if_exists = checks.one_of("if_exists", options.pop("if_exists", "raise"), IF_EXISTS)
             declared = options.pop("declared", False)
-            wanted = asked(options.pop("after", None), options.pop("after_any", False))
+            if_exists, wanted = request(options)
         job = self.admission.job(self.moment(), handler, job_name, payload, schedule, metadata, **options)
         if declared:
             job = attrs.evolve(job, declared=True)
         named, unit = job_name is not None, self.unit()
         after: tuple[UUID, ...] = ()
         if wanted is not None:
-            after = await self.parents(
-                wanted, {} if unit is None else by_any(unit.jobs), job.job_name if named else None
-            )
-            job = wanted.given_to(job, after)
+            job, after = await self.behind(job, wanted, {} if unit is None else by_any(unit.jobs), named)
         if unit is not None and (known := await self._join(unit, job, after, named, if_exists)) is not None:
             return known
         while True:
@@ -73,17 +69,19 @@ class Enqueuer:
             if done is not None:
                 return done
 
-    async def parents(self, wanted: Asked, made: dict[UUID | str, JobInfo], name: str | None) -> tuple[UUID, ...]:
-        """Their ids. `made`: jobs that will be in the same transaction, by id and name, and what has been found before;
-        `name`: of the child, if it has one. Raises `JobNotFound` for a missing parent unless that name is held: an
-        identical job may be older than a purge (docs/protocol.md, N0)."""
+    async def behind(
+        self, job: JobInfo, wanted: Asked, made: dict[UUID | str, JobInfo], named: bool
+    ) -> tuple[JobInfo, tuple[UUID, ...]]:
+        """The job as it waits for its parents, and their ids. `made`: jobs that will be in the same transaction, by id
+        and name, and what has been found before; `named`: by the caller. Raises `JobNotFound` for a missing parent
+        unless its name is held: an identical job may be older than a purge (docs/protocol.md, N0)."""
         for query in queries(wanted.without(made)):
-            for key, job in by_any(await self._calls.find(query)).items():
-                made.setdefault(key, job)
+            for key, found in by_any(await self._calls.find(query)).items():
+                made.setdefault(key, found)
         after, missing = wanted.among(made, self._calls.load)
-        if missing and (name is None or await self.holder(name) is None):
+        if missing and (not named or await self.holder(job.job_name) is None):
             raise not_found(missing[0])
-        return after
+        return wanted.given_to(job, after), after
 
     async def holder(self, name: str) -> JobInfo | None:
         found = await self._calls.find(Query(job_name=name, limit=1))
@@ -179,6 +177,13 @@ class Enqueuer:
         return kept_inside(self._calls, held, job, if_exists)
 
 
+def request(options: dict[str, Any], allowed: tuple[str, ...] = IF_EXISTS) -> tuple[str, Asked | None]:
+    """What an enqueue asks for beside its row, taken out of its options: what to do if the name is held, and after
+    which jobs. Raises `InvalidOption`."""
+    if_exists = checks.one_of("if_exists", options.pop("if_exists", "raise"), allowed)
+    return if_exists, asked(options.pop("after", None), options.pop("after_any", False))
+
+
 class InTransaction:
     """Makes `tx.enqueue` for a function that runs inside a transaction."""
 
@@ -193,8 +198,7 @@ class InTransaction:
             metadata: Any = None, **options: Any,
         ) -> UUID:  # fmt: skip
             checks.unknown_options({k: v for k, v in options.items() if k not in ENQUEUE_OPTIONS}, ARGUMENTS)
-            if_exists = checks.one_of("if_exists", options.pop("if_exists", "raise"), ("raise", "keep"))
-            wanted = asked(options.pop("after", None), options.pop("after_any", False))
+            if_exists, wanted = request(options, ("raise", "keep"))
             arguments = (handler, job_name, payload, schedule, metadata)
             job = self._admission.job(self._clock.moment(), *arguments, **options)
             after: tuple[UUID, ...] = ()

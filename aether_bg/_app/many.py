@@ -9,10 +9,9 @@ from uuid import UUID
 import anyio.lowlevel
 import attrs
 
-from aether_bg._app.admission import IF_EXISTS
-from aether_bg._app.enqueue import Enqueuer
+from aether_bg._app.enqueue import Enqueuer, request
 from aether_bg._app.new_job import NewJob, checked
-from aether_bg._app.parents import asked, by_any
+from aether_bg._app.parents import by_any
 from aether_bg._handlers import work
 from aether_bg._kernel.journal import Written
 from aether_bg._rules import validation as checks
@@ -92,19 +91,14 @@ class Many:
                 await anyio.lowlevel.checkpoint()
             try:
                 arguments = {**_DEFAULTS, **_arguments(item)}
-                if_exists = "raise"
-                if "if_exists" in arguments:
-                    if_exists = checks.one_of("if_exists", arguments.pop("if_exists"), IF_EXISTS)
-                wanted = None
-                if "after" in arguments or "after_any" in arguments:
-                    wanted = asked(arguments.pop("after", None), arguments.pop("after_any", False))
+                plain = len(arguments) == _PLAIN
+                if_exists, wanted = ("raise", None) if plain else request(arguments)
                 job, named, after = admission.job(moment, **arguments), arguments["job_name"] is not None, _NO_PARENTS
                 if wanted is not None:
                     for entry in entries[seen:]:
                         made[entry.job.id] = made[entry.job.job_name] = entry.job
                     seen = len(entries)
-                    after = await self._enqueuer.parents(wanted, made, job.job_name if named else None)
-                    job = wanted.given_to(job, after)
+                    job, after = await self._enqueuer.behind(job, wanted, made, named)
                 entries.append(_Entry(job, named, if_exists, after))
             except AetherError as error:
                 raise error.at(f"items[{index}]") from error.__cause__
@@ -196,6 +190,8 @@ def _both(before: Insert | Update, change: Change) -> Update:
 
 _NO_PARENTS: Final[tuple[UUID, ...]] = ()
 _DEFAULTS: Final[dict[str, Any]] = {"job_name": None, "payload": None, "schedule": "@once", "metadata": None}
+_PLAIN: Final = len(_DEFAULTS) + 1
+"""Arguments of an item without options: these, and its handler."""
 
 
 def _listed(items: Any) -> list[Any]:
