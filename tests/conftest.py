@@ -18,6 +18,7 @@ import pytest
 
 from aether_bg import Aether, hookimpl
 from aether_bg._kernel.timings import Timings
+from aether_bg.plugins.memory import MemoryStore
 from aether_bg.protocols import Kernel
 from aether_bg.testing import FakeClock
 
@@ -31,7 +32,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # shells start background
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--thorough", action="store_true", help="every case on both event loops, and more random cases")
+    said = "every case on both event loops and in files, and more random cases"
+    parser.addoption("--thorough", action="store_true", help=said)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -83,7 +85,15 @@ def clock() -> FakeClock:
 
 
 @pytest.fixture
-def make_app(path: Path) -> Callable[..., Aether]:
+def kept_in(request: pytest.FixtureRequest) -> Any:
+    """Where the apps of a test keep their jobs: in memory if it is marked `any_store` and does not ask for `path`."""
+    if "path" in request.fixturenames or request.config.getoption("--thorough"):
+        return request.getfixturevalue("path")
+    return MemoryStore() if request.node.get_closest_marker("any_store") else request.getfixturevalue("path")
+
+
+@pytest.fixture
+def make_app(kept_in: Any) -> Callable[..., Aether]:
     """`make_app(...)`: an app on `path` with the embedded timer and a short grace; arguments as for `Aether`.
 
     `timings`: the kernel's, where the defaults are too long for a test.
@@ -91,7 +101,7 @@ def make_app(path: Path) -> Callable[..., Aether]:
 
     def make(store: Any = None, *, timings: Timings | None = None, **options: Any) -> Aether:
         options = {"scheduler": "timer", "grace": 2} | options
-        app = Aether(path if store is None else store, **options)
+        app = Aether(kept_in if store is None else store, **options)
         if timings is not None:
             app.registration = attrs.evolve(app.registration, timings=timings)
         return app

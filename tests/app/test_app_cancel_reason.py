@@ -13,7 +13,7 @@ import pytest
 from aether_bg import Aether, CancelReason, JobContext, JobStatus, RunOutcome, hookimpl
 from aether_bg.model import Decision, Failure, Postpone
 
-pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
+pytestmark = [pytest.mark.anyio, pytest.mark.one_loop, pytest.mark.any_store]
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from aether_bg.model import KEEP, About, Note, Write
 from aether_bg.plugins.memory import MemoryStore
 from aether_bg.testing import FakeClock, sandbox
 
-pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
+pytestmark = [pytest.mark.anyio, pytest.mark.one_loop, pytest.mark.any_store]
 
 
 @pytest.fixture(params=["sqlite", "memory"])

@@ -28,7 +28,7 @@ from aether_bg import (
 )
 from aether_bg.testing import FakeClock
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.any_store]
 
 
 class Mailer:

@@ -12,7 +12,7 @@ import pytest
 from aether_bg import Aether, JobContext, JobStatus, hookimpl
 from aether_bg.model import Event, Failure
 
-pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
+pytestmark = [pytest.mark.anyio, pytest.mark.one_loop, pytest.mark.any_store]
 
 
 class Text(Exception):

@@ -12,7 +12,7 @@ from one_job import job_of
 from aether_bg import Aether, InvalidOption, JobConflict, JobContext
 from aether_bg.testing import FakeClock
 
-pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
+pytestmark = [pytest.mark.anyio, pytest.mark.one_loop, pytest.mark.any_store]
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 SECOND, MINUTE, HOUR = timedelta(seconds=1), timedelta(minutes=1), timedelta(hours=1)

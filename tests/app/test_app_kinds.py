@@ -12,7 +12,7 @@ from aether_bg._app import admission
 from aether_bg.model import JobInfo
 from aether_bg.testing import sandbox
 
-pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
+pytestmark = [pytest.mark.anyio, pytest.mark.one_loop, pytest.mark.any_store]
 
 
 @pytest.fixture

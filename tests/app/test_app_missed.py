@@ -15,7 +15,7 @@ from aether_bg._rules import transitions
 from aether_bg.schedule._cron import Cron
 from aether_bg.testing import FakeClock
 
-pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
+pytestmark = [pytest.mark.anyio, pytest.mark.one_loop, pytest.mark.any_store]
 
 JOBS = 50
 TICKS = {"* * * * *": 60, "*/7 * * * * *": 60 * 9, "CRON_TZ=Europe/Berlin */5 * * * *": 12}

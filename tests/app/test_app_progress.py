@@ -16,7 +16,7 @@ from aether_bg.model import Note
 from aether_bg.plugins.memory import MemoryStore
 from aether_bg.testing import sandbox
 
-pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
+pytestmark = [pytest.mark.anyio, pytest.mark.one_loop, pytest.mark.any_store]
 
 
 async def test_the_last_progress_is_there_after_the_end(app: Aether) -> None:

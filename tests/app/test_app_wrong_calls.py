@@ -11,7 +11,7 @@ import pytest
 from aether_bg import Aether, InvalidOption, InvalidPayload, InvalidSchedule, UsageError
 from aether_bg.schedule import parse
 
-pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
+pytestmark = [pytest.mark.anyio, pytest.mark.one_loop, pytest.mark.any_store]
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 from aether_bg import Aether, GiveUp, JobStatus, RunOutcome, Snooze
 from aether_bg.testing import FakeClock
 
-pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
+pytestmark = [pytest.mark.anyio, pytest.mark.one_loop, pytest.mark.any_store]
 HOUR = timedelta(hours=1)
 
 

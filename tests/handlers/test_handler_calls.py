@@ -24,7 +24,7 @@ from aether_bg import (
     UnresolvedDependency,
 )
 
-pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
+pytestmark = [pytest.mark.anyio, pytest.mark.one_loop, pytest.mark.any_store]
 
 ran: list[Any] = []
 

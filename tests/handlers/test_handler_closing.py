@@ -13,7 +13,7 @@ import pytest
 from aether_bg import Aether, JobContext, JobInfo, JobRun, JobStatus, RunOutcome, Snooze
 from aether_bg._handlers import dependencies
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.any_store]
 
 
 class Outer: ...
@@ -117,7 +117,7 @@ async def stopped(make_app: Callable[..., Aether], world: World) -> tuple[JobInf
     return job, run
 
 
-async def test_after_a_stop(make_app: Callable[..., Aether], path: Any) -> None:
+async def test_after_a_stop(make_app: Callable[..., Aether]) -> None:
     world = World()
     job, run = await stopped(make_app, world)
     assert world.closed == ["inner", "outer"]

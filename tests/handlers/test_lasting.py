@@ -11,7 +11,7 @@ import pytest
 from aether_bg import Aether, DependencyFailed, InvalidOption, JobContext, JobStatus, UnresolvedDependency
 from aether_bg.testing import sandbox
 
-pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
+pytestmark = [pytest.mark.anyio, pytest.mark.one_loop, pytest.mark.any_store]
 
 
 class Settings: ...

@@ -13,7 +13,7 @@ import pytest
 from aether_bg import Aether
 from aether_bg._kernel.timings import Timings
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.any_store]
 
 
 @pytest.fixture

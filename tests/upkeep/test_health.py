@@ -16,7 +16,7 @@ from aether_bg.errors import StoreGone
 from aether_bg.protocols import Kernel
 from aether_bg.testing import FakeClock
 
-pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
+pytestmark = [pytest.mark.anyio, pytest.mark.one_loop, pytest.mark.any_store]
 Make = Callable[..., Aether]
 
 
