@@ -16,7 +16,7 @@ import pytest
 
 from aether_bg import Aether, GiveUp, RunOutcome, Snooze
 
-pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
+pytestmark = [pytest.mark.anyio, pytest.mark.one_loop, pytest.mark.any_store]
 
 
 class Seen(list[Any]):
@@ -122,7 +122,7 @@ def seen(request: pytest.FixtureRequest, app: Aether) -> Seen:
 
 
 async def _first_run(app: Aether, handler: str, payload: Any = None) -> Any:
-    job_id = await app.enqueue(handler, "job", payload)
+    job_id = await app.enqueue(handler, payload=payload)
     with anyio.fail_after(20):
         while not (runs := await app.store.history(job_id)) or runs[-1].outcome is None:
             await anyio.sleep(0.01)
@@ -139,29 +139,29 @@ ENDS: dict[str, tuple[BaseException | None, RunOutcome]] = {
 }
 
 
-@pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("plain", [False, True], ids=["async", "thread"])
-async def test_how_the_handler_ended(app: Aether, seen: Seen, end: str, plain: bool) -> None:
-    error, outcome = ENDS[end]
-
-    async def work(resource: Resource) -> None:
-        if error is not None:
+async def test_how_the_handler_ended(app: Aether, seen: Seen, plain: bool) -> None:
+    @app.handler("Async")
+    async def work(end: str, resource: Resource) -> None:
+        if (error := ENDS[end][0]) is not None:
             raise error
 
-    def work_in_thread(resource: Resource) -> None:
-        if error is not None:
+    @app.handler("Thread")
+    def work_in_thread(end: str, resource: Resource) -> None:
+        if (error := ENDS[end][0]) is not None:
             raise error
 
-    app.handler("Work")(work_in_thread if plain else work)
     async with app:
-        run = await _first_run(app, "Work")
-    assert run.outcome is outcome
-    assert "closing" not in str(run.error)
-    # a coroutine cannot raise StopIteration: Python makes it a RuntimeError
-    kinds = {None if error is None else type(error), RuntimeError if isinstance(error, StopIteration) else None}
-    assert len(seen) == 1
-    assert seen[0] in kinds
-    assert (seen[0] is None) == (error is None)
+        for end, (error, outcome) in ENDS.items():
+            seen.clear()
+            run = await _first_run(app, "Thread" if plain else "Async", end)
+            assert run.outcome is outcome, end
+            assert "closing" not in str(run.error)
+            # a coroutine cannot raise StopIteration: Python makes it a RuntimeError
+            kinds = {None if error is None else type(error), RuntimeError if isinstance(error, StopIteration) else None}
+            assert len(seen) == 1, end
+            assert seen[0] in kinds
+            assert (seen[0] is None) == (error is None)
 
 
 @pytest.mark.parametrize("plain", [False, True], ids=["async", "thread"])
