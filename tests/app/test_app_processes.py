@@ -132,6 +132,15 @@ def look(make_app: Callable[..., Aether], job_id: Any) -> Any:
     return anyio.run(get)
 
 
+def released_by_the_next_start(make_app: Callable[..., Aether], job_id: Any, handler: str) -> None:
+    app = make_app()
+    app.handler(handler)(lambda: None)
+    with app.blocking() as jobs:
+        job = jobs.wait(job_id, 20)
+        assert (job.status, job.crash_count, job.retry_count) == (JobStatus.COMPLETED, 0, 0)
+        assert [run.outcome for run in jobs.store.history(job_id)] == [RunOutcome.COMPLETED, RunOutcome.RELEASED]
+
+
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_lets_running_jobs_end(make_app: Any, start: Any, backend: str, number: signal.Signals) -> None:
@@ -178,11 +187,7 @@ def test_what_hangs_is_bounded_and_run_again_by_the_next_start(
         assert "blocks" in err, "the stack of what hangs"
     job, _, _ = look(make_app, job_id)
     assert job.status is JobStatus.RUNNING
-    again = start(GRACE="0.1")
-    again.until("begun")
-    job, runs, _ = look(make_app, job_id)
-    assert (job.crash_count, job.retry_count) == (0, 0)
-    assert runs[1].outcome is RunOutcome.RELEASED
+    released_by_the_next_start(make_app, job_id, kind)
 
 
 @pytest.mark.parametrize("end", ["leave the block", "exit"])
@@ -205,11 +210,10 @@ def test_a_script_that_ends_while_a_handler_blocks_the_loop(make_app: Any, start
             time.sleep(0.05)
     process.child.kill()
     process.end()
-    start(GRACE="0.1").until("begun")
-    job, runs, _ = look(make_app, job_id)
-    assert (job.crash_count, runs[1].outcome) == (0, RunOutcome.RELEASED)
+    released_by_the_next_start(make_app, job_id, "Blocks")
 
 
+@pytest.mark.one_loop
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_kill_9(make_app: Any, start: Any, backend: str) -> None:
     """What was acknowledged is there; what ran, runs again within a second of the next start."""
@@ -269,24 +273,24 @@ def test_a_live_process_takes_over_from_a_dead_one(make_app: Any, start: Any, pa
         assert ran[0] - killed < 10, "a lease takes ten minutes"
 
 
-@pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_an_exit_leaves_no_noise(start: Any, backend: str) -> None:
+def test_an_exit_leaves_no_noise(start: Any) -> None:
     program = (
         PROGRAM
         + """
-with app.blocking(backend=backend) as jobs:
-    print(jobs.wait(jobs.enqueue("Quick"), 10).status.name)
-other = Aether(":memory:", scheduler="timer")
-other.handler("Quick")(lambda: None)
-with other.blocking(backend=backend) as jobs:
-    print(jobs.wait(jobs.enqueue("Quick"), 10).status.name)
+for backend in ("asyncio", "trio"):
+    with app.blocking(backend=backend) as jobs:
+        print(jobs.wait(jobs.enqueue("Quick"), 10).status.name)
+    other = Aether(":memory:", scheduler="timer")
+    other.handler("Quick")(lambda: None)
+    with other.blocking(backend=backend) as jobs:
+        print(jobs.wait(jobs.enqueue("Quick"), 10).status.name)
 """
     )
-    process = start(program, BACKEND=backend, PYTHONWARNINGS="error", PYTHONDEVMODE="1")
+    process = start(program, PYTHONWARNINGS="error", PYTHONDEVMODE="1")
     status, err = process.end()
     noise = [line for line in err.splitlines() if not re.fullmatch(r"Executing <.* took [\d.]+ seconds", line)]
     assert (status, noise) == (0, []), "a slow machine is no noise of ours"
-    assert process.lines == ["quick", "COMPLETED", "COMPLETED"]
+    assert process.lines == ["quick", "COMPLETED", "COMPLETED"] * 2
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")

@@ -204,14 +204,14 @@ def test_processes_that_race_for_a_name(make_app: Make, path: Path, step: Any) -
             [sys.executable, "-c", RACE, str(path), str(names), str(number)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )
-        for number in range(3)
+        for number in range(2)
     ]  # fmt: skip
     for racer in racers:
         assert racer.stdout is not None
         assert racer.stdout.readline() == "ready\n"
     answers = [racer.communicate("go\n", timeout=60)[0].split() for racer in racers]
-    assert [racer.returncode for racer in racers] == [0, 0, 0]
-    assert answers[0] == answers[1] == answers[2]
+    assert [racer.returncode for racer in racers] == [0, 0]
+    assert answers[0] == answers[1]
     assert len(set(answers[0])) == names
     with make_app().blocking(client=True) as client:
         for number in range(names):
