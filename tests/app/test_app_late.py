@@ -20,9 +20,10 @@ from aether_bg import (
     RunOutcome,
     Snooze,
 )
+from aether_bg._rules import transitions
 from aether_bg.testing import FakeClock
 
-pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
+pytestmark = [pytest.mark.anyio, pytest.mark.one_loop, pytest.mark.any_store]
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 SECOND, MINUTE, HOUR, DAY = timedelta(seconds=1), timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
@@ -290,22 +291,21 @@ async def test_what_passed_during_a_run_did_overlap(fake_app: Aether, clock: Fak
 
 
 async def test_what_all_gave_up_outlives_the_trimming(
-    make_app: Callable[..., Aether], clock: FakeClock, step: Any, ran: list[JobContext]
-) -> None:
-    """1,000 occurrences are made up for, and their rows are as many as are kept of a history."""
-    app = make_app(":memory:", clock=clock, scheduler=step)
-
-    @app.handler("Work")
-    async def work(ctx: JobContext) -> None:
-        ran.append(ctx)
-
-    async with app:
+    work: Aether, clock: FakeClock, ran: list[JobContext], keeps_a_hundred: Callable[[Aether], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """As many occurrences are made up for as rows are kept of a history: a thousand, here a hundred."""
+    assert transitions.KEPT == 1000
+    monkeypatch.setattr(transitions, "KEPT", 100)
+    keeps_a_hundred(work)
+    async with work as app:
         job_id = await app.enqueue("Work", "job", schedule="@every 1m", misfire="all")
-        clock.advance(minutes=1500)
+        clock.advance(minutes=150)
         await app.drain()
-        assert len(ran) == 1000
-        clock.advance(minutes=120)
-        await app.drain()
-        assert len(ran) == 1120
-        assert await gaps(app) == [(RunOutcome.SKIPPED, NOW + MINUTE, NOW + 500 * MINUTE, 500)]
-        assert len(await app.store.history(job_id, 5000)) < 1200, "the rest is trimmed"
+        assert len(ran) == 100
+        for _ in range(2):
+            clock.advance(minutes=60)
+            await app.drain()
+        assert len(ran) == 220
+        assert await gaps(app) == [(RunOutcome.SKIPPED, NOW + MINUTE, NOW + 50 * MINUTE, 50)]
+        assert len(await app.store.history(job_id, 5000)) < 200, "the rest is trimmed"

@@ -15,6 +15,7 @@ import anyio.to_thread
 import pytest
 
 from aether_bg import Aether, JobStatus, NotStarted, RunOutcome, SQLiteStore
+from aether_bg._kernel.timings import Timings
 from aether_bg.model import Heartbeat
 from aether_bg.plugins.memory import MemoryStore
 
@@ -87,7 +88,7 @@ async def test_a_thread_that_returns_after_the_stop_is_recorded(
             job = await app.store.get(job_id)
             assert job is not None
             assert job.status is JobStatus.RUNNING
-            await anyio.sleep(1)
+            await anyio.sleep(0.3)
             assert slow.starts == 1
             slow.go.set()
             job = await app.wait(job_id, 20)
@@ -137,18 +138,19 @@ async def test_an_outcome_that_the_stop_cannot_record_does_not_count_as_crash(
 
 async def test_a_long_stop_misses_no_handler(make_app: Make, caplog: pytest.LogCaptureFixture) -> None:
     """What is due waits for the next start, which is no news; nor is a call that comes too late."""
-    app = make_app(grace=10, concurrency=1)
+    app = make_app(grace=10, concurrency=1, timings=Timings(settling=0.1, look=0.02))
     slow, late = Slow(app), list[BaseException]()
 
     async def enqueues_until_the_end() -> None:
         try:
             while True:
                 await app.enqueue("Slow")
+                await anyio.sleep(0.001)
         except NotStarted as error:
             late.append(error)
 
     async def let_go() -> None:
-        await anyio.sleep(2.5)
+        await anyio.sleep(0.8)
         slow.go.set()
 
     async with anyio.create_task_group() as group, app:
