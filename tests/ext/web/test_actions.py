@@ -13,6 +13,9 @@ from aether_bg.ext.web import _actions
 
 Serve = Callable[..., Any]
 
+ONE = pytest.mark.parametrize("both", [("memory", "trio")], indirect=True, ids=["memory-trio"])
+"""For what is the page's alone: other stores and loops would do the same."""
+
 
 def test_single_actions(serve: Serve) -> None:
     with serve() as service:
@@ -31,6 +34,7 @@ def test_single_actions(serve: Serve) -> None:
         assert (service.row("nightly").schedule, service.row("nightly").timezone) == ("0 4 * * *", "Europe/Paris")
 
 
+@ONE
 def test_delete_asks_first(serve: Serve) -> None:
     with serve() as service:
         url = f"jobs/{service.ids['long']}/delete"
@@ -69,6 +73,7 @@ IMPOSSIBLE: tuple[tuple[str, str, dict[str, str], int, str], ...] = (
 )
 
 
+@ONE
 def test_what_is_not_possible_says_why(serve: Serve) -> None:
     with serve() as service:
         for job, verb, fields, status, words in IMPOSSIBLE:
@@ -78,6 +83,7 @@ def test_what_is_not_possible_says_why(serve: Serve) -> None:
             assert service.row(job) == before
 
 
+@ONE
 def test_back_leads_to_known_screens_only(serve: Serve) -> None:
     with serve() as service:
         id_ = service.ids["later"]
@@ -129,6 +135,7 @@ def test_bulk_retry_leaves_cancelled_jobs_alone(serve: Serve) -> None:
         assert service.row("later").status is not JobStatus.CANCELLED
 
 
+@ONE
 def test_bulk_is_bounded(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_actions, "MOST", 2)
     monkeypatch.setattr(_actions, "_BITE", 1)
@@ -138,6 +145,7 @@ def test_bulk_is_bounded(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
         assert "More match" in answer.text
 
 
+@ONE
 def test_one_bulk_action_at_a_time(serve: Serve) -> None:
     with serve() as service:
         page = service.client.app.routes[0].app
@@ -159,12 +167,14 @@ def test_bulk_reports_jobs_that_refused(serve: Serve) -> None:
         assert "its name is held by another job" in answer.text
 
 
+@ONE
 def test_an_unknown_bulk_verb_is_refused(serve: Serve) -> None:
     with serve() as service:
         for verb in ("", "purge", "run", "__class__"):
             assert service.post("bulk", {"verb": verb, "confirmed": "1"}).status_code == 400
 
 
+@ONE
 def test_pages_name_the_commands(serve: Serve) -> None:
     with serve() as service:
         text = service.get(f"jobs/{service.ids['failed-0']}").text

@@ -16,6 +16,9 @@ from aether_bg import NewJob
 from aether_bg.plugins.memory import MemoryStore
 
 Serve = Callable[..., Any]
+
+ONE = pytest.mark.parametrize("both", [("sqlite", "asyncio")], indirect=True, ids=["sqlite-asyncio"])
+"""For what is the page's alone: other stores and loops would say the same."""
 RAW = ("<script>alert", "<img", "<b onmouseover", "\u202e", "\u2066")
 
 
@@ -52,6 +55,7 @@ def test_each_screen_shows_its_data(serve: Serve) -> None:
         assert "It is paused" in found[f"jobs/{service.ids['paused']}"]
 
 
+@ONE
 @pytest.mark.parametrize("payloads", ["hidden", "keys", "shown"])
 def test_no_screen_shows_more_of_payloads_than_it_may(serve: Serve, payloads: str) -> None:
     with serve(payloads=payloads) as service:
@@ -63,6 +67,7 @@ def test_no_screen_shows_more_of_payloads_than_it_may(serve: Serve, payloads: st
         assert with_key == (set() if payloads == "hidden" else of_jobs)
 
 
+@ONE
 def test_stored_text_does_no_harm(serve: Serve) -> None:
     with serve(payloads="shown") as service:
         for path, page in pages(service).items():
@@ -72,6 +77,7 @@ def test_stored_text_does_no_harm(serve: Serve) -> None:
         assert "&lt;script&gt;" in service.get("failures").text
 
 
+@ONE
 def test_long_stored_text_is_cut(serve: Serve) -> None:
     with serve(payloads="shown") as service:
         long = {"text": "x" * 200_000, "<i>": ["\u202e" * 1000] * 9}
@@ -141,6 +147,7 @@ def test_a_page_of_many_parents_and_children(serve: Serve) -> None:
         assert "These are the first 50; there are more." in text
 
 
+@ONE
 def test_instants_that_daylight_saving_moves_or_doubles_are_marked(serve: Serve) -> None:
     zone = {"timezone": "Europe/Berlin"}
     with serve() as service:
@@ -156,6 +163,7 @@ def test_instants_that_daylight_saving_moves_or_doubles_are_marked(serve: Serve)
 NOWHERE = ("nope", "jobs/nope", f"jobs/{uuid4()}", "jobs/x/y", "static/../_page.py", "static/none.css", "bulk", "a/b/c")
 
 
+@ONE
 def test_what_is_not_there_is_404(serve: Serve) -> None:
     with serve() as service:
         for path in NOWHERE:
@@ -170,6 +178,7 @@ ODD = (
 )  # fmt: skip
 
 
+@ONE
 def test_odd_queries_are_answered(serve: Serve) -> None:
     with serve() as service:
         for query in ODD:
@@ -179,6 +188,7 @@ def test_odd_queries_are_answered(serve: Serve) -> None:
                 assert "<script>" not in answer.text
 
 
+@ONE
 def test_links_work_under_any_prefix(serve: Serve) -> None:
     with serve() as service:
         assert service.get("").url.path == "/ops/"
@@ -191,6 +201,7 @@ def test_links_work_under_any_prefix(serve: Serve) -> None:
             assert [link for link in links if link.startswith(("/", "http"))] == []
 
 
+@ONE
 def test_a_name_of_html_is_a_link_to_its_job(serve: Serve) -> None:
     with serve() as service:
         text = service.get("jobs").text

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from aether_bg.plugins.timer import Timer
 from aether_bg.testing.contracts import scheduler_contract
 
+pytestmark = pytest.mark.one_loop
 globals().update(scheduler_contract(Timer, name="timer"))
