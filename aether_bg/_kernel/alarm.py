@@ -29,9 +29,9 @@ class Alarm:
     def __init__(self, *, clock: Clock, nap: float, on_loop: Run) -> None:
         self._clock, self._nap, self._on_loop = clock, nap, on_loop
         self._naps = 1
-        """The naps of the next sleep."""
-        self.sure = False
-        """The scheduler sleeps, after a look that was sure."""
+        """Left of this sleep, or of the next one."""
+        self._was_sure = False
+        """The last look was."""
         self.roused, self.stirred = Signal(), Signal()
         """Set by `wake`, for others who wait for changes; `stirred` also when an attempt begins where none ran."""
         self._woken = anyio.Event()
@@ -69,13 +69,21 @@ class Alarm:
         """The scheduler sleeps, and knows of nothing that is due by then."""
         return self._until is not None and self._until > now and not self._woken.is_set()
 
+    @property
+    def sure(self) -> bool:
+        """The scheduler sleeps, and the last look was sure."""
+        return self._until is not None and self._was_sure
+
     def looking(self) -> None:
-        """The scheduler looks now, and will find the jobs that were reported so far."""
-        self._expected, self._during, self._taken = None, {}, ()
+        """Now the jobs that were reported so far are found: by the scheduler, or by a drain while that sleeps on, for
+        what it expects."""
+        if self._until is None:
+            self._expected = None
+        self._during, self._taken = {}, ()
 
     def looked(self, taken: Collection[Waiting], *, sure: bool = False) -> None:
         """The look took these jobs. `sure`: a job that becomes due is reported here, or wakes the scheduler."""
-        self._naps = _NAPS if sure else 1
+        self._was_sure, self._naps = sure, _NAPS if sure else 1
         during, self._during, self._taken = self._during or {}, None, taken
         for waiting, due in during.items():
             self.expect(*waiting, due)
@@ -92,15 +100,15 @@ class Alarm:
         may have been set (docs/protocol.md, R4). Where the last look was not sure, it ends after one nap (P12)."""
         if when is not None and (self._expected is None or when < self._expected):
             self._expected = when
-        self.sure = self._naps > 1
         try:
-            for _ in range(self._naps):
+            while self._naps > 0:
                 now = self._clock.now()
                 self._until = min(self._expected or _NEVER, now + timedelta(seconds=to_tick(self._nap)))
                 if (wait := (self._until - now).total_seconds()) <= 0:
                     return await anyio.sleep(0)
                 with anyio.move_on_after(wait):
                     return await self._woken.wait()
+                self._naps -= 1
         finally:
-            self._until, self._expected, self._naps, self.sure = None, None, 1, False
+            self._until, self._expected, self._naps, self._was_sure = None, None, 1, False
             self._woken = anyio.Event()
