@@ -83,7 +83,12 @@ for contract in CONTRACTS:
 # -- what the document says of stores, and no contract asks ------------------------------------------
 
 
-@pytest.fixture(params=[MemoryStore, partial(SQLiteStore, ":memory:")], ids=["memory", "sqlite"])
+@pytest.fixture(
+    params=[
+        pytest.param(MemoryStore, id="memory", marks=pytest.mark.one_loop),
+        pytest.param(partial(SQLiteStore, ":memory:"), id="sqlite", marks=pytest.mark.one_loop),
+    ]
+)
 def made(request: pytest.FixtureRequest) -> Store:
     """Not opened."""
     store: Store = request.param()

@@ -202,7 +202,7 @@ async def test_wrong_places_are_refused(tmp_path: Path) -> None:
 # -- several processes --
 
 
-@pytest.mark.parametrize("seconds", [0.05, 0.2, 0.4])
+@pytest.mark.parametrize("seconds", [0.05, 0.3])
 async def test_kill_9_loses_nothing_that_was_promised(folder: Path, seconds: float) -> None:
     with program("flood", folder) as process:
         said = [line(process)]
@@ -225,14 +225,6 @@ async def test_kill_9_loses_nothing_that_was_promised(folder: Path, seconds: flo
     assert outcomes == [RunOutcome.COMPLETED, RunOutcome.CRASHED]
 
 
-async def test_a_writer_killed_in_its_transaction_blocks_no_other(folder: Path) -> None:
-    with program("hold", folder) as process:
-        assert line(process) == "held"
-    async with an_app(folder).client() as jobs:
-        job = await jobs.enqueue("Tick", payload=1)
-        assert [row.id for row in await jobs.store.find()] == [job]
-
-
 async def test_a_writer_that_does_not_let_go_makes_a_busy_store(folder: Path) -> None:
     async with an_app(folder, store=LMDBStore(folder, busy=0.5)).client() as jobs:
         with program("hold", folder) as process:
@@ -241,8 +233,9 @@ async def test_a_writer_that_does_not_let_go_makes_a_busy_store(folder: Path) ->
                 await jobs.enqueue("Tick", "late", 1)
             assert await jobs.store.get_by_job_name("late") is None
         assert (await jobs.store.stats()).total == 0  # a cancelled write did not happen afterwards
-        await jobs.enqueue("Tick", payload=1)
-        assert (await jobs.store.stats()).total == 1
+        job = await jobs.enqueue("Tick", payload=1)  # the writer was killed in its transaction, and blocks no other
+        async with an_app(folder).client() as later:
+            assert [row.id for row in await later.store.find()] == [job]
 
 
 async def test_two_processes_run_each_job_once(folder: Path) -> None:
