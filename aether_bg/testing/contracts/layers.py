@@ -59,12 +59,12 @@ def store_contract(
 
     `durable`: made again at the same place, it has the same jobs. `shared`: also while the first is open; by default
     as `durable`. `name`: part of the tests' names. `backends`: event loops to test on; by default
-    those that are installed. `limit`: seconds per rule.
+    those that are installed. `limit`: seconds per rule; what a rule waits for must come within a third of it.
     """
 
     @asynccontextmanager
     async def enter(folder: Path) -> AsyncIterator[StoreWorld]:
-        yield StoreWorld(make, folder)
+        yield StoreWorld(make, folder, patience=limit / 3)
 
     has = {"durable": durable, "shared": durable if shared is None else shared}
     return Contract(STORE, enter, name=name, has=has, backends=backends, limit=limit)

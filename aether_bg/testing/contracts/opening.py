@@ -114,10 +114,12 @@ class Opened:
 
 @attrs.frozen
 class StoreWorld:
-    """`open` as often as needed: all openings use one place, made for this check alone."""
+    """`open` as often as needed: all openings use one place, made for this check alone. `patience`: seconds after which
+    what should have come about counts as missing."""
 
     make: Callable[[Path], Any]
     place: Path
+    patience: float
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Opened]:
