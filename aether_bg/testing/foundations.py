@@ -80,6 +80,7 @@ class Sandbox:
     ) -> None:
         running, self._app._session = self._app._session is not None, None
         self._app.registration = self._before
+        self._jobs.leave()
         if kind is None:
             self._jobs.close()
             if running:

@@ -225,6 +225,10 @@ class Jobs:
         self._checks.append((name, check))
         return check
 
+    def leave(self) -> None:
+        """The block is over."""
+        self._still.leave()
+
     def close(self) -> None:
         """An assertion that was not awaited has checked nothing: raises `UsageError` so that the test does not pass."""
         forgotten = [

@@ -71,6 +71,7 @@ class Still:
         """Failed jobs that a `take` has already reported."""
         self._changed = Condition()
         self._kernel: Kernel | None = None
+        self._left = False
 
     def __repr__(self) -> str:
         return "<Still>"
@@ -88,6 +89,12 @@ class Still:
             self._kernel = kernel
             self._changed.notify_all()
 
+    def leave(self) -> None:
+        """The block is over: no app starts any more."""
+        with self._changed:
+            self._left = True
+            self._changed.notify_all()
+
     async def kernel(self) -> Kernel:
         """The running app's kernel. Raises `TimeoutError` if there is none."""
         with anyio.fail_after(_SOON):
@@ -96,9 +103,10 @@ class Still:
         return self._kernel
 
     def wait_for_start(self) -> None:
-        """For other threads: waits until the app has started. Raises `NotStarted`."""
+        """For other threads: waits until the app has started. Raises `NotStarted`, after the block at once."""
         with self._changed:
-            if not self._changed.wait_for(lambda: self._kernel is not None, _SOON):
+            self._changed.wait_for(lambda: self._kernel is not None or self._left, _SOON)
+            if self._kernel is None:
                 raise NotStarted("the app of the sandbox", "it is not running", "Use it inside of its block.")
 
     # -- what ran --------------------------------------------------------------------------------

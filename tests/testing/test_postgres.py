@@ -79,6 +79,11 @@ def test_standby_is_promoted_and_the_old_primary_follows_it() -> None:
             assert connection.execute("SELECT count(*) FROM kept").fetchone() == (0,)
         cluster.server.copy(standby).start()
         assert cluster.server.execute("SELECT pg_is_in_recovery()") == [(True,)]
+        folder, ports = cluster.server.data.parent, (cluster.server.port, standby.port)
+    assert not folder.exists(), "nothing is left"
+    for port in ports:
+        with pytest.raises(OSError, match="refused"):
+            socket.create_connection(("127.0.0.1", port), timeout=1)
 
 
 @pytest.mark.parametrize("mode", ["transaction", "session"])
@@ -98,15 +103,6 @@ def test_settings_change_and_go_back(own: PostgresCluster) -> None:
     assert own.server.execute("SHOW work_mem") == [("7MB",)]
     own.server.set(work_mem=None)
     assert own.server.execute("SHOW work_mem") == [("4MB",)]
-
-
-def test_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    require_postgres()
-    with PostgresCluster() as cluster:
-        folder, port = cluster.server.data.parent, cluster.server.port
-    assert not folder.exists()
-    with pytest.raises(OSError, match="refused"):
-        socket.create_connection(("127.0.0.1", port), timeout=1)
 
 
 def test_server_that_cannot_start_says_why() -> None:

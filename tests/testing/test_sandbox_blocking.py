@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
@@ -98,8 +99,10 @@ def test_a_service_that_runs_the_app_in_another_thread(app: Aether, monkeypatch:
 def test_after_the_block_it_says_so(app: Aether) -> None:
     with sandbox(app).blocking() as jobs:
         pass
-    with pytest.raises((UsageError, RuntimeError)):
+    before = time.monotonic()
+    with pytest.raises(NotStarted, match="Use it inside of its block"):
         jobs.enqueue("Print", "page", "text")
+    assert time.monotonic() - before < still._SOON, "it waited for a start that cannot come"
 
 
 WITHOUT_PYTEST = """

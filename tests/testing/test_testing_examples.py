@@ -5,7 +5,9 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from runpy import run_path
 
 import pytest
 
@@ -13,21 +15,33 @@ EXAMPLES = Path(__file__).parents[2] / "examples" / "testing_jobs"
 WITHOUT = ("-p", "no:xdist", "-p", "no:xdist.looponfail", "-p", "no:hypothesispytest")  # the examples do not need them
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["-m", "pytest", "-q", *WITHOUT, "test_async.py", "test_sync.py"], "5 passed"),
-        (["without_pytest.py"], "Ran 2 tests"),
-    ],
-)
-def test_it_runs(tmp_path: Path, arguments: list[str], said: str) -> None:
-    folder = shutil.copytree(EXAMPLES, tmp_path / "project", ignore=shutil.ignore_patterns("__pycache__"))
-    files = sorted(path.name for path in folder.iterdir())
-    command = [sys.executable, "-B", "-W", "error", *arguments]
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """A copy of the examples, to which nothing is added."""
+    copy = shutil.copytree(EXAMPLES, tmp_path / "project", ignore=shutil.ignore_patterns("__pycache__"))
+    files = sorted(path.name for path in copy.iterdir())
+    yield copy
+    assert [path.name for path in sorted(copy.glob("*.*")) if path.is_file()] == files
+
+
+def test_with_pytest(folder: Path) -> None:
+    command = [sys.executable, "-B", "-W", "error", "-m", "pytest", "-q", *WITHOUT, "test_async.py", "test_sync.py"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert said in done.stdout + done.stderr
-    assert [path.name for path in sorted(folder.glob("*.*")) if path.is_file()] == files
+    assert "5 passed" in done.stdout
+
+
+def test_without_pytest(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """As a program, in this process: `test_unittest_alone` proves that pytest is not needed."""
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setattr(sys, "argv", ["without_pytest.py"])
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    with pytest.raises(SystemExit) as end:
+        run_path("without_pytest.py", run_name="__main__")
+    sys.modules.pop("newsletter")
+    assert end.value.code == 0
+    assert "Ran 2 tests" in capsys.readouterr().err
 
 
 def test_every_example_is_named_here() -> None:
