@@ -275,6 +275,7 @@ anyio.run(flood)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="kill -9")
+@pytest.mark.one_loop  # of the process that is killed, it is always asyncio
 @pytest.mark.parametrize("lines", [1, 100])
 async def test_kill_9_loses_nothing_that_was_promised(tmp_path: Path, lines: int) -> None:
     with subprocess.Popen([sys.executable, "-c", PLACE + FLOOD], cwd=tmp_path, stdout=subprocess.PIPE) as process:

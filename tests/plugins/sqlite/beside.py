@@ -10,7 +10,6 @@ import os
 import shutil
 import signal
 import sqlite3
-import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -20,14 +19,26 @@ from pathlib import Path
 
 from aether_bg import Aether
 
-PASSING = """
-import asyncio, sys
-from aether_bg import Aether
-async def main():
-    async with Aether(sys.argv[1], scheduler="timer"): pass
-asyncio.run(main())
-"""
-"""Another process that opens the file and closes it: as the last one, it would remove the WAL."""
+
+def another_process(path: Path) -> Callable[[], None]:
+    """A process that opens the file and closes it when told to: as the last one, it would remove the WAL."""
+
+    async def passing() -> None:
+        async with Aether(path, scheduler="timer"):
+            pass
+
+    told, tell = os.pipe()
+    if child := os.fork():
+
+        def pass_by() -> None:
+            os.write(tell, b"now")
+            assert os.waitpid(child, 0)[1] == 0
+
+        return pass_by
+    os.close(tell)
+    if os.read(told, 3):  # else the other has ended without a word
+        asyncio.run(passing())
+    os._exit(0)
 
 
 def an_app(path: Path) -> Aether:
@@ -164,10 +175,10 @@ WAYS = {
 }  # fmt: skip
 
 
-async def main(way: str, path: Path) -> None:
+async def main(way: str, path: Path, pass_by: Callable[[], None]) -> None:
     async with WAYS[way](path) as app:
         await app.enqueue("Never", schedule=timedelta(days=1))
-        subprocess.run([sys.executable, "-c", PASSING, str(path)], check=True)
+        pass_by()
         for _ in range(10):
             sys.stdout.write(f"{await app.enqueue('Never', schedule=timedelta(days=1))}\n")
             sys.stdout.flush()
@@ -175,4 +186,4 @@ async def main(way: str, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], Path(sys.argv[2])))
+    asyncio.run(main(sys.argv[1], Path(sys.argv[2]), another_process(Path(sys.argv[2]))))
