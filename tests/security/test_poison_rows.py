@@ -107,23 +107,26 @@ def poison(path: Path, change: str, name: str = "bad") -> None:
         assert conn.execute(f"UPDATE aether_jobs SET {change} WHERE job_name = ?", [name]).rowcount == 1
 
 
+GOOD = [f"good-{number}" for number in range(4)]
+
+
 @pytest.fixture(scope="module")
-def ten(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file with ten jobs of handler Ok, due now: `bad` and nine neighbours."""
-    path = tmp_path_factory.mktemp("ten") / "jobs.db"
+def five(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with five jobs of handler Ok, due now: `bad` and its neighbours."""
+    path = tmp_path_factory.mktemp("five") / "jobs.db"
     app = Aether(path, scheduler="timer")
     app.handler("Ok")(lambda args: None)
     with app.blocking(client=True) as jobs:
-        jobs.enqueue_many([NewJob("Ok", name, name) for name in ("bad", *(f"good-{number}" for number in range(9)))])
+        jobs.enqueue_many([NewJob("Ok", name, name) for name in ("bad", *GOOD)])
     return path
 
 
 @pytest.fixture
-def stored(ten: Path, path: Path) -> Callable[[str], None]:
-    """A copy of those ten jobs at `path`, of which `bad` is poisoned."""
+def stored(five: Path, path: Path) -> Callable[[str], None]:
+    """A copy of those jobs at `path`, of which `bad` is poisoned."""
 
     def store(change: str) -> None:
-        shutil.copy(ten, path)
+        shutil.copy(five, path)
         poison(path, change)
 
     return store
@@ -151,20 +154,21 @@ async def test_the_app_starts_the_neighbours_run_and_it_can_be_deleted_and_purge
     app = make()
     async with app:
         with anyio.fail_after(20):
-            while len([one for one in sold if one != "bad"]) < 9:
+            while len([one for one in sold if one != "bad"]) < len(GOOD):
                 await anyio.sleep(0.02)
         later = await app.enqueue("Ok", "later", "later")
         assert (await app.wait(later, 10)).status is JobStatus.COMPLETED
         assert (await app.health())["stats"] is not None
         found = await app.store.find()
-        assert len(found) in (10, 11)
-        assert sum(job.status is JobStatus.COMPLETED for job in found) >= 10
+        assert len(found) in (5, 6)
+        assert sum(job.status is JobStatus.COMPLETED for job in found) >= 5
         for job in found:
-            assert str(await app.explain(job.id))
-            await app.store.history(job.id)
+            if job.job_name not in GOOD[1:]:  # one of the neighbours stands for the others
+                assert str(await app.explain(job.id))
+                await app.store.history(job.id)
         if change in LOUD:
             await deletes_the_bad_one(app, told="handler_name" not in change)
-    assert sorted(one for one in sold if one != "bad") == sorted([*(f"good-{n}" for n in range(9)), "later"])
+    assert sorted(one for one in sold if one != "bad") == sorted([*GOOD, "later"])
     assert change not in LOUD or ids(path) == {}
 
 
@@ -178,7 +182,7 @@ async def deletes_the_bad_one(app: Aether, *, told: bool) -> None:
             await anyio.sleep(0.02)
     assert await app.delete(bad.id) is True
     assert await app.delete(bad.id) is False
-    assert await app.store.purge() == 11
+    assert await app.store.purge() == 6
     assert await app.store.find() == []
 
 
@@ -204,7 +208,7 @@ async def test_a_row_without_a_readable_id_can_be_deleted_by_what_check_and_list
         assert aether_bg("explain", path, asked).exit_code == 0
     for exit_code, *command in ((0, "delete", path, raw), (1, "delete", path, listed), (0, "purge", path, "--yes")):
         assert (await anyio.to_thread.run_sync(aether_bg, *command)).exit_code == exit_code
-    assert len(ids(path)) == 9
+    assert len(ids(path)) == len(GOOD)
 
 
 async def test_the_id_that_a_list_shows_for_a_bad_row_works_at_once(
