@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
-from aether_bg._handlers.converting import converter
 from aether_bg._handlers.dependencies import Dependencies
 from aether_bg._handlers.handlers import Handler
 from aether_bg._handlers.payloads import PayloadType, name_of
@@ -23,6 +21,7 @@ from aether_bg._handlers.signatures import (
     without_none,
 )
 from aether_bg._handlers.work import UnitOfWork
+from aether_bg._rules.validation import nearest
 from aether_bg.errors import DuplicateHandler, InvalidHandler, InvalidOption, UnknownHandler, shown
 from aether_bg.model import HandlerInfo, JobContext, JobType
 
@@ -100,11 +99,11 @@ class Handlers:
         """Raises `UnknownHandler`, with the nearest name."""
         if name not in self._compiled:
             if name not in self._infos:
-                near = difflib.get_close_matches(name, self._infos, n=1, cutoff=0.5)
+                near = nearest(name, self._infos, cutoff=0.5)
                 known = ", ".join(sorted(self._infos)[:8]) or "none"
                 raise UnknownHandler(
                     f"handler {shown(name)}", "no handler of that name is registered in this process",
-                    f"Did you mean {near[0]!r}?" if near else f"Registered: {known}.",
+                    f"Did you mean {near!r}?" if near else f"Registered: {known}.",
                 )  # fmt: skip
             self._compiled[name] = self._compile(self._infos[name])
         return self._compiled[name]
@@ -130,7 +129,10 @@ class Handlers:
         """Compiled once per type. Raises `InvalidHandler` for a type that cannot be structured."""
         try:
             if (of, kind) not in self._types:
-                self._converter = self._converter or converter(self._own)
+                if self._converter is None:
+                    from aether_bg._handlers.converting import converter  # only for payloads with a type
+
+                    self._converter = converter(self._own)
                 self._types[of, kind] = PayloadType(of, self._converter, self._own.keys(), kind)
             return self._types[of, kind]
         except Exception as error:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
+from aether_bg._rules.validation import nearest
 from aether_bg.errors import (
     DuplicatePlugin,
     HookShape,
@@ -156,8 +156,8 @@ def _check_shape(
 ) -> None:  # fmt: skip
     spec = SPECS.get(hook)
     if spec is None:
-        near = difflib.get_close_matches(hook, SPECS, n=1, cutoff=0.4)
-        remedy = f"Did you mean {near[0]!r}?" if near else "hookspecs.md lists the hooks."
+        near = nearest(hook, SPECS, cutoff=0.4)
+        remedy = f"Did you mean {near!r}?" if near else "hookspecs.md lists the hooks."
         raise UnknownHook(f"{plugin}.{attribute}", f"there is no hook {hook!r}", remedy)
     if options.get("wrapper") or options.get("hookwrapper"):
         raise HookShape(

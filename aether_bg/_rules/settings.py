@@ -14,7 +14,7 @@ from aether_bg._rules import validation as checks
 from aether_bg.model import Backoff, JobStatus
 from aether_bg.model.attempts import LONGEST
 from aether_bg.protocols import Clock
-from aether_bg.schedule._lengths import plain
+from aether_bg.schedule._model import plain_length
 
 
 class SystemClock:
@@ -142,7 +142,7 @@ def _retention(value: Any) -> dict[JobStatus, Keep]:
 
 def _at_most(rule: Keep) -> Keep:
     """A rule that means "for ever", as a number that can be computed with."""
-    return min(rule, checks.LARGEST) if isinstance(rule, int) else min(plain(rule), timedelta(seconds=LONGEST))
+    return min(rule, checks.LARGEST) if isinstance(rule, int) else min(plain_length(rule), timedelta(seconds=LONGEST))
 
 
 def _negative(rule: Keep) -> bool:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import math
 import re
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any, Final, NoReturn
 
@@ -82,11 +81,18 @@ def unknown_options(given: Mapping[str, object], known: tuple[str, ...] | Callab
             known = tuple(one.name for one in parameters if one.kind is one.KEYWORD_ONLY)
         if (instead := _instead(name, known)) is not None:
             raise InvalidOption(f"option {shown(name)}", "there is no such option", instead)
-        near = difflib.get_close_matches(name, known, n=1)
+        near = nearest(name, known)
         raise InvalidOption(
             f"option {shown(name)}", "there is no such option",
-            f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(known)}.",
+            f"Did you mean {near!r}?" if near else f"Known: {', '.join(known)}.",
         )  # fmt: skip
+
+
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The known name that `name` may have been meant to be."""
+    from difflib import get_close_matches  # for mistakes only
+
+    return next(iter(get_close_matches(name, list(known), n=1, cutoff=cutoff)), None)
 
 
 def whole(option: str, value: Any, *, least: int) -> int:

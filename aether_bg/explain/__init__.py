@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, tzinfo
 
 from aether_bg.explain._facts import OVERDUE, Around, Waiting, waiting
-from aether_bg.explain._story import Story
 from aether_bg.explain._words import first_line, plain
 from aether_bg.model import JobInfo, JobRun
 from aether_bg.schedule import Schedule
@@ -25,4 +24,6 @@ def explain(
 ) -> str:
     """One sentence per line. `runs`: the history, newest first. `schedule`: as read with the plugins of an app; without
     it, the built-in language reads it. `zone`: the zone of all times."""
+    from aether_bg.explain._story import Story  # most processes explain no job; they need the names above
+
     return "\n".join(Story(job, runs, now, around or Around(), schedule, zone).lines())

@@ -18,13 +18,6 @@ ISO_UNITS = (7 * 24 * UNITS["h"], 24 * UNITS["h"], UNITS["h"], UNITS["m"], UNITS
 EXAMPLE = "@every 1h30m"
 
 
-def plain(length: timedelta) -> timedelta:
-    """The same length as a plain `timedelta`; other libraries have subclasses of their own."""
-    if type(length) is timedelta:
-        return length
-    return timedelta(microseconds=timedelta.__floordiv__(length, timedelta(microseconds=1)))
-
-
 def read(text: str) -> timedelta:
     """`1h30m` or `PT1H30M`."""
     micros = read_iso(text) if text.startswith("P") else read_go(text)

@@ -15,6 +15,7 @@ LATEST = datetime(9999, 12, 29, tzinfo=UTC)
 
 MOST_UPCOMING = 10_000
 NOW = "datetime.now(UTC)"
+EXAMPLE = "30 2 * * MON"
 
 
 class Refused(Exception):
@@ -94,6 +95,13 @@ def utc(value: datetime) -> datetime:
     except OverflowError:
         return EARLIEST if wall.year == 1 else LATEST
     return min(max(wall, EARLIEST), LATEST)
+
+
+def plain_length(length: timedelta) -> timedelta:
+    """The same length as a plain `timedelta`; other libraries have subclasses of their own."""
+    if type(length) is timedelta:
+        return length
+    return timedelta(microseconds=timedelta.__floordiv__(length, timedelta(microseconds=1)))
 
 
 def later(now: datetime, length: timedelta) -> datetime:

@@ -8,7 +8,7 @@ from typing import ClassVar, Self
 
 import attrs
 
-from . import _lengths, _zone
+from . import _zone
 from ._model import LATEST, Upcoming, count, instant
 
 
@@ -101,7 +101,7 @@ class After(Single):
         return anchor + self.length if self.length <= LATEST - anchor else None
 
     def describe(self) -> str:
-        return f"once, after {_lengths.words(self.length)}"
+        return f"once, after {_in_words(self.length)}"
 
 
 @attrs.frozen(kw_only=True)
@@ -132,4 +132,10 @@ class Every(Simple):
         return max(until - since, 0)
 
     def describe(self) -> str:
-        return f"every {_lengths.words(self.length)}"
+        return f"every {_in_words(self.length)}"
+
+
+def _in_words(length: timedelta) -> str:
+    from . import _lengths  # which only people ask for
+
+    return _lengths.words(length)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta, tzinfo
 from functools import lru_cache
-from zoneinfo import ZoneInfo
 
 import attrs
 
@@ -51,6 +50,8 @@ def load(name: str | None) -> tzinfo:
     right = known().get(name.lower(), name)
     if right != name:
         raise Refused("timezone", f"{reason}: it is spelt {right!r}", right)
+    from zoneinfo import ZoneInfo  # most jobs have no zone
+
     try:
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError):

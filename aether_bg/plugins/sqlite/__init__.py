@@ -9,16 +9,14 @@ read only, `check`, both `bounded`
 from __future__ import annotations
 
 import os
-import shutil
 import sqlite3
-import tempfile
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 from aether_bg.errors import InvalidOption, StoreError, UnitOfWorkTimeout, shown
@@ -46,14 +44,16 @@ from aether_bg.model import (
 )
 from aether_bg.model.attempts import LONGEST, in_seconds
 from aether_bg.plugins._users import Users
-from aether_bg.plugins.sqlite import changes, check, claims, files, inspection, listing, quarantine, queries, retention
-from aether_bg.plugins.sqlite.backup import Progress
+from aether_bg.plugins.sqlite import changes, claims, files, listing, quarantine, queries, retention
 from aether_bg.plugins.sqlite.columns import to_time
-from aether_bg.plugins.sqlite.inspection import Inspection
 from aether_bg.plugins.sqlite.operations import Rank
 from aether_bg.plugins.sqlite.schema import MAKE_LISTING_INDEXES, MAKE_UNARMED_INDEX, STEPS
 from aether_bg.plugins.sqlite.session import Session
 from aether_bg.protocols import Kernel
+
+if TYPE_CHECKING:
+    from aether_bg.plugins.sqlite.backup import Progress
+    from aether_bg.plugins.sqlite.inspection import Inspection
 
 __all__ = ["SQLiteStore"]
 
@@ -88,6 +88,9 @@ class SQLiteStore:
         self.path = Path(path)
         self.busy, self.unit_timeout = float(busy), float(unit_timeout)
         if str(path) == ":memory:":  # a real in-memory database has no WAL and no second connection
+            import shutil
+            import tempfile
+
             self.path = Path(tempfile.mkdtemp(prefix="aether_bg-")) / "jobs.db"
             weakref.finalize(self, shutil.rmtree, self.path.parent, ignore_errors=True)
         with files.translating(self.path):
@@ -233,6 +236,8 @@ class SQLiteStore:
     def inspect(self) -> AbstractAsyncContextManager[Inspection]:
         """`async with store.inspect() as inspection`: read a database that other processes may use, without joining
         them. The store need not be open. Nothing is created, migrated or locked. Raises a `StoreError`."""
+        from aether_bg.plugins.sqlite import inspection  # an app needs neither this nor `check`
+
         return inspection.opened(self.path)
 
     async def check(self, *, quick: bool = False, progress: Callable[[], object] = bool) -> Report:
@@ -241,7 +246,9 @@ class SQLiteStore:
         `quick`: SQLite's quick_check instead of its integrity_check. `progress` is called from time to time, in another
         thread. Raises a `StoreError` for a file that cannot be read, or that is not a database of this version.
         """
-        return await check.check(self.path, quick, progress)
+        from aether_bg.plugins.sqlite.check import check
+
+        return await check(self.path, quick, progress)
 
     @hookimpl
     async def store_purge(self, purge: Purge) -> int:

@@ -15,7 +15,7 @@ from uuid import uuid4
 import anyio
 import anyio.lowlevel
 
-from aether_bg.bridge import Bridge, Threads
+from aether_bg.bridge import Bridge
 from aether_bg.errors import InvalidOption, StoreBroken, StoreFolderMissing
 from aether_bg.plugins.sqlite import files
 from aether_bg.plugins.sqlite.locks import follow
@@ -24,8 +24,6 @@ from aether_bg.plugins.sqlite.schema import applied
 Progress = Callable[[int, int], object]
 """Called with the bytes copied so far and the bytes in all; if it raises, the backup ends."""
 
-threads: Final = Threads("aether_bg reader")
-"""For opening, reading, copying and closing, shared by all files of this process."""
 _PAGES: Final = 256
 """Copied between two calls of it."""
 _ANSWER: Final = 10.0
@@ -100,7 +98,7 @@ async def live(
     async with anyio.create_task_group() as group:
         group.start_soon(stop_when_cancelled)
         try:
-            await threads.run(work)
+            await files.threads.run(work)
         except Exception as error:  # raised outside of the group, which would wrap it
             failed.append(error)
         await anyio.lowlevel.checkpoint_if_cancelled()

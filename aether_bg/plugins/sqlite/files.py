@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
+from aether_bg.bridge import Threads
 from aether_bg.errors import (
     AetherError,
     NotADatabase,
@@ -25,6 +26,8 @@ from aether_bg.errors import (
     StoreReadOnly,
 )
 
+threads: Final = Threads("aether_bg reader")
+"""For opening, reading, copying and closing, shared by all files of this process."""
 BUSY_MS: Final = 100
 """How long one BEGIN waits for another program's lock before the writer checks its deadlines again."""
 

@@ -12,10 +12,11 @@ import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
-from filelock import FileLock, Timeout
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 try:
     import fcntl
@@ -61,7 +62,7 @@ class WriteLock:
 
         A wait in `flock` cannot be ended, so it happens in a thread of its own, on a descriptor of its own.
         """
-        if self._fd < 0:
+        if self._fd < 0 or _lockable(self._fd):
             return True
         fd, ended = os.dup(self._fd), threading.Event()
         failed: list[OSError] = []
@@ -130,6 +131,8 @@ class OwnerLocks:
 
     def take(self, owner: UUID) -> None:
         """Create and lock this owner's file, before its row is inserted (docs/protocol.md, P1)."""
+        from filelock import FileLock, Timeout  # only a process that runs jobs needs it
+
         lock = FileLock(self.path(owner), timeout=0, mode=_MODE, thread_local=False)
         with contextlib.suppress(Timeout):  # no other process knows this UUID; without a lock the lease decides
             lock.acquire()

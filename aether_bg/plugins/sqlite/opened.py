@@ -12,7 +12,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -66,15 +66,16 @@ class OpenFile:
                     raise files.busy(path)
                 try:
                     conn = conn or files.connect(path, like=lock_path)
-                    with closing(conn):
-                        self.store_id = self._set_up(conn)
-                        if not files.same(checked, path):  # a link may have taken its place
-                            raise files.irregular(path, "not the file that was there a moment ago")
-                        self._hold = Hold(path)
-                        self.writer = Writer(
-                            path, self._lock, self._hold, trusted=self.locks.trusted, deliver=_deliver,
-                            changed=self.wake,
-                        )  # fmt: skip
+                    self.store_id = self._set_up(conn)
+                    conn.execute("PRAGMA query_only = ON")
+                    if not files.same(checked, path):  # a link may have taken its place
+                        raise files.irregular(path, "not the file that was there a moment ago")
+                    self._hold = Hold(path)
+                    self.writer = Writer(
+                        path, self._lock, self._hold, trusted=self.locks.trusted, deliver=_deliver,
+                        changed=self.wake,
+                    )  # fmt: skip
+                    self._idle.append(conn)  # from now on it reads
                 finally:
                     self._lock.release()
             except BaseException:

@@ -10,7 +10,7 @@ from contextlib import closing
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 from uuid import UUID
 
 import anyio
@@ -18,11 +18,13 @@ import anyio
 from aether_bg.bridge import Bridge, Waiter, waiters
 from aether_bg.model import Alive, Claim, Heartbeat, JobInfo, Owner
 from aether_bg.plugins.sqlite import changes, claims, files, queries, reading
-from aether_bg.plugins.sqlite.backup import Progress, live, threads
 from aether_bg.plugins.sqlite.columns import to_time
 from aether_bg.plugins.sqlite.opened import OpenFile, leave, opened
 from aether_bg.plugins.sqlite.operations import OWN, Beat, Operation, Rank
 from aether_bg.plugins.sqlite.transactions import too_long
+
+if TYPE_CHECKING:
+    from aether_bg.plugins.sqlite.backup import Progress
 
 R = TypeVar("R")
 _READERS = 4
@@ -44,7 +46,7 @@ class Session:
     @classmethod
     async def begin(cls, path: Path, busy: float, wake: Callable[[], object]) -> Session:
         session = cls(busy, wake)
-        session.file = await threads.run(opened, path, session)
+        session.file = await files.threads.run(opened, path, session)
         return session
 
     @property
@@ -59,7 +61,7 @@ class Session:
         for owner in self._owners:
             self.file.writer.beats.pop(owner, None)
             self.file.locks.abandon(owner)
-        await threads.run(leave, self.file, self, 0.0 if self.file.writer.stuck else self._busy + 1)
+        await files.threads.run(leave, self.file, self, 0.0 if self.file.writer.stuck else self._busy + 1)
 
     async def write(
         self,
@@ -120,20 +122,21 @@ class Session:
 
     async def read(self, run: Callable[[sqlite3.Connection], R]) -> R:
         async with self._limiter:
-            return await threads.run(self.file.read, run)
+            return await files.threads.run(self.file.read, run)
 
     async def backup(self, target: Path, progress: Progress) -> None:
         """On a connection of its own."""
+        from aether_bg.plugins.sqlite.backup import live  # few apps copy themselves
+
         await live(lambda: closing(self.file.reader()), self.file.path, target, progress)
 
     # -- owners ----------------------------------------------------------------------------------
 
     async def join(self, beat: Heartbeat) -> None:
         with files.translating(self.file.path):
-            await threads.run(self.file.locks.take, beat.owner)
+            await files.threads.run(self.file.locks.take, beat.owner)
         self._owners[beat.owner] = beat.problems
-        await self.write(partial(claims.join, beat=beat), Rank.BEAT)
-        await self.write(partial(changes.sweep, now=beat.now), Rank.BEAT)
+        await self.write(partial(_join, beat=beat), Rank.BEAT)
         renew = partial(_renew, owner=str(beat.owner))
         self.file.writer.keep(beat.owner, Beat(renew, beat.interval, beat.keep_for, beat.stop_asked))
 
@@ -221,6 +224,11 @@ def _names(text: object) -> tuple[str, ...]:
         return tuple(name for name in json.loads(str(text)) if isinstance(name, str))
     except (ValueError, TypeError, RecursionError):
         return ()
+
+
+def _join(conn: sqlite3.Connection, beat: Heartbeat) -> None:
+    claims.join(conn, beat)
+    changes.sweep(conn, beat.now)
 
 
 def _renew(conn: sqlite3.Connection, stopping: bool, owner: str) -> bool:

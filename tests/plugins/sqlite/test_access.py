@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
+import filelock
 import pytest
 
 from aether_bg import Aether, StoreBroken, StoreError, StoreGone, StoreReadOnly
@@ -236,7 +237,7 @@ async def test_an_owner_file_that_cannot_be_made(app: Aether, path: Path, monkey
     def fails(*_: object, **__: object) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), f"{path}-owner")
 
-    monkeypatch.setattr(locks.FileLock, "acquire", fails)
+    monkeypatch.setattr(filelock.FileLock, "acquire", fails)
     with pytest.raises(StoreReadOnly, match=rf"^database {path}: {path}-owner cannot be written"):
         async with app:
             pass
