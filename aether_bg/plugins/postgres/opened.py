@@ -16,7 +16,7 @@ import attrs
 import psycopg
 
 from aether_bg.bridge import Threads, WayBack
-from aether_bg.errors import StoreError
+from aether_bg.errors import StoreError, StoreUnsure
 from aether_bg.model import Alive, Call, Claim, Claimed, Heartbeat, Insert, JobInfo, Query, Unreadable, Write
 from aether_bg.plugins.postgres import changes, links, owners, queries, schema, steps, trouble
 from aether_bg.plugins.postgres.claims import Claims
@@ -152,20 +152,31 @@ class Opened:
     # -- work ------------------------------------------------------------------------------------
 
     async def transact(self, writes: Sequence[Write]) -> list[object]:
+        try:
+            results = await self._written(writes)
+        except BaseException as error:
+            if isinstance(error, StoreUnsure) or not isinstance(error, Exception):  # it may be stored all the same
+                self._tell(writes)
+            raise
+        if not (isinstance(writes[0], Insert) and isinstance(results[0], JobInfo)):  # begun: nothing to wake for
+            self._tell(writes)
+        return results
+
+    async def _written(self, writes: Sequence[Write]) -> list[object]:
         busy, limit = self.options.busy, self.options.unit_timeout
         if any(isinstance(write, Call) for write in writes):
             unit = Unit(self.schema, writes, limit, self.where)
-            results = await self._units.do(unit.run, within=busy, limit=limit + 1, settle=unit.settle)
-        else:
-            results = await self._writers.do(
-                partial(self._transact, writes=writes), within=busy, limit=busy,
-                settle=partial(changes.happened, schema=self.schema, writes=writes),
-            )  # fmt: skip
-        begun = isinstance(writes[0], Insert) and isinstance(results[0], JobInfo)  # there is nothing to wake for
-        if not begun and any(write.wakes for write in writes):
+            return await self._units.do(unit.run, within=busy, limit=limit + 1, settle=unit.settle)
+        return await self._writers.do(
+            partial(self._transact, writes=writes), within=busy, limit=busy,
+            settle=partial(changes.happened, schema=self.schema, writes=writes),
+        )  # fmt: skip
+
+    def _tell(self, writes: Sequence[Write]) -> None:
+        """Something may be due: for this process and for others."""
+        if any(write.wakes for write in writes):
             self._claims.forget()
             self.session.notify()
-        return results
 
     def _transact(self, conn: Connection, writes: Sequence[Write]) -> list[object]:
         """If jobs waited for the end of others a moment ago, more are likely to: then it takes the longer way at

@@ -5,16 +5,22 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
+import anyio
 import psycopg
 import pytest
 
-from aether_bg import PostgresStore
+from aether_bg import NameHeld, PostgresStore, StoreUnsure
+from aether_bg.model import Insert
 from aether_bg.plugins.postgres import schema
+from aether_bg.plugins.postgres.claims import Claims
 from aether_bg.plugins.postgres.connections import Link
+from aether_bg.plugins.postgres.opened import Opened
 from aether_bg.plugins.postgres.places import Place
 from aether_bg.plugins.postgres.session import Session
+from aether_bg.testing.contracts.values import a_job
 
 
 @pytest.fixture
@@ -67,3 +73,45 @@ def test_others_hear_of_each_write(url: str, session: Session, woken: threading.
         assert not woken.acquire(timeout=0.1)
     finally:
         other.end()
+
+
+@pytest.mark.anyio
+@pytest.mark.one_loop
+@pytest.mark.parametrize("how", ["stored", "cancelled", "unsure", "refused"])
+async def test_others_hear_of_what_may_be_stored(url: str, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    """Where its caller is cancelled during the commit or the answer is lost; not where the write was refused."""
+    told, begun, goes_on = list[str](), threading.Event(), threading.Event()
+    monkeypatch.setattr(Session, "notify", lambda session: told.append("others"))
+    monkeypatch.setattr(Claims, "forget", lambda claims: told.append("claims"))
+    transact = Opened._transact
+
+    def slow(opened: Opened, conn: Any, writes: Any) -> Any:
+        results = transact(opened, conn, writes)
+        begun.set()
+        if how == "cancelled":
+            goes_on.wait(10)
+        if how == "unsure":
+            raise StoreUnsure("a server", "the answer is lost")
+        return results
+
+    opened = await Opened.begin(PostgresStore(url)._options, lambda: None, print)
+    try:
+        if how == "refused":
+            await opened.transact([Insert(a_job("one"))])
+        told.clear()
+        monkeypatch.setattr(Opened, "_transact", slow)
+        async with anyio.create_task_group() as tasks:
+
+            async def insert() -> None:
+                with suppress(StoreUnsure, NameHeld):
+                    await opened.transact([Insert(a_job("one"))])
+
+            tasks.start_soon(insert)
+            if how == "cancelled":
+                while not begun.is_set():
+                    await anyio.sleep(0.005)
+                tasks.cancel_scope.cancel()
+                goes_on.set()
+    finally:
+        await opened.end()
+    assert sorted(told) == ([] if how == "refused" else ["claims", "others"])
