@@ -153,3 +153,4 @@ class Heartbeats:
         self._shared.identity.owner = uuid7()
         self._rescuer.forget()
         await self.beat(join=True)
+        self._alarm.wake()  # what it was refused meanwhile is due

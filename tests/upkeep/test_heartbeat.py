@@ -42,9 +42,11 @@ async def test_an_owner_that_was_declared_dead_starts_over(make_world: Callable[
     attempt = Attempt(job, JobContext(job))
     attempt.scope = anyio.CancelScope()
     world.shared.slots.begin(attempt)
+    roused = world.alarm.roused.next()
     async with running(beats.run):  # it has never joined: the store does not know it
         await eventually(lambda: world.shared.identity.owner != before)
         await eventually(lambda: beats.alive is not None and beats.alive.known)
+        await eventually(roused.is_set)
     assert attempt.revoked
 
 
