@@ -30,8 +30,10 @@ steps = st.lists(
 
 
 @pytest.mark.parametrize("store", ["memory", "file"])
-def test_every_child_runs_after_its_parents(store: str) -> None:
-    @settings(max_examples=30 if store == "memory" else 8, deadline=None, suppress_health_check=list(HealthCheck))
+def test_every_child_runs_after_its_parents(request: pytest.FixtureRequest, store: str) -> None:
+    examples = (30, 8) if request.config.getoption("--thorough") else (15, 4)
+
+    @settings(max_examples=examples[store == "file"], deadline=None, suppress_health_check=list(HealthCheck))
     @given(steps)
     def check(history: list[Any]) -> None:
         anyio.run(_play, history, store)

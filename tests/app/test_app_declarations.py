@@ -4,16 +4,18 @@ starting."""
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
+from click.testing import CliRunner
 
 from aether_bg import Aether, InvalidHandler, JobContext, JobStatus, errors
+from aether_bg.cli.app import cli
 from aether_bg.testing import FakeClock
 
 pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
@@ -52,9 +54,9 @@ async def job_of(app: Aether, name: str = "job") -> Any:
 
 async def check(path: Path) -> str:
     """`aether-bg check`, which finds nothing wrong."""
-    done = await anyio.run_process([sys.executable, "-m", "aether_bg.cli", "check", str(path)], check=False)
-    assert done.returncode == 0, done.stdout.decode() + done.stderr.decode()
-    return done.stdout.decode()
+    done = await anyio.to_thread.run_sync(CliRunner().invoke, cli, ["check", str(path)])
+    assert done.exit_code == 0, done.output
+    return str(done.stdout)
 
 
 # -- what time and the store have done --------------------------------------------------------------

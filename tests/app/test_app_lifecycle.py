@@ -574,6 +574,7 @@ async def test_health(make_app: Make) -> None:
         assert [answer for answer in health["dependencies"].values() if answer] == ["ConnectionError: mail server away"]
 
 
+@pytest.mark.one_loop
 @pytest.mark.parametrize(
     ("retention", "left"),
     [(timedelta(0), 0), (2, 2), ({"completed": 1}, 1), ({JobStatus.FAILED: timedelta(0)}, 4), (None, 4)],

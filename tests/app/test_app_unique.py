@@ -229,7 +229,7 @@ steps = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(steps)
 def test_a_name_never_has_two_active_jobs(history: list[Any]) -> None:
     """Over random histories: one holder at most, and within its window no other job of the name begins."""

@@ -89,6 +89,7 @@ async def test_an_exception_in_the_block_drops_everything(shop: Aether, path: Pa
         await app.enqueue("Work", "job")
 
 
+@pytest.mark.one_loop
 @pytest.mark.parametrize(
     ("sql", "error"),
     [

@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.any_store]
 
 @pytest.fixture
 def app(make_app: Callable[..., Aether]) -> Aether:
-    return make_app(timings=Timings(silent=1.0, watch=0.1))
+    return make_app(timings=Timings(silent=0.5, watch=0.05))
 
 
 def told(caplog: pytest.LogCaptureFixture) -> list[Any]:
@@ -31,7 +31,7 @@ def sure(caplog: pytest.LogCaptureFixture) -> list[Any]:
 
 
 def hold() -> None:
-    time.sleep(2.0)
+    time.sleep(1.0)
 
 
 async def deep() -> None:
@@ -88,7 +88,7 @@ async def test_plain_handlers_and_waiting_ones_are_not(app: Aether, caplog: pyte
 
     @app.handler("Waits")
     async def waits() -> None:
-        await anyio.sleep(2.0)
+        await anyio.sleep(1.0)
 
     async with app:
         for job in [await app.enqueue("Thread"), await app.enqueue("Waits")]:
@@ -124,7 +124,7 @@ async def test_c_code_that_keeps_all_threads_waiting(app: Aether, caplog: pytest
     async def counts() -> None:
         began = time.monotonic()
         size = 10**6
-        while time.monotonic() - began < 2.0:
+        while time.monotonic() - began < 1.0:
             sum(range(size))
 
     async with app:

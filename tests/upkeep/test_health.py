@@ -159,7 +159,7 @@ async def test_overdue_jobs_are_warned_about_once(
         await app.enqueue("Work", name)
         for seconds in (61, 11, 11):
             clock.advance(seconds=seconds)
-            await anyio.sleep(0.3)
+            await anyio.sleep(0.15)
         return len([text for text in caplog.messages if "overdue by more than a minute" in text])
 
     async with app:
@@ -167,7 +167,7 @@ async def test_overdue_jobs_are_warned_about_once(
         assert await late("b") == 1
         await app.drain()
         clock.advance(seconds=11)
-        await anyio.sleep(0.3)
+        await anyio.sleep(0.15)
         assert await late("c") == 2
 
 

@@ -30,6 +30,7 @@ async def eventually(condition: Callable[[], Any], within: float = 20) -> None:
             await anyio.sleep(0.005)
 
 
+@pytest.mark.one_loop
 async def test_a_store_that_no_process_can_write_makes_no_owner_dead(make_app: Make, path: Path) -> None:
     starts: list[str] = []
     begun, go = anyio.Event(), anyio.Event()
@@ -175,6 +176,7 @@ async def test_a_job_that_waits_for_its_earlier_attempt_can_be_deleted(make_app:
         assert (job.status, seen.started) == (JobStatus.CANCELLED, 1)
 
 
+@pytest.mark.one_loop
 async def test_a_look_after_a_jump_of_the_clock_makes_no_owner_dead(make_app: Make, clock: FakeClock) -> None:
     """The process was suspended, or its loop was held: what the others did in that time is unknown."""
     app, other, begun, go = make_app(clock=clock), make_app(), anyio.Event(), anyio.Event()
