@@ -144,7 +144,7 @@ def test_a_purge_in_bites_beside_live_work(run: Run, work: Callable[[Path], Any]
 
     async def fill() -> None:
         async with operating(Aether(path, scheduler="timer")) as operator:
-            await operator.write([Insert(job) for job in ended])
+            await operator.calls.transact([Insert(job) for job in ended])
 
     anyio.run(fill)
     with work(path) as worker:
