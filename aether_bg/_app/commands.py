@@ -258,6 +258,7 @@ def _query(job: UUID | str) -> Query:
     if isinstance(job, UUID):
         return Query(ids=(job,))
     if isinstance(job, str):
+        checks.text("job", job)
         return Query(job_name=job, limit=1)
     remedy = "Pass its id." if isinstance(job, JobInfo) else "Pass what enqueue returned."
     raise InvalidOption(shown(job), "must be a job's id (uuid.UUID) or its name", remedy, name="job")

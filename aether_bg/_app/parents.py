@@ -71,6 +71,7 @@ def asked(after: Any, after_any: Any) -> Asked | None:
     for one in given:
         if not isinstance(one, UUID | str):
             checks.refuse("after", one, "must be ids (uuid.UUID) or names of jobs", _EXAMPLE)
+        checks.text("after", one if isinstance(one, str) else None)
     return Asked(tuple(dict.fromkeys(given)), after_any) if given else None
 
 

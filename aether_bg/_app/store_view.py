@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from uuid import UUID
 import attrs
 
 from aether_bg._app.commands import Commands
-from aether_bg._handlers.payloads import check_metadata
+from aether_bg._app.questions import failures_of, query_of, runs_of
 from aether_bg._hooks.calls import Calls
 from aether_bg._kernel.kernel import Kernel
 from aether_bg._rules import validation as checks
@@ -72,7 +72,7 @@ class StoreView:
         `metadata={"OrderId": 123}` matches top-level keys. Returns at most `limit` jobs, 1,000 by default; for the next
         page pass the last id as `after=`.
         """
-        return await self._calls.find(_query(query, fields))
+        return await self._calls.find(query_of(query, fields))
 
     async def history(self, job_id: UUID, limit: int = 100) -> list[JobRun]:
         """Attempts and missed occurrences of a job, newest first."""
@@ -82,11 +82,11 @@ class StoreView:
 
     async def runs(self, query: Runs | None = None, /) -> list[Ran]:
         """Attempts of all jobs that have ended, the latest first; all fields of `Runs` must hold."""
-        return await self._calls.runs(query or Runs())
+        return await self._calls.runs(runs_of(query))
 
     async def failures(self, query: Failures | None = None, /) -> list[FailureGroup]:
         """FAILED jobs, grouped by handler and first line of the error, the group that failed last first."""
-        return await self._calls.failures(query or Failures())
+        return await self._calls.failures(failures_of(query))
 
     async def stats(self) -> Stats:
         """Counts by status and handler."""
@@ -151,35 +151,9 @@ class StoreView:
                 f"backup with {shown(store)}", "this store has no backup", "Use the tools of its database."
             )
         path = Path(os.fsdecode(target))
+        checks.path("target", path)
         await backup(path, progress or _silent)
         return path
 
 
 def _silent(done: int, total: int) -> None: ...
-
-
-def _query(query: Query | None, fields: Mapping[str, Any]) -> Query:
-    known = tuple(field.name for field in attrs.fields(Query))
-    checks.unknown_options({name: value for name, value in fields.items() if name not in known}, known)
-    if query is None or fields:
-        query = attrs.evolve(query or Query(), **fields)
-    given: dict[str, Any] = {"limit": checks.whole("limit", query.limit, least=1)}
-    checks.one_of("order", query.order, ("created", "newest", "due", "ended"))
-    for name in ("due_before", "created_after", "created_before", "changed_after"):
-        given[name] = checks.instant(name, getattr(query, name))
-    for name in ("job_name", "handler_name", "name_prefix", "error_line"):
-        if not isinstance(getattr(query, name), str | None):
-            checks.refuse(name, getattr(query, name), "must be a string", "Pass the name of a job or handler.")
-    for name in ("after", "owner"):
-        if not isinstance(getattr(query, name), UUID | None):
-            checks.refuse(name, getattr(query, name), "must be a uuid.UUID", "Pass the id of a JobInfo.")
-    if query.ids is not None:
-        given["ids"] = tuple(query.ids)
-        if not all(isinstance(id_, UUID) for id_ in given["ids"]):
-            checks.refuse("ids", query.ids, "must all be uuid.UUID", "To look up by name, use get_by_job_name().")
-    if query.status is not None:
-        several = (query.status,) if isinstance(query.status, int | str) else query.status
-        given["status"] = tuple(checks.status(one) for one in several)
-    if query.metadata is not None:
-        given["metadata"] = check_metadata(query.metadata)
-    return attrs.evolve(query, **given)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import inspect
 import math
+import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
+from pathlib import PurePath
 from typing import Any, Final, NoReturn
 
 from aether_bg.errors import InvalidName, InvalidOption, shown
@@ -147,6 +149,24 @@ def instant(option: str, value: Any) -> datetime | None:
         return utc(value)
     except Refused as refused:
         refuse(option, value, refused.reason, "For example: datetime.now(UTC).")
+
+
+def text(option: str, value: Any) -> None:
+    """None, or text that a store could hold."""
+    if not isinstance(value, str | None):
+        refuse(option, value, "must be a string", "Pass the name of a job or handler.")
+    if value is not None and not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+        refuse(
+            option, value, "must be text without lone surrogates, which no store holds", "Decode it as it was encoded."
+        )
+
+
+def path(option: str, value: PurePath) -> None:
+    """A path that the file system can name."""
+    try:
+        os.fsencode(value)
+    except UnicodeEncodeError:
+        refuse(option, str(value), "must be a path that the file system can encode", "Use other characters.")
 
 
 def name(value: Any, what: str) -> str:

@@ -9,6 +9,7 @@ import click
 from aether_bg import Aether
 from aether_bg import schedule as language
 from aether_bg._app.operator import full_name, hooks_of
+from aether_bg._rules import validation as checks
 from aether_bg._rules.recurrence import Plan, anchor_for
 from aether_bg.cli.output import at, json_option, note, print_document, table
 from aether_bg.cli.stores import app_option, load_app
@@ -28,7 +29,7 @@ def instant(text: str | None, option: str) -> datetime | None:
     if when is None or when.utcoffset() is None:
         rule = "is not an instant in ISO 8601" if when is None else "has no zone, so it names no instant"
         raise InvalidOption(f"{option} {shown(text)}", rule, "For example: 2026-01-31T02:30:00Z.")
-    return when
+    return checks.instant(option, when)
 
 
 @click.command("next")

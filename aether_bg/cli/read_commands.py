@@ -12,6 +12,7 @@ import attrs
 import click
 
 from aether_bg import Aether
+from aether_bg._rules import validation as checks
 from aether_bg.cli import following
 from aether_bg.cli.output import (
     at,
@@ -107,6 +108,7 @@ def list_(
     aether-bg list jobs.db --status failed --handler SendEmail
     aether-bg list jobs.db --metadata OrderId=123 --json
     """
+    checks.text("handler", handler)
     query = Query(
         status=tuple(JobStatus[name.upper()] for name in status) or None, handler_name=handler,
         metadata=dict(map(_pair, metadata)) or None, order=order, limit=limit + 1, after=_id(after),

@@ -19,6 +19,7 @@ import click
 from aether_bg import Aether
 from aether_bg._app.operator import Operator, operating
 from aether_bg._app.registration import store_of
+from aether_bg._rules import validation as checks
 from aether_bg.errors import AetherError, InvalidOption, JobNotFound, Unsupported, shown
 from aether_bg.hookspecs import LAYERS
 from aether_bg.model import JobInfo, Query
@@ -73,6 +74,7 @@ def read(database: str, question: Callable[[Inspection], Awaitable[R]]) -> R:
 
 async def find_job(find: Callable[[Query], Awaitable[Sequence[JobInfo]]], text: str) -> JobInfo:
     """By id, or else by name, or else by what is stored as its id. Raises `JobNotFound`."""
+    checks.text("job", text)
     queries = [Query(job_name=text, limit=1), Query(ids=stand_ins(text))]
     with contextlib.suppress(ValueError):
         queries.insert(0, Query(ids=(UUID(text),)))

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import anyio
 import pytest
 
 from aether_bg import Aether, InputError, InvalidOption, InvalidTransition, JobNotFound, JobStatus, RunOutcome
-from aether_bg.model import Query
+from aether_bg.model import Failures, Query, Runs
 from aether_bg.testing import FakeClock
 
 pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
@@ -99,6 +99,10 @@ async def test_find(filled: Aether, clock: FakeClock) -> None:
         ({"status": "FAILED"}, "status.*JobStatus"), ({"status": [9]}, "status"), ({"limit": -1}, "limit"),
         ({"limit": True}, "limit"), ({"ids": ["no id"]}, "ids"), ({"order": "name"}, "order"),
         ({"created_after": datetime(2030, 1, 1)}, "created_after.*time zone"), ({"metadata": 5}, "metadata"),
+        ({"status": UUID(int=5)}, "status"), ({"ids": 5}, "ids"), ({"ids": UUID(int=5)}, "ids"),
+        ({"parents_of": "a1"}, "parents_of"), ({"children_of": "a1"}, "children_of"),
+        ({"holders": "a1"}, "holders"), ({"holders": [5]}, "holders"),
+        ({"name_prefix": "\ud800"}, "name_prefix.*surrogates"), ({"error_line": "\udfff"}, "error_line.*surrogates"),
         ({"after": "no id"}, "after"), ({"job_name": 5}, "job_name"), ({"handler_name": b"A"}, "handler_name"),
     ],
     ids=str,
@@ -107,6 +111,34 @@ async def test_bad_queries(filled: Aether, bad: dict[str, Any], said: str) -> No
     async with filled as app:
         with pytest.raises(InputError, match=said):
             await app.store.find(**bad)
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        (Runs(after="now"), "after"), (Runs(before=datetime(2030, 1, 1)), "before.*time zone"), (Runs(ids=5), "ids"),
+        (Runs(outcomes=5), "outcomes"), (Runs(outcomes=("gone",)), "outcomes"), (Runs(handler_name=5), "handler_name"),
+        (Runs(limit=0), "limit"), (Query(), "must be a Runs"), (Failures(limit="5"), "limit"),
+        (Failures(among=-1), "among"), (Failures(handler_name="\ud800"), "handler_name.*surrogates"),
+    ],
+    ids=str,
+)  # fmt: skip
+async def test_bad_questions_about_all_jobs(filled: Aether, bad: Any, said: str) -> None:
+    async with filled as app:
+        with pytest.raises(InputError, match=said):
+            await (app.store.failures(bad) if isinstance(bad, Failures) else app.store.runs(bad))
+
+
+async def test_text_that_no_store_holds(filled: Aether) -> None:
+    async with filled as app:
+        calls: tuple[Callable[[Any], Any], ...] = (
+            app.delete, app.pause, app.resume, app.trigger, app.retry, app.explain, app.wait, app.result,
+            app.store.get_by_job_name, app.store.get_by_handler_name, app.store.backup,
+            lambda text: app.enqueue("A", after=[text]), lambda text: app.update(text, HOUR),
+        )  # fmt: skip
+        for call in calls:
+            with pytest.raises(InvalidOption, match=r"surrogates|encode"):
+                await call("\ud800")
 
 
 @pytest.mark.parametrize("order", ["created", "due"])

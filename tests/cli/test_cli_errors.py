@@ -65,6 +65,14 @@ def test_a_file_that_is_not_a_database(run: Run, tmp_path: Path, db: Path, comma
     refused(run(command[0], tmp_path, *command[1:]), 1, "it is a folder")
 
 
+@pytest.mark.parametrize("command", [*(c for c in COMMANDS if c[1:] == ["x"]), ["list", "--handler"]], ids=" ".join)
+def test_a_name_that_is_not_text(run: Run, db: Path, command: list[str]) -> None:
+    """Python passes the bytes of an argument that are not UTF-8 on as surrogates."""
+    options = command[1:] if command[0] == "list" else []
+    code = 2 if command[0] in ("list", "show", "history", "explain") else 1  # the others go on with the next job
+    refused(run(command[0], db, *options, os.fsdecode(b"caf\xe9")), code, "surrogates")
+
+
 @pytest.mark.parametrize(
     ("sql", "said"),
     [

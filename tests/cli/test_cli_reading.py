@@ -231,6 +231,17 @@ def test_next_counts_an_interval_from_the_instant_given(run: Run) -> None:
     assert told["timezone"] is None
 
 
+@pytest.mark.parametrize(
+    ("instant", "first"), [("0001-01-01T00:00:00+14:00", "0001-01-0"), ("9999-12-31T23:59:59-14:00", None)]
+)
+def test_next_at_the_edge_of_the_calendar(run: Run, instant: str, first: str | None) -> None:
+    for option in ("--after", "--start"):
+        result = run("next", "0 0 * * *", "-n", 1, option, instant, "--json")
+        upcoming = json.loads(result.stdout)["upcoming"]
+        assert result.exit_code == (0 if upcoming else 1)
+        assert first is None or option == "--start" or upcoming[0]["at"].startswith(first)
+
+
 def test_next_counts_days_and_weeks_from_the_start_given(run: Run) -> None:
     text = ("next", "@every 2 weeks at 09:00", "-z", "Europe/Berlin", "-n", 2)
     result = run(*text, "--start", "2026-01-05T00:00:00Z", "--after", "2026-03-01T00:00:00Z", "--json")
