@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import sqlite3
 from datetime import datetime
@@ -42,6 +43,8 @@ TAKEN_FIRST: Final = f"SELECT {FIRST_AS_JSON}, min({IS_FIRST}) FROM main.aether_
 _OF_MANY: Final = (TAKE, BEGIN_RUNS, TAKEN_FIRST, TAKEN)
 _OF_ONE: Final = tuple(statement.replace(_THESE, _THIS) for statement in _OF_MANY)
 """For one row, each in half of the time."""
+_INFINITE: Final = re.compile(r"[\[,]-?Inf[,\]]")
+"""An infinite number of a row that is not ours, as SQLite before 3.42 writes it: that is no JSON."""
 
 
 class Taken(NamedTuple):
@@ -88,7 +91,11 @@ def _take(conn: sqlite3.Connection, found: list[int], owner: str, now: str | Non
     conn.execute(take, values)
     conn.execute(begin_runs, values)
     rows, first = conn.execute(taken_first, values).fetchone()
-    return Taken(rows, True) if first else Taken(*conn.execute(taken, values).fetchone())
+    if not first:
+        (rows,) = conn.execute(taken, values).fetchone()
+    if "Inf" in rows and _INFINITE.search(rows):
+        raise sqlite3.DataError("a row has an infinite number")  # now, so that the claim is undone
+    return Taken(rows, bool(first))
 
 
 def claim_one_by_one(conn: sqlite3.Connection, wanted: Claim) -> tuple[list[JobInfo], list[str]]:
