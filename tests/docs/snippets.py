@@ -7,6 +7,7 @@ import inspect
 import re
 import types
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ class Snippet:
         return f"{self.section}:{self.line}"
 
 
+@cache
 def snippets(document: str, *words: str) -> list[Snippet]:
     """Blocks whose fence says exactly these words; all without."""
     found: list[Snippet] = []

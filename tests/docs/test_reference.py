@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import inspect
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import attrs
 import pytest
+from click.testing import CliRunner
 
 import aether_bg
 from aether_bg import Aether, Backoff, JobContext, JobInfo
 from aether_bg._app.store_view import StoreView
+from aether_bg.cli.app import cli
 
 from .snippets import ROOT, table
 
@@ -23,8 +23,7 @@ DOCUMENT = "docs/reference.md"
 
 def test_commands_of_the_shell() -> None:
     (said,) = re.findall(r"^`aether-bg --help`: (.*)\.$", (ROOT / DOCUMENT).read_text(encoding="utf-8"), re.M)
-    command = [sys.executable, "-m", "aether_bg.cli", "--help"]
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    shown = CliRunner().invoke(cli, ["--help"]).stdout
     assert set(said.split(", ")) == set(re.findall(r"^  (\w+) ", shown.split("Commands:")[1], re.M))
 
 

@@ -25,15 +25,26 @@ The message of a broken rule has its number in docs/protocol.md or its hook, wha
     C1: a claim hands out each job once, because two holders of one job run its effects twice. Seen: …
 
 `suite` rules and reports · `layers` one function per layer · `values` jobs to store · `opening` a store at its
-place · `store_*`, `schedulers`, `runners`, `policies` the checks
+place · `store_*`, `schedulers`, `runners`, `policies` the checks · `handlers` of the runners' checks
 """
 
 from __future__ import annotations
 
-from aether_bg.testing.contracts.layers import policy_contract, runner_contract, scheduler_contract, store_contract
-from aether_bg.testing.contracts.suite import Broken, Contract, Report, Rule, Suite
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from aether_bg.testing.contracts.layers import policy_contract, runner_contract, scheduler_contract, store_contract
+    from aether_bg.testing.contracts.suite import Broken, Contract, Report, Rule, Suite
 
 __all__ = [
     "Broken", "Contract", "Report", "Rule", "Suite", "policy_contract", "runner_contract", "scheduler_contract",
     "store_contract",
 ]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Imported when first named: the process of a runner imports this package for `handlers`."""
+    if name in __all__:
+        return getattr(import_module(f"{__name__}.{'layers' if name.endswith('_contract') else 'suite'}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

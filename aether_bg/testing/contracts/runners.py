@@ -1,7 +1,4 @@
-"""What a runner must do with the call it gets: run it once, say how it ended, and end when it is cancelled.
-
-The handlers are functions of this module and note what they do in files, so that they can run in another process.
-"""
+"""What a runner must do with the call it gets: run it once, say how it ended, and end when it is cancelled."""
 
 from __future__ import annotations
 
@@ -18,45 +15,18 @@ import attrs
 from aether_bg import Aether, JobContext
 from aether_bg.model import HandlerInfo, JobStatus, RunOutcome
 from aether_bg.protocols import Runner
+from aether_bg.testing.contracts.handlers import (
+    Mishap,
+    async_failure,
+    async_hang,
+    async_work,
+    plain_exit,
+    plain_failure,
+    plain_work,
+)
 from aether_bg.testing.contracts.opening import hooks_of, implements
 from aether_bg.testing.contracts.suite import Suite, expect, expect_same, only_if, refused
 from aether_bg.testing.contracts.values import a_job, new_id, now
-
-
-class Mishap(Exception):
-    """Raised by a handler of this contract."""
-
-
-def plain_work(file: str, seconds: float = 0.0) -> str:
-    Path(file).write_text("begun")
-    time.sleep(seconds)
-    with open(file, "a") as note:
-        note.write(" ended")
-    return "plain 🦊"
-
-
-def plain_failure(file: str) -> None:
-    raise Mishap("plain", 42)
-
-
-def plain_exit() -> None:
-    raise SystemExit("a handler that exits")
-
-
-async def async_work(file: str, seconds: float = 0.0) -> str:
-    path = anyio.Path(file)
-    await path.write_text("begun")
-    await anyio.sleep(seconds)
-    await path.write_text("begun ended")
-    return "async 🦊"
-
-
-async def async_failure(file: str) -> None:
-    raise Mishap("async", 42)
-
-
-async def async_hang() -> None:
-    await anyio.sleep(60)
 
 
 @attrs.frozen
