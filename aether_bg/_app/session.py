@@ -23,7 +23,6 @@ from aether_bg._rules import transitions
 from aether_bg._rules.results import Released
 from aether_bg._upkeep.blocked import LoopWatch
 from aether_bg._upkeep.upkeep import Upkeep
-from aether_bg.errors import NotStarted, StoreError
 from aether_bg.model import AppStarted, AppStopped, CancelReason
 
 _outliving: list[AsyncExitStack] = []
@@ -169,25 +168,21 @@ class Session:
             await kernel.arming.flush(timings.last)
         shared.observers.emit(AppStopped(kernel.owner))
         await self._until(lambda: shared.observers.idle, timings.last)
-        try:
+        with shared.problems.reported("stop"):
             if threads:
                 self._keeps_thread = True
                 _outliving.append(stack)
                 await self.upkeep.heartbeats.keep_for_ever()
             else:
                 await self.upkeep.heartbeats.leave()
-        except (StoreError, NotStarted) as error:
-            kernel.report("stop", error)
 
     async def _outlive(self, stack: AsyncExitStack) -> None:
         """If this loop still runs when the last thread returns, its outcome is recorded, and the owner is removed."""
         kernel, slots = self.kernel, self.kernel.shared.slots
         while slots.busy:
             await slots.freed.wait(1.0)
-        try:
+        with kernel.shared.problems.reported("stop"):
             await self.upkeep.heartbeats.leave()
-        except (StoreError, NotStarted) as error:
-            kernel.report("stop", error)
         kernel.close()
         _outliving.remove(stack)
         await stack.aclose()

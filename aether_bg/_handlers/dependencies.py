@@ -197,10 +197,6 @@ class Dependencies:
                     answers[ping.name] = brief(error)
         return answers
 
-    async def close(self) -> None:
-        if self._registry is not None:
-            await self._registry.aclose()
-
     def _wrapped(self, kind: Any) -> Callable[..., Any]:
         async def factory(svcs_container: Container) -> Any:
             return await self._make(kind, svcs_container.aget)

@@ -14,7 +14,7 @@ from aether_bg._kernel.journal import UNKNOWN, Journal
 from aether_bg._kernel.shared import Shared
 from aether_bg._rules import transitions
 from aether_bg.bridge import Bridge
-from aether_bg.errors import NameHeld, NotStarted, StoreError
+from aether_bg.errors import NameHeld
 from aether_bg.model import Claim, JobInfo
 
 
@@ -67,12 +67,10 @@ class AtOnce:
     async def _give_back(self, job: JobInfo, claim: Claim) -> None:
         """The caller was cancelled, or the answer was lost: a row that this claim holds all the same is released."""
         slots = self._shared.slots
-        try:
+        with self._shared.problems.reported("enqueueing", job):  # the heartbeat will find it (docs/protocol.md, C5)
             async with self._claimer.claims:
                 row = await self._shared.calls.get(job.id)
                 if row is None or row.id in slots.running or row.id in slots.recording:
                     return
                 if row.seq == job.seq + 1 and claim.holds(row):
                     await self._journal.try_update(transitions.put_back(row, self._shared.clock.moment()))
-        except (StoreError, NotStarted) as error:  # the heartbeat will find it (docs/protocol.md, C5)
-            self._shared.problems.report("enqueueing", error, job)

@@ -13,7 +13,6 @@ import attrs
 
 from aether_bg._kernel.alarm import Alarm
 from aether_bg._kernel.shared import Shared
-from aether_bg.errors import NotStarted, StoreError
 from aether_bg.model import Altered, Call, Change, Insert, JobInfo, JobStatus, Query, Settled, Update, Write
 
 log = logging.getLogger("aether_bg")
@@ -49,15 +48,13 @@ class Commits:
         self._shared.spawn(self._follow, write, announce)
 
     async def _follow(self, write: Insert | Update, announce: Callable[[], object]) -> None:
-        try:
+        with self._shared.problems.reported("announcing"):
             if await self.stored(write):
                 announced = announce()
                 if inspect.isawaitable(announced):
                     await announced
                 if isinstance(write, Update) and write.change.status.terminal:
                     self._tell(await self._cancelled_with(write.change))
-        except (StoreError, NotStarted) as error:
-            self._shared.problems.report("announcing", error)
 
     async def stored(self, write: Insert | Update) -> bool:
         """Whether the store has it: by the row, as it is now."""

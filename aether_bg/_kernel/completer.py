@@ -25,13 +25,14 @@ from aether_bg._rules import transitions
 from aether_bg._rules.decisions import text_of
 from aether_bg._rules.results import Completed, Failed, Released, Repeated, Result
 from aether_bg._rules.uniqueness import taken
-from aether_bg.errors import NameHeld, NotStarted, Stale, StoreError, StoreRefused, StoreTrouble, StoreUnsure, loggable
+from aether_bg.errors import NameHeld, NotStarted, Stale, StoreRefused, StoreTrouble, StoreUnsure, loggable
 from aether_bg.explain import first_line
 from aether_bg.model import (
     Change,
     Completion,
     Ended,
     JobInfo,
+    JobRun,
     JobStatus,
     Missed,
     Purge,
@@ -183,14 +184,10 @@ class Completer:
             self._tell(attempt, change)
 
     async def _completed_before(self, attempt: Attempt) -> bool:
-        job = attempt.job
-        if not isinstance(attempt.result, Completed):
-            return False
-        try:
-            runs = await self._shared.calls.history(job.id, 1000)
-        except (StoreError, NotStarted) as error:
-            self._shared.problems.report("history", error)
-            return False
+        job, runs = attempt.job, list[JobRun]()
+        if isinstance(attempt.result, Completed):
+            with self._shared.problems.reported("history"):
+                runs = await self._shared.calls.history(job.id, 1000)
         return any(run.outcome is RunOutcome.COMPLETED and run.occurrence == job.occurrence for run in runs)
 
     def _tell(self, attempt: Attempt, change: Change) -> None:
@@ -213,7 +210,5 @@ class Completer:
 
     async def _trim(self, job_id: UUID) -> None:
         """A recurring job keeps its last 1,000 history rows (docs/protocol.md, N5)."""
-        try:
+        with self._shared.problems.reported("history"):
             await self._shared.calls.purge(Purge(job_id=job_id))
-        except (StoreError, NotStarted) as error:
-            self._shared.problems.report("history", error)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from aether_bg._kernel.identity import Identity
 from aether_bg._kernel.observers import Observers
 from aether_bg._kernel.tasks import Run
-from aether_bg.errors import NotStarted, brief, loggable
+from aether_bg.errors import NotStarted, StoreError, brief, loggable
 from aether_bg.explain import plain
 from aether_bg.model import JobInfo, Problem
 from aether_bg.model.job import log_fields
@@ -42,6 +44,14 @@ class Problems:
         log.warning("%s: %s", part, text, exc_info=exc_info, extra=extra)
         self._last[part] = (self._clock.monotonic(), text)
         self._on_loop(lambda: self._observers.emit(Problem(part, problem)))
+
+    @contextmanager
+    def reported(self, part: str, job: JobInfo | None = None) -> Iterator[None]:
+        """For work that no caller waits for: what the store raises ends the block, and is reported."""
+        try:
+            yield
+        except (StoreError, NotStarted) as error:
+            self.report(part, error, job)
 
     @property
     def current(self) -> dict[str, str]:

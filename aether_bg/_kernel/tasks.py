@@ -18,7 +18,7 @@ import anyio
 
 from aether_bg.bridge import Bridge
 
-Spawn = Callable[..., None]
+Spawn = Callable[..., object]
 """`spawn(fn, *args, context=None)`: runs the async function beside everything else, in this context or in an empty one.
 It must not raise."""
 Run = Callable[[Callable[[], object]], None]
@@ -33,8 +33,8 @@ def spawner() -> Spawn:
         import trio
 
         if trio.lowlevel.in_trio_run():
-            return lambda fn, *args, context=None: _ignore(
-                trio.lowlevel.spawn_system_task(fn, *args, context=context or Context())
+            return lambda fn, *args, context=None: trio.lowlevel.spawn_system_task(
+                fn, *args, context=context or Context()
             )
     loop = asyncio.get_running_loop()
     kept: set[asyncio.Task[None]] = set()  # the loop itself keeps weak references only
@@ -87,9 +87,6 @@ def to_tick(length: float) -> float:
     """Seconds to the next tick of that length. Parts that sleep by the same ticks wake an idle process only once; each
     process has its own, so that many do not wake at the same moment."""
     return length - (time.monotonic() - _BEGAN) % length
-
-
-def _ignore(_: object) -> None: ...
 
 
 class Signal:

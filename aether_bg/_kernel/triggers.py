@@ -15,7 +15,6 @@ from aether_bg._kernel.journal import Journal
 from aether_bg._kernel.shared import Shared
 from aether_bg._kernel.tasks import Signal
 from aether_bg._rules import commands
-from aether_bg.errors import NotStarted, StoreError
 from aether_bg.model import Fired, JobInfo, JobStatus
 
 
@@ -37,9 +36,8 @@ class Triggers:
 
         async def answering() -> None:
             try:
-                answer[0] = await self._fire(store_id, job_id, seq, occurrence)
-            except (StoreError, NotStarted) as error:
-                self._shared.problems.report("trigger", error)
+                with self._shared.problems.reported("trigger"):
+                    answer[0] = await self._fire(store_id, job_id, seq, occurrence)
             finally:
                 done.set()
 
