@@ -15,14 +15,14 @@ import anyio
 
 from aether_bg._app.argument_types import EnqueueOptions, Handles, When
 from aether_bg._app.blocks import PlainBlock, misused
-from aether_bg._app.client import OWNERS_ONLY, OwnerVerbs, not_an_owner
+from aether_bg._app.client import OnlyClient, OwnerVerbs
 from aether_bg._app.store_view import StoreView
 from aether_bg._app.verbs import Verbs
 from aether_bg._handlers import work
 from aether_bg._handlers.work import UnitOfWork
 from aether_bg._hooks.connections import unscoped
 from aether_bg.bridge import Bridge
-from aether_bg.model import Insertion, JobInfo, JobType, ParamStyle, Query
+from aether_bg.model import Insertion, JobType, ParamStyle
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -66,8 +66,12 @@ class Plain:
     def __repr__(self) -> str:
         return f"<blocking {self._verbs!r}>"
 
+    @property
+    def _target(self) -> Any:
+        return self._verbs
+
     def _call(self, verb: str, *args: Any, **kwargs: Any) -> Any:
-        return self._verbs._started.crossing.call(lambda: getattr(self._verbs, verb)(*args, **kwargs))
+        return self._verbs._started.crossing.call(lambda: getattr(self._target, verb)(*args, **kwargs))
 
     if not TYPE_CHECKING:  # for a type checker they are not there
 
@@ -76,10 +80,7 @@ class Plain:
 
         def __exit__(self, *_: object) -> None: ...
 
-        async def __aenter__(self) -> Never:
-            misused(repr(self), "it is no block", "Call its verbs: `app.sync.enqueue(…)`.")
-
-        async def __aexit__(self, *_: object) -> None: ...
+        __aenter__, __aexit__ = __enter__, __exit__
 
 
 class PlainStore(Plain):
@@ -97,17 +98,14 @@ class PlainStore(Plain):
     purge = plain(StoreView.purge)
     backup = plain(StoreView.backup)
 
-    def find(self, query: Query | None = None, /, **fields: Any) -> list[JobInfo]:
-        found: list[JobInfo] = self._call("find", query, **fields)
-        return found
+    find = plain(StoreView.find)
 
-    find.__doc__ = StoreView.find.__doc__
-
-    def _call(self, verb: str, *args: Any, **kwargs: Any) -> Any:
-        return self._verbs._started.crossing.call(lambda: getattr(self._verbs.store, verb)(*args, **kwargs))
+    @property
+    def _target(self) -> StoreView:
+        return self._verbs.store
 
 
-class BlockingClient(Plain):
+class BlockingClient(OnlyClient, Plain):
     """Enqueues and queries as plain functions; another process runs the jobs."""
 
     enqueue_many = plain(Verbs.enqueue_many)
@@ -164,11 +162,6 @@ class BlockingClient(Plain):
         with work.entered(self._call("_new_work")) as unit:  # calls carry this thread's context, so that enqueue joins
             yield unit
         self._call("_commit", unit)
-
-    def __getattr__(self, name: str) -> Any:
-        if name in OWNERS_ONLY:
-            raise not_an_owner(name)
-        raise AttributeError(name)
 
 
 class OwnersBlocking(BlockingClient):

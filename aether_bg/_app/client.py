@@ -13,8 +13,22 @@ from aether_bg._handlers import work
 from aether_bg._rules import validation as checks
 from aether_bg.errors import NotAnOwner
 
+OWNERS_ONLY: Final = (
+    "update", "delete", "retry", "trigger", "pause", "resume", "drain", "run", "health", "start", "stop",
+)  # fmt: skip
 
-class Client(Verbs):
+
+class OnlyClient:
+    """Says why a verb of an app is missing."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name in OWNERS_ONLY:
+            remedy = "Call it on the app that runs jobs."
+            raise NotAnOwner(f"client.{name}", "a client only enqueues and queries", remedy)
+        raise AttributeError(name)
+
+
+class Client(OnlyClient, Verbs):
     """Enqueues and queries on the store of an app elsewhere: no owner, never runs jobs, applies no declarations."""
 
     def __init__(self, session: Session) -> None:
@@ -22,20 +36,6 @@ class Client(Verbs):
 
     def __repr__(self) -> str:
         return f"<Client of {self._started.kernel.store_id}>"
-
-    def __getattr__(self, name: str) -> Any:
-        if name in OWNERS_ONLY:
-            raise not_an_owner(name)
-        raise AttributeError(name)
-
-
-OWNERS_ONLY: Final = (
-    "update", "delete", "retry", "trigger", "pause", "resume", "drain", "run", "health", "start", "stop",
-)  # fmt: skip
-
-
-def not_an_owner(verb: str) -> NotAnOwner:
-    return NotAnOwner(f"client.{verb}", "a client only enqueues and queries", "Call it on the app that runs jobs.")
 
 
 class OwnerVerbs(Verbs):

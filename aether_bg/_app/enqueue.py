@@ -28,7 +28,7 @@ class Enqueuer:
     def __init__(self, kernel: Kernel, admission: Admission) -> None:
         self.admission, self._shared, self.journal = admission, kernel.shared, kernel.journal
         self._insert = kernel.at_once.insert
-        self._calls, self.moment = kernel.shared.calls, kernel.shared.clock.moment
+        self.calls, self.moment = kernel.shared.calls, kernel.shared.clock.moment
 
     def unit(self) -> work.UnitOfWork | None:
         """The open unit of work of this store that surrounds the caller."""
@@ -64,7 +64,7 @@ class Enqueuer:
                     await self._insert(job, after)
                     return job.id
                 except NameHeld as error:
-                    held = self._calls.decoded(error.current)
+                    held = self.calls.decoded(error.current)
             done = await self._resolve(held, job, after, if_exists)
             if done is not None:
                 return done
@@ -76,23 +76,23 @@ class Enqueuer:
         and name, and what has been found before; `named`: by the caller. Raises `JobNotFound` for a missing parent
         unless its name is held: an identical job may be older than a purge (docs/protocol.md, N0)."""
         for query in queries(wanted.without(made)):
-            for key, found in by_any(await self._calls.find(query)).items():
+            for key, found in by_any(await self.calls.find(query)).items():
                 made.setdefault(key, found)
-        after, missing = wanted.among(made, self._calls.load)
+        after, missing = wanted.among(made, self.calls.load)
         if missing and (not named or await self.holder(job.job_name) is None):
             raise not_found(missing[0])
         return wanted.given_to(job, after), after
 
     async def holder(self, name: str) -> JobInfo | None:
-        found = await self._calls.find(Query(job_name=name, limit=1))
+        found = await self.calls.find(Query(job_name=name, limit=1))
         return found[0] if found and found[0].holds_name else None
 
     async def holders(self, names: Sequence[str]) -> list[JobInfo]:
-        return await self._calls.find(Query(holders=tuple(names), limit=len(names)))
+        return await self.calls.find(Query(holders=tuple(names), limit=len(names)))
 
     async def linked(self, held: JobInfo) -> tuple[UUID, ...]:
         """The parents of this job in the store; purged ones are not compared."""
-        found = await self._calls.find(Query(parents_of=held.id, limit=held.parents)) if held.parents else []
+        found = await self.calls.find(Query(parents_of=held.id, limit=held.parents)) if held.parents else []
         return tuple(parent.id for parent in found)
 
     async def _resolve(self, held: JobInfo, job: JobInfo, after: tuple[UUID, ...], if_exists: str) -> UUID | None:
@@ -114,7 +114,7 @@ class Enqueuer:
         """The result of enqueueing `job` under a held name (docs/protocol.md, N2, N3, N7): the id that answers it, or
         the change that redefines the holder or makes it release its name. Raises `JobConflict`."""
         differs = differences(held, job)
-        runs = held.status is JobStatus.RUNNING and _runs_once(self._calls, held)
+        runs = held.status is JobStatus.RUNNING and _runs_once(self.calls, held)
         itself = runs and held.id == work.running.get()
         if itself and if_exists == "raise":
             raise own(held)
@@ -137,7 +137,7 @@ class Enqueuer:
             held = attrs.evolve(held, last_error=None)
         if same:
             definition = attrs.evolve(definition, anchor=held.anchor)
-        schedule = self._calls.load(definition.expression_value, definition.timezone)
+        schedule = self.calls.load(definition.expression_value, definition.timezone)
         plan = Plan.of(schedule, definition)
         if same:
             return rules.redefine(held, definition, plan, moment)
@@ -152,7 +152,7 @@ class Enqueuer:
         try:
             await self.journal.commit(unit)
         except NameHeld as held:
-            raise taken(self._calls.decoded(held.current)) from held
+            raise taken(self.calls.decoded(held.current)) from held
 
     async def _join(
         self, unit: work.UnitOfWork, job: JobInfo, after: tuple[UUID, ...], named: bool, if_exists: str
@@ -167,14 +167,10 @@ class Enqueuer:
             if (joined := unit.named.get(job.job_name)) is not None:
                 return kept(joined, beside(joined, job, unit.linked[joined.id], after), if_exists)
             if held is not None and not held.gives_way_to(job):
-                return self.kept_inside(held, beside(held, job, linked, after), if_exists)
+                return kept_inside(self.calls, held, beside(held, job, linked, after), if_exists)
         check_comes(job)
         unit.queue(Insert(job, after))
         return job.id
-
-    def kept_inside(self, held: JobInfo, job: JobInfo, if_exists: str) -> UUID:
-        """The holder's id, for an enqueue that joins a unit of work. Raises `JobConflict`."""
-        return kept_inside(self._calls, held, job, if_exists)
 
 
 def request(options: dict[str, Any], allowed: tuple[str, ...] = IF_EXISTS) -> tuple[str, Asked | None]:

@@ -9,7 +9,7 @@ from uuid import UUID
 import anyio.lowlevel
 import attrs
 
-from aether_bg._app.enqueue import Enqueuer, request
+from aether_bg._app.enqueue import Enqueuer, kept_inside, request
 from aether_bg._app.new_job import NewJob, checked
 from aether_bg._app.parents import by_any
 from aether_bg._handlers import work
@@ -165,7 +165,7 @@ class Many:
                 if name in joined:
                     ids.add(job, kept(joined[name], wanted, if_exists))
                 elif holder is not None and not holder.gives_way_to(job):
-                    ids.add(job, self._enqueuer.kept_inside(holder, wanted, if_exists))
+                    ids.add(job, kept_inside(self._enqueuer.calls, holder, wanted, if_exists))
                 else:
                     check_comes(job)
                     joined[name], linked[job.id] = job, ids.of(after)

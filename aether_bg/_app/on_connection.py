@@ -6,7 +6,6 @@ from typing import Any, Final
 from uuid import UUID
 
 from aether_bg._app.enqueue import Enqueuer, kept_inside
-from aether_bg._hooks.calls import Calls
 from aether_bg._hooks.connections import unscoped
 from aether_bg._rules import validation as checks
 from aether_bg._rules.changes import Moment
@@ -21,8 +20,8 @@ _TRIES: Final = 3
 
 
 class OnConnection:
-    def __init__(self, enqueuer: Enqueuer, calls: Calls) -> None:
-        self._enqueuer, self._calls = enqueuer, calls
+    def __init__(self, enqueuer: Enqueuer) -> None:
+        self._enqueuer, self._calls = enqueuer, enqueuer.calls
 
     async def enqueue(
         self, connection: Any, *arguments: Any, notify: Any = True, if_exists: Any = "raise", **options: Any

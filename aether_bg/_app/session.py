@@ -51,7 +51,7 @@ class Session:
         declares = [arguments["job_name"] for arguments in registration.declared]
         self.upkeep = Upkeep(kernel, dependencies=registration.dependencies, declares=declares)
         self.enqueuer = Enqueuer(kernel, admission)
-        self.on_connection = OnConnection(self.enqueuer, registration.calls)
+        self.on_connection = OnConnection(self.enqueuer)
         self.many = Many(self.enqueuer)
         self.commands = Commands(kernel, self.upkeep)
         self.store = StoreView(kernel, self.commands, self.crossing.check_loop)

@@ -14,7 +14,7 @@ import anyio
 import pytest
 
 from aether_bg import Aether, InsideUnitOfWork, JobNotFound, JobStatus, NotStarted, UnknownHandler
-from aether_bg._app.blocking import BlockingClient, PlainStore
+from aether_bg._app.blocking import BlockingClient
 from aether_bg._app.store_view import StoreView
 from aether_bg._app.verbs import Verbs
 
@@ -77,17 +77,14 @@ def test_no_verb_is_missing(work: Aether) -> None:
                     assert getattr(type(plain), name).__doc__ == verb.__doc__
 
 
-@pytest.mark.parametrize(
-    ("plain", "verb"), [(BlockingClient.enqueue, Verbs.enqueue), (PlainStore.find, StoreView.find)]
-)
-def test_plain_functions_have_the_types_of_their_verbs(plain: Any, verb: Any) -> None:
+def test_the_plain_enqueue_has_the_types_of_the_verb() -> None:
     """Written twice, since no type can say "the same, without await": overloads included."""
 
     def types(function: Any) -> list[inspect.Signature]:
         return [inspect.signature(one) for one in typing.get_overloads(function) or [function]]
 
-    assert types(plain) == types(verb)
-    assert plain.__doc__ == verb.__doc__
+    assert types(BlockingClient.enqueue) == types(Verbs.enqueue)
+    assert BlockingClient.enqueue.__doc__ == Verbs.enqueue.__doc__
 
 
 def test_a_unit_of_work_in_a_script(work: Aether, path: Path) -> None:
