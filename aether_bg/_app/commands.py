@@ -128,16 +128,11 @@ class Commands:
             timeout = checks.seconds("timeout", timeout, zero=True)
         deadline = anyio.current_time() + (float("inf") if timeout is None else timeout)
         row = await self.find(job)
-        if on_progress is None:
-            return await self._until_ended(row, timeout, deadline)
         with self._kernel.notes.watching(row.id) as watch:
-            following = Following(on_progress, watch)
-            await following.pass_on(row)
-            return await self._until_ended(row, timeout, deadline, following)
+            return await self._until_ended(row, timeout, deadline, Following(on_progress, watch))
 
-    async def _until_ended(
-        self, row: JobInfo, timeout: float | None, deadline: float, following: Following | None = None
-    ) -> JobInfo:
+    async def _until_ended(self, row: JobInfo, timeout: float | None, deadline: float, following: Following) -> JobInfo:
+        await following.pass_on(row)
         while not row.status.terminal:
             plan = self._shared.schedules.plan_or_none(row)
             if plan is not None and plan.endless:
@@ -151,18 +146,13 @@ class Commands:
                     f"wait for job {shown(row.job_name)}", f"it has not ended within {timeout:g} s: {row.status.name}",
                     "It goes on; app.explain(job) says what it waits for.",
                 )  # fmt: skip
-            row = await self._wait_once(row.id, min(left, _POLL), following)
-            if following is not None:
-                await following.pass_on(row)
-        return row
-
-    async def _wait_once(self, job_id: UUID, within: float, following: Following | None) -> JobInfo:
-        ended = self._kernel.journal.ended(job_id)
-        row = await self.find(job_id)
-        if not row.status.terminal:
-            with anyio.move_on_after(within):
-                await (ended.wait() if following is None else following.until(ended))
-            row = await self.find(job_id)
+            ended = self._kernel.journal.ended(row.id)
+            row = await self.find(row.id)  # it may have ended before
+            if not row.status.terminal:
+                with anyio.move_on_after(min(left, _POLL)):
+                    await following.until(ended)
+                row = await self.find(row.id)
+            await following.pass_on(row)
         return row
 
     async def result(self, job: UUID | str | JobInfo, timeout: float | timedelta | None) -> Any:

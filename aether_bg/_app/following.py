@@ -15,15 +15,18 @@ OnProgress = Callable[[Progress], Any]
 
 
 class Following:
-    """`watch`: for a job that may run in this process. If it runs elsewhere, its row shows its progress."""
+    """`tell` None: only the end counts. `watch`: for a job that may run in this process. If it runs elsewhere, its row
+    shows its progress."""
 
-    def __init__(self, tell: OnProgress, watch: Watch) -> None:
+    def __init__(self, tell: OnProgress | None, watch: Watch) -> None:
         self._tell, self._watch = tell, watch
         self._last: Progress | None = None
 
     async def pass_on(self, row: JobInfo) -> None:
         """Passes on new progress. Raises what the caller's function raises."""
-        self._watch.moved = anyio.Event()
+        if self._tell is None:
+            return
+        self._moved = self._watch.moved.next()
         for progress in (row.progress, self._watch.seen):
             last = self._last
             if progress is None or progress == last or (last is not None and progress.at < last.at):
@@ -35,6 +38,9 @@ class Following:
 
     async def until(self, ended: anyio.Event) -> None:
         """Until the job has ended, or has reported progress here."""
+        if self._tell is None:
+            await ended.wait()
+            return
         async with anyio.create_task_group() as group:
 
             async def first(event: anyio.Event) -> None:
@@ -42,4 +48,4 @@ class Following:
                 group.cancel_scope.cancel()
 
             group.start_soon(first, ended)
-            group.start_soon(first, self._watch.moved)
+            group.start_soon(first, self._moved)

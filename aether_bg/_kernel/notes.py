@@ -16,9 +16,8 @@ import attrs
 
 from aether_bg._handlers.awaited import Across
 from aether_bg._handlers.payloads import check_json
-from aether_bg._hooks.calls import Calls
 from aether_bg._kernel.shared import Shared
-from aether_bg._kernel.tasks import Run
+from aether_bg._kernel.tasks import Run, Signal
 from aether_bg.errors import Stale, StoreUnsure, TokenLost, shown
 from aether_bg.model import JobContext, Note, Progress
 from aether_bg.model.context import DONE
@@ -26,11 +25,10 @@ from aether_bg.model.context import DONE
 
 @attrs.define(eq=False)
 class Watch:
-    """For a caller who waits for a job that may run here: its newest progress, and an event that is set when it
-    changes."""
+    """For a caller who waits for a job that may run here: its newest progress, and a signal that it has changed."""
 
     seen: Progress | None = None
-    moved: anyio.Event = attrs.field(factory=anyio.Event)
+    moved: Signal = attrs.field(factory=Signal)
 
 
 @attrs.define(eq=False)
@@ -140,8 +138,7 @@ class Notes:
                 turn.last = number
 
     async def _keep(self, ctx: JobContext, plain: Any) -> None:
-        note = [Note(job_id=ctx.job.id, seq=ctx.token, checkpoint=plain)]
-        calls: Calls = self._shared.calls
+        note, calls = [Note(job_id=ctx.job.id, seq=ctx.token, checkpoint=plain)], self._shared.calls
         try:
             try:
                 await calls.transact(note)

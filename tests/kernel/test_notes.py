@@ -95,8 +95,9 @@ async def test_who_waits_here_sees_progress_at_once(make: Any) -> None:
     await world.join()
     attempt = await claimed(world)
     with notes.watching(attempt.job.id) as watch, notes.watching(attempt.job.id) as other:
+        moved = watch.moved.next()
         notes.progress(attempt.context, 1, None, None)
-        assert watch.moved.is_set()
+        assert moved.is_set()
         assert watch.seen is not None
         assert other.seen is watch.seen
     assert notes._watches == {}
