@@ -30,11 +30,8 @@ AGAIN: Final = 1.0
 
 async def gone(kernel: Kernel, declared: Container[str]) -> list[JobInfo]:
     """Jobs that are marked as declared and have none of these names (docs/protocol.md, N9)."""
-    found, query = list[JobInfo](), Query(declared=True)
-    while page := await kernel.shared.calls.find(query):
-        found += [job for job in page if job.job_name not in declared]
-        query = attrs.evolve(query, after=page[-1].id)
-    return found
+    found = await kernel.shared.calls.find_all(Query(declared=True))
+    return [job for job in found if job.job_name not in declared]
 
 
 async def end(kernel: Kernel, job: JobInfo) -> bool:

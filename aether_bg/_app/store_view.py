@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import attrs
-
 from aether_bg._app.commands import Commands
 from aether_bg._app.questions import failures_of, query_of, runs_of
 from aether_bg._hooks.calls import Calls
@@ -58,13 +56,7 @@ class StoreView:
     async def _pages(self, query: Query, limit: int | None) -> list[JobInfo]:
         if limit is not None:
             return await self.find(query, limit=limit)
-        found: list[JobInfo] = []
-        while page := await self.find(query):
-            found += page
-            if len(page) < query.limit:
-                break
-            query = attrs.evolve(query, after=page[-1].id)
-        return found
+        return await self._calls.find_all(query_of(query, {}))
 
     async def find(self, query: Query | None = None, /, **fields: Any) -> list[JobInfo]:
         """Jobs that match a `Query`, or its fields as keywords: find(handler_name="Backup", status=[JobStatus.FAILED]).

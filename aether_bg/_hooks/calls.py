@@ -8,6 +8,8 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any
 from uuid import UUID
 
+import attrs
+
 from aether_bg import schedule as language
 from aether_bg._hooks.codecs import Codecs
 from aether_bg._hooks.connections import kind_of
@@ -77,6 +79,14 @@ class Calls:
     async def find(self, query: Query) -> list[JobInfo]:
         found = await self._found(query)
         return [self.decoded(job) for job in found] if self._codecs else list(found)
+
+    async def find_all(self, query: Query) -> list[JobInfo]:
+        """All that match, oldest first, read in pages of its limit."""
+        found = page = await self.find(query)
+        while len(page) >= query.limit:
+            page = await self.find(attrs.evolve(query, after=page[-1].id))
+            found += page
+        return found
 
     async def get(self, job_id: UUID) -> JobInfo | None:
         found = await self.find(Query(ids=(job_id,)))

@@ -67,12 +67,10 @@ class Commits:
         found, parents = dict[UUID, Settled](), [end.job_id]
         while parents:
             query = Query(children_of=parents.pop(), status=(JobStatus.CANCELLED,), limit=_PAGE)
-            while page := await self._shared.calls.find(query):
-                for child in page:
-                    if child.modified_at == end.modified_at and child.id not in found:
-                        found[child.id] = Settled(child.id, child.seq, error=child.last_error)
-                        parents.append(child.id)
-                query = attrs.evolve(query, after=page[-1].id)
+            for child in await self._shared.calls.find_all(query):
+                if child.modified_at == end.modified_at and child.id not in found:
+                    found[child.id] = Settled(child.id, child.seq, error=child.last_error)
+                    parents.append(child.id)
         return list(found.values())
 
     def _tell(self, children: Sequence[Settled]) -> None:
