@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final
+from typing import Any
 
 import attrs
 
@@ -14,18 +14,14 @@ from aether_bg._handlers.dependencies import Dependencies
 from aether_bg._handlers.registry import Handlers
 from aether_bg._hooks.calls import Calls
 from aether_bg._hooks.plugins import Plugins, default, entry_points, name_of
+from aether_bg._hooks.stores import store_of
 from aether_bg._kernel.timings import Timings
 from aether_bg._rules import validation as checks
 from aether_bg._rules.settings import Options
-from aether_bg.errors import InvalidOption, shown
+from aether_bg.errors import InvalidOption
 from aether_bg.protocols import Runner
 
 log = logging.getLogger("aether_bg")
-
-STORES: Final = "aether_bg.stores"
-"""Entry points that make a store from a URL; their names are the schemes."""
-EXTRAS: Final = {"postgresql": "postgres", "postgres": "postgres"}
-"""The extra of this package that installs the store of a scheme."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -118,26 +114,6 @@ def _plugins(store: Any, scheduler: Any, plugins: Any, from_entry_points: Any) -
     registered.register(default("dispatch")())
     registered.check_layers()
     return registered, because
-
-
-def store_of(store: Any) -> Any:
-    """A store plugin, created from a path or URL if necessary. Raises `InvalidOption`."""
-    if not isinstance(store, str | os.PathLike):
-        return store
-    scheme, separator, _ = os.fsdecode(store).partition("://") if isinstance(store, str) else ("", "", "")
-    if not separator or scheme in ("file", "sqlite"):  # the file store knows it, or refuses it with a better reason
-        return default("store")(store)
-    from importlib.metadata import entry_points as announced
-
-    known = {point.name: point for point in announced(group=STORES)}
-    if scheme in known:
-        return known[scheme].load()(store)
-    extra = EXTRAS.get(scheme)
-    install = f"pip install 'aether-bg[{extra}]'" if extra else f"install the package that announces it in {STORES!r}"
-    raise InvalidOption(
-        f"store={scheme}://…", f"must be a path, or a URL whose scheme has a store; {shown(scheme)} has none here",
-        f"To use such a store: {install}.",
-    )  # fmt: skip
 
 
 def _chosen(choice: str) -> tuple[str, str]:

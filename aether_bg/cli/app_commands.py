@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 import click
 
-from aether_bg import Aether
 from aether_bg import schedule as language
-from aether_bg._app.operator import full_name, hooks_of
 from aether_bg._rules import validation as checks
 from aether_bg._rules.recurrence import Plan, anchor_for
 from aether_bg.cli.output import at, json_option, note, print_document, table
@@ -16,6 +15,9 @@ from aether_bg.cli.stores import app_option, load_app
 from aether_bg.errors import InvalidOption, shown
 from aether_bg.explain import plain
 from aether_bg.schedule import Upcoming
+
+if TYPE_CHECKING:
+    from aether_bg import Aether
 
 
 def instant(text: str | None, option: str) -> datetime | None:
@@ -121,6 +123,8 @@ def plugins(app: str, as_json: bool) -> None:
     \b
     aether-bg plugins myservice.jobs:app
     """
+    from aether_bg._hooks.listed import full_name, hooks_of
+
     found = load_app(app)
     hooks = hooks_of(found.plugins)
     if as_json:

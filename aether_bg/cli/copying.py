@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 import attrs
 
-from aether_bg._app.operator import Operator
 from aether_bg.errors import JobNotFound, NameHeld, Stale, StoreRefused, UsageError
 from aether_bg.model import Change, Definition, Hold, Insert, JobInfo, JobRun, Query, Unreadable, Update, Write
 from aether_bg.protocols import Inspection
+
+if TYPE_CHECKING:
+    from aether_bg._app.operator import Operator
 
 PAGE: Final = 200
 _RUNS: Final = 2000

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
-from aether_bg import Aether
-from aether_bg._app.operator import Operator
 from aether_bg.cli.output import json_option, print_document
 from aether_bg.cli.stores import database_argument, load_app, operate, policies
 from aether_bg.explain import plain
 from aether_bg.model import JobInfo
+
+if TYPE_CHECKING:
+    from aether_bg import Aether
+    from aether_bg._app.operator import Operator
 
 
 @click.command()

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import attrs
 import click
 
-from aether_bg import Aether
 from aether_bg._rules import validation as checks
 from aether_bg.cli import following
 from aether_bg.cli.output import (
@@ -34,6 +33,9 @@ from aether_bg.model import JobInfo, JobRun, JobStatus, Process, Query
 from aether_bg.model.plain import to_plain
 from aether_bg.protocols import Inspection
 from aether_bg.schedule import load
+
+if TYPE_CHECKING:
+    from aether_bg import Aether
 
 _MOST_LINKED = 10
 STATUSES = [status.name.lower() for status in JobStatus]

@@ -10,8 +10,6 @@ from pathlib import Path
 import attrs
 import click
 
-from aether_bg import Aether
-from aether_bg._app.operator import operating
 from aether_bg.cli import copying
 from aether_bg.cli.output import json_option, note, print_document, progress_bar
 from aether_bg.cli.stores import ask, database_argument, read, tell
@@ -72,6 +70,9 @@ def copy_(database: str, target: str, ended: bool, as_json: bool) -> None:
     \b
     aether-bg copy jobs.db postgresql://jobs@db.example.org/jobs
     """
+    from aether_bg import Aether
+    from aether_bg._app.operator import operating
+
     what, app = f"copy from {tell(database)}", Aether(target, scheduler="timer")
 
     async def inside(source: Inspection) -> copying.Copied:

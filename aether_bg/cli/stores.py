@@ -9,22 +9,23 @@ import os
 import sys
 import traceback
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from uuid import UUID
 
 import anyio
 import anyio.from_thread
 import click
 
-from aether_bg import Aether
-from aether_bg._app.operator import Operator, operating
-from aether_bg._app.registration import store_of
+from aether_bg._hooks.stores import store_of
 from aether_bg._rules import validation as checks
 from aether_bg.errors import AetherError, InvalidOption, JobNotFound, Unsupported, shown
 from aether_bg.hookspecs import LAYERS
 from aether_bg.model import JobInfo, Query
-from aether_bg.plugins.sqlite.rows import stand_ins
 from aether_bg.protocols import Inspection
+
+if TYPE_CHECKING:
+    from aether_bg import Aether
+    from aether_bg._app.operator import Operator
 
 F = TypeVar("F", bound=Callable[..., Any])
 R = TypeVar("R")
@@ -74,6 +75,8 @@ def read(database: str, question: Callable[[Inspection], Awaitable[R]]) -> R:
 
 async def find_job(find: Callable[[Query], Awaitable[Sequence[JobInfo]]], text: str) -> JobInfo:
     """By id, or else by name, or else by what is stored as its id. Raises `JobNotFound`."""
+    from aether_bg.plugins.sqlite.rows import stand_ins
+
     checks.text("job", text)
     queries = [Query(job_name=text, limit=1), Query(ids=stand_ins(text))]
     with contextlib.suppress(ValueError):
@@ -89,6 +92,9 @@ def operate(database: str, act: Callable[[Operator], Awaitable[R]], plugins: Seq
 
     The rows say who acted. The processes that run jobs notice within a moment.
     """
+    from aether_bg import Aether  # with the kernel: commands that only read do without
+    from aether_bg._app.operator import operating
+
     read(database, lambda store: store.writable())
     app = Aether(database, scheduler="timer", plugins=plugins, actor=actor())
 
@@ -130,6 +136,8 @@ def policies(app: Aether | None) -> list[Any]:
 
 def load_app(text: str) -> Aether:
     """Imports it. Raises `InvalidOption` if `text` names no app, and what the app itself raises."""
+    from aether_bg import Aether
+
     what = f"app {shown(text)}"
     module, separator, path = text.partition(":")
     if not module or not separator or not path:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import contextlib
 import socket
 from importlib.util import find_spec
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 import click
 
-from aether_bg import Aether
-from aether_bg._app.operator import operating
-from aether_bg._app.registration import store_of
+from aether_bg._hooks.stores import store_of
 from aether_bg.cli.stores import actor, app_option, database_argument, policies, read
 from aether_bg.errors import InvalidOption, Unsupported
 from aether_bg.explain import plain
+
+if TYPE_CHECKING:
+    from aether_bg import Aether
 
 _NEEDS: Final = ("starlette", "jinja2", "uvicorn")
 
@@ -56,6 +57,9 @@ async def _served(database: str, port: int, read_only: bool, payloads: Any, app:
         else:
             if callable(getattr(store_of(database), "inspect", None)):
                 await anyio.to_thread.run_sync(read, database, lambda store: store.writable())
+            from aether_bg import Aether
+            from aether_bg._app.operator import operating
+
             opened = Aether(database, scheduler="timer", plugins=policies(app), actor=actor())
             async with operating(opened) as operator:
                 await _serve(listening, operator, False, payloads)

@@ -5,20 +5,22 @@ from __future__ import annotations
 import re
 import sys
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 import attrs
 import click
 
-from aether_bg import Aether
-from aether_bg._app.operator import Operator
 from aether_bg.cli.output import at, json_option, note, print_document, print_line, progress_bar
 from aether_bg.cli.stores import app_option, database_argument, find_job, operate, policies, read
 from aether_bg.errors import AetherError, InvalidOption, shown
 from aether_bg.explain import plain
 from aether_bg.model import JobInfo, JobStatus, Purge
 from aether_bg.protocols import Inspection
+
+if TYPE_CHECKING:
+    from aether_bg import Aether
+    from aether_bg._app.operator import Operator
 
 
 @attrs.frozen(kw_only=True)

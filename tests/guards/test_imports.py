@@ -128,3 +128,21 @@ def test_an_app_with_a_file_and_the_timer_brings_only_its_layers(tmp_path: Path)
     found = set(subprocess.check_output(command, text=True, cwd=root).split())
     assert {"aether_bg.plugins.sqlite", "aether_bg.plugins.timer", "filelock"} <= found
     assert found & set(RARE) == set()
+
+
+LISTING = """
+import sys
+from aether_bg.cli.app import cli
+assert "aether_bg.plugins.sqlite" not in sys.modules, "for --help and next"
+cli(["list", sys.argv[1], "--json"], standalone_mode=False)
+print(*(name for name in sys.modules if name.startswith("aether_bg.")))
+"""
+
+
+def test_a_command_that_only_reads_brings_no_kernel(tmp_path: Path) -> None:
+    with Aether(tmp_path / "jobs.db", scheduler="timer").blocking(client=True):
+        pass
+    said = subprocess.check_output([sys.executable, "-c", LISTING, str(tmp_path / "jobs.db")], text=True)
+    rooms = {name.split(".")[1] for name in said.splitlines()[-1].split()}
+    assert {"cli", "model", "plugins"} <= rooms
+    assert rooms & {"_app", "_handlers", "_kernel", "_upkeep"} == set()
