@@ -135,24 +135,24 @@ import anyio
 from aether_bg import SQLiteStore, StoreError
 from aether_bg.plugins.sqlite import inspection
 inspection.PATIENCE = 0.2
-async def main():
+async def main(sql):
     async with SQLiteStore(sys.argv[1]).inspect() as found:
-        await found.ask(lambda conn: conn.execute(sys.argv[2]).fetchall())
-try:
-    anyio.run(main)
-except StoreError as error:
-    print(error, flush=True)
+        await found.ask(lambda conn: conn.execute(sql).fetchall())
+for sql in sys.argv[2:]:
+    try:
+        anyio.run(main, sql)
+    except StoreError as error:
+        print(error, flush=True)
 os._exit(0)
 """
-"""In a process of its own, with which the question ends: SQLite would work on a giant for minutes."""
+"""In a process of its own, with which the last question ends: SQLite would work on a giant for minutes."""
 
 
-@pytest.mark.parametrize("sql", [f"{ENDLESS} SELECT count(*) FROM n", f"SELECT {GIANT}"], ids=["endless", "giant"])
-def test_a_question_ends_at_its_deadline(db: Path, sql: str) -> None:
+def test_a_question_ends_at_its_deadline(db: Path) -> None:
     began = time.monotonic()
-    command = [sys.executable, "-c", ASKED, str(db), sql]
+    command = [sys.executable, "-c", ASKED, str(db), f"{ENDLESS} SELECT count(*) FROM n", f"SELECT {GIANT}"]
     asked = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
-    assert "not answered a question within 0.2 s" in asked.stdout, asked.stderr
+    assert asked.stdout.count("not answered a question within 0.2 s") == 2, asked.stderr
     assert time.monotonic() - began < 10
 
 
