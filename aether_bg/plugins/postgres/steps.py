@@ -70,6 +70,8 @@ def insert(conn: Connection, schema: Schema, inserts: list[Insert]) -> list[Sett
         except JobNotFound:
             _check_name(conn, schema, write.job)
             raise
+        if not job.holds_name:  # cancelled at once: it takes its name, and frees it
+            _check_name(conn, schema, write.job)
         _insert(conn, schema, [job])
         if write.after:
             settled.append(links.link(conn, schema, job, write.after))

@@ -233,6 +233,8 @@ def _add(conn: sqlite3.Connection, adds: list[Insert]) -> list[Settled]:
         except JobNotFound:
             _check_name(conn, add.job)
             raise
+        if not job.holds_name:  # cancelled at once: it takes its name, and frees it
+            _check_name(conn, add.job)
         insert_jobs(conn, [job])
         settled.append(links.link(conn, job, add.after))
     return [told for told in settled if told is not None]

@@ -7,6 +7,8 @@ from datetime import timedelta
 from typing import Any, cast
 from uuid import UUID
 
+import attrs
+
 from aether_bg.errors import JobNotFound, NameHeld
 from aether_bg.model import Insert, JobInfo, JobStatus, Settled, Update, Write
 from aether_bg.testing.contracts.opening import STORE, Opened, StoreWorld
@@ -104,6 +106,26 @@ async def a_parent_may_have_ended(world: StoreWorld) -> None:
         expect("failed: boom" in (rows[1].last_error or ""), f"the reason is {rows[1].last_error!r}")
         expect(not rows[1].holds_name, "a child that is cancelled holds its name")
         expect_same(settled.keys(), {row.id for row in rows}, "the children that the results report")
+
+
+@STORE.rule("N1", "a child of a failed job needs its name too", because="an identical enqueue would store it again")
+async def a_cancelled_child_takes_its_name(world: StoreWorld) -> None:
+    async with world.open() as store:
+        lost, holder, leaving = await store.running(), a_job("held"), await store.running(job_name="left")
+        ended = completed(leaving, handled_time=now() - timedelta(seconds=60))
+        await store.save(failed(lost), ended)
+        await store.add(holder)
+        child = a_child(lost, name="held")
+        await refused(
+            store.transact(Insert(a_job("with it")), child), NameHeld, "a child of a FAILED job, its name held"
+        )
+        expect(not await store.find(job_name="with it"), "an Insert beside the refused child has happened")
+        gone = a_child(lost, name="left")
+        await store.transact(attrs.evolve(gone, job=attrs.evolve(gone.job, unique_for=30.0)))
+        rows = [await store.the(leaving), await store.the(gone.job)]
+        expect_same(
+            [row.holds_name for row in rows], [False, False], "who holds the name that the cancelled child took"
+        )
 
 
 @STORE.rule("A1", "a parent must be there", because="a child of nothing would wait for ever")
