@@ -179,6 +179,8 @@ class SQLiteStore:
             await session.write(lambda conn: claims.announce_stop(conn, str(beat.owner)), Rank.BEAT)
         if beat.leave or beat.recovered:
             await session.forget(beat)
+        if beat.leave:  # who leaves asks nothing
+            return Alive(store_id=session.file.store_id, known=False)
         session.keep(beat)
         alive, bad = await session.read(lambda conn: session.alive(conn, beat))
         for owner in bad:

@@ -7,6 +7,7 @@ looks at the file every tick. Two calls of the C library ask for it, so that not
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import select
 import sys
@@ -82,6 +83,7 @@ class Watch:
         self._notes = self._bell = -1
 
 
+@functools.cache
 def _libc() -> Any:
     import ctypes
 
