@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Never, Self, TypeVar, overload
 
 from aether_bg._app.admission import ARGUMENTS, ENQUEUE_OPTIONS
 from aether_bg._app.argument_types import When
-from aether_bg._app.blocking import Blocking, BlockingClient, hosted
+from aether_bg._app.blocking import Blocking, BlockingClient, Hosted
 from aether_bg._app.blocks import AsyncBlock, PlainBlock, misused
 from aether_bg._app.client import Client, OwnerVerbs
 from aether_bg._app.registration import Registration
@@ -294,9 +294,9 @@ class Aether(OwnerVerbs):
         """
         remedy = "Write `with app.blocking() as jobs:`; in async code `async with app:`, or that of app.client()."
         if client:
-            block = hosted(self.client, BlockingClient, backend, self.options.grace)
+            block = Hosted(self.client, BlockingClient, backend, self.options.grace)
             return PlainBlock(block, "app.blocking(client=True)", remedy)
-        owner = hosted(lambda: self, Blocking, backend, self.options.grace, self._ask_to_stop)
+        owner = Hosted(lambda: self, Blocking, backend, self.options.grace, self._ask_to_stop)
         return PlainBlock(owner, "app.blocking()", remedy)
 
     def _ask_to_stop(self) -> None:

@@ -182,13 +182,15 @@ class Blocking(OwnersBlocking):
     drain = plain(OwnerVerbs.drain)
 
 
-class _Host(Generic[V]):
-    """A thread with its own event loop, on which an app, or a client of it, runs as long as a block lasts."""
+class Hosted(AbstractContextManager[B], Generic[V, B]):
+    """A thread with its own event loop, on which an app, or a client of it, runs as long as the block lasts. `plain`
+    makes plain functions of its verbs. `ask` announces the stop, since the loop may be blocked."""
 
     def __init__(
-        self, enter: Callable[[], AbstractAsyncContextManager[V]], backend: str, grace: float, ask: Callable[[], object]
-    ) -> None:
-        self._enter, self._backend, self._within, self._ask = enter, backend, grace + _LAST, ask
+        self, enter: Callable[[], AbstractAsyncContextManager[V]], plain: Callable[[V], B], backend: str, grace: float,
+        ask: Callable[[], object] = bool,
+    ) -> None:  # fmt: skip
+        self._enter, self._plain, self._backend, self._within, self._ask = enter, plain, backend, grace + _LAST, ask
         self._pid = os.getpid()
         self._bridge: Bridge | None = None
         self._verbs: V | None = None
@@ -196,21 +198,20 @@ class _Host(Generic[V]):
         self._ready, self._stopping = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._main, name="aether_bg app", daemon=True)
 
-    def start(self) -> V:
-        atexit.register(self.stop)  # a block that is never left does not keep the interpreter from ending
+    def __enter__(self) -> B:
+        atexit.register(self.__exit__)  # a block that is never left does not keep the interpreter from ending
         self._thread.start()
         try:
             self._ready.wait()
+            if self._error is not None:
+                raise self._error
+            assert self._verbs is not None
+            return self._plain(self._verbs)
         except BaseException:
-            self.stop()
+            self.__exit__()
             raise
-        if self._verbs is None:
-            self.stop()
-            assert self._error is not None
-            raise self._error
-        return self._verbs
 
-    def stop(self) -> None:
+    def __exit__(self, *_: object) -> None:
         """A forked child has nothing to stop: the thread is the parent's (docs/protocol.md, P2)."""
         if os.getpid() != self._pid:
             return
@@ -219,7 +220,7 @@ class _Host(Generic[V]):
         if self._bridge is not None:
             self._bridge.post(self._stop.set)
         self._thread.join(self._within)
-        atexit.unregister(self.stop)
+        atexit.unregister(self.__exit__)
 
     def _main(self) -> None:
         try:
@@ -237,17 +238,3 @@ class _Host(Generic[V]):
         async with self._enter() as self._verbs:
             self._ready.set()
             await self._stop.wait()
-
-
-@contextmanager
-def hosted(
-    enter: Callable[[], AbstractAsyncContextManager[V]], plain: Callable[[V], B], backend: str, grace: float,
-    ask: Callable[[], object] = bool,
-) -> Iterator[B]:  # fmt: skip
-    """Runs `enter` in a thread of its own, with plain functions for its verbs. `ask` announces the stop, since the loop
-    may be blocked."""
-    host = _Host(enter, backend, grace, ask)
-    try:
-        yield plain(host.start())
-    finally:
-        host.stop()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -55,6 +55,11 @@ class Operator:
     def calls(self) -> Calls:
         """Every hook, with payloads decoded."""
         return self._session.kernel.shared.calls
+
+    @property
+    def handlers(self) -> Sequence[str]:
+        """Those of this process, by name."""
+        return list(self._session.kernel.shared.handlers)
 
     @property
     def options(self) -> Options:

@@ -7,10 +7,8 @@ from typing import Any
 
 from aether_bg._handlers.handlers import Handler
 from aether_bg._handlers.payloads import check_json
-from aether_bg._handlers.registry import Handlers
 from aether_bg._rules.results import COMPLETED, Completed
-from aether_bg.errors import InvalidPayload, NoResult, shown
-from aether_bg.model import JobInfo
+from aether_bg.errors import InvalidPayload
 
 log = logging.getLogger("aether_bg")
 
@@ -30,17 +28,3 @@ def completed(handler: Handler, returned: Any, limit: int) -> Completed:
         log.error("handler %r completed, but %s", handler.info.name, text)
         return Completed(error=text)
     return Completed(result=value, has_result=True)
-
-
-def as_returned(handlers: Handlers, job: JobInfo, value: Any) -> Any:
-    """A stored result, converted to the type that its handler returns if that is registered here. Raises `NoResult`."""
-    returns = handlers.compiled(job.handler_name).returns if job.handler_name in handlers else None
-    if returns is None:
-        return value
-    try:
-        return returns.load(value)
-    except InvalidPayload as error:
-        raise NoResult(
-            f"the result of job {shown(job.job_name)}", f"it does not fit what its handler returns by now: {error}",
-            "app.store.history(id) has it as it is stored.",
-        ) from error  # fmt: skip

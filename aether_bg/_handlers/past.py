@@ -8,10 +8,9 @@ from uuid import UUID
 import attrs
 
 from aether_bg._handlers.awaited import Across
-from aether_bg._handlers.kept import as_returned
 from aether_bg._handlers.registry import Handlers
 from aether_bg._hooks.calls import Calls
-from aether_bg.errors import NoResult
+from aether_bg.errors import InvalidPayload, NoResult, shown
 from aether_bg.model import JobContext, JobInfo, JobRun, JobStatus, Parent, Parents, Query, RunOutcome, Runs
 
 _AT_ONCE: Final = 250
@@ -33,8 +32,18 @@ class Kept:
         return {ran.job_id: ran.run for ran in await self._calls.runs(query) if ran.run is not None}
 
     def value(self, job: JobInfo, run: JobRun) -> Any:
-        """The value as its handler returned it. Raises `NoResult`."""
-        return as_returned(self._handlers, job, run.result)
+        """The stored result, converted to the type that its handler returns if that is registered here. Raises
+        `NoResult`."""
+        name, handlers = job.handler_name, self._handlers
+        if name not in handlers or (returns := handlers.compiled(name).returns) is None:
+            return run.result
+        try:
+            return returns.load(run.result)
+        except InvalidPayload as error:
+            raise NoResult(
+                f"the result of job {shown(job.job_name)}", f"it does not fit what its handler returns by now: {error}",
+                "app.store.history(id) has it as it is stored.",
+            ) from error  # fmt: skip
 
     def parents(self, ctx: JobContext) -> Parents:
         """An awaitable on the loop; in other threads the values are ready when this returns."""

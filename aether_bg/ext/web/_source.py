@@ -168,15 +168,12 @@ class _Live:
                 return [Seen.of(process) for process in await inspection.processes()]
         alive, me = await self._operator.alive(), self._operator.owner
         dead = set(alive.dead)
-        mine = frozenset(self._handlers())
+        mine = frozenset(self._operator.handlers)
         return [
             Seen(owner, "dead" if owner in dead else "alive", "this process" if owner == me else None,
                  handlers=mine if owner == me else None)
             for owner in alive.beats
         ]  # fmt: skip
-
-    def _handlers(self) -> Sequence[str]:
-        return list(self._operator._session.kernel.shared.handlers)
 
     async def explain(self, job: JobInfo) -> str:
         return await self._operator.verbs.explain(job.id)
