@@ -14,5 +14,5 @@ pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
 
 @pytest.mark.parametrize("seed", range(6))
 async def test_statements_and_values_agree(path: Path, seed: int, pytestconfig: pytest.Config) -> None:
-    if seed < 3 or pytestconfig.getoption("--thorough"):
+    if seed < 2 or pytestconfig.getoption("--thorough"):
         await agree(SQLiteStore(path), seed)
