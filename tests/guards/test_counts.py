@@ -132,6 +132,20 @@ async def test_drain(noop_app: Aether, counted: Recording) -> None:
         within(counted, commits=40 if eager else 60, statements=450, hops=70 if eager else 90, turns=200)
 
 
+async def test_a_life_on_a_file(noop_app: Aether, counted: Recording) -> None:
+    """Opened, one job, closed."""
+    async with noop_app.client() as jobs:
+        await jobs.store.find()
+    connections = {one.conn for one in counted.statements}
+    assert len(connections) == 2, "one writes, and the one that has set the file up reads"
+    counted.clear()
+    async with noop_app as app:
+        await app.enqueue("Noop")
+        await app.drain()
+    assert len(counted.statements) <= 130, Counter(one.sql for one in counted.statements)
+    within(counted, commits=14, hops=35)
+
+
 async def test_one_that_fires_alone(noop_app: Aether, counted: Recording) -> None:
     """Enqueued and claimed in one commit, recorded in another; a hop to the writer each, and one back."""
     async with noop_app as app:
