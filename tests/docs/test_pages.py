@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +13,37 @@ import pytest
 
 from .snippets import ROOT, snippets
 
+pytest_plugins = "pytester"
 PAGES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))
 
 
+@pytest.fixture
+def run_pytest(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., str]:
+    """`run_pytest(*arguments)`: what it says of tests that pass, for the pages; in `tmp_path`."""
+
+    def run(*arguments: str) -> str:
+        pytester: pytest.Pytester = request.getfixturevalue("pytester")
+        with pytest.MonkeyPatch.context() as there:
+            there.chdir(tmp_path)
+            done = pytester.runpytest_inprocess("-p", "no:cacheprovider", *arguments)
+        assert done.ret == 0, done.stdout.str()
+        return done.stdout.str()
+
+    return run
+
+
 @pytest.mark.parametrize("page", PAGES)
-def test_code_runs_in_order(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_runs_in_order(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_pytest: Callable[..., str]
+) -> None:
     """`python FILE` is written to that file instead, `python not-run` is only compiled."""
     if page.endswith("/postgres.md"):
         pytest.importorskip("psycopg", reason="PostgreSQL needs the extra: pip install 'aether-bg[postgres]'")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    monkeypatch.setenv(
-        "PYTEST_ADDOPTS", "-p no:xdist -p no:xdist.looponfail -p no:hypothesispytest"
-    )  # as at a reader's
     before = set(sys.modules)
-    names: dict[str, Any] = {"__name__": Path(page).stem.replace("-", "_")}
+    names: dict[str, Any] = {"__name__": Path(page).stem.replace("-", "_"), "run_pytest": run_pytest}
     for snippet in snippets(page):
         if snippet.words[:1] != ("python",):
             continue

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,23 +11,23 @@ from runpy import run_path
 import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "testing_jobs"
-WITHOUT = ("-p", "no:xdist", "-p", "no:xdist.looponfail", "-p", "no:hypothesispytest")  # the examples do not need them
+pytest_plugins = "pytester"
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A copy of the examples, to which nothing is added."""
     copy = shutil.copytree(EXAMPLES, tmp_path / "project", ignore=shutil.ignore_patterns("__pycache__"))
     files = sorted(path.name for path in copy.iterdir())
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
     yield copy
     assert [path.name for path in sorted(copy.glob("*.*")) if path.is_file()] == files
 
 
-def test_with_pytest(folder: Path) -> None:
-    command = [sys.executable, "-B", "-W", "error", "-m", "pytest", "-q", *WITHOUT, "test_async.py", "test_sync.py"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "5 passed" in done.stdout
+def test_with_pytest(pytester: pytest.Pytester, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    done = pytester.runpytest_inprocess("-W", "error", "-p", "no:cacheprovider", "test_async.py", "test_sync.py")
+    done.assert_outcomes(passed=5)
 
 
 def test_without_pytest(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -36,7 +35,6 @@ def test_without_pytest(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(folder)
     monkeypatch.setattr(sys, "argv", ["without_pytest.py"])
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
     with pytest.raises(SystemExit) as end:
         run_path("without_pytest.py", run_name="__main__")
     sys.modules.pop("newsletter")
