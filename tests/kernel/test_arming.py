@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from kernel.conftest import World, eventually
 
+from aether_bg import StoreBusy
 from aether_bg._kernel.arming import Arming
 from aether_bg._kernel.timings import Timings
 from aether_bg._rules import commands
@@ -59,3 +60,42 @@ async def test_a_refusal_is_asked_again(make_world: Callable[..., World], runnin
         await eventually(lambda: len(asked) >= 3)
         await eventually(lambda: not part._wait)
     assert (await world.row(job)).armed_seq == 0
+
+
+async def test_a_row_that_changes_meanwhile_is_forgotten_as_it_was_armed(make_world: Callable[..., World]) -> None:
+    """The scheduler holds the first seq, and the row does not say so."""
+    world = make_world()
+    part, asked = arming(world, [])
+    job = world.job()
+    await world.journal.insert(job)
+    arm = world.shared.calls.arm
+
+    async def paused_meanwhile(row: JobInfo) -> bool:
+        if row.waiting:
+            pause = commands.pause(row, world.shared.clock.moment())
+            assert pause is not None
+            await world.journal.update(pause)
+        return await arm(row)
+
+    world.shared.calls.arm = paused_meanwhile  # type: ignore[method-assign]
+    await part.flush(5)
+    await part.flush(5)
+    assert [(row.waiting, row.armed_seq) for row in asked] == [(True, -1), (False, job.seq)]
+
+
+async def test_what_cannot_be_read_is_armed_later(make_world: Callable[..., World]) -> None:
+    world = make_world()
+    part, asked = arming(world, [])
+    job, find = world.job(), world.shared.calls.find
+    await world.journal.insert(job)
+    part.changed(job.id)
+
+    async def fails(query: Any) -> Any:
+        world.shared.calls.find = find  # type: ignore[method-assign]
+        raise StoreBusy("a file", "it is busy")
+
+    world.shared.calls.find = fails  # type: ignore[method-assign]
+    await part.flush(5)
+    assert (asked, "outbox" in world.shared.problems.current, part._wait > 0) == ([], True, True)
+    await part.flush(5)
+    assert ([row.id for row in asked], part._wait) == ([job.id], 0)

@@ -13,7 +13,7 @@ from kernel.conftest import World
 from aether_bg._kernel.journal import Written
 from aether_bg._rules import commands
 from aether_bg.errors import NameHeld, Stale, StoreUnsure
-from aether_bg.model import Altered, Enqueued, Insert, JobStatus, Update, Write
+from aether_bg.model import Altered, Enqueued, Hold, Insert, JobStatus, Update, Write
 
 pytestmark = pytest.mark.anyio
 UNSURE = StoreUnsure("a commit", "its answer was lost")
@@ -85,6 +85,13 @@ async def test_a_lost_answer_to_several_writes(make_world: Callable[..., World],
     await world.journal.write_all([Written(Update(release)), Written(Insert(new))])
     assert (await world.row(new)).holds_name
     assert world.armed == [old.id, old.id, new.id]
+
+
+async def test_a_lost_answer_to_a_pause_of_a_handler(make_world: Callable[..., World]) -> None:
+    world = make_world()
+    world.store.lost.append(UNSURE)
+    await world.journal.hold(Hold(handler="Work", held=True, at=world.clock.now()))
+    assert (await world.shared.calls.stats()).paused_handlers == ("Work",)
 
 
 async def test_a_lost_answer_and_a_change_of_another(make_world: Callable[..., World]) -> None:
