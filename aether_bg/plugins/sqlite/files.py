@@ -30,6 +30,7 @@ threads: Final = Threads("aether_bg reader")
 """For opening, reading, copying and closing, shared by all files of this process."""
 BUSY_MS: Final = 100
 """How long one BEGIN waits for another program's lock before the writer checks its deadlines again."""
+_OUT_OF_FILES: Final = (errno.EMFILE, errno.ENFILE)
 
 Identity = tuple[int, int]
 
@@ -157,6 +158,19 @@ def _code(error: BaseException) -> int:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
+def _is_out_of_files() -> bool:
+    """SQLite does not say why it cannot open a file."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY))
+    except OSError as error:
+        return error.errno in _OUT_OF_FILES
+    return False
+
+
+def _out_of_files(what: str) -> StoreBroken:
+    return StoreBroken(what, "too many files are open", "Close some, or raise the limit: `ulimit -n`.")
+
+
 def translate(error: BaseException, path: Path) -> AetherError:
     """The `StoreError` for what sqlite3 or the OS said."""
     if isinstance(error, AetherError):
@@ -169,12 +183,16 @@ def translate(error: BaseException, path: Path) -> AetherError:
             return _full(path)
         if error.errno in (errno.ELOOP, errno.EISDIR):
             return StoreIsDirectory(what, "it is a link or a folder", "Name a regular file.")
+        if error.errno in _OUT_OF_FILES:
+            return _out_of_files(what)
         return StoreBroken(what, f"the operating system refused it ({error})", "Look at the path and the disk.")
     code = _code(error)
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return busy(path)
     if code == sqlite3.SQLITE_FULL:
         return _full(path)
+    if code == sqlite3.SQLITE_CANTOPEN and _is_out_of_files():
+        return _out_of_files(what)
     if code == sqlite3.SQLITE_CANTOPEN and identity(path) is None:
         return gone(path)
     if is_read_only(error):

@@ -17,7 +17,7 @@ import pytest
 
 from aether_bg import Aether, StoreBroken, StoreError, StoreGone, StoreReadOnly
 from aether_bg.cli.app import cli
-from aether_bg.plugins.sqlite import locks
+from aether_bg.plugins.sqlite import files, locks
 
 pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
 Make = Callable[..., Aether]
@@ -241,3 +241,23 @@ async def test_an_owner_file_that_cannot_be_made(app: Aether, path: Path, monkey
     with pytest.raises(StoreReadOnly, match=rf"^database {path}: {path}-owner cannot be written"):
         async with app:
             pass
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no such limit")
+def test_too_many_open_files_are_named(path: Path) -> None:
+    """SQLite only says that it cannot open the file; "give this user write access" would mislead."""
+    import resource
+
+    files.connect(path).close()
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    said = []
+    for opens in (lambda: files.connect(path), lambda: os.open(path, os.O_RDONLY)):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+        try:
+            with files.translating(path):
+                opens()
+        except StoreError as error:
+            said.append(error)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert [(type(error), "too many files are open" in str(error)) for error in said] == [(StoreBroken, True)] * 2
