@@ -152,13 +152,14 @@ def changes(name: str, first: int = 1975, last: int = 2036) -> list[datetime]:
     while day.year <= last:
         before, offset = offset, day.astimezone(zone).utcoffset()
         if before is not None and offset is not None and before != offset:
-            found.setdefault(offset - before, []).append(day - DAY)
-        day += DAY
+            found.setdefault(offset - before, []).append(day - 5 * DAY)
+        day += 5 * DAY
 
     def changed(here: datetime) -> datetime:
         before = here.astimezone(zone).utcoffset()
-        while here.astimezone(zone).utcoffset() == before:
-            here += MINUTE
-        return here
+        for step in (DAY, MINUTE):
+            while (here + step).astimezone(zone).utcoffset() == before:
+                here += step
+        return here + MINUTE
 
     return [changed(day) for day in sorted({day for days in found.values() for day in (days[0], *days[-2:])})]
