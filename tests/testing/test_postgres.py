@@ -29,8 +29,8 @@ def own() -> Iterator[PostgresCluster]:
     yield from postgres_fixture()
 
 
-def test_database_is_empty_and_dropped_whatever_is_connected(aether_postgres: PostgresCluster) -> None:
-    with aether_postgres.database(default_transaction_isolation="serializable") as url:
+def test_database_is_empty_and_dropped_whatever_is_connected(own: PostgresCluster) -> None:
+    with own.database(default_transaction_isolation="serializable") as url:
         connection = psycopg.connect(url)
         assert connection.execute("SELECT count(*) FROM pg_stat_user_tables").fetchone() == (0,)
         assert connection.execute("SHOW default_transaction_isolation").fetchone() == ("serializable",)
@@ -42,12 +42,12 @@ def test_database_is_empty_and_dropped_whatever_is_connected(aether_postgres: Po
         psycopg.connect(url)
 
 
-def test_names_differ(aether_postgres: PostgresCluster) -> None:
-    assert len({aether_postgres.schema() for _ in range(10)}) == 10
+def test_names_differ(own: PostgresCluster) -> None:
+    assert len({own.schema() for _ in range(10)}) == 10
 
 
-def test_server_needs_its_password_and_listens_on_loopback_only(aether_postgres: PostgresCluster) -> None:
-    server = aether_postgres.server
+def test_server_needs_its_password_and_listens_on_loopback_only(own: PostgresCluster) -> None:
+    server = own.server
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
         psycopg.connect(server.url(password="wrong"))
     assert server.execute("SHOW listen_addresses") == [("127.0.0.1",)]
@@ -140,5 +140,5 @@ def test_programs_of_another_version(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has to become somebody else")
-def test_servers_of_root_run_as_another_user(aether_postgres: PostgresCluster) -> None:
-    assert aether_postgres.server.data.stat().st_uid != 0
+def test_servers_of_root_run_as_another_user(own: PostgresCluster) -> None:
+    assert own.server.data.stat().st_uid != 0
