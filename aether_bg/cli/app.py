@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -37,6 +38,7 @@ class Commands(click.Group):
     ) -> Any:
         if not standalone_mode:
             return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+        _stand_in_for_closed_streams()
         _never_fail_to_encode()
         try:
             code = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
@@ -53,6 +55,8 @@ class Commands(click.Group):
             _fail("aether-bg", error.format_message(), NO)
         except AetherError as error:
             _fail("aether-bg", str(error), WRONG if isinstance(error, InputError) else NO)
+        except OSError as error:  # of the output, or of where it runs: a store's own is a StoreError
+            _fail("aether-bg", f"the operating system refused it ({brief(error)}).", NO)
         except Exception as error:  # unforeseen: still one line
             _fail("aether-bg", f"it cannot go on ({brief(error)}). Run `aether-bg check` on the file.", NO)
         sys.exit(code if isinstance(code, int) else 0)
@@ -61,6 +65,13 @@ class Commands(click.Group):
 def _fail(who: str, what: str, code: int) -> NoReturn:
     click.echo(f"{who}: {plain(' '.join(what[:4000].split()))}", err=True)
     sys.exit(code)
+
+
+def _stand_in_for_closed_streams() -> None:
+    """Where it was started with one closed (`>&-`), Python has None, and the next file that opens gets its number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
 
 
 def _never_fail_to_encode() -> None:

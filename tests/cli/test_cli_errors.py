@@ -166,3 +166,19 @@ def test_colour_on_a_terminal_only(db: Path, on_a_terminal: Callable[..., tuple[
     assert "\x1b[31mFAILED" in with_colour
     assert "FAILED" in without
     assert "\x1b" not in without
+
+
+@pytest.mark.parametrize(
+    ("redirected", "command", "code", "said"),
+    [
+        ("<&- >&-", "purge", 2, "needs --yes"),
+        (">/dev/full", "list", 1, "the operating system refused it (OSError: [Errno 28] No space left on device)"),
+    ],
+    ids=["closed", "full"],
+)
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+def test_streams_that_are_closed_or_full(db: Path, redirected: str, command: str, code: int, said: str) -> None:
+    shell = ["sh", "-c", f'exec "$@" {redirected}', "sh", sys.executable, "-m", "aether_bg.cli", command, str(db)]
+    ended = subprocess.run(shell, stderr=subprocess.PIPE, text=True, timeout=30, check=False)
+    assert (ended.returncode, ended.stderr.count("\n")) == (code, 1), ended.stderr
+    assert said in ended.stderr
