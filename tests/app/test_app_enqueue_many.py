@@ -105,23 +105,23 @@ BAD: list[tuple[Any, type[AetherError], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("bad", "kind", "says"), BAD, ids=range(len(BAD)))
-async def test_one_bad_item_is_named_and_nothing_is_stored(
-    mailing: Aether, bad: Any, kind: type[AetherError], says: str
-) -> None:
+async def test_one_bad_item_is_named_and_nothing_is_stored(mailing: Aether) -> None:
+    later = NewJob("Bare", schedule=FAR)
     async with mailing as app:
-        with pytest.raises(kind) as caught:
-            await app.enqueue_many([NewJob("Bare", schedule=FAR), NewJob("Bare", schedule=FAR), bad, NewJob("Bare")])
-        assert str(caught.value).startswith("items[2]: ")
-        assert says in str(caught.value)
-        assert await stored(app) == []
+        for bad, kind, says in BAD:
+            with pytest.raises(kind) as caught:
+                await app.enqueue_many([later, later, bad, NewJob("Bare")])
+            assert str(caught.value).startswith("items[2]: ")
+            assert says in str(caught.value)
+            assert await stored(app) == [], bad
 
 
-@pytest.mark.parametrize("items", ["Mail", b"", {"handler": "Mail"}, None, 3, NewJob("Bare")], ids=repr)
-async def test_what_is_no_list_of_jobs_is_refused(mailing: Aether, items: Any) -> None:
+async def test_what_is_no_list_of_jobs_is_refused(mailing: Aether) -> None:
+    wrong: list[Any] = ["Mail", b"", {"handler": "Mail"}, None, 3, NewJob("Bare")]
     async with mailing as app:
-        with pytest.raises(InvalidOption, match=r"items must be a list of NewJob"):
-            await app.enqueue_many(items)
+        for items in wrong:
+            with pytest.raises(InvalidOption, match=r"items must be a list of NewJob"):
+                await app.enqueue_many(items)
 
 
 async def test_an_endless_iterable_ends(mailing: Aether) -> None:
@@ -310,10 +310,10 @@ async def test_observers_see_each_of_them(make_app: Callable[..., Aether], seen:
     ]  # fmt: skip
 
 
-async def test_ten_thousand_in_one_commit(mailing: Aether) -> None:
+async def test_thousands_in_one_commit(mailing: Aether) -> None:
     async with mailing as app:
-        items = [NewJob("Mail", f"mail-{n}", Mail(str(n)), FAR) for n in range(10_000)]
+        items = [NewJob("Mail", f"mail-{n}", Mail(str(n)), FAR) for n in range(3000)]
         ids = await app.enqueue_many(items)
-        assert len(set(ids)) == 10_000
-        assert (await app.store.stats()).scheduled == 10_000
+        assert len(set(ids)) == 3000
+        assert (await app.store.stats()).scheduled == 3000
         assert await app.enqueue_many(items[:300]) == ids[:300]

@@ -18,7 +18,7 @@ from aether_bg.model import Fired
 from aether_bg.protocols import Kernel
 from aether_bg.testing import FakeClock
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
 
 
 async def test_no_more_run_than_the_limit(make_app: Callable[..., Aether]) -> None:

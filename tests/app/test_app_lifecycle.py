@@ -63,6 +63,7 @@ async def eventually(condition: Callable[[], Any], within: float = 10) -> None:
 # -- start and stop --------------------------------------------------------------------------------
 
 
+@pytest.mark.one_loop
 async def test_verbs_want_a_running_app(app: Aether) -> None:
     app.handler("Work")(lambda: None)
     for call in (
@@ -362,6 +363,7 @@ async def test_a_hanging_observer_holds_nothing_up(make_app: Make) -> None:
 # -- clients ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.one_loop
 async def test_a_client_enqueues_and_queries_and_never_runs(make_app: Make) -> None:
     producer, worker = make_app(), make_app()
     producer.handler("Daily", schedule="@daily")(lambda: None)
@@ -392,6 +394,7 @@ async def test_a_client_enqueues_and_queries_and_never_runs(make_app: Make) -> N
     assert sorted(map(str, got)) == ["None", "None", "{'a': [1]}"]
 
 
+@pytest.mark.one_loop
 async def test_a_client_of_a_running_app_shares_its_store(app: Aether) -> None:
     app.handler("Work")(lambda: None)
     async with app:
@@ -403,6 +406,7 @@ async def test_a_client_of_a_running_app_shares_its_store(app: Aether) -> None:
 # -- declarations ------------------------------------------------------------------------------------
 
 
+@pytest.mark.one_loop
 async def test_declared_jobs_are_applied_at_each_start_and_keep_their_phase(
     make_app: Make, clock: FakeClock, step: Any
 ) -> None:
@@ -439,6 +443,7 @@ async def test_declared_jobs_are_applied_at_each_start_and_keep_their_phase(
         assert other.payload == "b"
 
 
+@pytest.mark.one_loop
 async def test_five_apps_declare_the_same(make_app: Make) -> None:
     """Row 20 of the crash programme."""
     apps = [make_app() for _ in range(5)]
@@ -463,6 +468,7 @@ async def test_five_apps_declare_the_same(make_app: Make) -> None:
 # -- two apps in one process on one file -----------------------------------------------------------
 
 
+@pytest.mark.one_loop
 async def test_two_apps_on_one_file_share_the_work(make_app: Make) -> None:
     ran: list[tuple[str, int]] = []
     one, two = make_app(concurrency=2), make_app(concurrency=2)
@@ -508,6 +514,7 @@ async def test_a_job_deleted_by_another_app_is_cancelled_where_it_runs(make_app:
         assert [run.outcome for run in await worker.store.history(job_id)] == [RunOutcome.CANCELLED]
 
 
+@pytest.mark.one_loop
 async def test_a_handler_only_the_other_app_has_waits_for_it(make_app: Make) -> None:
     one, two = make_app(), make_app()
     one.handler("Old")(lambda: None)
@@ -522,6 +529,7 @@ async def test_a_handler_only_the_other_app_has_waits_for_it(make_app: Make) -> 
 # -- trials, scheduler, health ---------------------------------------------------------------------
 
 
+@pytest.mark.one_loop
 async def test_in_memory() -> None:
     app = Aether(":memory:", scheduler="timer")
     app.handler("Work")(lambda: None)
@@ -531,6 +539,7 @@ async def test_in_memory() -> None:
         assert (stats.completed, stats.total) == (1, 1)
 
 
+@pytest.mark.one_loop
 async def test_the_same_by_layers(path: Path, caplog: Any, monkeypatch: Any) -> None:
     from aether_bg.plugins.timer import Timer
 
@@ -548,6 +557,7 @@ async def test_the_same_by_layers(path: Path, caplog: Any, monkeypatch: Any) -> 
     assert "Timer (no Dapr sidecar is announced)" in caplog.text
 
 
+@pytest.mark.one_loop
 async def test_health(make_app: Make) -> None:
     app = make_app()
 
@@ -599,6 +609,7 @@ async def test_retention(make_app: Make, retention: Any, left: int) -> None:
         assert await app.store.get_by_job_name("job-3" if left else "waiting") is not None
 
 
+@pytest.mark.one_loop
 async def test_clients_that_start_together_share_one_open_file(app: Aether) -> None:
     app.handler("Work")(lambda: None)
 
@@ -632,6 +643,7 @@ def test_a_folder_as_database_is_refused_at_construction(tmp_path: Path) -> None
             Aether(store, scheduler="timer")
 
 
+@pytest.mark.one_loop
 async def test_empty_objects_count_towards_the_limit_of_payloads(make_app: Make) -> None:
     from aether_bg import InvalidPayload
 

@@ -13,7 +13,7 @@ import pytest
 from aether_bg import Aether, InvalidSchedule, JobConflict, JobContext, JobInfo, JobStatus, RunOutcome, UnitOfWork
 from aether_bg.testing import FakeClock
 
-pytestmark = [pytest.mark.anyio, pytest.mark.one_loop]
+pytestmark = [pytest.mark.anyio, pytest.mark.one_loop, pytest.mark.any_store]
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
@@ -102,6 +102,7 @@ async def test_equal_enqueues_written_differently_are_equal(
 
 
 @pytest.mark.parametrize("schedule", ["@every 1h", "0 * * * *", NOW + HOUR, HOUR])
+@pytest.mark.usefixtures("path")  # it needs SQL
 async def test_what_could_no_longer_be_made_is_still_the_same_job(
     work: Aether, clock: FakeClock, schedule: Any
 ) -> None:
@@ -122,6 +123,7 @@ async def test_what_could_no_longer_be_made_is_still_the_same_job(
             await app.enqueue("Work", "job", "b", schedule, until=until)
 
 
+@pytest.mark.usefixtures("path")  # it needs SQL
 async def test_what_can_no_longer_be_made_is_refused_where_the_name_is_free(work: Aether, clock: FakeClock) -> None:
     def caught(tx: Any) -> None:
         with pytest.raises(InvalidSchedule):
@@ -149,7 +151,6 @@ CHANGES: list[dict[str, Any]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.any_store
 @pytest.mark.parametrize("change", CHANGES, ids=str)
 @pytest.mark.parametrize("schedule", ["0 0 * * *", "@every 24h"])
 async def test_a_redefinition_keeps_what_was_missed_and_the_anchor(
@@ -356,6 +357,7 @@ async def test_its_own_name_in_its_unit_of_work(fake_app: Aether, if_exists: Any
 
 
 @pytest.mark.parametrize("payload", ["a", "b"])
+@pytest.mark.usefixtures("path")  # it needs SQL
 async def test_its_own_name_in_the_transaction_of_its_unit_of_work(fake_app: Aether, payload: str) -> None:
     """The transaction that would complete it: nothing of it happens, and the attempt fails saying why."""
     app = fake_app

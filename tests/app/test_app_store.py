@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 import anyio
 import pytest
 
-from aether_bg import Aether, InputError, InvalidOption, InvalidTransition, JobNotFound, JobStatus, RunOutcome
+from aether_bg import Aether, InputError, InvalidOption, InvalidTransition, JobNotFound, JobStatus, NewJob, RunOutcome
 from aether_bg.model import Failures, Query, Runs
 from aether_bg.testing import FakeClock
 
@@ -92,41 +92,39 @@ async def test_find(filled: Aether, clock: FakeClock) -> None:
         assert names(await app.store.get_active()) == ["a1", "a2"]
 
 
-@pytest.mark.parametrize(
-    ("bad", "said"),
-    [
-        ({"handlr_name": "A"}, r"'handlr_name'.*Did you mean 'handler_name'"),
-        ({"status": "FAILED"}, "status.*JobStatus"), ({"status": [9]}, "status"), ({"limit": -1}, "limit"),
-        ({"limit": True}, "limit"), ({"ids": ["no id"]}, "ids"), ({"order": "name"}, "order"),
-        ({"created_after": datetime(2030, 1, 1)}, "created_after.*time zone"), ({"metadata": 5}, "metadata"),
-        ({"status": UUID(int=5)}, "status"), ({"ids": 5}, "ids"), ({"ids": UUID(int=5)}, "ids"),
-        ({"parents_of": "a1"}, "parents_of"), ({"children_of": "a1"}, "children_of"),
-        ({"holders": "a1"}, "holders"), ({"holders": [5]}, "holders"),
-        ({"name_prefix": "\ud800"}, "name_prefix.*surrogates"), ({"error_line": "\udfff"}, "error_line.*surrogates"),
-        ({"after": "no id"}, "after"), ({"job_name": 5}, "job_name"), ({"handler_name": b"A"}, "handler_name"),
-    ],
-    ids=str,
-)  # fmt: skip
-async def test_bad_queries(filled: Aether, bad: dict[str, Any], said: str) -> None:
-    async with filled as app:
-        with pytest.raises(InputError, match=said):
-            await app.store.find(**bad)
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"handlr_name": "A"}, r"'handlr_name'.*Did you mean 'handler_name'"),
+    ({"status": "FAILED"}, "status.*JobStatus"), ({"status": [9]}, "status"), ({"limit": -1}, "limit"),
+    ({"limit": True}, "limit"), ({"ids": ["no id"]}, "ids"), ({"order": "name"}, "order"),
+    ({"created_after": datetime(2030, 1, 1)}, "created_after.*time zone"), ({"metadata": 5}, "metadata"),
+    ({"status": UUID(int=5)}, "status"), ({"ids": 5}, "ids"), ({"ids": UUID(int=5)}, "ids"),
+    ({"parents_of": "a1"}, "parents_of"), ({"children_of": "a1"}, "children_of"),
+    ({"holders": "a1"}, "holders"), ({"holders": [5]}, "holders"),
+    ({"name_prefix": "\ud800"}, "name_prefix.*surrogates"), ({"error_line": "\udfff"}, "error_line.*surrogates"),
+    ({"after": "no id"}, "after"), ({"job_name": 5}, "job_name"), ({"handler_name": b"A"}, "handler_name"),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("bad", "said"),
-    [
-        (Runs(after="now"), "after"), (Runs(before=datetime(2030, 1, 1)), "before.*time zone"), (Runs(ids=5), "ids"),
-        (Runs(outcomes=5), "outcomes"), (Runs(outcomes=("gone",)), "outcomes"), (Runs(handler_name=5), "handler_name"),
-        (Runs(limit=0), "limit"), (Query(), "must be a Runs"), (Failures(limit="5"), "limit"),
-        (Failures(among=-1), "among"), (Failures(handler_name="\ud800"), "handler_name.*surrogates"),
-    ],
-    ids=str,
-)  # fmt: skip
-async def test_bad_questions_about_all_jobs(filled: Aether, bad: Any, said: str) -> None:
+async def test_bad_queries(filled: Aether) -> None:
     async with filled as app:
-        with pytest.raises(InputError, match=said):
-            await (app.store.failures(bad) if isinstance(bad, Failures) else app.store.runs(bad))
+        for bad, said in BAD:
+            with pytest.raises(InputError, match=said):
+                await app.store.find(**bad)
+
+
+BAD_QUESTIONS: list[tuple[Any, str]] = [
+    (Runs(after="now"), "after"), (Runs(before=datetime(2030, 1, 1)), "before.*time zone"), (Runs(ids=5), "ids"),
+    (Runs(outcomes=5), "outcomes"), (Runs(outcomes=("gone",)), "outcomes"), (Runs(handler_name=5), "handler_name"),
+    (Runs(limit=0), "limit"), (Query(), "must be a Runs"), (Failures(limit="5"), "limit"),
+    (Failures(among=-1), "among"), (Failures(handler_name="\ud800"), "handler_name.*surrogates"),
+]  # fmt: skip
+
+
+async def test_bad_questions_about_all_jobs(filled: Aether) -> None:
+    async with filled as app:
+        for bad, said in BAD_QUESTIONS:
+            with pytest.raises(InputError, match=said):
+                await (app.store.failures(bad) if isinstance(bad, Failures) else app.store.runs(bad))
 
 
 async def test_text_that_no_store_holds(filled: Aether) -> None:
@@ -329,18 +327,13 @@ async def test_purge_keeps_as_many_as_it_says(filled: Aether) -> None:
         assert len(await app.store.find()) == 2
 
 
-async def test_purge_of_many(make_app: Callable[..., Aether], clock: FakeClock, step: Any) -> None:
+async def test_purge_of_many(filled: Aether) -> None:
     """More than one bite."""
-    app = make_app(clock=clock, scheduler=step)
-    app.handler("A")(lambda: None)
-    async with app:
-        async with app.unit_of_work():
-            for number in range(700):
-                await app.enqueue("A", f"job-{number}", schedule=HOUR)
-        async with anyio.create_task_group() as group:
-            for job in await app.store.find():
-                group.start_soon(app.delete, job.id)
-        assert await app.store.purge() == 700
+    async with filled as app:
+        first = await app.enqueue("A", schedule=HOUR)
+        await app.enqueue_many([NewJob("A", after=first)] * 700)
+        await app.delete(first)
+        assert await app.store.purge() == 701
 
 
 async def test_ids_and_names_are_distinguished(filled: Aether) -> None:

@@ -71,6 +71,7 @@ class Undecided:
         raise ValueError("the truth value is ambiguous")
 
 
+@pytest.mark.one_loop
 async def test_a_function_may_return_anything(shop: Aether) -> None:
     async with shop as app, app.unit_of_work() as uow:
         made = uow.run(lambda tx: Undecided())
@@ -123,6 +124,7 @@ async def test_an_error_in_its_sql_undoes_this_unit_only(
         assert await app.store.find() == []
 
 
+@pytest.mark.one_loop
 async def test_denied_sql_names_statement_and_reason(shop: Aether) -> None:
     async with shop as app:
         with pytest.raises(DeniedSQL, match=r"PRAGMA in a unit of work.*one transaction.*Leave it out"):
@@ -130,6 +132,7 @@ async def test_denied_sql_names_statement_and_reason(shop: Aether) -> None:
                 uow.run(lambda tx: tx.execute("PRAGMA user_version = 5"))
 
 
+@pytest.mark.one_loop
 async def test_slow_sql_is_interrupted(shop: Aether, path: Path) -> None:
     """docs/protocol.md, W7."""
     endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
@@ -180,6 +183,7 @@ async def test_a_closed_unit_raises(shop: Aether) -> None:
             uow.run(lambda tx: None)
 
 
+@pytest.mark.one_loop
 async def test_names_are_looked_up_at_the_call_and_checked_at_the_commit(shop: Aether, path: Path) -> None:
     """docs/protocol.md, W6."""
     async with shop as app:
@@ -215,6 +219,7 @@ async def _outside(jobs: Any, name: str) -> Any:
     return ids[0]
 
 
+@pytest.mark.one_loop
 async def test_bad_input_inside_a_unit_raises_at_the_call(shop: Aether) -> None:
     async with shop as app:
         async with app.unit_of_work():
@@ -223,6 +228,7 @@ async def test_bad_input_inside_a_unit_raises_at_the_call(shop: Aether) -> None:
         assert await app.store.find() == []
 
 
+@pytest.mark.one_loop
 async def test_enqueue_within_the_transaction(shop: Aether, path: Path) -> None:
     async with shop as app:
         async with app.unit_of_work() as uow:
@@ -267,6 +273,7 @@ async def test_a_handlers_rows_and_its_completion_are_one(shop: Aether, path: Pa
 
 
 @pytest.mark.parametrize("kind", ["raise", "snooze", "sql", "call"])
+@pytest.mark.one_loop
 async def test_an_attempt_that_fails_leaves_nothing(
     make_app: Callable[..., Aether], path: Path, clock: FakeClock, step: Any, kind: str
 ) -> None:
