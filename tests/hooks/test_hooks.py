@@ -380,8 +380,8 @@ class Parses:
             return Full(text, timezone)
         if text.startswith("every"):
             raise InvalidSchedule(text, field=None, reason="only hundreds", example="every hundred")
-        if text == "boom":
-            raise KeyError("boom")
+        if text in ("boom", "exit"):
+            raise KeyError("boom") if text == "boom" else SystemExit("exit")
         return None
 
 
@@ -397,8 +397,9 @@ async def test_schedules_of_a_plugins_own(make_app: Make, clock: FakeClock, step
         await app.enqueue("Work", "plain", schedule="@daily")
         with pytest.raises(InvalidSchedule, match="only hundreds"):
             await app.enqueue("Work", schedule="every ten")
-        with pytest.raises(InvalidSchedule, match=r"plugin failed.*KeyError"):
-            await app.enqueue("Work", schedule="boom")
+        for text, raised in (("boom", "KeyError"), ("exit", "SystemExit")):
+            with pytest.raises(InvalidSchedule, match=rf"plugin failed.*{raised}"):
+                await app.enqueue("Work", schedule=text)
         for _ in range(3):
             clock.advance(seconds=100)
             await app.drain()

@@ -99,15 +99,24 @@ async def test_a_plugin_decides_first(make_world: Callable[..., World]) -> None:
         @hookimpl
         def dispatch_decide(self, ctx: JobContext, failure: Any) -> Any:
             answer = answers.pop(0)
-            if isinstance(answer, Exception):
+            if isinstance(answer, BaseException):
                 raise answer
             return answer
 
     world = make_world(retries=1, backoff=Backoff(first=60, jitter=0), plugins=[Decides()])
     decider, when = Decider(world.shared), world.clock.now() + timedelta(hours=1)
-    answers += [RetryAt(when), GiveUpNow("enough"), None, RuntimeError("broken"), RetryAt(when.replace(tzinfo=None))]
-    results = [decider.after(begun(world), BOOM) for _ in range(5)]
+    answers += [
+        RetryAt(when),
+        GiveUpNow("enough"),
+        None,
+        RuntimeError("broken"),
+        SystemExit(1),
+        RetryAt(when.replace(tzinfo=None)),
+    ]
+    results = [decider.after(begun(world), BOOM) for _ in range(6)]
     assert all(isinstance(result, Failed) for result in results)
     minute = world.clock.now() + timedelta(seconds=60)
-    assert [result.retry_at for result in results if isinstance(result, Failed)] == [when, None, minute, minute, minute]
+    assert [result.retry_at for result in results if isinstance(result, Failed)] == [
+        when, None, minute, minute, minute, minute,
+    ]  # fmt: skip
     assert "dispatch_decide" in world.shared.problems.current, "what is wrong with a plugin is reported"
