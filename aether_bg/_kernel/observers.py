@@ -63,7 +63,7 @@ class Observers:
         began, name = anyio.current_time(), type(event).__name__
         try:
             await observer(event)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             text = first_line(brief(error))
             log.error("lifecycle_event of %s failed on %r: %s", shown(observer), name, text, exc_info=loggable(error))
         if (took := anyio.current_time() - began) > self._slow:

@@ -72,7 +72,7 @@ class Supervisor:
                 if not forever:
                     return
                 problem: BaseException | str = "it returned, though it should run until the stop"
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 problem = error
             if identity.stopping:
                 return

@@ -15,11 +15,14 @@ from aether_bg.model import Problem
 pytestmark = pytest.mark.anyio
 
 
-async def test_one_that_fails_keeps_nothing_from_the_next(running: Any, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("error", [ValueError("no"), SystemExit("no")], ids=["error", "exit"])
+async def test_one_that_fails_keeps_nothing_from_the_next(
+    running: Any, caplog: pytest.LogCaptureFixture, error: BaseException
+) -> None:
     seen: list[Any] = []
 
     async def fails(event: Any) -> None:
-        raise ValueError("no")
+        raise error
 
     async def notes(event: Any) -> None:
         seen.append(event)

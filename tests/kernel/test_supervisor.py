@@ -25,18 +25,19 @@ def supervisor(world: World) -> Supervisor:
     return Supervisor(shared=attrs.evolve(world.shared, timings=timings), on_loop=runner())
 
 
-async def test_a_loop_that_fails_is_started_again(make_world: Callable[..., World]) -> None:
+@pytest.mark.parametrize("error", [ValueError("no"), SystemExit("no")], ids=["error", "exit"])
+async def test_a_loop_that_fails_is_started_again(make_world: Callable[..., World], error: BaseException) -> None:
     world = make_world()
     loops, begun = supervisor(world), 0
 
     async def fails() -> None:
         nonlocal begun
         begun += 1
-        raise ValueError("no")
+        raise error
 
     loops.supervise(fails, "loop")
     await eventually(lambda: begun >= 5)
-    assert world.shared.problems.current == {"loop": "ValueError: no"}
+    assert world.shared.problems.current == {"loop": f"{type(error).__name__}: no"}
     assert loops.failing("loop")
     loops.cancel()
     seen = begun
