@@ -35,7 +35,7 @@ CORE = ["app", "handlers", "hooks", "kernel", "model", "plugins", "rules", "sche
 OWN = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 # more than cores: most tests wait for processes and clocks
-WORKERS = str(min(8, 3 * (os.cpu_count() or 1)))
+WORKERS = str(min(8, 4 * (os.cpu_count() or 1)))
 
 nox.options.sessions = ["tests", "lint", "types"]
 nox.options.error_on_missing_interpreters = False

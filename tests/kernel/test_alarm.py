@@ -104,13 +104,13 @@ async def test_the_look_of_a_drain_leaves_the_sleeping_scheduler_what_it_knows(c
 
 @pytest.mark.parametrize("sure", [True, False])
 async def test_how_long_it_sleeps_depends_on_the_last_look(clock: FakeClock, sure: bool) -> None:
-    alarm = Alarm(clock=clock, nap=0.02, on_loop=lambda fn: fn() and None)
+    alarm = Alarm(clock=clock, nap=0.2, on_loop=lambda fn: fn() and None)
     alarm.looked([], sure=not sure)
     async with anyio.create_task_group() as group:
         group.start_soon(alarm.sleep_until, None)
-        await anyio.sleep(0.005)
+        await anyio.sleep(0.01)
         alarm.looking()
         alarm.looked([], sure=sure)
-        await anyio.sleep(0.06)
+        await anyio.sleep(0.3)
         assert alarm.sure is sure
         group.cancel_scope.cancel()
