@@ -186,7 +186,7 @@ class Calls:
             schedule: Schedule | None = self._hook.schedule_parse(text=text, timezone=timezone)
         except InvalidSchedule:
             raise
-        except BaseException as error:
+        except (Exception, SystemExit) as error:
             raise InvalidSchedule(
                 text, field=None, reason=f"a schedule plugin failed ({type(error).__name__}: {error})", example="@daily"
             ) from error

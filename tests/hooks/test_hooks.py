@@ -373,6 +373,9 @@ class Full:
         return "every hundred seconds"
 
 
+RAISED = {"boom": KeyError("boom"), "exit": SystemExit("exit"), "interrupted": KeyboardInterrupt()}
+
+
 class Parses:
     @hookimpl
     def schedule_parse(self, text: str, timezone: str | None) -> Any:
@@ -380,9 +383,14 @@ class Parses:
             return Full(text, timezone)
         if text.startswith("every"):
             raise InvalidSchedule(text, field=None, reason="only hundreds", example="every hundred")
-        if text in ("boom", "exit"):
-            raise KeyError("boom") if text == "boom" else SystemExit("exit")
+        if text in RAISED:
+            raise RAISED[text]
         return None
+
+
+def test_control_c_during_a_plugins_schedule_is_no_bad_schedule(make_app: Make) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        make_app(plugins=[Parses()]).registration.calls.parse("interrupted", None)
 
 
 async def test_schedules_of_a_plugins_own(make_app: Make, clock: FakeClock, step: Any) -> None:
