@@ -122,6 +122,21 @@ async def test_update_supersedes_a_waiting_retry(work: Aether, clock: FakeClock)
         assert await outcomes(app, "job") == ["failed", "superseded"]
 
 
+async def test_update_of_an_extra_run_that_waits_for_its_retry_counts_no_occurrence(
+    work: Aether, clock: FakeClock
+) -> None:
+    async with work as app:
+        await app.enqueue("Retried", "job", schedule="@every 1h")
+        await app.trigger("job")
+        await app.drain()
+        waiting = await row(app, "job")
+        assert (waiting.off_schedule, waiting.retry_count, waiting.occurrences) == (True, 1, 0)
+        await app.update("job", "@every 2h")
+        after = await row(app, "job")
+        assert (after.off_schedule, after.retry_count, after.occurrences) == (False, 0, 0)
+        assert await outcomes(app, "job") == ["failed", "superseded"]
+
+
 async def test_update_during_a_run_takes_effect_at_its_end(work: Aether, clock: FakeClock, ran: list[Any]) -> None:
     async with work as app:
         app.gate = anyio.Event()  # type: ignore[attr-defined]
