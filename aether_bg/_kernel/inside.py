@@ -12,7 +12,7 @@ from aether_bg._handlers.awaited import Across
 from aether_bg._hooks.connections import unscoped
 from aether_bg._kernel.attempt import Attempt
 from aether_bg._kernel.commits import was_written
-from aether_bg._kernel.notes import lost
+from aether_bg._kernel.notes import Notes, lost
 from aether_bg._kernel.shared import Shared
 from aether_bg._rules import transitions
 from aether_bg._rules.results import Completed
@@ -28,6 +28,7 @@ _TRIES: Final = 5
 class Inside:
     _shared: Shared
     _across: Across
+    _notes: Notes
 
     def complete(self, ctx: JobContext, connection: Any) -> Awaitable[None]:
         """An awaitable on the loop; in other threads it is done when this returns."""
@@ -52,6 +53,8 @@ class Inside:
             if plan is None:
                 raise UsageError(repr(ctx), "its schedule cannot be read here any more", "Return without complete.")
             change = transitions.finish(job, Completed(), plan, shared.clock.moment())
+            if (progress := self._notes.unwritten(ctx)) is not None:
+                change = attrs.evolve(change.whole, progress=progress)
             withheld = attempt.handler is not None and attempt.handler.returns is not None
             if await shared.calls.write_on(connection, Update(change), notify=True, settle=not withheld) is not None:
                 attempt.written, attempt.withheld = change, withheld

@@ -76,7 +76,7 @@ class Kernel:
         completer = Completer(shared=shared, decider=decider, journal=self.journal, notes=notes)
         executor = Executor(
             shared=shared, runners=runners, dependencies=dependencies, new_work=self.new_work, decider=decider,
-            completer=completer, inside=Inside(shared, across), notes=notes, parents=self.kept.parents,
+            completer=completer, inside=Inside(shared, across, notes), notes=notes, parents=self.kept.parents,
             max_result=options.max_payload,
         )  # fmt: skip
         self.claimer = Claimer(shared=shared, alarm=alarm, start=executor.start)

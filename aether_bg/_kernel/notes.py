@@ -87,6 +87,11 @@ class Notes:
         with self._lock:
             return self._fresh.pop(ctx, None) or self._writing.get(ctx)
 
+    def unwritten(self, ctx: JobContext) -> Progress | None:
+        """The same for an outcome that may be undone: then the next one includes it."""
+        with self._lock:
+            return self._fresh.get(ctx) or self._writing.get(ctx)
+
     async def run(self) -> None:
         """Writes at most once a second for all attempts (docs/protocol.md, G1)."""
         while True:
@@ -105,8 +110,9 @@ class Notes:
             try:
                 await self._shared.calls.transact(notes)
                 return
-            except Stale as stale:  # that attempt has ended, or lost its token
-                notes = [note for note in notes if note.job_id != stale.job_id]
+            except Stale as stale:  # that attempt has ended, or lost its token; the job's next one may have begun
+                oldest = min(note.seq for note in notes if note.job_id == stale.job_id)
+                notes = [note for note in notes if (note.job_id, note.seq) != (stale.job_id, oldest)]
             except Exception as error:  # what is reported next is newer
                 self._shared.problems.report("progress", error)
                 return

@@ -40,7 +40,7 @@ def machinery(world: World) -> Machinery:
     executor = Executor(
         shared=shared, runners=registration.runners(), dependencies=registration.dependencies,
         new_work=lambda: UnitOfWork(lambda tx, made: None, UUID(int=0)), decider=decider,  # type: ignore[arg-type,return-value]
-        completer=completer, inside=Inside(shared, world.across), notes=notes,
+        completer=completer, inside=Inside(shared, world.across, notes), notes=notes,
         parents=Kept(shared.calls, shared.handlers, world.across).parents, max_result=1000,
     )  # fmt: skip
     claimer = Claimer(shared=shared, alarm=world.alarm, start=executor.start)

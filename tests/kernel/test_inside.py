@@ -18,6 +18,7 @@ from aether_bg import StoreContended, TokenLost, UsageError
 from aether_bg._handlers.work import UnitOfWork
 from aether_bg._kernel.attempt import Attempt
 from aether_bg._kernel.inside import Inside
+from aether_bg._kernel.notes import Notes
 from aether_bg.errors import InsideUnitOfWork
 from aether_bg.model import JobInfo, JobStatus, Update
 
@@ -29,6 +30,7 @@ class Desk:
     world: World
     inside: Inside
     attempt: Attempt
+    notes: Notes
     misses: int = 0
     """How many writes find that the row has changed."""
     settled: list[bool] = attrs.field(factory=list)
@@ -51,7 +53,8 @@ def make(make_world: Callable[..., World]) -> Callable[..., Any]:
     async def made(**bounds: Any) -> Desk:
         world = make_world(**bounds)
         await world.join()
-        desk = Desk(world, Inside(world.shared, world.across), await claimed(world))
+        notes = Notes(shared=world.shared, on_loop=lambda fn: fn(), across=world.across, limit=1000)
+        desk = Desk(world, Inside(world.shared, world.across, notes), await claimed(world), notes)
         world.shared.calls.write_on = desk.write_on  # type: ignore[method-assign,assignment]
         return desk
 
@@ -70,9 +73,22 @@ async def test_the_commit_is_the_outcome(make: Any) -> None:
         await desk.complete(connection)
 
 
+async def test_the_last_progress_is_part_of_it(make: Any) -> None:
+    """docs/protocol.md, G1: also where it waits for its second."""
+    desk, connection = await make(), list[Update]()
+    desk.notes.progress(desk.attempt.context, 7, 7, "all")
+    await desk.complete(connection)
+    await desk.world.shared.calls.transact(connection)
+    progress = (await desk.world.row(desk.attempt.job)).progress
+    assert progress is not None
+    assert (progress.done, progress.note) == (7, "all")
+
+
 async def test_without_a_commit_it_has_failed(make: Any) -> None:
     desk = await make()
+    desk.notes.progress(desk.attempt.context, 7, 7, "all")
     await desk.complete([])
+    assert desk.notes.last(desk.attempt.context) is not None, "the outcome that is recorded instead has it"
     with pytest.raises(UsageError, match="its transaction was not committed"):
         await desk.inside.check(desk.attempt)
     assert desk.attempt.written is None

@@ -15,8 +15,10 @@ from aether_bg import InvalidPayload, StoreBusy, TokenLost
 from aether_bg._kernel.notes import Notes
 from aether_bg._kernel.tasks import runner
 from aether_bg._kernel.timings import Timings
+from aether_bg._rules import transitions
+from aether_bg._rules.results import Released
 from aether_bg.errors import StoreUnsure
-from aether_bg.model import JobStatus, Progress
+from aether_bg.model import Claim, JobContext, JobStatus, Progress
 from aether_bg.model.context import DONE
 
 pytestmark = pytest.mark.anyio
@@ -75,6 +77,26 @@ async def test_progress_of_an_attempt_that_has_ended_does_not_keep_that_of_other
         await eventually(lambda: not notes._fresh and not notes._writing)
     assert await done(world, other.job) == 2
     assert world.shared.problems.current == {}
+
+
+async def test_progress_of_an_ended_attempt_does_not_keep_that_of_the_next_one(make: Any, running: Any) -> None:
+    """Of the same job, in the same second."""
+    world, notes = make()
+    await world.join()
+    ended = await claimed(world)
+    change = transitions.finish(ended.job, Released(begun=True), None, world.shared.clock.moment())
+    await world.journal.update(change)
+    row = await world.row(ended.job)
+    claim = Claim(
+        owner=world.shared.identity.owner, now=world.clock.now(), limit=1, handlers=("Work",), job_id=row.id,
+        seq=row.seq,
+    )  # fmt: skip
+    (current,) = (await world.shared.calls.claim(claim)).jobs
+    notes.progress(ended.context, 1, None, None)
+    notes.progress(JobContext(current), 2, None, None)
+    async with running(notes.run):
+        await eventually(lambda: not notes._fresh and not notes._writing)
+    assert await done(world, ended.job) == 2
 
 
 async def test_trouble_is_reported_and_later_progress_is_written(make: Any, running: Any) -> None:
