@@ -87,12 +87,12 @@ class Heartbeats:
     async def run(self) -> None:
         """Beats, and acts on each answer, until cancelled."""
         clock, third, slots, identity = self._shared.clock, self._lease / 3, self._shared.slots, self._shared.identity
-        looked, rests, stirred = clock.monotonic(), False, self._alarm.stirred.next()
+        looked, company, rests, stirred = clock.monotonic(), True, False, self._alarm.stirred.next()
         while True:
             if rests := rests and not slots.running:
                 with anyio.move_on_after(to_tick(third)):
                     await stirred.wait()
-            within = self._shared.timings.look * (1 if identity.company or slots.running or rests else 3)
+            within = self._shared.timings.look * (1 if company or slots.running or rests else 3)
             if not rests or stirred.is_set():
                 await self._look.wait(within)
             stirred = self._alarm.stirred.next()
@@ -107,7 +107,9 @@ class Heartbeats:
             looked, late = clock.monotonic(), clock.monotonic() - looked > within + third * (2 if rests else 1)
             if late:  # what has happened since is unknown
                 self._rescuer.forget()
-            rests = self._alarm.sure and not identity.company and not alive.due
+            identity.company = company = len(alive.beats) > 1
+            identity.told = alive.sure_to_wake and not self._shared.calls.arms
+            rests = self._alarm.sure and not company and not alive.due
             if not alive.known:
                 await self._start_over()
                 continue
@@ -127,8 +129,7 @@ class Heartbeats:
             stop_asked=lambda: identity.stop_asked, problems=self._not_applied, declares=self._declares,
             limits=self._shared.handlers.limits if join else {},
         ))  # fmt: skip
-        identity.begins_at_once, identity.company = alive.begins_at_once, len(alive.beats) > 1
-        identity.told = alive.sure_to_wake and not self._shared.calls.arms
+        identity.begins_at_once = alive.begins_at_once
         self._compare_clocks(alive, asked)
         return alive
 

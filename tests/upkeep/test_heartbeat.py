@@ -69,6 +69,23 @@ async def test_the_stores_clock_is_followed_and_a_difference_reported_once(make_
     assert "behind the store's" in world.shared.problems.current["clock"]
 
 
+async def test_the_first_look_at_others_comes_soon(make_world: Callable[..., World], running: Any) -> None:
+    """Whose jobs may wait, or who may share a limit; then, alone, it looks three times less often."""
+    world, waits = make_world(), list[float]()
+
+    class Look:
+        async def wait(self, within: float) -> None:
+            waits.append(within)
+            await anyio.sleep(0.001)
+
+    beats = attrs.evolve(heartbeats_of(world), look=Look())
+    await beats.join()
+    async with running(beats.run):
+        await eventually(lambda: len(waits) > 2)
+    look = world.shared.timings.look
+    assert waits[:3] == [look, 3 * look, 3 * look]
+
+
 @pytest.mark.parametrize(("sure", "due", "company"), [(True, (), False), (False, (), False), (True, ("Work",), False),
                                                      (True, (), True)])  # fmt: skip
 async def test_an_owner_rests_while_it_is_alone_and_idle(
