@@ -127,7 +127,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def quick(session: nox.Session) -> None:
-    """The core of the suite on one Python, then style and types, in one environment: about three minutes."""
+    """The core of the suite on one Python, then style and types, in one environment: about two minutes."""
     session.install("-q", ".[test,web]", *EXAMPLES)
     run_in_workers(session, *core(), *session.posargs)
     session.install("-q", "--no-compile", *STYLE, *TYPES)
