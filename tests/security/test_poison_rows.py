@@ -250,6 +250,20 @@ async def test_a_bad_row_is_quarantined_with_a_message_and_is_not_retried(
     assert sum("2026-13-45" in record.getMessage() for record in caplog.records) == 1
 
 
+async def test_text_that_looks_like_an_infinite_number_is_claimed_with_the_others(
+    make: Make, sold: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Row by row only where a row is bad."""
+    alone: list[object] = []
+    monkeypatch.setattr("aether_bg.plugins.sqlite.claims.claim_one_by_one", lambda *claim: alone.append(claim))
+    app, texts = make(), ["[Inf,", "plain", ",-Inf]"]
+    async with app.client() as jobs:
+        await jobs.enqueue_many([NewJob("Ok", payload=text) for text in texts])
+    async with app:
+        await app.drain()
+    assert (sorted(sold), alone) == (sorted(texts), [])
+
+
 async def test_a_declared_job_whose_row_is_bad_is_written_again(make: Make, path: Path) -> None:
     app = make()
     app.declare("Ok", "daily", "x", "@daily")

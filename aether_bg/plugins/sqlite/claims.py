@@ -44,7 +44,7 @@ _OF_MANY: Final = (TAKE, BEGIN_RUNS, TAKEN_FIRST, TAKEN)
 _OF_ONE: Final = tuple(statement.replace(_THESE, _THIS) for statement in _OF_MANY)
 """For one row, each in half of the time."""
 _INFINITE: Final = re.compile(r"[\[,]-?Inf[,\]]")
-"""An infinite number of a row that is not ours, as SQLite before 3.42 writes it: that is no JSON."""
+"""What may be an infinite number of a row that is not ours, as SQLite before 3.42 writes it: that is no JSON."""
 
 
 class Taken(NamedTuple):
@@ -94,7 +94,10 @@ def _take(conn: sqlite3.Connection, found: list[int], owner: str, now: str | Non
     if not first:
         (rows,) = conn.execute(taken, values).fetchone()
     if "Inf" in rows and _INFINITE.search(rows):
-        raise sqlite3.DataError("a row has an infinite number")  # now, so that the claim is undone
+        try:
+            json.loads(rows)
+        except ValueError:
+            raise sqlite3.DataError("a row has an infinite number") from None  # now, so that the claim is undone
     return Taken(rows, bool(first))
 
 
