@@ -41,6 +41,6 @@ class Decider:
         about = attempt.job, attempt.handler.info, self._shared.clock.now(), random.uniform(-1, 1)
         try:
             return decisions.after(failure, self._shared.calls.decide(attempt.context, failure), *about)
-        except BaseException as error:  # whatever it raises must not end the app (docs/protocol.md, S6)
+        except (Exception, SystemExit) as error:  # it must not end the app (docs/protocol.md, S6)
             self._shared.problems.report("dispatch_decide", error)
             return decisions.after(failure, None, *about)

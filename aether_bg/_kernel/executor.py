@@ -165,7 +165,7 @@ class Executor:
             if attempt.releasing or attempt.revoked:
                 return Released(begun=True)
             return self._decider.after(attempt, Raised(error))
-        except BaseException as problem:  # an error of the framework: the job fails visibly, the app goes on
+        except (Exception, SystemExit) as problem:  # an error of the framework: the job fails visibly, the app goes on
             self._shared.problems.report(f"attempt of {attempt}", problem, attempt.job)
             attempt.error = problem
             return Failed(error=text_of(problem))
