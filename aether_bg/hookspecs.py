@@ -287,8 +287,10 @@ class Manager(pluggy.PluginManager):
     def add(self, plugin: Any, found: Mapping[str, Any]) -> None:
         """Registers it. `found`: the options of its hooks, by their attributes."""
         self._found = found
-        self.register(plugin)
-        self._found = None
+        try:
+            self.register(plugin)
+        finally:
+            self._found = None
 
     def parse_hookspec_opts(self, module_or_class: Any, name: str) -> Any:
         return super().parse_hookspec_opts(module_or_class, name) if name in SPECS else None

@@ -91,8 +91,7 @@ class Many:
                 await anyio.lowlevel.checkpoint()
             try:
                 arguments = {**_DEFAULTS, **_arguments(item)}
-                plain = len(arguments) == _PLAIN
-                if_exists, wanted = ("raise", None) if plain else request(arguments)
+                if_exists, wanted = request(arguments)
                 job, named, after = admission.job(moment, **arguments), arguments["job_name"] is not None, _NO_PARENTS
                 if wanted is not None:
                     for entry in entries[seen:]:
@@ -190,8 +189,6 @@ def _both(before: Insert | Update, change: Change) -> Update:
 
 _NO_PARENTS: Final[tuple[UUID, ...]] = ()
 _DEFAULTS: Final[dict[str, Any]] = {"job_name": None, "payload": None, "schedule": "@once", "metadata": None}
-_PLAIN: Final = len(_DEFAULTS) + 1
-"""Arguments of an item without options: these, and its handler."""
 
 
 def _listed(items: Any) -> list[Any]:

@@ -158,7 +158,5 @@ def _stopped() -> NotStarted:
 
 def _unsure() -> StoreUnsure:
     return StoreUnsure(
-        "the app",
-        "it stopped before the store answered",
-        "This call may be stored: look after the start.",
+        "the app", "it stopped before the store answered", "This call may be stored: look after the start."
     )

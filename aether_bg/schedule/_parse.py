@@ -87,9 +87,9 @@ def at(value: datetime, timezone: str | None) -> At:
 
 
 def after(length: timedelta, timezone: str | None) -> After:
-    example = "timedelta(minutes=5)"
     from . import _lengths
 
+    example = "timedelta(minutes=5)"
     length = plain_length(length)
     if length < timedelta(0):
         raise Refused(None, "a length of time must not be negative", example)

@@ -48,7 +48,7 @@ def work(args: Note, ctx: JobContext) -> None:
         case "loop":
             while True:
                 pass
-        case "meet":  # goes on when so many processes have begun
+        case "meet":  # goes on when that number of processes has begun
             while len(set(noted(Path(args.folder), "begin"))) < int(ctx.job.metadata["processes"]):
                 time.sleep(0.01)
             time.sleep(0.2)
